@@ -1,0 +1,45 @@
+# fedfm needs Python 3.11+, pip and make; everything else is installed into $(VENV).
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN = $(VENV)/bin
+CORE = $(VENV)/.core
+DEV = $(VENV)/.dev
+
+.PHONY: help quickstart install test test-slow lint bench clean
+
+help:  ## what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+quickstart: install  ## tune a real encoder across 8 parties (about a minute after installation)
+	$(BIN)/fedfm run quickstart
+
+install: $(CORE)  ## the package and its core dependencies
+
+test: $(DEV)  ## lint, types and the tests (about 10 minutes)
+	$(BIN)/ruff check src tests
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+test-slow: $(DEV)  ## the tests that need a large model or minutes
+	$(BIN)/python -m pytest -m slow
+
+lint: $(DEV)  ## ruff and mypy only
+	$(BIN)/ruff check src tests
+	$(BIN)/mypy
+
+bench: $(DEV)  ## the project's own measurements, as JSON
+	$(BIN)/fedfm bench
+
+clean:  ## remove the environment and what runs wrote
+	rm -rf $(VENV) runs build
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(CORE): pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch -e .
+	touch $@
+
+$(DEV): $(CORE)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@

@@ -1,0 +1,1 @@
+"""The loop and its rooms: nothing here knows a method's name."""

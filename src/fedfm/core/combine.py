@@ -1,0 +1,183 @@
+"""Four combinators and no fifth: `Pipe`, *wrap* (same protocol in and out), `ByPath`, `ByClient`."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedfm.core.context import Ctx
+from fedfm.core.message import Message
+from fedfm.core.protocols import Client, Replies, Say, State, Wire
+from fedfm.core.registry import method
+from fedfm.core.tree import Entry, Layout
+
+
+@method("pipe", slot="wire", section="core")
+@dataclass(frozen=True)
+class Pipe(Wire):
+    """Wire stages in sequence: the client encodes left to right, the server decodes right to left."""
+
+    stages: tuple[Wire, ...] = ()
+
+    def __init__(self, *stages: Wire):
+        object.__setattr__(self, "stages", tuple(s for stage in stages for s in stages_of(stage)))
+
+    @property
+    def phases(self) -> dict[str, Any]:  # type: ignore[override]
+        return {p: b for s in self.stages for p, b in s.phases.items()}
+
+    @property
+    def opaque(self) -> bool:  # type: ignore[override]
+        return any(s.opaque for s in self.stages)
+
+    @property
+    def after_sum(self) -> bool:  # type: ignore[override]
+        return any(s.after_sum for s in self.stages)
+
+    @property
+    def linear(self) -> bool:  # type: ignore[override]
+        return all(s.linear for s in self.stages)
+
+    @property
+    def unbiased(self) -> bool:  # type: ignore[override]
+        return all(s.unbiased for s in self.stages)
+
+    @property
+    def lossless(self) -> bool:  # type: ignore[override]
+        return all(s.lossless for s in self.stages)
+
+    def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
+        side: dict[str, Tensor] = {}
+        for i, stage in enumerate(self.stages):
+            x, mine, sub = stage.encode(x, state.get(str(i), {}), ctx.within(i))
+            side |= {f"{i}/{k}": v for k, v in mine.items()}
+            state = state | {str(i): sub}
+        return x, side, state
+
+    def decode(self, x: Tensor, side: Mapping[str, Tensor], state: State, ctx: Ctx) -> tuple[Tensor, State]:
+        for i in reversed(range(len(self.stages))):
+            x, sub = self.stages[i].decode(x, below(side, i), state.get(str(i), {}), ctx.within(i))
+            state = state | {str(i): sub}
+        return x, state
+
+    def decode_sum(self, x: Tensor, host: State, ctx: Ctx) -> Tensor:
+        for i in reversed(range(len(self.stages))):
+            x = self.stages[i].decode_sum(x, host.get(str(i), {}), ctx.within(i))
+        return x
+
+    def join(self, state: State, ctx: Ctx) -> Generator[Say, Message, State]:
+        for i, stage in enumerate(self.stages):
+            sub = yield from stage.join(state.get(str(i), {}), ctx.within(i))
+            state = state | {str(i): sub}
+        return state
+
+    def leave(self, state: State, reply: Message, ctx: Ctx) -> Generator[Say, Message, None]:
+        for i, stage in enumerate(self.stages):
+            yield from stage.leave(state.get(str(i), {}), reply, ctx.within(i))
+
+    def host(self, ctx: Ctx) -> State:
+        return {str(i): s.host(ctx.within(i)) for i, s in enumerate(self.stages)}
+
+    def serve(self, host: State, phase: str, messages: Mapping[str, Message], ctx: Ctx) -> tuple[Replies, State]:
+        for i, stage in enumerate(self.stages):
+            if phase in stage.phases:
+                replies, sub = stage.serve(host[str(i)], phase, messages, ctx.within(i))
+                return replies, host | {str(i): sub}
+        raise KeyError(phase)
+
+
+def stages_of(wire: Wire) -> tuple[Wire, ...]:
+    """The stages of a pipe, or the one stage that `wire` is (the identity is none)."""
+    if isinstance(wire, Pipe):
+        return wire.stages
+    return () if type(wire) is Wire else (wire,)
+
+
+def below(side: Mapping[str, Tensor], prefix: int | str) -> dict[str, Tensor]:
+    """The side tensors that stage `prefix` put there, under its own names."""
+    head = f"{prefix}/"
+    return {k.removeprefix(head): v for k, v in side.items() if k.startswith(head)}
+
+
+@method("by-path", slot="wire", section="core")
+@dataclass(frozen=True)
+class ByPath(Wire):
+    """Other stages for other tensors: `{"dc/*": QSGD(8), "*": TopK(0.01)}`; the first pattern that matches wins."""
+
+    rules: Mapping[str, Wire] = field(default_factory=dict)
+
+    def _groups(self, layout: Layout) -> list[tuple[str, Wire, list[Entry]]]:
+        groups: dict[str, list[Entry]] = {p: [] for p in self.rules}
+        for e in layout.entries:
+            for pattern in self.rules:
+                if fnmatch.fnmatchcase(e.name, pattern):
+                    groups[pattern].append(e)
+                    break
+            else:
+                raise KeyError(f"by-path: no pattern of {list(self.rules)} matches tensor '{e.name}'; add '*'")
+        return [(p, self.rules[p], entries) for p, entries in groups.items() if entries]
+
+    def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
+        assert ctx.layout is not None
+        side: dict[str, Tensor] = {}
+        views, parts = ctx.layout.views(x), []
+        for i, (pattern, wire, entries) in enumerate(self._groups(ctx.layout)):
+            sub = Layout.of({e.name: e.shape for e in entries})
+            flat = sub.pack({e.name: views[e.name] for e in entries}, x.dtype)
+            y, mine, new = wire.encode(flat, state.get(pattern, {}), ctx.within(pattern).at(layout=sub))
+            side |= {f"{i}/{k}": v for k, v in mine.items()}
+            state = state | {pattern: new}
+            parts.append(y)
+        side["lengths"] = torch.tensor([p.numel() for p in parts])
+        if len({p.dtype for p in parts}) > 1:  # payloads of several types travel as their bytes
+            side["types"] = torch.tensor([_CODES.index(p.dtype) for p in parts], dtype=torch.uint8)
+            parts = [p.contiguous().view(torch.uint8) for p in parts]
+        return torch.cat(parts) if parts else x[:0], side, state
+
+    def decode(self, x: Tensor, side: Mapping[str, Tensor], state: State, ctx: Ctx) -> tuple[Tensor, State]:
+        assert ctx.layout is not None
+        out, at = torch.zeros(ctx.layout.size), 0
+        views = ctx.layout.views(out)
+        for i, (pattern, wire, entries) in enumerate(self._groups(ctx.layout)):
+            n = int(side["lengths"][i])
+            if "types" in side:
+                dtype = _CODES[int(side["types"][i])]
+                width = torch.empty(0, dtype=dtype).element_size()
+                piece = x[at:at + n * width].clone().view(dtype)
+                at += n * width
+            else:
+                piece, at = x[at:at + n], at + n
+            sub = Layout.of({e.name: e.shape for e in entries})
+            y, new = wire.decode(piece, below(side, i), state.get(pattern, {}), ctx.within(pattern).at(layout=sub))
+            state = state | {pattern: new}
+            for name, view in sub.views(y).items():
+                views[name].copy_(view)
+        return out, state
+
+
+_CODES = (torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
+
+
+@method("by-client", slot="client", section="core")
+@dataclass(frozen=True)
+class ByClient(Client):
+    """Other clients for other parties: `{"party-0": FedProx(), "*": Local()}`; the first pattern that matches wins."""
+
+    rules: Mapping[str, Client] = field(default_factory=dict)
+
+    def gives(self, layout: Layout) -> Layout:
+        given: Sequence[Layout] = list({c.gives(layout).digest: c.gives(layout) for c in self.rules.values()}.values())
+        if len(given) != 1:
+            raise ValueError("by-client: all clients of one federation must give messages of one layout")
+        return given[0]
+
+    def work(self, brief: Message, data: Any, state: State, ctx: Ctx, bound: Any) -> Any:
+        for pattern, client in self.rules.items():
+            if fnmatch.fnmatchcase(ctx.client, pattern):
+                return client.work(brief, data, state, ctx, bound)
+        raise KeyError(f"by-client: no pattern of {list(self.rules)} matches party '{ctx.client}'; add '*'")

@@ -1,0 +1,105 @@
+"""The context of one piece of work: who, when, on what terms, and its five streams of randomness.
+
+A stream is a pure function of the run's seed and of what names it, so turning a codec off does not change which
+clients are sampled, and every engine draws the same numbers. Secrets are the exception: they come from the
+operating system, because the server knows the seed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from fedfm.core.tree import Layout
+
+Event = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What is agreed with one client for one piece of work. None leaves it to the client's own method."""
+
+    width: float = 1.0  # share of the hidden units
+    rank: int | None = None  # directions of a low-rank tuning
+    steps: int | None = None  # local steps
+    batch: int | None = None  # examples a step
+
+    @property
+    def shape(self) -> tuple[float, int | None]:
+        """The part that changes what the brief holds."""
+        return self.width, self.rank
+
+
+@dataclass(frozen=True)
+class Ctx:
+    """Seed, round, attempt, client, terms; `layout` names the coordinates of the vector at hand."""
+
+    seed: int
+    round: int = 0
+    attempt: int = 0
+    client: str = ""
+    terms: Terms = Terms()
+    layout: Layout | None = field(default=None, repr=False, compare=False)
+    simulated: bool = True
+    path: str = ""
+    events: list[Event] | None = field(default=None, repr=False, compare=False)
+
+    def at(self, **changes: Any) -> Ctx:
+        """The same context with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def within(self, name: str | int) -> Ctx:
+        """The context of a part (a pipe's second stage draws other numbers than its first)."""
+        return dataclasses.replace(self, path=f"{self.path}/{name}")
+
+    def muted(self) -> Ctx:
+        """The same streams, no events: for what-if computations such as coalition utilities."""
+        return dataclasses.replace(self, events=None)
+
+    # ---- randomness -------------------------------------------------------------------------------------------
+    def _seed(self, stream: str, purpose: str, client: str) -> int:
+        key = f"{self.seed}|{stream}|{self.round}|{client}|{self.path}|{purpose}"
+        return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "little") >> 1
+
+    def rng(self, purpose: str) -> torch.Generator:
+        """This party's own stream."""
+        return torch.Generator().manual_seed(self._seed("own", purpose, self.client))
+
+    def pair(self, purpose: str) -> torch.Generator:
+        """A stream that one client and the server share."""
+        return torch.Generator().manual_seed(self._seed("pair", purpose, self.client))
+
+    def shared(self, purpose: str) -> torch.Generator:
+        """A stream that the whole cohort and the server share."""
+        return torch.Generator().manual_seed(self._seed("shared", purpose, ""))
+
+    def noise(self, purpose: str) -> torch.Generator:
+        """For privacy noise: seeded in simulation (repeatable), from the operating system otherwise."""
+        seed = self._seed("noise", purpose, self.client) if self.simulated else int.from_bytes(os.urandom(8), "little") >> 1
+        return torch.Generator().manual_seed(seed)
+
+    @contextlib.contextmanager
+    def ambient(self) -> Iterator[None]:
+        """Torch's global generators (dropout and the like) seeded for this work, restored afterwards."""
+        devices = [torch.cuda.current_device()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(self._seed("ambient", "", self.client))
+            yield
+
+    @staticmethod
+    def secret(n_bytes: int) -> bytes:
+        """Fresh randomness from the operating system, for keys and masks; never derived from the run's seed."""
+        return os.urandom(n_bytes)
+
+    # ---- facts ------------------------------------------------------------------------------------------------
+    def note(self, kind: str, **facts: Any) -> None:
+        """Record a fact: the one way a pure method has to tell the ledger anything."""
+        if self.events is not None:
+            self.events.append({"round": self.round, "kind": kind, "client": self.client or None, **facts})

@@ -1,0 +1,179 @@
+"""The hub: the one that knows who is alive. It owns conversations, phases, barriers, and the failure path.
+
+A barrier closes when nobody runs any more; if sessions wait at several phases, the earliest phase is served first.
+Every utterance carries its session's epoch, so a cancelled session's late upload is dropped here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from fedfm.core.bound import Bound
+from fedfm.core.combine import stages_of
+from fedfm.core.context import Ctx, Event
+from fedfm.core.errors import MessageRefused
+from fedfm.core.fold import phases
+from fedfm.core.message import Message, nothing
+from fedfm.core.protocols import State
+from fedfm.core.session import UPLOAD, Job, Said, Site
+
+
+class Engine(Protocol):
+    """Where sessions run. Results must not depend on it: same model and same ledger, bit for bit."""
+
+    @property
+    def ahead(self) -> int:
+        """Sessions to keep started beyond the one that is consumed."""
+
+    def open(self, site: Site) -> None: ...
+    def start(self, job: Job, brief: Message) -> None: ...
+    def send(self, id: str, epoch: int, message: Message) -> None: ...
+    def next(self) -> Said:
+        """The next utterance of any session; blocks until there is one."""
+
+    def cancel(self, id: str, epoch: int) -> None: ...
+    def close(self) -> None: ...
+
+
+@dataclass
+class Session:
+    """The server's view of one session: "running" (its next word is awaited), "waiting" (for ours), "done", "gone"."""
+
+    job: Job
+    status: str = "running"
+    phase: str = ""
+    asked: Message | None = None  # what it waits for an answer to
+    upload: Message | None = None  # or its answer or score
+    state_version: int = 0
+    events: list[Event] = field(default_factory=list)
+    error: str = ""
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ("done", "gone")
+
+
+class Hub:
+    """Sessions by party, across rounds (asynchronous work outlives its round)."""
+
+    def __init__(self, fed: Any, engine: Engine, bound: Bound):
+        self.fed, self.engine, self.bound = fed, engine, bound
+        self.live: dict[str, Session] = {}
+        self.wire: State = {}  # host states of the uplink's stages, this round
+        self.server: State = {}
+        self.ctx = Ctx(0)
+        self.accept: Callable[[Message], None] = lambda m: None
+        wire = list(phases(fed.uplink))
+        at = wire.index(UPLOAD) if UPLOAD in wire else len(wire)
+        self._order = [*wire[:at], *fed.server.phases, UPLOAD, *wire[at + 1:]]
+        self._barriers: dict[str, str] = {**phases(fed.uplink), **fed.server.phases}
+
+    # ---- sessions ---------------------------------------------------------------------------------------------
+    def start(self, job: Job, brief: Message) -> None:
+        self.live[job.id] = Session(job)
+        self.engine.start(job, brief)
+
+    def drop(self, id: str) -> Session:
+        return self.live.pop(id)
+
+    def cancel(self, ids: Iterable[str]) -> None:
+        """End sessions; whatever they still send is stale. The one owner of the failure path."""
+        for id in list(ids):
+            if (s := self.live.pop(id, None)) is not None and not s.ended:
+                self.engine.cancel(id, s.job.epoch)
+
+    def pump(self) -> None:
+        """Take one utterance from the engine and do what it asks for."""
+        said = self.engine.next()
+        s = self.live.get(said.id)
+        if s is None or s.job.epoch != said.epoch:
+            return
+        s.events += said.events
+        s.phase, s.asked = said.phase, said.message
+        if said.phase in ("done", "gone"):
+            s.status, s.error = said.phase, said.error
+        elif said.last or said.phase == UPLOAD:
+            self._take(s, said)
+        elif self._barriers[said.phase] == "each":
+            assert said.message is not None
+            self._serve(said.phase, {said.id: said.message})
+        else:
+            s.status = "waiting"
+        self._close_barrier()
+
+    def _take(self, s: Session, said: Said) -> None:
+        assert said.message is not None
+        s.status = "done" if said.last else "waiting"
+        try:
+            if s.job.kind == "train":
+                self.accept(said.message)
+            s.upload, s.state_version = said.message, said.state_version
+        except MessageRefused as e:
+            s.events.append({"round": s.job.round, "kind": "refused", "client": s.job.id, "by": "hub", "reason": str(e)})
+            s.status, s.error = "gone", str(e)
+            if not said.last:
+                self.engine.cancel(said.id, said.epoch)
+
+    def _close_barrier(self) -> None:
+        cohort = [s for s in self.live.values() if s.job.kind == "train" and not s.ended]
+        if any(s.status == "running" for s in cohort):
+            return
+        waiting = {s.phase for s in cohort}
+        for phase in self._order:
+            if phase in waiting:
+                cohort.sort(key=lambda s: s.job.position)
+                self._serve(phase, {s.job.id: s.asked for s in cohort if s.phase == phase and s.asked is not None})
+                return
+
+    def _serve(self, phase: str, messages: Mapping[str, Message]) -> None:
+        """Let the stage or the server that declared `phase` answer; may raise RoundFailed."""
+        for i, stage in enumerate(stages_of(self.fed.uplink)):
+            if phase in stage.phases:
+                replies, self.wire[str(i)] = stage.serve(self.wire[str(i)], phase, messages, self.ctx.within(i))
+                break
+        else:
+            replies, self.server = self.fed.server.serve(self.server, phase, messages, self.ctx, self.bound)
+        for id in messages:
+            reply = replies.get(id, nothing())
+            self.ctx.at(client=id).note("bytes", direction="talk", total=reply.nbytes, stages={})
+            self.live[id].status = "running"
+            self.engine.send(id, self.live[id].job.epoch, reply)
+
+    # ---- a round ----------------------------------------------------------------------------------------------
+    def released(self, queue: list[Job], brief: Callable[[Job], Message], window: int,
+                 stop: Callable[[Job], bool]) -> Iterator[Session]:
+        """Sessions in the order of `queue`, each as soon as it has uploaded or is gone; ends where `stop(job)` says so.
+
+        At most `window` sessions are started beyond the one awaited, so one slow party cannot pile up the others'
+        messages; with a barrier all start at once, because it waits for all.
+        """
+        together = "all" in self._barriers.values()
+        started = 0
+        for i, job in enumerate(queue):
+            if stop(job):
+                return
+            upto = len(queue) if together else i + window
+            while started < min(upto, len(queue)):
+                if queue[started].id not in self.live:  # asynchronous work may be under way already
+                    self.start(queue[started], brief(queue[started]))
+                started += 1
+            while self.live[job.id].upload is None and not self.live[job.id].ended:
+                self.pump()
+            yield self.live[job.id]
+
+    def finish(self, ids: Iterable[str]) -> None:
+        """Pump until these sessions have said their last word (the phases after the upload)."""
+        ids = list(ids)
+        self._close_barrier()  # those it waited for may have been cancelled
+        while any(not self.live[i].ended for i in ids if i in self.live):
+            self.pump()
+
+    def collect(self, jobs: list[Job], brief: Message) -> list[Session]:
+        """Run independent jobs (questions, scores, baselines) side by side; in the order of `jobs`."""
+        for job in jobs:
+            self.start(job, brief)
+        while any(not self.live[j.id].ended for j in jobs):
+            self.pump()
+        return [self.drop(j.id) for j in jobs]

@@ -1,0 +1,272 @@
+"""The slots: what a method may be. Pure functions, state in, state out; facts about a method are class attributes.
+
+Every base class here is the identity of its slot, so a method overrides only what it changes. States are nested
+dicts of tensors, numbers and strings (they are saved, never pickled); an entry whose key starts with `_` lives
+for one session only (secrets).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from torch import Tensor
+
+from fedfm.core.context import Ctx, Terms
+from fedfm.core.message import Message
+from fedfm.core.tree import Layout
+
+if TYPE_CHECKING:
+    from fedfm.core.bound import Bound
+
+State = dict[str, Any]
+Barrier = Literal["each", "all"]
+
+
+@dataclass(frozen=True)
+class Say:
+    """What a client says in a conversation: `phase` names who answers and whether it waits for the others."""
+
+    phase: str
+    message: Message
+    state_version: int = 0  # of the client's state, with an upload
+    last: bool = False  # no answer is expected
+
+
+Talk = Generator[Say, Message, Any]
+Replies = dict[str, Message]
+
+
+class Task:
+    """A foundation model, a tuning and an objective; the frozen spec holds no loaded model."""
+
+    def open(self, data: Any, device: str = "cpu") -> Bound:
+        """Load the model and bind its trainable tensors to one flat buffer; once per process."""
+        raise NotImplementedError
+
+
+class Client:
+    """ClientUpdate of Algorithm 1."""
+
+    def gives(self, layout: Layout) -> Layout:
+        """The layout of the message's `x`, from the layout of the model."""
+        return layout
+
+    def work(self, brief: Message, data: Any, state: State, ctx: Ctx, bound: Bound
+             ) -> tuple[Message, State] | Generator[Say, Message, tuple[Message, State]]:
+        """Train on `data` from `brief`; or a generator that yields `Say`s and is sent the answers."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """What a round's messages became: `x` over the client's layout, and who contributed (not who was planned)."""
+
+    x: Tensor
+    count: int
+    ids: tuple[str, ...]
+    population: int  # parties there are in all, N
+
+
+class Server:
+    """What the server keeps, sends and does with an aggregate."""
+
+    phases: ClassVar[Mapping[str, Barrier]] = {}
+
+    def init(self, bound: Bound, ctx: Ctx) -> State:
+        return {"w": bound.init.clone()}
+
+    def gives(self, layout: Layout) -> Layout:
+        """The layout of the brief."""
+        return layout
+
+    def brief(self, state: State, terms: Terms) -> Message:
+        """What a client starts from; called once per distinct `terms.shape` and version."""
+        return Message(state["w"], kind="weights")
+
+    def step(self, state: State, agg: Aggregate, ctx: Ctx) -> State:
+        raise NotImplementedError
+
+    def model(self, state: State) -> Tensor:
+        """The global model: a vector over the task's layout."""
+        w: Tensor = state["w"]
+        return w
+
+    def serve(self, state: State, phase: str, messages: Mapping[str, Message], ctx: Ctx, bound: Bound
+              ) -> tuple[Replies, State]:
+        """Answer a phase. In an "each" phase messages come in arrival order: touch only that client's part of state."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Lift:
+    """One client's summand: the fold adds `alpha * x` to the sum and `mass` (number or vector) to the weight."""
+
+    x: Tensor
+    alpha: float
+    mass: float | Tensor
+
+
+class Aggregator:
+    """Messages to one vector: `lift`/`finish` in sum form (O(1) memory), or `combine` over all of them."""
+
+    form: ClassVar[Literal["sum", "all"]] = "sum"
+    shares: ClassVar[bool] = False  # `share` exists: the lift can run on the client, under masks
+    plain: ClassVar[bool] = False  # lift only scales: a clipped update stays bounded in the sum
+    needs: ClassVar[int] = 1  # fewest messages that `combine` accepts
+
+    def lift(self, m: Message, ctx: Ctx) -> Lift:
+        raise NotImplementedError
+
+    def share(self, m: Message, ctx: Ctx) -> Lift:
+        """The part of `lift` that may run on the client: no staleness, the weight public."""
+        raise NotImplementedError
+
+    def lifted(self, layout: Layout) -> int:
+        """The length of a lifted vector, from the layout of the messages."""
+        return layout.size
+
+    def finish(self, x: Tensor, mass: float | Tensor, count: int, ctx: Ctx) -> Tensor:
+        raise NotImplementedError
+
+    def combine(self, messages: Sequence[Message], ctx: Ctx) -> Tensor:
+        """`messages` decoded, in plan order."""
+        raise NotImplementedError
+
+
+class Wire:
+    """A codec or a protection stage: client half, server half and, if it must, their conversation."""
+
+    linear: ClassVar[bool] = False  # decode commutes with the sum
+    unbiased: ClassVar[bool] = False  # the mean of decode(encode(x)) is x
+    lossless: ClassVar[bool] = False  # decode(encode(x)) is x
+    after_sum: ClassVar[bool] = False  # undone once, on the sum
+    opaque: ClassVar[bool] = False  # no single message is readable
+    phases: ClassVar[Mapping[str, Barrier]] = {}  # in order; "upload" among them makes the upload a barrier
+
+    def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
+        return x, {}, state
+
+    def decode(self, x: Tensor, side: Mapping[str, Tensor], state: State, ctx: Ctx) -> tuple[Tensor, State]:
+        """`state` is the server's memory for this sender."""
+        return x, state
+
+    def decode_sum(self, x: Tensor, host: State, ctx: Ctx) -> Tensor:
+        """May raise RoundFailed. An opaque stage gets and returns the mass behind the payload."""
+        return x
+
+    def join(self, state: State, ctx: Ctx) -> Generator[Say, Message, State]:
+        """The client's conversation before its work."""
+        return state
+        yield
+
+    def leave(self, state: State, reply: Message, ctx: Ctx) -> Generator[Say, Message, None]:
+        """The client's conversation after its upload was answered with `reply`."""
+        return None
+        yield
+
+    def host(self, ctx: Ctx) -> State:
+        """The server's state for one round."""
+        return {}
+
+    def serve(self, host: State, phase: str, messages: Mapping[str, Message], ctx: Ctx) -> tuple[Replies, State]:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Whom to ask to work, on what terms, in a definite order; and what each was promised for it."""
+
+    jobs: tuple[tuple[str, Terms], ...]
+    promised: Mapping[str, float] = field(default_factory=dict)
+    sampling: Mapping[str, Any] = field(default_factory=dict)  # how the cohort was drawn, for privacy accounting
+
+
+class Selector:
+    """Who takes part (by default everybody). One that `asks` hears private answers (bids, losses) before it plans."""
+
+    asks: ClassVar[bool] = False
+
+    def init(self, pool: Mapping[str, int], ctx: Ctx) -> State:
+        return {}
+
+    def candidates(self, pool: Mapping[str, int], state: State, ctx: Ctx) -> Sequence[str]:
+        """Whom to ask before planning; `pool` maps the free parties to their number of examples."""
+        return ()
+
+    def answer(self, brief: Message, data: Any, ctx: Ctx, bound: Bound) -> Message:
+        """The client's half: what it tells when asked."""
+        raise NotImplementedError
+
+    def select(self, pool: Mapping[str, int], state: State, ctx: Ctx, answers: Mapping[str, Message]
+               ) -> tuple[Plan, State]:
+        return Plan(tuple((i, Terms()) for i in pool), sampling={"kind": "all"}), state
+
+
+class Pace:
+    """When a round closes, as data. Times are simulated seconds."""
+
+    late: ClassVar[Literal["cancel", "keep"]] = "cancel"
+
+    def room(self, busy: int, want: int) -> int:
+        """How many new sessions may start while `busy` are under way."""
+        return want
+
+    def due(self, now: float, ctx: Ctx) -> float:
+        """When the work that this client starts at `now` will be done."""
+        return now
+
+    def enough(self, arrived: int, planned: int, waited_s: float) -> bool:
+        """Close the round now, `waited_s` after its start (asked before each release with that release's time)?"""
+        return False
+
+    def quorum(self, planned: int) -> int:
+        """The fewest contributions that make a round."""
+        return 1
+
+    def lost(self, phase: str, ctx: Ctx) -> bool:
+        """Does this party vanish just before `phase` (simulated drop-out)?"""
+        return False
+
+
+class Adversary:
+    """Malicious parties: poison a client from inside, or forge messages knowing all of them."""
+
+    forges: ClassVar[bool] = False
+
+    def members(self, ids: Sequence[str], ctx: Ctx) -> frozenset[str]:
+        """The malicious parties: the same for the whole run."""
+        return frozenset()
+
+    def wrap(self, client: Client) -> Client:
+        return client
+
+    def forge(self, messages: dict[str, Message], members: frozenset[str], ctx: Ctx) -> dict[str, Message]:
+        return messages
+
+
+class Detector:
+    """Who is refused, and why, from the messages themselves."""
+
+    reads: ClassVar[bool] = False
+
+    def flag(self, messages: Mapping[str, Message], ctx: Ctx) -> dict[str, str]:
+        return {}
+
+
+class Valuer:
+    """Contributions: `game(subset)` is the utility of the model that this subset alone would have made."""
+
+    reads: ClassVar[bool] = False
+
+    def value(self, ids: Sequence[str], game: Any, ctx: Ctx) -> dict[str, float]:
+        return {}
+
+
+class Reward:
+    """Payments: only who delivered is paid."""
+
+    def pay(self, plan: Plan, delivered: Sequence[str], values: Mapping[str, float], state: State, ctx: Ctx
+            ) -> tuple[dict[str, float], State]:
+        return {}, state

@@ -1,0 +1,185 @@
+"""Cards: what fedfm knows about each method, read from the source so that listing imports nothing.
+
+A method is one file with one frozen dataclass under `@method(...)`; a named system is a function under
+`@recipe(...)`. The arguments of both are literals: `cards()` reads them with `ast`, which keeps
+`fedfm list` fast and lets a config import only the modules that it names. Third parties publish modules
+through the entry-point group `fedfm.methods`.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from fedfm.core.errors import ConfigError, Problem, nearest
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Card:
+    """One registered method or recipe. `slots` are the slots of `Federation` (or of a spec) that it fits."""
+
+    name: str
+    kind: str  # "method" | "recipe"
+    slots: tuple[str, ...]
+    section: str  # of the survey, e.g. "IV.C"
+    survey: tuple[int, ...]  # reference numbers of the survey
+    paper: str
+    summary: str
+    module: str
+    qualname: str
+    reduces_to: str = ""  # "fedprox(mu=0) is local", a law test holds it to that
+    departs: str = ""  # how it differs from the paper
+    atlas: tuple[str, ...] = ()  # rows of the field's map that this fills
+
+    @property
+    def slot(self) -> str:
+        return "/".join(self.slots)
+
+    def row(self) -> dict[str, Any]:
+        """The public record of `fedfm list --json`."""
+        keys = ("name", "kind", "slot", "section", "survey", "paper", "summary")
+        return {k: list(v) if isinstance(v := getattr(self, k), tuple) else v for k in keys}
+
+
+def method(
+    name: str,
+    *,
+    slot: str | tuple[str, ...],
+    section: str,
+    survey: tuple[int, ...] = (),
+    paper: str = "",
+    reduces_to: str = "",
+    departs: str = "",
+    atlas: tuple[str, ...] = (),
+) -> Callable[[type[T]], type[T]]:
+    """Register a frozen dataclass as a method. All arguments must be literals (they are read from source)."""
+
+    def mark(cls: type[T]) -> type[T]:
+        cls.method_name = name  # type: ignore[attr-defined]
+        return cls
+
+    return mark
+
+
+def recipe(
+    name: str,
+    *,
+    section: str,
+    survey: tuple[int, ...] = (),
+    paper: str = "",
+    departs: str = "",
+    atlas: tuple[str, ...] = (),
+) -> Callable[[Callable[..., T]], Callable[..., T]]:
+    """Register a function without required arguments that returns a `Federation`."""
+
+    def mark(fn: Callable[..., T]) -> Callable[..., T]:
+        fn.recipe_name = name  # type: ignore[attr-defined]
+        return fn
+
+    return mark
+
+
+def knob(
+    default: Any = dataclasses.MISSING,
+    doc: str = "",
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+    factory: Any = dataclasses.MISSING,
+) -> Any:
+    """A dataclass field with the sentence, range and choices that `show` prints and `config` enforces."""
+    meta = {"doc": doc, "low": low, "high": high, "choices": choices}
+    if factory is not dataclasses.MISSING:
+        return dataclasses.field(default_factory=factory, metadata=meta)
+    return dataclasses.field(default=default, metadata=meta)
+
+
+@functools.cache
+def cards() -> dict[str, Card]:
+    """Every card by name, sorted by name. Raises when two methods share a name."""
+    found: dict[str, Card] = {}
+    for module, path in _modules():
+        text = path.read_text(encoding="utf-8")
+        if "@method(" not in text and "@recipe(" not in text:
+            continue
+        for card in _read(module, ast.parse(text, str(path))):
+            if card.name in found:
+                raise ConfigError([Problem(card.module, f"the name '{card.name}' is taken",
+                                           f"{found[card.name].module} has it", "give the method another name")])
+            found[card.name] = card
+    return dict(sorted(found.items()))
+
+
+def find(name: str, slot: str | None = None) -> Card:
+    """The card called `name`; an unknown name, or one that does not fit `slot`, raises and names the nearest."""
+    fits = {n for n, c in cards().items() if slot is None or slot in c.slots}
+    if name in fits:
+        return cards()[name]
+    where = slot or "name"
+    if name in cards():
+        why = f"'{name}' fits {cards()[name].slot}, not {slot}"
+        raise ConfigError([Problem(where, f"'{name}' cannot fill this slot", why, "use one of: " + ", ".join(sorted(fits)))])
+    raise ConfigError([Problem(where, f"unknown method '{name}'", nearest(name, fits),
+                               f"fedfm list{f' --slot {slot}' if slot else ''} shows all")])
+
+
+def load(name: str, slot: str | None = None) -> Any:
+    """Import and return the class or recipe function called `name`."""
+    card = find(name, slot)
+    return getattr(importlib.import_module(card.module), card.qualname)
+
+
+def describe(cls: Any) -> list[dict[str, Any]]:
+    """Fields of a method with default, range and sentence, for `fedfm show` and the docs."""
+    rows = []
+    for f in dataclasses.fields(cls):
+        if not f.init:
+            continue
+        default = f.default if f.default is not dataclasses.MISSING else (
+            f.default_factory() if f.default_factory is not dataclasses.MISSING else "required")
+        rows.append({"name": f.name, "type": str(f.type), "default": default, **{
+            k: f.metadata.get(k) for k in ("doc", "low", "high", "choices")}})
+    return rows
+
+
+def doc(card: Card) -> str:
+    """The whole docstring of the card's class or function."""
+    return inspect.getdoc(getattr(importlib.import_module(card.module), card.qualname)) or ""
+
+
+def _modules() -> Iterator[tuple[str, Path]]:
+    root = Path(__file__).resolve().parents[1]
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root.parent).with_suffix("").parts
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+    for entry in importlib.metadata.entry_points(group="fedfm.methods"):
+        spec = importlib.util.find_spec(entry.module)
+        if spec and spec.origin and spec.origin.endswith(".py"):
+            yield entry.module, Path(spec.origin)
+
+
+def _read(module: str, tree: ast.Module) -> Iterator[Card]:
+    for node in tree.body:
+        if not isinstance(node, ast.ClassDef | ast.FunctionDef):
+            continue
+        for call in node.decorator_list:
+            if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in ("method", "recipe")):
+                continue
+            args = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg}
+            slot = args.pop("slot", "recipe")
+            yield Card(name=ast.literal_eval(call.args[0]), kind=call.func.id,
+                       slots=slot if isinstance(slot, tuple) else (slot,), module=module, qualname=node.name,
+                       summary=(ast.get_docstring(node) or "").split("\n")[0],
+                       survey=tuple(args.pop("survey", ())), paper=args.pop("paper", ""), **args)

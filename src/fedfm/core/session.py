@@ -1,0 +1,216 @@
+"""One client-side session, the same for every method: join, work, share, encode, upload, leave.
+
+A session is a generator that yields what the client says and is sent the answers, so the same code runs in one
+process, in worker processes and in a party's own process. It does no input or output but the client's state files.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import time
+import traceback
+from collections.abc import Generator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from fedfm.core.bound import Bound
+from fedfm.core.combine import stages_of
+from fedfm.core.context import Ctx, Event, Terms
+from fedfm.core.errors import ClientFailed
+from fedfm.core.fold import phases
+from fedfm.core.message import Message, nothing
+from fedfm.core.protocols import Say
+from fedfm.core.state import Store
+
+if TYPE_CHECKING:
+    from fedfm.core.federation import Federation
+
+UPLOAD = "upload"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One session to run. `epoch` is unique in the run: every event carries it, so nothing late is mistaken.
+
+    kind "train": a round's work; "ask": the selector's question; "alone": train without the wire (baselines);
+    "score": evaluate the brief on a part of the held-out data.
+    """
+
+    kind: str
+    id: str
+    epoch: int
+    round: int = 0
+    attempt: int = 0
+    version: int = 0  # server version of the brief
+    base: int = 0  # the client state to start from
+    due: float = 0.0  # simulated time of completion
+    position: int = 0  # in the plan
+    terms: Terms = Terms()
+    part: tuple[int, int] = (0, 1)  # score: this part of so many
+    malicious: bool = False
+
+    def dumps(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def loads(cls, text: str) -> Job:
+        raw = json.loads(text)
+        return cls(**raw | {"terms": Terms(**raw["terms"]), "part": tuple(raw["part"])})
+
+
+@dataclass(frozen=True)
+class Said:
+    """What an engine hands to the hub: one utterance of one session, or its end (`phase` "done" or "gone")."""
+
+    id: str
+    epoch: int
+    phase: str
+    message: Message | None = None
+    state_version: int = 0
+    last: bool = False  # the session ends with this
+    events: tuple[Event, ...] = ()
+    error: str = ""
+
+
+class Site:
+    """What a worker holds for all the clients it serves: the federation, the bound model, data, client states."""
+
+    def __init__(self, fed: Federation, bound: Bound, parties: Any, store: Store):
+        self.fed, self.bound, self.parties, self.store = fed, bound, parties, store
+        self._encoded: dict[Any, Any] = {}
+
+    def data(self, client: str) -> Any:
+        """A party's training data, encoded once; the id "pooled" is everybody's."""
+        if client not in self._encoded:
+            rows = self.parties.pooled() if client == "pooled" else self.parties.train(client)
+            self._encoded[client] = self.bound.encode(rows)
+        return self._encoded[client]
+
+    def held_out(self, part: int, parts: int) -> Any:
+        """One of `parts` slices of the common test set, encoded once."""
+        key = ("test", part, parts)
+        if key not in self._encoded:
+            rows = self.parties.test()
+            self._encoded[key] = self.bound.encode(replace(rows, rows=rows.rows[part::parts]))
+        return self._encoded[key]
+
+    def ctx(self, job: Job) -> Ctx:
+        return Ctx(self.fed.seed, job.round, job.attempt, job.id, job.terms, simulated=self.fed.simulated, events=[])
+
+    def run(self, job: Job, brief: Message) -> Generator[Said, Message, None]:
+        """The session of `job` as a stream of `Said`; ends with phase "done", or "gone" with the error."""
+        ctx = self.ctx(job)
+        talk = {"train": self._train, "alone": self._train, "ask": self._ask, "score": self._score}[job.kind](job, brief, ctx)
+        reply: Message | None = None
+        events = ctx.events
+        assert events is not None
+        try:
+            with torch.enable_grad():
+                said = next(talk)
+            while True:
+                taken, events[:] = tuple(events), []
+                reply = yield Said(job.id, job.epoch, said.phase, said.message, said.state_version, said.last, taken)
+                if said.last:
+                    return
+                with torch.enable_grad():
+                    said = talk.send(reply)
+        except StopIteration:
+            yield Said(job.id, job.epoch, "done", last=True, events=tuple(events))
+        except ClientFailed as e:
+            yield Said(job.id, job.epoch, "gone", last=True, events=tuple(events), error=str(e))
+        except Exception as e:  # noqa: BLE001 - a client's own bug must not end the federation; it is an event
+            at = traceback.extract_tb(e.__traceback__)[-1]
+            error = f"{type(e).__name__}: {e} ({Path(at.filename).name}:{at.lineno}, in {at.name})"
+            yield Said(job.id, job.epoch, "gone", last=True, events=tuple(events), error=error)
+
+    # ---- the kinds of session ---------------------------------------------------------------------------------
+    def _train(self, job: Job, brief: Message, ctx: Ctx) -> Generator[Say, Message, None]:
+        fed, alone = self.fed, job.kind == "alone"
+        client = fed.adversary.wrap(fed.client) if job.malicious else fed.client
+        kept = {} if alone else self.store.load(job.id, job.base)
+        mine, wire = kept.get("client", {}), kept.get("wire", {})
+        down = kept.get("down", {})
+        stages = () if alone else stages_of(fed.uplink)
+        bound = self.bound.narrow(ctx.terms)
+
+        if not alone:
+            for i, stage in enumerate(stages):
+                join = stage.join(wire.get(str(i), {}), ctx.within(i))
+                wire[str(i)] = yield from self._relay(join, ctx, fed.talk)
+            model = fed.server.gives(bound.layout)
+            x, down = fed.downlink.decode(brief.x, brief.side, down, ctx.at(layout=model).within("down"))
+            brief = replace(brief, x=x, side={})
+
+        start = time.perf_counter()
+        with ctx.ambient():
+            out = client.work(brief, self.data(job.id), mine, ctx, bound)
+        if inspect.isgenerator(out):
+            out = yield from self._relay(out, ctx, fed.talk)
+        m, mine = out
+        worked = time.perf_counter()
+        m = replace(m, sender=job.id, version=job.version)
+        if not bool(torch.isfinite(m.x).all()) or any(not bool(torch.isfinite(t.float()).all()) for t in m.side.values()):
+            raise ClientFailed(f"the update of {job.id} is not finite (NaN or Inf); lower the learning rate or look at its data")
+        ctx.note("upload", mass=m.mass, version=m.version, norm=float(m.x.float().norm()), **m.info.get("facts", {}))
+
+        layout = client.gives(bound.layout)
+        ctx, sizes, side = ctx.at(layout=layout), {"raw": m.x.numel() * m.x.element_size()}, dict(m.side)
+        for i, stage in enumerate(stages):
+            if stage.opaque:
+                m = _shared(fed, m, ctx)
+            x, extra, wire[str(i)] = stage.encode(m.x, wire.get(str(i), {}), ctx.within(i))
+            side |= {f"{i}/{k}": v for k, v in extra.items()}
+            m = replace(m, x=x, side=dict(side))
+            name = getattr(stage, "method_name", type(stage).__name__)
+            sizes[name] = sum(t.numel() * t.element_size() for t in (x, *side.values()))
+        ctx.note("seconds", work=worked - start, encode=time.perf_counter() - worked)
+        self._lost(UPLOAD, ctx)
+        version = 0 if alone else self.store.save(job.id, job.epoch, {"client": mine, "wire": wire, "down": down})
+        if not alone:
+            ctx.note("bytes", direction="up", total=m.nbytes, stages=sizes)
+        reply = yield Say(UPLOAD, m, version, last=alone or UPLOAD not in phases(fed.uplink))
+        for i, stage in enumerate(stages):
+            leave = stage.leave(wire.get(str(i), {}), reply, ctx.within(i))
+            yield from self._relay(leave, ctx, fed.talk)
+
+    def _ask(self, job: Job, brief: Message, ctx: Ctx) -> Generator[Say, Message, None]:
+        answer = self.fed.select.answer(brief, self.data(job.id), ctx, self.bound)
+        ctx.note("bytes", direction="talk", total=answer.nbytes, stages={})
+        yield Say("bid", replace(answer, sender=job.id), last=True)
+
+    def _score(self, job: Job, brief: Message, ctx: Ctx) -> Generator[Say, Message, None]:
+        self.bound.load(brief.x)
+        with ctx.ambient():
+            scores = self.bound.score(self.held_out(*job.part))
+        yield Say("score", nothing(scores=scores), last=True)
+
+    def _relay(self, talk: Generator[Say, Message, Any], ctx: Ctx, codec: Any) -> Generator[Say, Message, Any]:
+        """Pass a method's own conversation on, through the `talk` codec, counting its bytes."""
+        try:
+            said = next(talk)
+            while True:
+                self._lost(said.phase, ctx)
+                x, side, _ = codec.encode(said.message.x, {}, ctx)
+                m = replace(said.message, x=x, side={**said.message.side, **side}, sender=ctx.client)
+                ctx.note("bytes", direction="talk", total=m.nbytes, stages={})
+                reply = yield Say(said.phase, m)
+                x, _ = codec.decode(reply.x, reply.side, {}, ctx)
+                said = talk.send(replace(reply, x=x))
+        except StopIteration as end:
+            return end.value
+
+    def _lost(self, phase: str, ctx: Ctx) -> None:
+        if self.fed.pace.lost(phase, ctx):
+            ctx.note("dropout", phase=phase, reason="simulated")
+            raise ClientFailed(f"{ctx.client} dropped out before {phase} (simulated)")
+
+
+def _shared(fed: Federation, m: Message, ctx: Ctx) -> Message:
+    """The client's own lift, with the mass behind the payload, for a stage that hides single messages."""
+    lift = fed.aggregate.share(m, ctx)
+    mass = torch.as_tensor(lift.mass, dtype=torch.float32).reshape(-1)
+    return replace(m, x=torch.cat([lift.x.float() * lift.alpha, mass]), mass=1.0, info={**m.info, "masses": mass.numel()})

@@ -1,0 +1,182 @@
+"""Trees of trainable parameters: named tensors that are views on one flat, aligned buffer.
+
+Aggregators, codecs, clipping, noise, masks and robust rules work on the flat vector at memory bandwidth;
+per-layer methods go through the `Layout`. The frozen base is never in here.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import hashlib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+ALIGN = 16  # elements: 64 bytes of fp32, so that every tensor starts on a cache line
+
+
+def _up(n: int) -> int:
+    return (n + ALIGN - 1) // ALIGN * ALIGN
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of a layout. `axes` names, per dimension, the term that may cut it ("width", "rank" or "")."""
+
+    name: str
+    shape: tuple[int, ...]
+    offset: int  # elements
+    axes: tuple[str, ...] = ()
+    trainable: bool = True  # False: a declared buffer (batch-norm statistics, a residual of the base)
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Names, shapes and offsets of a flat vector of `size` elements (padding between tensors is always zero)."""
+
+    entries: tuple[Entry, ...]
+    size: int
+
+    @classmethod
+    def of(cls, shapes: Mapping[str, Iterable[int]], *, axes: Mapping[str, tuple[str, ...]] | None = None,
+           buffers: Iterable[str] = ()) -> Layout:
+        """Lay the tensors out in the given order, each at a multiple of 64 bytes."""
+        entries, at, still = [], 0, set(buffers)
+        for name, shape in shapes.items():
+            entry = Entry(name, tuple(shape), at, (axes or {}).get(name, ()), name not in still)
+            entries.append(entry)
+            at += _up(entry.size)
+        return cls(tuple(entries), at)
+
+    @classmethod
+    def join(cls, **parts: Layout) -> Layout:
+        """Several vectors behind each other; the names get the prefix `part/`."""
+        entries, at = [], 0
+        for prefix, part in parts.items():
+            entries += [Entry(f"{prefix}/{e.name}", e.shape, at + e.offset, e.axes, e.trainable) for e in part.entries]
+            at += part.size
+        return cls(tuple(entries), at)
+
+    def part(self, prefix: str) -> slice:
+        """Where the vector that `join` put under `prefix` lies."""
+        mine = [i for i, e in enumerate(self.entries) if e.name.startswith(prefix + "/")]
+        if not mine:
+            raise KeyError(f"no part '{prefix}' in this layout")
+        after = mine[-1] + 1
+        return slice(self.entries[mine[0]].offset,
+                     self.entries[after].offset if after < len(self.entries) else self.size)
+
+    def sub(self, pattern: str) -> tuple[Layout, Tensor]:
+        """The layout of the tensors that match, and the positions of its elements in this one (padding included)."""
+        kept = self.only(pattern)
+        sub = Layout.of({e.name: e.shape for e in kept}, axes={e.name: e.axes for e in kept},
+                        buffers=[e.name for e in kept if not e.trainable])
+        where = [torch.arange(e.offset, e.offset + _up(e.size)) for e in kept]
+        return sub, torch.cat(where) if where else torch.empty(0, dtype=torch.long)
+
+    def views(self, flat: Tensor) -> dict[str, Tensor]:
+        """Every tensor by name, as a view on `flat` (shape (size,))."""
+        if flat.shape != (self.size,):
+            raise ValueError(f"a vector of {self.size} elements is needed, got shape {tuple(flat.shape)}")
+        return {e.name: flat[e.offset:e.offset + e.size].view(e.shape) for e in self.entries}
+
+    def pack(self, tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> Tensor:
+        """The flat vector that holds `tensors`; names absent are zero."""
+        flat = torch.zeros(self.size, dtype=dtype)
+        for name, view in self.views(flat).items():
+            if name in tensors:
+                view.copy_(tensors[name])
+        return flat
+
+    def only(self, pattern: str) -> tuple[Entry, ...]:
+        """The entries whose name matches a shell pattern."""
+        return tuple(e for e in self.entries if fnmatch.fnmatchcase(e.name, pattern))
+
+    @property
+    def numel(self) -> int:
+        """Parameters, without padding."""
+        return sum(e.size for e in self.entries)
+
+    @functools.cached_property
+    def trainable(self) -> int:
+        return sum(e.size for e in self.entries if e.trainable)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        return hashlib.sha256(repr(self.entries).encode()).hexdigest()[:16]
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A sub-model: `sub[target] = full[source]`, prefix slices along the cut axes, hence nested in one another."""
+
+    layout: Layout
+    full: Layout
+    source: Tensor
+    target: Tensor
+
+    def narrow(self, full: Tensor) -> Tensor:
+        sub = full.new_zeros(self.layout.size)
+        sub[self.target] = full[self.source]
+        return sub
+
+    def widen(self, sub: Tensor) -> Tensor:
+        full = sub.new_zeros(self.full.size)
+        full[self.source] = sub[self.target]
+        return full
+
+    def coverage(self) -> Tensor:
+        """1 where the sub-model has the coordinate, else 0."""
+        full = torch.zeros(self.full.size)
+        full[self.source] = 1.0
+        return full
+
+
+@functools.lru_cache(maxsize=64)
+def cut(layout: Layout, width: float = 1.0, rank: int | None = None) -> Cut | None:
+    """The sub-layout for a share `width` of the hidden units (rounded up) or the first `rank` directions.
+
+    Returns None when nothing is cut.
+    """
+    if width >= 1.0 and rank is None:
+        return None
+
+    def keep(n: int, axis: str) -> int:
+        if axis == "width":
+            return max(1, math.ceil(width * n))
+        return min(rank, n) if axis == "rank" and rank is not None else n
+
+    kept = {e.name: tuple(keep(n, a) for n, a in zip(e.shape, e.axes or ("",) * len(e.shape), strict=True))
+            for e in layout.entries}
+    sub = Layout.of(kept, axes={e.name: e.axes for e in layout.entries},
+                    buffers=[e.name for e in layout.entries if not e.trainable])
+    full_views = layout.views(torch.arange(layout.size))
+    sub_views = sub.views(torch.arange(sub.size))
+    source = [full_views[n][tuple(slice(k) for k in shape)].reshape(-1) for n, shape in kept.items()]
+    target = [sub_views[n].reshape(-1) for n in kept]
+    return Cut(sub, layout, torch.cat(source), torch.cat(target))
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A flat vector with its layout."""
+
+    layout: Layout
+    flat: Tensor
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.layout.views(self.flat)[name]
+
+    def tensors(self) -> dict[str, Tensor]:
+        return self.layout.views(self.flat)

@@ -1,0 +1,1 @@
+"""Partitions: how one pool of rows becomes the data of several parties."""

@@ -1,0 +1,1 @@
+"""Computational efficiency (survey IV.B): what is trained, and where."""

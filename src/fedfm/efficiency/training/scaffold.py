@@ -1,0 +1,72 @@
+"""SCAFFOLD: control variates correct the drift of local steps. Client and server halves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedfm.core.bound import Bound
+from fedfm.core.context import Ctx, Terms
+from fedfm.core.message import Message
+from fedfm.core.protocols import Aggregate, Client, Server, State
+from fedfm.core.registry import knob, method
+from fedfm.core.tree import Layout
+from fedfm.efficiency.training.local import Local, descend, outcome
+
+
+@method("scaffold", slot="client", section="IV.A", survey=(29,),
+        paper="Karimireddy et al., SCAFFOLD: Stochastic Controlled Averaging for Federated Learning, 2020",
+        departs="Option II only; the local optimiser must be plain SGD.", atlas=("scaffold",))
+@dataclass(frozen=True)
+class Scaffold(Client):
+    """y <- y - lr (g_i(y) - c_i + c); then c_i+ = c_i - c + (theta - y) / (K lr). Gives {delta, dc}: twice FedAvg's bytes.
+
+    Needs `server=scaffold-server`, which sends {w, c}. Equal client weights (mass 1).
+    """
+
+    local: Local = knob(factory=Local, doc="the local steps, with sgd and no momentum")
+
+    def gives(self, layout: Layout) -> Layout:
+        return Layout.join(delta=layout, dc=layout)
+
+    def work(self, brief: Message, data: Any, state: State, ctx: Ctx, bound: Bound) -> tuple[Message, State]:
+        if self.local.optimizer != "sgd" or self.local.momentum or self.local.weight_decay or self.local.clip_grad:
+            raise ValueError("SCAFFOLD's control variates assume plain SGD: optimizer=sgd, momentum=weight_decay=clip_grad=0")
+        d = bound.layout.size
+        theta, c = brief.x[:d], brief.x[d:]
+        ci = state.get("c", torch.zeros_like(c))
+        drift = (c - ci).to(bound.device)
+
+        def control(w: Tensor, g: Tensor) -> None:
+            g.add_(drift)
+
+        first, last, steps = descend(self.local, theta, data, ctx, bound, control)
+        m = outcome(self.local, theta, data, bound, first, last)
+        new = ci - c - m.x / (steps * self.local.lr) if steps and self.local.lr else ci
+        return Message(torch.cat([m.x, new - ci]), "delta", 1.0, info=m.info), state | {"c": new}
+
+
+@method("scaffold-server", slot="server", section="IV.A", survey=(29,),
+        paper="Karimireddy et al., SCAFFOLD: Stochastic Controlled Averaging for Federated Learning, 2020",
+        atlas=("scaffold",))
+@dataclass(frozen=True)
+class ScaffoldServer(Server):
+    """theta += lr mean(delta); c += |S|/N mean(dc), with S those who contributed and N all parties."""
+
+    lr: float = knob(1.0, "server rate eta_s", low=0.0)
+
+    def gives(self, layout: Layout) -> Layout:
+        return Layout.join(w=layout, c=layout)
+
+    def init(self, bound: Bound, ctx: Ctx) -> State:
+        return {"w": bound.init.clone(), "c": torch.zeros_like(bound.init)}
+
+    def brief(self, state: State, terms: Terms) -> Message:
+        return Message(torch.cat([state["w"], state["c"]]), "weights")
+
+    def step(self, state: State, agg: Aggregate, ctx: Ctx) -> State:
+        d = state["w"].numel()
+        return {"w": state["w"] + self.lr * agg.x[:d], "c": state["c"] + agg.count / agg.population * agg.x[d:]}

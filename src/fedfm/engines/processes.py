@@ -1,0 +1,239 @@
+"""Sessions in worker processes of this machine, one client at a time each.
+
+The workers are forked from the process that has loaded the frozen base and encoded the data, so they are ready at
+once and share its memory pages; what a client trains lies in the worker's own small buffer. Frames on the pipes are
+a JSON line and a safetensors message: nothing is pickled. A generator lives in the worker that started it, and a
+suspended session does not occupy the worker.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+from collections import deque
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+import torch
+
+from fedfm.core.errors import FedfmError
+from fedfm.core.message import Message, pack, unpack
+from fedfm.core.registry import knob, method
+from fedfm.core.session import Job, Said, Site
+
+
+KEPT = 8  # briefs that a worker remembers
+
+
+@method("processes", slot="engine", section="VIII.B")
+@dataclass(frozen=True)
+class Processes:
+    """Worker processes on one machine; the same bits as `inprocess`."""
+
+    workers: int = knob(0, "worker processes; 0: one a core", low=0)
+
+    def make(self) -> ProcessEngine:
+        return ProcessEngine(self.workers or max(1, len(os.sched_getaffinity(0))))
+
+
+@dataclass
+class _Worker:
+    pipe: Connection
+    process: Any
+    load: int = 0  # sessions handed over that have not yet said their first word
+    briefs: list[int] = field(default_factory=list)
+
+
+class ProcessEngine:
+    """Hands each job to the least loaded worker, at most two deep, so that none idles and none hoards."""
+
+    DEPTH = 2
+
+    def __init__(self, workers: int):
+        self.workers = workers
+        self.ahead = workers * self.DEPTH + workers
+        self._pool: list[_Worker] = []
+        self._queue: deque[tuple[Job, Message]] = deque()
+        self._home: dict[tuple[str, int], _Worker] = {}
+        self._fresh: set[tuple[str, int]] = set()
+        self._heard: deque[Said] = deque()
+        self._briefs: deque[tuple[int, Message]] = deque(maxlen=KEPT)
+
+    def open(self, site: Site) -> None:
+        if site.bound.device.type == "cuda" and torch.cuda.is_initialized():
+            raise FedfmError("engine=processes forks, and a process that uses CUDA cannot be forked: use engine=inprocess on a GPU")
+        for t in site.bound.module.parameters():
+            if not t.requires_grad:
+                t.data.share_memory_()  # the frozen base: one copy whatever the number of workers
+        fork = multiprocessing.get_context("fork")
+        for _ in range(self.workers):
+            ours, theirs = fork.Pipe()
+            process = fork.Process(target=_work, args=(theirs, [ours, *(w.pipe for w in self._pool)], site), daemon=True)
+            process.start()
+            theirs.close()
+            self._pool.append(_Worker(ours, process))
+
+    def start(self, job: Job, brief: Message) -> None:
+        self._queue.append((job, brief))
+        self._feed()
+
+    def send(self, id: str, epoch: int, message: Message) -> None:
+        self._put(self._home[id, epoch], {"do": "send", "id": id, "epoch": epoch}, message)
+
+    def cancel(self, id: str, epoch: int) -> None:
+        self._queue = deque((j, b) for j, b in self._queue if (j.id, j.epoch) != (id, epoch))
+        if (worker := self._home.pop((id, epoch), None)) is not None:
+            self._put(worker, {"do": "cancel", "id": id, "epoch": epoch}, None)
+            if (id, epoch) in self._fresh:
+                self._fresh.discard((id, epoch))
+                worker.load -= 1
+        self._feed()
+
+    def next(self) -> Said:
+        while not self._heard:
+            self._listen()
+        said = self._heard.popleft()
+        return said
+
+    def close(self) -> None:
+        for w in self._pool:
+            try:
+                w.pipe.send_bytes(b"")
+            except OSError:
+                pass
+        for w in self._pool:
+            w.process.join(timeout=5)
+            if w.process.is_alive():
+                w.process.kill()
+            w.pipe.close()
+        self._pool.clear()
+
+    # ---- plumbing ---------------------------------------------------------------------------------------------
+    def _listen(self) -> None:
+        ready = wait([w.pipe for w in self._pool])
+        for worker in self._pool:
+            if worker.pipe not in ready:
+                continue
+            try:
+                head, message = _receive(worker.pipe)
+            except (EOFError, OSError):
+                self._bury(worker)
+                continue
+            said = Said(**head | {"events": tuple(head["events"]), "message": message})
+            key = (said.id, said.epoch)
+            if self._home.get(key) is not worker:
+                continue  # cancelled meanwhile
+            if key in self._fresh:
+                self._fresh.discard(key)
+                worker.load -= 1
+            if said.last:
+                del self._home[key]
+            self._heard.append(said)
+            self._feed()
+
+    def _bury(self, worker: _Worker) -> None:
+        """A worker died: its sessions are gone, the others go on."""
+        self._pool.remove(worker)
+        worker.process.join(timeout=1)
+        code = worker.process.exitcode
+        lost = [key for key, w in self._home.items() if w is worker]
+        for key in lost:
+            del self._home[key]
+            self._fresh.discard(key)
+            self._heard.append(Said(key[0], key[1], "gone", last=True, error=f"its worker process died (exit code {code})"))
+        if not self._pool:
+            raise FedfmError(f"all worker processes died (last exit code {code}; -9 often means out of memory): use fewer "
+                             "workers (engine.workers=1) or engine=inprocess; fedfm resume continues this run")
+        self._feed()
+
+    def _feed(self) -> None:
+        while self._queue and self._pool:
+            worker = min(self._pool, key=lambda w: w.load)
+            if worker.load >= self.DEPTH:
+                return
+            job, brief = self._queue.popleft()
+            key = self._key(brief)
+            known = key in worker.briefs
+            if not known:
+                worker.briefs = [*worker.briefs, key][-KEPT:]
+            self._put(worker, {"do": "start", "job": job.dumps(), "brief": key, "keep": worker.briefs}, None if known else brief)
+            worker.load += 1
+            self._home[job.id, job.epoch] = worker
+            self._fresh.add((job.id, job.epoch))
+
+    def _key(self, brief: Message) -> int:
+        """A number for a brief, so that it crosses each pipe once."""
+        for key, known in self._briefs:
+            if known.x is brief.x and known.kind == brief.kind and known.version == brief.version:
+                return key
+        self._briefs.append((self._briefs[-1][0] + 1 if self._briefs else 0, brief))
+        return self._briefs[-1][0]
+
+    def _put(self, worker: _Worker, head: dict[str, Any], message: Message | None) -> None:
+        try:
+            _send(worker.pipe, head, message)
+        except OSError:
+            pass  # its death is heard by `_listen`
+
+
+def _send(pipe: Connection, head: dict[str, Any], message: Message | None) -> None:
+    line = json.dumps(head, separators=(",", ":")).encode() + b"\n"
+    pipe.send_bytes(line + pack(message) if message is not None else line)
+
+
+def _receive(pipe: Connection) -> tuple[dict[str, Any], Message | None]:
+    frame = pipe.recv_bytes()
+    if not frame:
+        raise EOFError
+    end = frame.index(b"\n") + 1
+    return json.loads(frame[:end]), unpack(memoryview(frame)[end:]) if end < len(frame) else None
+
+
+def _work(pipe: Connection, others: list[Connection], site: Site) -> None:
+    """The life of one worker: start, continue or drop sessions as told; die with the parent."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for other in others:
+        other.close()
+    torch.set_num_threads(site.fed.threads)
+    inbox: queue.SimpleQueue[tuple[dict[str, Any], Message | None]] = queue.SimpleQueue()
+    threading.Thread(target=_drain, args=(pipe, inbox), daemon=True).start()
+    talks: dict[tuple[str, int], Generator[Said, Message, None]] = {}
+    briefs: dict[int, Message] = {}
+    todo: deque[tuple[tuple[str, int], Message | None]] = deque()
+    while True:
+        while not todo or not inbox.empty():
+            head, message = inbox.get()
+            if head["do"] == "start":
+                job = Job.loads(head["job"])
+                briefs = {k: b for k, b in briefs.items() if k in head["keep"]}
+                if message is not None:
+                    briefs[head["brief"]] = message
+                talks[job.id, job.epoch] = site.run(job, briefs[head["brief"]])
+                todo.append(((job.id, job.epoch), None))
+            elif head["do"] == "send":
+                todo.append(((head["id"], head["epoch"]), message))
+            elif (talk := talks.pop((head["id"], head["epoch"]), None)) is not None:
+                talk.close()
+        key, message = todo.popleft()
+        if key not in talks:
+            continue
+        said = next(talks[key]) if message is None else talks[key].send(message)
+        if said.last:
+            del talks[key]
+        _send(pipe, {"id": said.id, "epoch": said.epoch, "phase": said.phase, "state_version": said.state_version,
+                     "last": said.last, "events": said.events, "error": said.error}, said.message)
+
+
+def _drain(pipe: Connection, inbox: queue.SimpleQueue[tuple[dict[str, Any], Message | None]]) -> None:
+    """Always read: were the pipe full while we write an upload, parent and worker would wait for each other."""
+    try:
+        while True:
+            inbox.put(_receive(pipe))
+    except (EOFError, OSError):
+        os._exit(0)

@@ -1,0 +1,1 @@
+"""Incentive mechanisms (section VI of the survey): selection, auctions, contributions and rewards."""

@@ -1,0 +1,37 @@
+"""Money is a whole number of minor units (cents) wherever it is divided or compared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+
+PLACES = 6  # decimals of a minor unit that count: 0.57 * 100 is 56.99999999999999, and means 57
+
+
+def units_up(amount: float, minor: int) -> int:
+    """The fewest minor units worth at least `amount`."""
+    return math.ceil(round(amount * minor, PLACES))
+
+
+def units_down(amount: float, minor: int) -> int:
+    """The most minor units worth at most `amount`."""
+    return math.floor(round(amount * minor, PLACES))
+
+
+def largest_remainder(weights: Sequence[Fraction], total: int) -> list[int]:
+    """Whole shares of `total`, in proportion to `weights` (>= 0), that sum to it exactly.
+
+    Each gets the floor of its exact share; the units left over go to the largest fractional parts, ties to the
+    earlier position. A zero weight gets nothing, a larger weight never less, and nobody is off by a unit or more.
+    All weights zero: all shares zero. (Hamilton's method.)
+    """
+    whole = sum(weights, Fraction(0))
+    if whole <= 0:
+        return [0] * len(weights)
+    exact = [w * total / whole for w in weights]
+    shares = [math.floor(e) for e in exact]
+    by_rest = sorted(range(len(weights)), key=lambda k: (shares[k] - exact[k], k))
+    for k in by_rest[:total - sum(shares)]:
+        shares[k] += 1
+    return shares

@@ -1,0 +1,132 @@
+"""What the run cost: bytes per round and per stage of the wire, and where the time went."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fedfm.report import outline
+from fedfm.report.bars import Bar, bars
+from fedfm.report.charts import bins, columns
+from fedfm.report.markup import both, card, esc, figure, legend, table
+from fedfm.report.numbers import finite, fixed, plural, share, size, span
+from fedfm.report.rundir import Run, mapping
+
+WAYS = (("up", "c1", "up (party to server)"), ("down", "c3", "down (server to party)"), ("talk", "c4", "conversations"))
+WORK = (("train", "c1"), ("encode", "c6"), ("aggregate", "c3"), ("evaluate", "c5"), ("other", "c8"))
+
+
+def bytes_card(run: Run, tag: str, width: int, most: float | None = None) -> str:
+    """Bytes per round, stacked by direction."""
+    stacks = _stacks(run, "bytes", [(key, colour) for key, colour, _ in WAYS])
+    totals = {key: sum(values) for key, _, values in stacks}
+    sent = sum(totals.values())
+    if not sent:
+        return ""
+    rounds = len(stacks[0][2])
+    top = max(totals, key=lambda k: totals[k])
+    words = f"{size(sent / rounds)} travel per round, {share(totals[top], sent)} of it {_way(top)}."
+    titles = {key: title for key, _, title in WAYS}
+    keys = legend((titles[k], c, size(totals[k])) for k, c, _ in stacks if totals[k])
+    shown = [(titles[k], c, v) for k, c, v in stacks]
+    chart, numbers = _over_rounds(run, words, shown, size, width, most)
+    return card("Data sent per round", words, keys + chart, width, numbers, tag)
+
+
+def bytes_peak(runs: Sequence[Run]) -> float:
+    """The tallest column among several runs, so that they can share one scale."""
+    return max((_peak(r, "bytes") for r in runs), default=0.0)
+
+
+def time_peak(runs: Sequence[Run]) -> float:
+    """The longest round among several runs."""
+    return max((_peak(r, "seconds") for r in runs), default=0.0)
+
+
+def wire_card(run: Run, tag: str, width: int) -> str:
+    """What is left of a message after each stage of the wire, as bytes per round."""
+    pipes = sorted(run.facts.pipes.items(), key=lambda p: -p[1][0])[:4]
+    if not pipes:
+        return ""
+    blocks, rows, words = [], [], ""
+    letters = max(len(stage) for (_, stages), _ in pipes for stage in stages)
+    most = max(sums[0] / max(len(run.facts.pipe_rounds.get(way, ())), 1) for (way, _), sums in pipes)
+    for (way, stages), sums in pipes:
+        messages = run.facts.pipe_messages[(way, stages)]
+        rounds = max(len(run.facts.pipe_rounds.get(way, ())), 1)
+        each = [s / rounds for s in sums]
+        colour = next((c for k, c, _ in WAYS if k == way), "c8")
+        lengths = []
+        for i, (stage, n) in enumerate(zip(stages, each, strict=True)):
+            note = f"÷ {_factor(each[i - 1] / n)}" if i and n and each[i - 1] != n else ""
+            lengths.append(Bar(stage, n, colour if i == len(stages) - 1 else "mute", note))
+            rows.append((_way(way), stage, size(n), size(sums[i] / messages), _factor(each[0] / n) if n else "–"))
+        factor = each[0] / each[-1] if each[-1] else 1.0
+        if not words and len(stages) > 1 and factor > 1.005:
+            words = f"The wire makes what goes {_way(way)} {_factor(factor)} times smaller, {size(each[0])} to {size(each[-1])} a round."
+        label = f"{_way(way)}: " + ", ".join(f"{b.name} {size(b.value)}" for b in lengths)
+        head = f'<p class="note">{esc(_way(way).capitalize())}, mean of a round with {_per_round(messages, rounds)}</p>'
+        chart = both(lambda w, rows=lengths, label=label: bars(w, label, rows, size, 24, min(letters, 15), most), width)  # type: ignore[misc]
+        blocks.append(head + figure(label, chart))
+    words = words or "Nothing was compressed: what is sent is as large as the update itself."
+    numbers = table(("direction", "after stage", "a round", "a message", "times smaller"), rows)
+    return card("Stages of the wire", words, "".join(blocks), width, numbers, tag)
+
+
+def time_card(run: Run, tag: str, width: int, most: float | None = None) -> str:
+    """Seconds per round, stacked by kind of work."""
+    stacks = _stacks(run, "seconds", list(WORK))
+    totals = {key: sum(values) for key, _, values in stacks}
+    spent = sum(totals.values())
+    if not spent:
+        return ""
+    rounds = len(stacks[0][2])
+    top = max(totals, key=lambda k: totals[k])
+    words = f"{span(spent / rounds)} a round; {'everything else' if top == 'other' else top} takes {share(totals[top], spent)}"
+    side = totals["encode"] + totals["aggregate"]
+    words += f", encoding and aggregating {share(side, spent)}." if side and top not in ("encode", "aggregate") else "."
+    keys = legend((k, c, share(totals[k], spent)) for k, c, _ in stacks if totals[k])
+    chart, numbers = _over_rounds(run, words, stacks, span, width, most)
+    return card("Time per round", words, keys + chart, width, numbers, tag)
+
+
+def _stacks(run: Run, field: str, parts: Sequence[tuple[str, str]]) -> list[tuple[str, str, list[float]]]:
+    rows = [mapping(row.get(field)) for row in outline.trained(run)]
+    return [(key, colour, [max(finite(row.get(key)) or 0.0, 0.0) for row in rows]) for key, colour in parts]
+
+
+def _peak(run: Run, field: str) -> float:
+    rows = [mapping(row.get(field)) for row in outline.trained(run)]
+    each = [sum(max(finite(v) or 0.0, 0.0) for v in row.values()) for row in rows]
+    return max((sum(each[i] for i in g) / len(g) for g in bins(len(each))), default=0.0)
+
+
+def _over_rounds(  # type: ignore[no-untyped-def]
+    run: Run, words: str, stacks: Sequence[tuple[str, str, Sequence[float]]], show, width: int, most: float | None
+) -> tuple[str, str]:
+    rounds = [int(row["round"]) for row in outline.trained(run)]
+    broken = outline.failed_rounds(run)
+    groups = bins(len(rounds))
+    means = [(n, c, [sum(v[i] for i in g) / len(g) for g in groups]) for n, c, v in stacks if any(v)]
+    heads = [
+        f"round {rounds[g[0]]}" if len(g) == 1 else f"mean of rounds {rounds[g[0]]}–{rounds[g[-1]]}" for g in groups
+    ]
+    bad = [i for i, g in enumerate(groups) if any(rounds[j] in broken for j in g)]
+    starts = [str(rounds[g[0]]) for g in groups]
+    image = both(lambda w: columns(w, 220, words, means, starts, show, bad, most), width)
+    lines = [{"n": n, "c": c, "v": [show(x) for x in v]} for n, c, v in reversed(means)]
+    tip = {"x": list(range(len(groups))), "h": heads, "s": lines}
+    rows = [(str(r), *(show(v[i]) for _, _, v in stacks)) for i, r in enumerate(rounds)]
+    return figure(words, image, tip), table(("round", *(n for n, _, _ in stacks)), rows)
+
+
+def _factor(value: float) -> str:
+    return fixed(value, 0 if value >= 20 else 1 if value >= 3 else 2)
+
+
+def _per_round(messages: int, rounds: int) -> str:
+    each = messages / rounds
+    return plural(round(each), "message") if each >= 0.95 else f"{fixed(each, 2)} messages"
+
+
+def _way(way: str) -> str:
+    return {"up": "up", "down": "down", "talk": "in conversations"}.get(way, way)

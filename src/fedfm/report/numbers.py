@@ -1,0 +1,113 @@
+"""Numbers as a reader wants them: units, three significant digits, a real minus sign."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+
+def finite(value: Any) -> float | None:
+    """The value as a finite float, or None for anything else (missing, NaN, text, a boolean)."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def decimals(values: Iterable[float | None]) -> int:
+    """Decimals (0 to 4) with which these values can be told apart; two for scores between 0 and 1."""
+    known = sorted({v for v in values if v is not None})
+    if not known:
+        return 2
+    top = max(abs(known[0]), abs(known[-1]))
+    least = 0 if top >= 1000 else 1 if top >= 100 else 2 if top >= 0.1 else 4
+    gaps = [b - a for a, b in zip(known, known[1:], strict=False)]
+    if least == 2 and gaps and min(gaps) < 0.01 and top < 10:
+        return 3
+    return least
+
+
+def fixed(value: float | None, digits: int = 2, sign: bool = False) -> str:
+    """A number with that many decimals; an en dash when there is none."""
+    if value is None:
+        return "–"
+    text = f"{abs(value):,.{digits}f}"
+    zero = float(text.replace(",", "")) == 0
+    return ("" if zero else "−" if value < 0 else "+" if sign else "") + text
+
+
+def short(value: float | None) -> str:
+    """A number with about three significant digits."""
+    if value is None:
+        return "–"
+    size = abs(value)
+    if size != 0 and (size < 0.001 or size >= 1e7):
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa.removesuffix('.0').replace('-', '−')}e{int(exponent)}".replace("e-", "e−")
+    text = fixed(value, 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 0.1 or size == 0 else 4)
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def count(value: float | None) -> str:
+    """A whole number with thousands separated."""
+    return "–" if value is None else fixed(value, 0)
+
+
+def brief(value: float | None) -> str:
+    """A large count in k, M or B."""
+    if value is None:
+        return "–"
+    for limit, unit in ((1e9, "B"), (1e6, "M"), (1e4, "k")):
+        if abs(value) >= limit:
+            return f"{_three(value / (1e3 if unit == 'k' else limit))} {unit}"
+    return count(value)
+
+
+def size(value: float | None) -> str:
+    """Bytes in decimal units (1 kB = 1,000 B)."""
+    if value is None:
+        return "–"
+    for limit, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if abs(value) >= limit:
+            return f"{_three(value / limit)} {unit}"
+    return f"{value:.0f} B"
+
+
+def span(seconds: float | None) -> str:
+    """A duration: `740 ms`, `12.4 s`, `3 min 10 s`, `2 h 05 min`."""
+    if seconds is None:
+        return "–"
+    if seconds == 0:
+        return "0 s"
+    if seconds < 0.9995:
+        return f"{_three(seconds * 1000)} ms"
+    if seconds < 59.95:
+        return f"{_three(seconds)} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600:,} h {whole % 3600 // 60:02d} min"
+
+
+def share(part: float, whole: float | None = 1.0) -> str:
+    """Part of the whole in per cent."""
+    if not whole:
+        return "–"
+    percent = 100 * part / whole
+    if 0 < percent < 0.1:
+        return "< 0.1 %"
+    return f"{percent:.1f} %" if percent < 10 and abs(percent - round(percent)) > 0.05 else f"{percent:.0f} %"
+
+
+def plural(number: float, one: str, many: str | None = None) -> str:
+    """`1 party`, `3 parties`."""
+    return f"{count(number)} {one if number == 1 else many or one + 's'}"
+
+
+def _three(value: float) -> str:
+    size_ = abs(value)
+    return fixed(value, 0 if size_ >= 99.95 else 1 if size_ >= 9.995 else 2)

@@ -1,0 +1,217 @@
+"""The headline of a run: scores, totals and series, from the summary where it tells, else from the rounds."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Any
+
+from fedfm.report.numbers import decimals, finite, fixed
+from fedfm.report.rundir import Run, mapping
+
+STATES = {"finished": "finished", "interrupted": "interrupted", "failed": "failed"}
+BASELINES = (("base", "base model"), ("local", "parties alone"), ("federated", "federated"), ("pooled", "pooled data"))
+LOSSES = re.compile(r"loss|perplexity|error|nll|rmse|mae|mse|eer|wer|cer", re.IGNORECASE)
+
+
+def recipe(run: Run) -> str:
+    """The recipe's name, from the summary, else from the config, else the directory."""
+    name = run.summary.get("recipe")
+    if isinstance(name, str) and name:
+        return name
+    found = re.search(r"^recipe:\s*['\"]?([\w.+-]+)", run.config or "", re.MULTILINE)
+    return found.group(1) if found else run.label
+
+
+def status(run: Run) -> str:
+    """finished, interrupted or failed; a run without a summary counts as interrupted."""
+    return STATES.get(str(run.summary.get("status")), "finished" if run.summary.get("metric") else "interrupted")
+
+
+def trained(run: Run) -> list[dict[str, Any]]:
+    """The lines of rounds that trained (round 0 is the base model's evaluation)."""
+    return [row for row in run.rounds if row["round"] > 0]
+
+
+def metric_keys(run: Run) -> list[str]:
+    """Every metric ever measured, in order of first appearance."""
+    return list(dict.fromkeys(key for row in run.rounds for key in mapping(row.get("metrics"))))
+
+
+def metric_name(run: Run) -> str:
+    """The metric that the run is judged by."""
+    name = mapping(run.summary.get("metric")).get("name")
+    if isinstance(name, str) and name:
+        return name
+    keys = metric_keys(run)
+    return next((k for k in keys if not LOSSES.search(k)), keys[0] if keys else "score")
+
+
+def higher_is_better(run: Run) -> bool:
+    """The summary's word, else a guess from the metric's name."""
+    word = mapping(run.summary.get("metric")).get("higher_is_better")
+    return word if isinstance(word, bool) else not LOSSES.search(metric_name(run))
+
+
+def series(run: Run, *keys: str) -> tuple[list[float], list[float | None]]:
+    """Rounds and the values found under that path of keys, e.g. `series(run, "metrics", "accuracy")`."""
+    xs: list[float] = []
+    ys: list[float | None] = []
+    for row in run.rounds:
+        value: Any = row
+        for key in keys:
+            value = mapping(value).get(key)
+        xs.append(row["round"])
+        ys.append(finite(value))
+    return xs, ys
+
+
+def known(values: list[float | None]) -> list[float]:
+    """The values without the missing ones."""
+    return [v for v in values if v is not None]
+
+
+def scores(run: Run) -> dict[str, float | None]:
+    """base, local, federated and pooled; base and federated fall back on the first and last evaluation."""
+    metric = mapping(run.summary.get("metric"))
+    found = {key: finite(metric.get(key)) for key, _ in BASELINES}
+    xs, ys = series(run, "metrics", metric_name(run))
+    seen = [(x, y) for x, y in zip(xs, ys, strict=True) if y is not None]
+    if found["base"] is None and seen and seen[0][0] == 0:
+        found["base"] = seen[0][1]
+    if found["federated"] is None and seen and seen[-1][0] > 0:
+        found["federated"] = seen[-1][1]
+    return found
+
+
+def alone(run: Run) -> dict[str, float]:
+    """Each party's own score when it trains alone."""
+    parties = mapping(mapping(run.summary.get("metric")).get("local_parties"))
+    return {str(k): v for k, v in ((k, finite(v)) for k, v in parties.items()) if v is not None}
+
+
+def score_digits(runs: list[Run]) -> int:
+    """Decimals that tell the scores of all these runs apart."""
+    return decimals(value for run in runs for value in scores(run).values())
+
+
+def better(run: Run, a: float, b: float) -> float:
+    """By how much a is better than b, in the metric's own direction."""
+    return a - b if higher_is_better(run) else b - a
+
+
+def traffic(run: Run) -> dict[str, float | None]:
+    """Bytes up, down and in conversations over the whole run."""
+    told = mapping(run.summary.get("bytes"))
+    found: dict[str, float | None] = {}
+    for way in ("up", "down", "talk"):
+        found[way] = finite(told.get(way))
+        if found[way] is None:
+            values = known(series(run, "bytes", way)[1])
+            found[way] = sum(values) if values else None
+    return found
+
+
+def total(values: dict[str, float | None]) -> float | None:
+    """Sum of what is known, or None."""
+    present = known(list(values.values()))
+    return sum(present) if present else None
+
+
+def seconds(run: Run) -> float | None:
+    """Wall-clock seconds of the run."""
+    told = finite(run.summary.get("seconds"))
+    if told is not None:
+        return told
+    parts = [finite(v) or 0.0 for row in run.rounds for v in mapping(row.get("seconds")).values()]
+    return sum(parts) if parts else None
+
+
+def rounds_done(run: Run) -> int:
+    """The number of rounds that were run."""
+    rows = trained(run)
+    told = finite(run.summary.get("rounds"))
+    return int(rows[-1]["round"]) if rows else int(told or 0)
+
+
+def privacy(run: Run) -> dict[str, Any]:
+    """epsilon, delta, mechanism, noise and note; epsilon falls back on the last round's."""
+    told = dict(mapping(run.summary.get("privacy")))
+    spent = known(series(run, "epsilon")[1])
+    if finite(told.get("epsilon")) is None and spent:
+        told["epsilon"] = spent[-1]
+    if finite(told.get("epsilon")) is None and not run.facts.privacy:
+        return {}
+    if not told.get("mechanism") and run.facts.privacy:
+        told["mechanism"] = next(iter(run.facts.privacy))
+    return told
+
+
+def turnout(run: Run) -> tuple[float, float]:
+    """Party-rounds that contributed and party-rounds that were planned."""
+    done = sum(finite(row.get("clients")) or 0.0 for row in trained(run))
+    planned = sum(finite(row.get("planned")) or 0.0 for row in trained(run))
+    return done, planned
+
+
+def troubles(run: Run) -> Counter[str]:
+    """How many party-rounds were lost, by reason: the summary's account, else the events'."""
+    told = mapping(run.summary.get("dropped"))
+    found = Counter({str(k): int(finite(v) or 0) for k, v in told.items()})
+    if not found:
+        for (kind, reason), n in run.facts.reasons.items():
+            found[reason or kind] += n
+    return +found
+
+
+def failed_rounds(run: Run) -> dict[int, str]:
+    """Rounds that gave no model, with the reason where the ledger tells it."""
+    found = {int(row["round"]): "no reason noted" for row in trained(run) if row.get("failed") is True}
+    return {**found, **run.facts.failed_rounds}
+
+
+def verdict(run: Run) -> list[tuple[str, str]]:
+    """The run in one sentence, as (text, role) pieces; role is a score's name or empty."""
+    found, name = scores(run), metric_name(run).replace("_", " ")
+    digits = score_digits([run])
+    fed = found["federated"]
+    if fed is None:
+        if found["base"] is None:
+            return [(f"No {name} was measured after {rounds_done(run)} rounds.", "")]
+        return [(f"The base model has {name} ", ""), (fixed(found["base"], digits), "base"), ("; nothing later.", "")]
+    pieces = [(f"Federated {name} ", ""), (fixed(fed, digits), "federated")]
+    rounded = round(fed, digits)
+    clauses: list[list[tuple[str, str]]] = []
+    for key, win, lose, even in (
+        ("local", "beats", "falls short of", "equals"),
+        ("pooled", "passes", "stands", "equals"),
+    ):
+        other = found[key]
+        if other is None:
+            continue
+        gap = better(run, rounded, round(other, digits))
+        by, value = fixed(abs(gap), digits), (fixed(other, digits), key)
+        level = abs(gap) < 0.5 * 10**-digits
+        if key == "local":
+            verb = even if level else win if gap > 0 else lose
+            clauses.append([(f" {verb} the parties alone (", ""), value, (")" if level else f") by {by}", "")])
+        elif level or gap > 0:
+            clauses.append([(f" {even if level else win} pooled training (", ""), value, (")", "")])
+        else:
+            side = "under" if higher_is_better(run) else "above"
+            clauses.append([(f" stands {by} {side} pooled training (", ""), value, (")", "")])
+    if not clauses and found["base"] is not None:
+        gap = better(run, rounded, round(found["base"], digits))
+        verb = "equals" if gap == 0 else "improves on" if gap > 0 else "is worse than"
+        tail = "" if gap == 0 else f" by {fixed(abs(gap), digits)}"
+        clauses.append([(f" {verb} the base model (", ""), (fixed(found["base"], digits), "base"), (f"){tail}", "")])
+    for i, clause in enumerate(clauses):
+        pieces += ([(" and", "")] if i else []) + clause
+    if not clauses:
+        pieces.append((f" after {rounds_done(run)} rounds; no baseline was run", ""))
+    return [*pieces, (".", "")]
+
+
+def sentence(pieces: list[tuple[str, str]]) -> str:
+    """A verdict as plain text."""
+    return "".join(text for text, _ in pieces)

@@ -1,0 +1,91 @@
+"""The record: how to repeat the run, versions, citations, the config and the event log."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fedfm.report.folds import log_rows
+from fedfm.report.markup import card, clip, esc, fold_away, table
+from fedfm.report.numbers import count, finite, plural
+from fedfm.report.rundir import Run, mapping
+
+CONFIG_CHARS = 60_000
+
+
+def repeat_card(run: Run, tag: str, columns: int) -> str:
+    """The command that repeats the run, its config, and the versions it ran with."""
+    if run.config is None:
+        words, body = "config.yaml is missing, so this run cannot be repeated from its directory.", ""
+    else:
+        seed = run.summary.get("seed")
+        words = "The config is complete: fed back, it repeats the run" + (f" with seed {seed}." if seed is not None else ".")
+        cut = len(run.config) > CONFIG_CHARS
+        shown = run.config[:CONFIG_CHARS] + ("\n# … cut; see config.yaml" if cut else "")
+        lines = shown.count("\n") + 1
+        body = '<div class="copy"><pre>fedfm run config.yaml</pre><button type="button">Copy</button></div>' + fold_away(
+            f"config.yaml, {plural(lines, 'line')}",
+            f'<div class="copy"><pre>{esc(shown)}</pre><button type="button">Copy</button></div>',
+        )
+    return card("Repeat it", words, body, columns, "", tag)
+
+
+def versions_card(run: Run, tag: str, columns: int) -> str:
+    """Library versions and full digests."""
+    versions = mapping(run.summary.get("versions"))
+    digests = [(n, run.summary.get(f"{n}_digest")) for n in ("config", "model", "ledger")]
+    rows = [*versions.items(), *((f"{n} digest", d) for n, d in digests if d)]
+    if not rows:
+        return ""
+    inner = "".join(f'<dt>{esc(k)}</dt><dd class="mono">{esc(v)}</dd>' for k, v in rows)
+    words = "Equal digests on the same versions mean the same run, bit by bit."
+    return card("Versions and digests", words, f"<dl>{inner}</dl>", columns, "", tag)
+
+
+def citations_card(run: Run, tag: str, columns: int) -> str:
+    """The papers behind the methods that were used."""
+    told = run.summary.get("citations")
+    items = []
+    for entry in told if isinstance(told, list) else ():
+        one = mapping(entry)
+        numbers = one.get("survey")
+        marks = ", ".join(str(n) for n in numbers) if isinstance(numbers, list) and numbers else ""
+        paper = f" <span>{esc(one['paper'])}</span>" if one.get("paper") else ""
+        mark = f" <span>[{esc(marks)}]</span>" if marks else ""
+        items.append(f"<li><b>{esc(one.get('name') or 'method')}</b>{paper}{mark}</li>")
+    if not items:
+        return ""
+    words = "Please cite these when you use the result; numbers in brackets are those of the survey."
+    return card("Methods to cite", words, f'<ul class="cites">{"".join(items)}</ul>', columns, "", tag)
+
+
+def log_card(run: Run, tag: str) -> str:
+    """The ledger, folded away and cut to 500 rows."""
+    rows = log_rows(run.facts)
+    if not rows:
+        return ""
+    total = sum(run.facts.kinds.values())
+    kinds = ", ".join(f"{k} {count(n)}" for k, n in run.facts.kinds.most_common(20))
+    words = f"{plural(total, 'event')} read: {clip(kinds, 300)}."
+    cells = [
+        (_plain(e.get("round")), _plain(e.get("kind")), "–" if e.get("client") is None else _plain(e["client"]), _rest(e))
+        for e in rows
+    ]
+    note = "" if len(rows) == total else f'<p class="note">{len(rows)} of {total:,}; what is out of the ordinary comes first when cut.</p>'
+    inner = f'<div class="numbers-log">{table(("round", "kind", "party", "facts"), cells, cap=500)}{note}</div>'
+    return card("Event log", words, fold_away(f"Show {plural(len(rows), 'event')}", inner), 12, "", tag)
+
+
+def _plain(value: Any) -> str:
+    return clip(value, 40)
+
+
+def _rest(event: dict[str, Any]) -> str:
+    facts = {k: _rounded(v) for k, v in event.items() if k not in ("round", "kind", "client")}
+    text = ", ".join(f"{k} {v if isinstance(v, str) else json.dumps(v, ensure_ascii=False, default=str)}" for k, v in facts.items())
+    return clip(text, 170)
+
+
+def _rounded(value: Any) -> Any:
+    number = finite(value)
+    return float(f"{number:.4g}") if number is not None and isinstance(value, float) else value

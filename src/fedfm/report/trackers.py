@@ -1,0 +1,169 @@
+"""Experiment trackers: the metrics of each round to TensorBoard, MLflow or Weights & Biases, offline by default."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from fedfm.core.errors import ConfigError, MissingExtra, Problem, ResumeError, nearest
+from fedfm.report.numbers import finite
+from fedfm.report.rundir import read_lines
+
+TRACKERS = ("tensorboard", "mlflow", "wandb")
+
+
+class Tracker(Protocol):
+    """Takes the metrics of each round; `close` flushes and may be called once."""
+
+    def log(self, round: int, metrics: dict[str, float]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def open_tracker(name: str, run_dir: Path, config: Mapping[str, Any] | str | None) -> Tracker:
+    """A tracker writing under `run_dir`: `tensorboard/`, `mlruns.db` or `wandb/`.
+
+    MLflow goes elsewhere when MLFLOW_TRACKING_URI is set, and Weights & Biases online only when WANDB_MODE says so.
+    Raises MissingExtra with the install line, or ConfigError that names the nearest known tracker.
+    """
+    kinds = {"tensorboard": TensorBoard, "mlflow": MLflow, "wandb": WandB}
+    if name not in kinds:
+        fix = nearest(name, TRACKERS)
+        raise ConfigError([Problem("tracker", f"there is no tracker '{name}'", "only these are known to fedfm", fix)])
+    Path(run_dir).mkdir(parents=True, exist_ok=True)
+    return kinds[name](Path(run_dir), config)
+
+
+def tensorboard(run_dir: Path) -> Path:
+    """Writes a finished run's metrics.jsonl as TensorBoard events and gives their folder; ResumeError without it."""
+    source = Path(run_dir) / "metrics.jsonl"
+    if not source.is_file():
+        raise ResumeError(f"{run_dir}: has no metrics.jsonl; give a run directory that `fedfm run NAME --out DIR` wrote")
+    config = Path(run_dir) / "config.yaml"
+    tracker = TensorBoard(Path(run_dir), config.read_text("utf-8", "replace") if config.is_file() else None)
+    try:
+        for row in read_lines(source)[0]:
+            number = finite(row.get("round"))
+            if number is not None:
+                tracker.log(int(number), flat(row))
+    finally:
+        tracker.close()
+    return tracker.place
+
+
+def flat(row: Mapping[str, Any]) -> dict[str, float]:
+    """A line of metrics.jsonl as flat numbers: metrics by their own name, the rest as `bytes/up`, `seconds/train`."""
+    found: dict[str, float] = {}
+    for key, value in row.items():
+        inner = value.items() if isinstance(value, dict) else [("", value)]
+        for name, item in inner:
+            number = float(item) if isinstance(item, bool) else finite(item)
+            if number is not None and key != "round":
+                found[name if key == "metrics" else f"{key}/{name}" if name else key] = number
+    return found
+
+
+class TensorBoard:
+    """TensorBoard event files, written without TensorFlow or torch; scalars by tag, step = round."""
+
+    def __init__(self, run_dir: Path, config: Mapping[str, Any] | str | None):
+        writer = _library("tensorboard.summary.writer.event_file_writer", "tensorboard", "the tracker 'tensorboard'")
+        self._event = importlib.import_module("tensorboard.compat.proto.event_pb2").Event
+        self._summary = importlib.import_module("tensorboard.compat.proto.summary_pb2").Summary
+        self.place = run_dir / "tensorboard"
+        self._writer = writer.EventFileWriter(str(self.place))
+        if config is not None:
+            plugin = importlib.import_module("tensorboard.plugins.text.metadata")
+            tensors = importlib.import_module("tensorboard.util.tensor_util")
+            text = "\n".join(f"    {line}" for line in _text(config).splitlines())  # indented: Markdown code
+            value = self._summary.Value(
+                tag="config", metadata=plugin.create_summary_metadata(""), tensor=tensors.make_tensor_proto([text])
+            )
+            self._add(0, self._summary(value=[value]))
+
+    def log(self, round: int, metrics: dict[str, float]) -> None:
+        """One event with a scalar per metric; what is not finite is left out."""
+        values = [self._summary.Value(tag=k, simple_value=v) for k, v in _finite(metrics).items()]
+        if values:
+            self._add(round, self._summary(value=values))
+
+    def close(self) -> None:
+        """Flushes and closes the event file."""
+        self._writer.close()
+
+    def _add(self, step: int, summary: Any) -> None:
+        self._writer.add_event(self._event(wall_time=time.time(), step=step, summary=summary))
+
+
+class MLflow:
+    """An MLflow run in `mlruns.db` of the run directory, or wherever MLFLOW_TRACKING_URI points."""
+
+    def __init__(self, run_dir: Path, config: Mapping[str, Any] | str | None):
+        mlflow = _library("mlflow", "mlflow", "the tracker 'mlflow'")
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(run_dir / 'mlruns.db').resolve()}"
+        self._client = mlflow.tracking.MlflowClient(tracking_uri=uri)
+        known = self._client.get_experiment_by_name("fedfm")
+        home = known.experiment_id if known else self._client.create_experiment("fedfm")
+        self._run = self._client.create_run(home, run_name=run_dir.name).info.run_id
+        for key, value in _leaves(config):
+            self._client.log_param(self._run, key[:250], str(value)[:500])
+
+    def log(self, round: int, metrics: dict[str, float]) -> None:
+        """One value per metric, step = round; what is not finite is left out."""
+        for key, value in _finite(metrics).items():
+            self._client.log_metric(self._run, key, value, step=round)
+
+    def close(self) -> None:
+        """Marks the run as finished."""
+        self._client.set_terminated(self._run)
+
+
+class WandB:
+    """A Weights & Biases run in `wandb/` of the run directory, offline unless WANDB_MODE says otherwise."""
+
+    def __init__(self, run_dir: Path, config: Mapping[str, Any] | str | None):
+        wandb = _library("wandb", "wandb", "the tracker 'wandb'")
+        self._run = wandb.init(
+            project="fedfm",
+            name=run_dir.name,
+            dir=str(run_dir),
+            mode=os.environ.get("WANDB_MODE", "offline"),
+            config=dict(_leaves(config)),
+        )
+
+    def log(self, round: int, metrics: dict[str, float]) -> None:
+        """One row, step = round; what is not finite is left out."""
+        self._run.log(_finite(metrics), step=round)
+
+    def close(self) -> None:
+        """Finishes the run."""
+        self._run.finish()
+
+
+def _library(module: str, extra: str, what_for: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingExtra(extra, extra, what_for) from error
+
+
+def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {key: number for key, value in metrics.items() if (number := finite(value)) is not None}
+
+
+def _text(config: Mapping[str, Any] | str) -> str:
+    return config if isinstance(config, str) else json.dumps(config, indent=2, default=str)
+
+
+def _leaves(config: Any, path: str = "") -> list[tuple[str, Any]]:
+    if isinstance(config, str) and not path:
+        return [("config", config)]
+    items = config.items() if isinstance(config, Mapping) else enumerate(config) if isinstance(config, list) else None
+    if items is None:
+        return [(path, config)] if path else []
+    return [leaf for key, value in items for leaf in _leaves(value, f"{path}.{key}" if path else str(key))]

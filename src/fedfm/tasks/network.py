@@ -1,0 +1,101 @@
+"""Pre-trained networks and tokenizers for the tasks, loaded without noise and without a draw from a global generator."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from fedfm.core.errors import ModelError
+
+SEED = 20_240_917  # of every fresh tensor (heads, LoRA's A), so that all workers start from the same bits
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@contextlib.contextmanager
+def fresh() -> Iterator[None]:
+    """Torch's CPU generator at a fixed seed for the initialisation inside, and as it was afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(SEED)  # torch.manual_seed would reseed the accelerators as well
+        yield
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    from transformers.utils import logging
+
+    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bar:
+            logging.enable_progress_bar()
+
+
+def folder(model: str) -> str:
+    """What `from_pretrained` takes for a packaged name, a folder or a hub id."""
+    from fedfm import models
+
+    return models.path(model)
+
+
+def load_base(auto: str, model: str, *, dtype: str = "float32", dropout: float = 0.0, checkpointing: bool = False) -> Any:
+    """The network that `transformers.<auto>` makes of `model`, on the CPU.
+
+    Every dropout rate of its config becomes `dropout`. Raises ModelError.
+    """
+    import transformers
+
+    where = folder(model)
+    with fresh(), _quiet():
+        try:
+            config = transformers.AutoConfig.from_pretrained(where)
+            for key, value in vars(config).items():
+                if re.search("dropout|pdrop", key) and isinstance(value, int | float) and not isinstance(value, bool):
+                    setattr(config, key, dropout)
+            network = getattr(transformers, auto).from_pretrained(where, config=config, dtype=DTYPES[dtype])
+        except (OSError, ValueError, KeyError) as e:
+            raise ModelError(f"{model}: {auto} cannot load it\n    why: {e}\n"
+                             "    fix: name a packaged model (fedfm models list) or a folder in Hugging Face layout") from e
+    if checkpointing:
+        network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return network
+
+
+def load_tokenizer(model: str) -> Any:
+    """The fast tokenizer of `model`, with a pad token. Raises ModelError."""
+    import transformers
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its thread pool does not survive a fork
+    with _quiet():
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder(model))
+        except (OSError, ValueError, KeyError) as e:
+            raise ModelError(f"{model}: its tokenizer cannot be loaded\n    why: {e}") from e
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def longest(network: Any, tokenizer: Any, wanted: int) -> int:
+    """The most tokens of one text: `wanted`, or what the network's positions and the tokenizer allow."""
+    positions = getattr(network.config, "max_position_embeddings", None) or wanted
+    return min(wanted, int(positions), int(tokenizer.model_max_length))
+
+
+def share(module: nn.Module, whole: nn.Module, own: tuple[str, ...]) -> None:
+    """Let the frozen parameters of `module` lie in the storage of `whole` (a prefix copy where a shape is cut)."""
+    theirs = dict(whole.named_parameters())
+    for name, mine in module.named_parameters():
+        if mine.requires_grad or name in own:
+            continue
+        source = theirs[name].data
+        mine.data = source if source.shape == mine.shape else source[tuple(slice(n) for n in mine.shape)].clone()

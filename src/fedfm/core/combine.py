@@ -170,6 +170,10 @@ class ByClient(Client):
 
     rules: Mapping[str, Client] = field(default_factory=dict)
 
+    @property
+    def dialect(self) -> str:  # type: ignore[override]
+        return " and ".join(sorted({c.dialect for c in self.rules.values()}))
+
     def gives(self, layout: Layout) -> Layout:
         given: Sequence[Layout] = list({c.gives(layout).digest: c.gives(layout) for c in self.rules.values()}.values())
         if len(given) != 1:

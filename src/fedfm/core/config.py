@@ -19,7 +19,7 @@ import yaml
 from fedfm.core.combine import Pipe
 from fedfm.core.errors import ConfigError, Problem, nearest
 from fedfm.core.federation import Federation
-from fedfm.core.registry import cards, find, load
+from fedfm.core.registry import load, methods
 
 Config = dict[str, Any]
 OUTSIDE = ("engine",)  # slots that never change a result, hence not in the digest
@@ -59,10 +59,7 @@ def resolve(config: Config) -> Config:
     config = dict(config)
     base: Config = {}
     if (name := config.pop("recipe", None)) is not None:
-        if find(name).kind != "recipe":
-            raise ConfigError([Problem("recipe", f"'{name}' is a method", "a run starts from a recipe",
-                                       "use one of: " + ", ".join(n for n, c in cards().items() if c.kind == "recipe"))])
-        base = {"recipe": name, **to_config(load(name)())}
+        base = {"recipe": name, **to_config(load(name, "recipe")())}
     return _merge(base, config)
 
 
@@ -132,16 +129,16 @@ def _put(config: Any, path: str, value: Any) -> Problem | None:
             known: Any = int(key)
         elif isinstance(node, dict):
             name = node.get("name")
-            names = {f.name for f in dataclasses.fields(load(name))} | {"name"} if name in cards() else (
+            names = {f.name for f in dataclasses.fields(load(name))} | {"name"} if name in methods() else (
                 {f.name for f in dataclasses.fields(Federation)} if depth == 0 else set(node))
-            free = depth > 0 and name not in cards()  # a mapping of the user's own
+            free = depth > 0 and name not in methods()  # a mapping of the user's own
             if key not in names and not free:
                 return Problem(path, f"{here} has no key '{key}'", nearest(key, names), f"fedfm show {name or 'RECIPE'} lists the keys")
             known = key
         else:
             return Problem(path, f"{here} is {node!r}", "it has no keys", f"set {here} to a mapping with a name")
         if depth == len(keys) - 1:
-            if isinstance(value, str) and value in cards() and isinstance(node.get(known) if isinstance(node, dict) else node[known], dict | list | None):
+            if isinstance(value, str) and value in methods() and isinstance(node.get(known) if isinstance(node, dict) else node[known], dict | list | None):
                 value = {"name": value}
             node[known] = value
         else:
@@ -153,7 +150,7 @@ def _value(hint: Any, value: Any, where: str, problems: list[Problem], slot: str
     """Turn plain data into what the field's type hint asks for."""
     if isinstance(value, list) and slot in ("uplink", "downlink", "talk", "wire"):
         return Pipe(*(_value(Any, v, f"{where}.{i}", problems, "wire") for i, v in enumerate(value)))
-    if isinstance(value, str) and slot and value in cards():
+    if isinstance(value, str) and slot and value in methods():
         value = {"name": value}
     if isinstance(value, dict) and "name" in value:
         try:
@@ -192,7 +189,7 @@ def _fields(cls: Any, config: Mapping[str, Any], where: str, problems: list[Prob
         if key not in known:
             problems.append(Problem(at, f"unknown key '{key}'", nearest(key, known), "rename or remove it"))
             continue
-        slots = {s for c in cards().values() for s in c.slots} | set(_SLOT_OF)
+        slots = {s for c in methods().values() for s in c.slots} | set(_SLOT_OF)
         given[key] = v = _value(hints.get(key, Any), value, at, problems, key if key in slots else None)
         meta = known[key].metadata
         for bound, bad in (("low", lambda a, b: a < b), ("high", lambda a, b: a > b)):

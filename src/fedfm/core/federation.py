@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,6 +131,7 @@ class Run:
         self.metrics = Ledger(folder / "metrics.jsonl", self.state.metrics)
         self.hub = Hub(fed, engine, self.bound)
         self.hub.accept = self._check_upload
+        self.tick: Callable[[int, int], None] = lambda done, planned: None  # progress inside a round
         self.reads_each = (fed.aggregate.form == "all" or fed.value.reads or fed.detect.reads or fed.adversary.forges)
 
     # ---- the loop ---------------------------------------------------------------------------------------------
@@ -153,6 +154,7 @@ class Run:
                                       lambda j: fed.pace.enough(len(kept), len(began), j.due - start)):
                     clock.lap("train")
                     st.clock, seen = max(st.clock, s.job.due), seen + 1
+                    self.tick(seen, len(queue))
                     m = self._open(s, ctx, decoders)
                     if m is not None and self.reads_each:
                         messages[s.job.id] = m
@@ -200,7 +202,7 @@ class Run:
         pool = {i: n for i, n in self.parties.items() if i not in st.busy}
         answers: dict[str, Message] = {}
         if fed.select.asks:
-            ask = [self._job("ask", i, k) for k, i in enumerate(fed.select.candidates(pool, st.select, ctx))]
+            ask = [self.job("ask", i, k) for k, i in enumerate(fed.select.candidates(pool, st.select, ctx))]
             if ask:
                 brief = self._brief(ask[0])
                 for s in self.hub.collect(ask, brief):
@@ -219,13 +221,13 @@ class Run:
         st, jobs = self.state, []
         for position, (i, terms) in enumerate(plan.jobs):
             due = self.fed.pace.due(st.clock, ctx.at(client=i, terms=terms))
-            job = dataclasses.replace(self._job("train", i, position, terms), due=due)
+            job = dataclasses.replace(self.job("train", i, position, terms), due=due)
             st.busy[i] = job
             jobs.append(job)
             ctx.at(client=i).note("bytes", direction="down", total=self._brief(job).nbytes, stages={})
         return jobs
 
-    def _job(self, kind: str, id: str, position: int, terms: Terms | None = None) -> Job:
+    def job(self, kind: str, id: str, position: int, terms: Terms | None = None) -> Job:
         st = self.state
         st.epoch += 1
         return Job(kind, id, st.epoch, st.round, st.attempt, st.round, st.accepted.get(id, 0), st.clock, position,
@@ -323,7 +325,7 @@ class Run:
     def score(self, model: Tensor) -> dict[str, float]:
         """The held-out scores of a model, computed in parts wherever sessions run."""
         parts = self.fed.evaluate.parts
-        jobs = [dataclasses.replace(self._job("score", f"score/{k}", k), part=(k, parts)) for k in range(parts)]
+        jobs = [dataclasses.replace(self.job("score", f"score/{k}", k), part=(k, parts)) for k in range(parts)]
         return merge([dict(s.upload.info["scores"]) for s in self.hub.collect(jobs, Message(model, kind="weights"))
                       if s.upload is not None])
 

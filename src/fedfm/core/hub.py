@@ -170,10 +170,11 @@ class Hub:
         while any(not self.live[i].ended for i in ids if i in self.live):
             self.pump()
 
-    def collect(self, jobs: list[Job], brief: Message) -> list[Session]:
+    def collect(self, jobs: list[Job], brief: Message, tick: Callable[[int], None] = lambda done: None) -> list[Session]:
         """Run independent jobs (questions, scores, baselines) side by side; in the order of `jobs`."""
         for job in jobs:
             self.start(job, brief)
-        while any(not self.live[j.id].ended for j in jobs):
+        while (ended := sum(self.live[j.id].ended for j in jobs)) < len(jobs):
+            tick(ended)
             self.pump()
         return [self.drop(j.id) for j in jobs]

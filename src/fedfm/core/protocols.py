@@ -47,11 +47,21 @@ class Task:
 
 
 class Client:
-    """ClientUpdate of Algorithm 1."""
+    """ClientUpdate of Algorithm 1. `dialect` names what brief it expects: client and server must speak the same."""
+
+    dialect: ClassVar[str] = "model"
 
     def gives(self, layout: Layout) -> Layout:
         """The layout of the message's `x`, from the layout of the model."""
         return layout
+
+    def alone(self) -> Client:
+        """What a party would run on its own, from and to plain weights (the baselines)."""
+        return self
+
+    def steps_for(self, rows: int) -> int:
+        """Local steps a round for a party with so many examples; 0 if the method has no such number."""
+        return 0
 
     def work(self, brief: Message, data: Any, state: State, ctx: Ctx, bound: Bound
              ) -> tuple[Message, State] | Generator[Say, Message, tuple[Message, State]]:
@@ -72,6 +82,7 @@ class Aggregate:
 class Server:
     """What the server keeps, sends and does with an aggregate."""
 
+    dialect: ClassVar[str] = "model"
     phases: ClassVar[Mapping[str, Barrier]] = {}
 
     def init(self, bound: Bound, ctx: Ctx) -> State:
@@ -113,6 +124,7 @@ class Aggregator:
 
     form: ClassVar[Literal["sum", "all"]] = "sum"
     shares: ClassVar[bool] = False  # `share` exists: the lift can run on the client, under masks
+    takes: ClassVar[str] = ""  # the one kind of message it understands; "": any
     plain: ClassVar[bool] = False  # lift only scales: a clipped update stays bounded in the sum
     needs: ClassVar[int] = 1  # fewest messages that `combine` accepts
 
@@ -187,6 +199,7 @@ class Selector:
     """Who takes part (by default everybody). One that `asks` hears private answers (bids, losses) before it plans."""
 
     asks: ClassVar[bool] = False
+    releases: ClassVar[bool] = False  # the answers say something about the private data (a loss)
 
     def init(self, pool: Mapping[str, int], ctx: Ctx) -> State:
         return {}
@@ -207,7 +220,8 @@ class Selector:
 class Pace:
     """When a round closes, as data. Times are simulated seconds."""
 
-    late: ClassVar[Literal["cancel", "keep"]] = "cancel"
+    late: Literal["cancel", "keep"] = "cancel"
+    partial: bool = False  # a round may close while parties are still working
 
     def room(self, busy: int, want: int) -> int:
         """How many new sessions may start while `busy` are under way."""

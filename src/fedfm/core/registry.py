@@ -107,32 +107,43 @@ def knob(
 
 
 @functools.cache
-def cards() -> dict[str, Card]:
-    """Every card by name, sorted by name. Raises when two methods share a name."""
-    found: dict[str, Card] = {}
+def cards() -> tuple[Card, ...]:
+    """Every card, sorted by name. A recipe may carry the name of its method; two methods may not share one."""
+    found: dict[tuple[str, str], Card] = {}
     for module, path in _modules():
         text = path.read_text(encoding="utf-8")
         if "@method(" not in text and "@recipe(" not in text:
             continue
         for card in _read(module, ast.parse(text, str(path))):
-            if card.name in found:
-                raise ConfigError([Problem(card.module, f"the name '{card.name}' is taken",
-                                           f"{found[card.name].module} has it", "give the method another name")])
-            found[card.name] = card
-    return dict(sorted(found.items()))
+            key = (card.name, card.kind)
+            if key in found:
+                raise ConfigError([Problem(card.module, f"the name '{card.name}' is taken", f"{found[key].module} has it",
+                                           "give the method another name")])
+            found[key] = card
+    return tuple(found[k] for k in sorted(found))
+
+
+@functools.cache
+def methods() -> dict[str, Card]:
+    return {c.name: c for c in cards() if c.kind == "method"}
+
+
+@functools.cache
+def recipes() -> dict[str, Card]:
+    return {c.name: c for c in cards() if c.kind == "recipe"}
 
 
 def find(name: str, slot: str | None = None) -> Card:
-    """The card called `name`; an unknown name, or one that does not fit `slot`, raises and names the nearest."""
-    fits = {n for n, c in cards().items() if slot is None or slot in c.slots}
-    if name in fits:
-        return cards()[name]
+    """The card called `name` that fits `slot` ("recipe" for recipes); otherwise raises and names the nearest."""
+    known = recipes() if slot == "recipe" else {n: c for n, c in methods().items() if slot is None or slot in c.slots}
+    if name in known:
+        return known[name]
     where = slot or "name"
-    if name in cards():
-        why = f"'{name}' fits {cards()[name].slot}, not {slot}"
-        raise ConfigError([Problem(where, f"'{name}' cannot fill this slot", why, "use one of: " + ", ".join(sorted(fits)))])
-    raise ConfigError([Problem(where, f"unknown method '{name}'", nearest(name, fits),
-                               f"fedfm list{f' --slot {slot}' if slot else ''} shows all")])
+    if name in methods() and slot != "recipe":
+        raise ConfigError([Problem(where, f"'{name}' cannot fill this slot", f"it fits {methods()[name].slot}, not {slot}",
+                                   "use one of: " + ", ".join(known))])
+    raise ConfigError([Problem(where, f"there is no {'recipe' if slot == 'recipe' else 'method'} '{name}'",
+                               nearest(name, known), f"fedfm list{f' --slot {slot}' if slot else ''} shows all")])
 
 
 def load(name: str, slot: str | None = None) -> Any:

@@ -36,7 +36,7 @@ UPLOAD = "upload"
 class Job:
     """One session to run. `epoch` is unique in the run: every event carries it, so nothing late is mistaken.
 
-    kind "train": a round's work; "ask": the selector's question; "alone": train without the wire (baselines);
+    kind "train": a round's work; "ask": the selector's question; "alone": train and score without the others;
     "score": evaluate the brief on a part of the held-out data.
     """
 
@@ -98,13 +98,21 @@ class Site:
             self._encoded[key] = self.bound.encode(replace(rows, rows=rows.rows[part::parts]))
         return self._encoded[key]
 
+    def dropped(self) -> dict[str, int]:
+        """Rows that the task could not use, by reason, over all parties."""
+        total: dict[str, int] = {}
+        for client in self.parties.ids:
+            for reason, n in getattr(self._encoded.get(client), "dropped", {}).items():
+                total[reason] = total.get(reason, 0) + n
+        return total
+
     def ctx(self, job: Job) -> Ctx:
         return Ctx(self.fed.seed, job.round, job.attempt, job.id, job.terms, simulated=self.fed.simulated, events=[])
 
     def run(self, job: Job, brief: Message) -> Generator[Said, Message, None]:
         """The session of `job` as a stream of `Said`; ends with phase "done", or "gone" with the error."""
         ctx = self.ctx(job)
-        talk = {"train": self._train, "alone": self._train, "ask": self._ask, "score": self._score}[job.kind](job, brief, ctx)
+        talk = {"train": self._train, "alone": self._alone, "ask": self._ask, "score": self._score}[job.kind](job, brief, ctx)
         reply: Message | None = None
         events = ctx.events
         assert events is not None
@@ -129,21 +137,17 @@ class Site:
 
     # ---- the kinds of session ---------------------------------------------------------------------------------
     def _train(self, job: Job, brief: Message, ctx: Ctx) -> Generator[Say, Message, None]:
-        fed, alone = self.fed, job.kind == "alone"
+        fed, stages, bound = self.fed, stages_of(self.fed.uplink), self.bound.narrow(ctx.terms)
         client = fed.adversary.wrap(fed.client) if job.malicious else fed.client
-        kept = {} if alone else self.store.load(job.id, job.base)
-        mine, wire = kept.get("client", {}), kept.get("wire", {})
-        down = kept.get("down", {})
-        stages = () if alone else stages_of(fed.uplink)
-        bound = self.bound.narrow(ctx.terms)
+        kept = self.store.load(job.id, job.base)
+        mine, wire, down = kept.get("client", {}), kept.get("wire", {}), kept.get("down", {})
 
-        if not alone:
-            for i, stage in enumerate(stages):
-                join = stage.join(wire.get(str(i), {}), ctx.within(i))
-                wire[str(i)] = yield from self._relay(join, ctx, fed.talk)
-            model = fed.server.gives(bound.layout)
-            x, down = fed.downlink.decode(brief.x, brief.side, down, ctx.at(layout=model).within("down"))
-            brief = replace(brief, x=x, side={})
+        for i, stage in enumerate(stages):
+            join = stage.join(wire.get(str(i), {}), ctx.within(i))
+            wire[str(i)] = yield from self._relay(join, ctx, fed.talk)
+        model = fed.server.gives(bound.layout)
+        x, down = fed.downlink.decode(brief.x, brief.side, down, ctx.at(layout=model).within("down"))
+        brief = replace(brief, x=x, side={})
 
         start = time.perf_counter()
         with ctx.ambient():
@@ -169,13 +173,21 @@ class Site:
             sizes[name] = sum(t.numel() * t.element_size() for t in (x, *side.values()))
         ctx.note("seconds", work=worked - start, encode=time.perf_counter() - worked)
         self._lost(UPLOAD, ctx)
-        version = 0 if alone else self.store.save(job.id, job.epoch, {"client": mine, "wire": wire, "down": down})
-        if not alone:
-            ctx.note("bytes", direction="up", total=m.nbytes, stages=sizes)
-        reply = yield Say(UPLOAD, m, version, last=alone or UPLOAD not in phases(fed.uplink))
+        version = self.store.save(job.id, job.epoch, {"client": mine, "wire": wire, "down": down})
+        ctx.note("bytes", direction="up", total=m.nbytes, stages=sizes)
+        reply = yield Say(UPLOAD, m, version, last=UPLOAD not in phases(fed.uplink))
         for i, stage in enumerate(stages):
             leave = stage.leave(wire.get(str(i), {}), reply, ctx.within(i))
             yield from self._relay(leave, ctx, fed.talk)
+
+    def _alone(self, job: Job, brief: Message, ctx: Ctx) -> Generator[Say, Message, None]:
+        """A baseline: train from the brief without the others, then score what came out."""
+        client = self.fed.client.alone()
+        with ctx.ambient():
+            out = client.work(brief, self.data(job.id), {}, ctx, self.bound)
+            assert isinstance(out, tuple), "what a party runs alone does not converse"
+            scores = self.bound.score(self.held_out(0, 1))
+        yield Say("score", nothing(scores=scores), last=True)
 
     def _ask(self, job: Job, brief: Message, ctx: Ctx) -> Generator[Say, Message, None]:
         answer = self.fed.select.answer(brief, self.data(job.id), ctx, self.bound)

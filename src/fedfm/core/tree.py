@@ -74,9 +74,9 @@ class Layout:
         return slice(self.entries[mine[0]].offset,
                      self.entries[after].offset if after < len(self.entries) else self.size)
 
-    def sub(self, pattern: str) -> tuple[Layout, Tensor]:
-        """The layout of the tensors that match, and the positions of its elements in this one (padding included)."""
-        kept = self.only(pattern)
+    def sub(self, pattern: str, *, rest: bool = False) -> tuple[Layout, Tensor]:
+        """The layout of the tensors that match (`rest`: of the others), and where its elements lie in this one."""
+        kept = [e for e in self.entries if fnmatch.fnmatchcase(e.name, pattern) != rest]
         sub = Layout.of({e.name: e.shape for e in kept}, axes={e.name: e.axes for e in kept},
                         buffers=[e.name for e in kept if not e.trainable])
         where = [torch.arange(e.offset, e.offset + _up(e.size)) for e in kept]
@@ -95,10 +95,6 @@ class Layout:
             if name in tensors:
                 view.copy_(tensors[name])
         return flat
-
-    def only(self, pattern: str) -> tuple[Entry, ...]:
-        """The entries whose name matches a shell pattern."""
-        return tuple(e for e in self.entries if fnmatch.fnmatchcase(e.name, pattern))
 
     @property
     def numel(self) -> int:

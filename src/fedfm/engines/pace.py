@@ -1,11 +1,11 @@
-"""When a round closes: after all, at a deadline with a quorum, or at every K-th arrival. Times are simulated."""
+"""When a round closes: after all, at a deadline with a quorum, or at every K-th arrival (simulated time)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import KW_ONLY, dataclass
+from typing import Literal
 
 import torch
 
@@ -19,8 +19,8 @@ from fedfm.core.registry import knob, method
 class Speed:
     """How long a piece of work takes: mean_s times a party's own factor times a round's own factor.
 
-    Both factors are lognormal with mean 1, exp(s z - s^2 / 2); the party's is the same in every round. The default takes
-    no time.
+    Both factors are lognormal with mean 1, exp(s z - s^2 / 2); the party's is the same in every round. The
+    default takes no time.
     """
 
     mean_s: float = knob(0.0, "mean duration in simulated seconds", low=0.0)
@@ -43,8 +43,8 @@ class SimulatedPace(Pace):
 
     speed: Speed = knob(factory=Speed, doc="how long work takes")
     dropout: float = knob(0.0, "probability that a party vanishes in a round", low=0.0, high=1.0)
-    dropout_phase: str = knob("upload", "just before what it vanishes; empty: before the first thing it would say")
-    drop: Mapping[str, str] = knob(factory=dict, doc="party -> phase before which it vanishes in every round (for tests)")
+    dropout_phase: str = knob("upload", "before what it vanishes; empty: before its first word")
+    drop: Mapping[str, str] = knob(factory=dict, doc="party -> phase before which it vanishes, every round")
 
     def due(self, now: float, ctx: Ctx) -> float:
         return now + self.speed.duration(ctx)
@@ -55,11 +55,13 @@ class SimulatedPace(Pace):
             return True
         if not self.dropout or self.dropout_phase not in ("", phase):
             return False
-        return float(torch.rand((), dtype=torch.float64, generator=ctx.at(path="").rng("dropout"))) < self.dropout
+        rng = ctx.at(path="").rng("dropout")
+        return float(torch.rand((), dtype=torch.float64, generator=rng)) < self.dropout
 
 
 @method("synchronous", slot="pace", section="IV.A", survey=(25,),
-        paper="McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, 2017",
+        paper="McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, "
+              "2017",
         atlas=("fedavg",))
 @dataclass(frozen=True)
 class AllArrive(SimulatedPace):
@@ -67,19 +69,24 @@ class AllArrive(SimulatedPace):
 
 
 @method("quorum", slot="pace", section="VII", survey=(229,),
-        paper="Bonawitz et al., Towards Federated Learning at Scale: System Design, 2019")
+        paper="Bonawitz et al., Towards Federated Learning at Scale: System Design, 2019",
+        reduces_to="quorum(fraction=0) is synchronous")
 @dataclass(frozen=True)
 class Quorum(SimulatedPace):
     """The round closes at a deadline and counts when ceil(fraction * planned) parties contributed.
 
-    Work that is done exactly at the deadline is in time. `eager` closes already when the quorum has arrived. Late work is
-    cancelled, or goes on and counts in the round in which it arrives.
+    Work that is done exactly at the deadline is in time. `eager` closes already when the quorum has arrived.
+    Late work is cancelled, or goes on and counts in the round in which it arrives.
     """
 
     fraction: float = knob(0.8, "share of the planned parties that must contribute", low=0.0, high=1.0)
-    deadline_s: float | None = knob(None, "simulated seconds after which the round closes; none: when all have arrived", low=0.0)
+    deadline_s: float | None = knob(None, "simulated seconds until a round closes; none: no limit", low=0.0)
     eager: bool = knob(False, "close as soon as the quorum has arrived")
-    late: str = knob("cancel", "what becomes of late work", choices=("cancel", "keep"))  # type: ignore[misc,assignment]
+    late: Literal["cancel", "keep"] = knob("cancel", "what becomes of late work", choices=("cancel", "keep"))
+
+    @property
+    def partial(self) -> bool:  # type: ignore[override]
+        return self.eager or self.deadline_s is not None
 
     def quorum(self, planned: int) -> int:
         return max(1, math.ceil(round(self.fraction * planned, 9)))  # 0.07 * 100 is 7.000000000000001
@@ -92,28 +99,30 @@ class Quorum(SimulatedPace):
 
 @method("buffered", slot="pace", section="IV.A", survey=(215, 229),
         paper="Nguyen et al., Federated Learning with Buffered Asynchronous Aggregation, 2022",
-        reduces_to="buffered(size=m, concurrency=m) with m parties planned is synchronous",
+        reduces_to="buffered(size=m, concurrency=m) is synchronous",
         atlas=("fedbuff",))
 @dataclass(frozen=True)
 class Buffered(SimulatedPace):
     """Up to M = `concurrency` parties work at any time; the server steps at every K-th = `size`-th arrival.
 
-    Nobody waits: work goes on across rounds and arrives with a staleness, the number of versions made meanwhile (about
-    M / K on average); `fedbuff` discounts it. Combine with a selector whose plans are random in every part (uniform), for
-    the places that became free go to the first of the plan. A round in which too many fail closes with fewer than K.
-    ValueError when M < K.
+    Nobody waits: work goes on across rounds and arrives with a staleness, the number of versions made
+    meanwhile (about M / K on average); `fedbuff` discounts it. Combine with a selector whose plans are random
+    in every part (uniform), for the places that became free go to the first of the plan. A round in which too
+    many fail closes with fewer than K. ValueError when M < K.
     """
 
     size: int = knob(10, "contributions a round, K", low=1)
     concurrency: int = knob(20, "parties at work at any time, M", low=1)
+    _: KW_ONLY
     speed: Speed = knob(factory=lambda: Speed(1.0, 0.5, 0.1), doc="how long work takes")
 
-    late: ClassVar = "keep"
+    late = "keep"
+    partial = True
 
     def __post_init__(self) -> None:
         if self.concurrency < self.size:
-            raise ValueError(f"buffered waits for {self.size} contributions but lets only {self.concurrency} parties work: "
-                             "concurrency must be at least size")
+            raise ValueError(f"buffered waits for {self.size} contributions but lets only {self.concurrency} "
+                             "parties work: concurrency must be at least size")
 
     def room(self, busy: int, want: int) -> int:
         return max(0, self.concurrency - busy)

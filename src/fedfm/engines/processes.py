@@ -155,8 +155,8 @@ class ProcessEngine:
     def _feed(self) -> None:
         while self._queue and self._pool:
             worker = min(self._pool, key=lambda w: w.load)
-            if worker.load >= self.DEPTH:
-                return
+            if worker.load >= (self.DEPTH if self._queue[0][0].kind == "train" else 1):
+                return  # a baseline is long: nothing waits behind it
             job, brief = self._queue.popleft()
             key = self._key(brief)
             known = key in worker.briefs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -19,11 +20,12 @@ from fedfm.incentives.money import largest_remainder, units_down
 class BudgetSplit(Reward):
     """Share `budget` among those who delivered, by the positive part of their contribution phi.
 
-    linear: in proportion to phi; softmax: to exp(phi / temperature); rank: to k, k - 1, ..., 1 (equal phi share the
-    mean of their ranks); equal: alike to all who delivered, whatever phi. Without a positive phi (equal apart) nobody is
-    paid, or all alike: `fallback` says which. In the other policies phi <= 0 (or not finite, or unknown) gets exactly 0.
-    The payments sum to the budget in minor units exactly (largest remainder; ties to the larger phi, then by name): a
-    larger phi never gets less, and an equal phi at most one unit less.
+    linear: in proportion to phi; softmax: to exp(phi / temperature); rank: to k, k - 1, ..., 1 (equal phi
+    share the mean of their ranks); equal: alike to all who delivered, whatever phi. Without a positive phi
+    (equal apart) nobody is paid, or all alike: `fallback` says which. In the other policies phi <= 0 (or not
+    finite, or unknown) gets exactly 0. The payments sum to the budget in minor units exactly (largest
+    remainder; ties to the larger phi, then by name): a larger phi never gets less, and an equal phi at most
+    one unit less.
     """
 
     budget: float = knob(100.0, "money for one round", low=0.0)
@@ -31,6 +33,10 @@ class BudgetSplit(Reward):
     temperature: float = knob(1.0, "of softmax, in units of phi; small: the best takes all", low=1e-12)
     fallback: str = knob("none", "when nobody has a positive phi", choices=("none", "equal"))
     minor: int = knob(100, "minor units in one unit of money", low=1)
+
+    @property
+    def needs_values(self) -> bool:
+        return self.policy != "equal"
 
     def pay(self, plan: Plan, delivered: Sequence[str], values: Mapping[str, float], state: State, ctx: Ctx
             ) -> tuple[dict[str, float], State]:
@@ -49,6 +55,7 @@ class BudgetSplit(Reward):
         if self.policy == "softmax":
             return [Fraction(math.exp((g - top) / self.temperature)) if g > 0 else Fraction(0) for g in gains]
         if self.policy == "rank":
-            return [Fraction(sum(1 for o in gains if 0 < o < g)) + Fraction(gains.count(g) + 1, 2) if g > 0 else Fraction(0)
-                    for g in gains]
+            rising = sorted(g for g in gains if g > 0)
+            twice = [bisect_left(rising, g) + bisect_right(rising, g) + 1 for g in gains]
+            return [Fraction(r, 2) if g > 0 else Fraction(0) for r, g in zip(twice, gains, strict=True)]
         return [Fraction(g) for g in gains]

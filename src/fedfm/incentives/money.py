@@ -22,9 +22,9 @@ def units_down(amount: float, minor: int) -> int:
 def largest_remainder(weights: Sequence[Fraction], total: int) -> list[int]:
     """Whole shares of `total`, in proportion to `weights` (>= 0), that sum to it exactly.
 
-    Each gets the floor of its exact share; the units left over go to the largest fractional parts, ties to the
-    earlier position. A zero weight gets nothing, a larger weight never less, and nobody is off by a unit or more.
-    All weights zero: all shares zero. (Hamilton's method.)
+    Each gets the floor of its exact share; the units left over go to the largest fractional parts, ties to
+    the earlier position. A zero weight gets nothing, a larger weight never less, and nobody is off by a unit
+    or more. All weights zero: all shares zero. (Hamilton's method.)
     """
     whole = sum(weights, Fraction(0))
     if whole <= 0:

@@ -25,6 +25,8 @@ class Poisson(Selector):
 
     rate: float = knob(0.1, "probability of taking part in a round", low=0.0, high=1.0)
 
+    random_size = True
+
     def select(self, pool: Mapping[str, int], state: State, ctx: Ctx, answers: Mapping[str, Message]
                ) -> tuple[Plan, State]:
         coins = torch.rand(len(pool), dtype=torch.float64, generator=ctx.shared("select"))

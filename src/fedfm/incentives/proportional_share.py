@@ -15,6 +15,7 @@ from fedfm.core.context import Ctx, Terms
 from fedfm.core.message import Message, nothing
 from fedfm.core.protocols import Plan, Reward, Selector, State
 from fedfm.core.registry import knob, method
+from fedfm.incentives.answers import numbers
 from fedfm.incentives.money import units_down, units_up
 
 
@@ -22,11 +23,11 @@ def allocate(asks: Mapping[str, float], quality: Mapping[str, float], budget: fl
              ) -> tuple[tuple[str, ...], dict[str, Fraction]]:
     """Winners in order of rising ask per quality, and the exact payment of each.
 
-    In that order (ties by name) i is taken while b_i <= B q_i / (Q + q_i), Q the quality taken before; it stops at the
-    first who is not. With Q the winners' total all are paid q_i r, r = min(B / Q, b_j / q_j), j the first loser (Singer
-    2010). So sum p <= B, p_i >= b_i, and p_i is the highest ask with which i still wins, whatever i asked: truth is a
-    dominant strategy. All of it is computed in fractions, hence exact. Asks that are negative or not finite and
-    qualities that are not positive stay out. O(n log n).
+    In that order (ties by name) i is taken while b_i <= B q_i / (Q + q_i), Q the quality taken before; it
+    stops at the first who is not. With Q the winners' total all are paid q_i r, r = min(B / Q, b_j / q_j), j
+    the first loser (Singer 2010). So sum p <= B, p_i >= b_i, and p_i is the highest ask with which i still
+    wins, whatever i asked: truth is a dominant strategy. All of it is computed in fractions, hence exact.
+    Asks that are negative or not finite and qualities that are not positive stay out. O(n log n).
     """
     density = {i: Fraction(b) / Fraction(quality[i]) for i, b in asks.items()
                if math.isfinite(b) and b >= 0 and quality[i] > 0}
@@ -47,19 +48,21 @@ def allocate(asks: Mapping[str, float], quality: Mapping[str, float], budget: fl
 
 @method("proportional-share", slot=("select", "reward"), section="VI.C/VI.E", survey=(148,),
         paper="Singer, Budget Feasible Mechanisms, 2010",
-        departs="Without the branch that buys the one best offer alone, which only the worst-case bound on value needs.")
+        departs="No branch that buys the best offer alone, which only the worst-case bound on value needs.")
 @dataclass(frozen=True)
 class ProportionalShare(Selector, Reward):
     """Every free party asks for money; the server buys the cheapest examples that the round's budget can pay.
 
-    Quality is the number of examples, which is public. The same object goes into the slots `select` and `reward`. In
-    simulation a party's private cost is uniform on [cost_low, cost_high], drawn once for the whole run from its own
-    stream; `misreport` multiplies what it asks, for experiments (truth is the best answer).
+    Quality is the number of examples, which is public. The same object goes into the slots `select` and
+    `reward`. In simulation a party's private cost is uniform on [cost_low, cost_high], drawn once for the
+    whole run from its own stream; `misreport` multiplies what it asks, for experiments (truth is the best
+    answer).
 
-    Money is whole minor units: an ask is rounded up by who asks, a payment down. A payment at or above a whole ask stays
-    so, hence nobody is paid below cost, and the rounded payment is still the highest (whole) ask that wins. Only who
-    delivers is paid; the promises to the others return to the server. Under a pace that keeps late work a promise stays
-    open until the party delivers or is promised something else, so each round's own promises never exceed `budget`.
+    Money is whole minor units: an ask is rounded up by who asks, a payment down. A payment at or above a
+    whole ask stays so, hence nobody is paid below cost, and the rounded payment is still the highest (whole)
+    ask that wins. Only who delivers is paid; the promises to the others return to the server. Under a pace
+    that keeps late work a promise stays open until the party delivers or is promised something else, so each
+    round's own promises never exceed `budget`.
     """
 
     budget: float = knob(100.0, "money to promise in one round", low=0.0)
@@ -69,6 +72,7 @@ class ProportionalShare(Selector, Reward):
     minor: int = knob(100, "minor units in one unit of money", low=1)
 
     asks = True
+    plans = True
 
     def __post_init__(self) -> None:
         if self.cost_high < self.cost_low:
@@ -89,9 +93,8 @@ class ProportionalShare(Selector, Reward):
     def select(self, pool: Mapping[str, int], state: State, ctx: Ctx, answers: Mapping[str, Message]
                ) -> tuple[Plan, State]:
         asks: dict[str, float] = {}
-        for i in pool:
-            ask = answers[i].info.get("ask") if i in answers else None
-            if isinstance(ask, int | float) and math.isfinite(ask):
+        for i, ask in numbers(answers, "ask").items():
+            if i in pool and ask >= 0:
                 ctx.at(client=i).note("bid", ask=ask)
                 asks[i] = units_up(ask, self.minor)
         winners, payments = allocate(asks, pool, units_down(self.budget, self.minor))

@@ -14,18 +14,20 @@ from fedfm.core.registry import knob, method
 
 
 @method("uniform", slot="select", section="VI.C", survey=(25,),
-        paper="McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, 2017",
+        paper="McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, "
+              "2017",
         reduces_to="uniform(fraction=1) is everybody",
         atlas=("fedavg",))
 @dataclass(frozen=True)
 class Uniform(Selector):
-    """m of the N free parties, each m-subset as likely as any other: m = max(1, round(fraction N)), or `count`.
+    """m of the N free parties, every m-subset alike: m = max(1, round(fraction N)), or `count`.
 
-    When m is the whole population the plan is in pool order. Otherwise it is in drawn order, so that a pace that has
-    room for fewer than m (buffered rounds) starts a uniform sample too, and not the first names of the pool.
+    When m is the whole population the plan is in pool order. Otherwise it is in drawn order, so that a pace
+    that has room for fewer than m (buffered rounds) starts a uniform sample too, and not the first names of
+    the pool.
     """
 
-    count: int | None = knob(None, "parties a round; none: by `fraction`; more than there are means all", low=1)
+    count: int | None = knob(None, "parties a round (all, if fewer are free); none: by `fraction`", low=1)
     fraction: float = knob(1.0, "share of the free parties, when `count` is not given", low=0.0, high=1.0)
 
     def init(self, pool: Mapping[str, int], ctx: Ctx) -> State:

@@ -1,7 +1,7 @@
 """Foundation models that need no hub: packaged on a package index, checked by digest, kept in a cache.
 
-`path(name)` is all that a command needs: it turns the name of a packaged model, a local folder or a hub id into
-what `transformers` loads. Importing this module loads neither `torch` nor `transformers`.
+`path(name)` is all that a command needs: it turns the name of a packaged model, a local folder or a hub id
+into what `transformers` loads. Importing this module loads neither `torch` nor `transformers`.
 """
 
 from fedfm.models.identity import digest

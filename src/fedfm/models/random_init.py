@@ -1,7 +1,7 @@
 """Tiny models with random weights, made in a moment without any download: for tests and dry runs.
 
-Same seed, same bytes: the weights come from one generator in the order of their names, whatever the version of
-the libraries. Both tokenizers cover any text.
+Same seed, same bytes: the weights come from one generator in the order of their names, whatever the version
+of the libraries. Both tokenizers cover any text.
 """
 
 from __future__ import annotations
@@ -18,23 +18,26 @@ if TYPE_CHECKING:
     import torch
 
 _WORDS = """
-the a an of to in and or is are was were be has have had for on with as by at from that this it its not no one two
-which who whose when where how what used use using made make part kind type form small large great long short new old
-good bad man woman people person child animal plant food body place time year day night water fire air earth house city
-country state work money market price bank loan law court doctor nurse patient disease drug music art book word name
-number color red green blue white black yellow question answer yes positive negative neutral true false
+the a an of to in and or is are was were be has have had for on with as by at from that this it its not no
+one two which who whose when where how what used use using made make part kind type form small large great
+long short new old good bad man woman people person child animal plant food body place time year day night
+water fire air earth house city country state work money market price bank loan law court doctor nurse
+patient disease drug music art book word name number color red green blue white black yellow question answer
+yes positive negative neutral true false
 """
 
 _CHAT = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 
 
 def tiny(kind: str, folder: str | os.PathLike[str], *, seed: int = 0) -> Path:
-    """Write a random model of `kind` ('encoder': BERT, 'causal-lm': LLaMA) to `folder` in Hugging Face layout.
+    """Write a random model of `kind` ('encoder': BERT, 'causal-lm': LLaMA) to `folder`, Hugging Face layout.
 
-    2 layers of width 32, no dropout. The causal LM has one token per byte and a chat template. Raises ModelError.
+    2 layers of width 32, no dropout. The causal LM has one token per byte and a chat template.
+    Raises ModelError for another kind.
     """
     makers = {"encoder": _encoder, "causal-lm": _causal_lm}
     if kind not in makers:
@@ -122,9 +125,7 @@ def _causal_lm(folder: Path, seed: int) -> None:
     (folder / "generation_config.json").write_text(json.dumps(tokens, indent=2) + "\n", encoding="utf-8")
 
 
-def _save(
-    folder: Path, network: Any, config: Any, tokenizer: Any, settings: dict[str, Any], seed: int
-) -> None:
+def _save(folder: Path, network: Any, config: Any, tokenizer: Any, settings: dict[str, Any], seed: int) -> None:
     import torch
     from safetensors.torch import save_file
 

@@ -60,13 +60,9 @@ def path(name_or_path: str | os.PathLike[str], *, progress: bool = True) -> str:
         _check_folder(folder)
         return str(folder)
     if text and folder.exists():
-        raise ModelError(
-            f"{text}: is a file\n    fix: name the folder that holds config.json and the weights"
-        )
+        raise ModelError(f"{text}: is a file\n    fix: name the folder that holds config.json and the weights")
     if re.match(r"[./~\\]|[A-Za-z]:[\\/]", text) or text.count("/") > 1 or "\\" in text:
-        raise ModelError(
-            f"{text}: no such folder\n    fix: check the path; packaged models: {', '.join(catalog())}"
-        )
+        raise ModelError(f"{text}: no such folder\n    fix: check the path; packaged models: {', '.join(catalog())}")
     if close := _near(text):
         raise ModelError(
             f"{text}: no packaged model of this name, and no such folder\n"
@@ -74,7 +70,8 @@ def path(name_or_path: str | os.PathLike[str], *, progress: bool = True) -> str:
         )
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", text):
         raise ModelError(
-            f"'{text}': neither a packaged model ({', '.join(catalog())}), nor a folder, nor a hub id (org/name)"
+            f"'{text}': neither a packaged model, nor a folder, nor a hub id (org/name)\n"
+            f"    fix: packaged models are {', '.join(catalog())}"
         )
     return text
 

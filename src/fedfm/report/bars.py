@@ -32,7 +32,15 @@ class Rung:
     dots: tuple[tuple[str, float], ...] = ()
 
 
-def bars(width: int, label: str, rows: Sequence[Bar], show: Callable[[float], str], row: int = 26, letters: int = 0, most: float = 0.0) -> str:
+def bars(
+    width: int,
+    label: str,
+    rows: Sequence[Bar],
+    show: Callable[[float], str],
+    row: int = 26,
+    letters: int = 0,
+    most: float = 0.0,
+) -> str:
     """Bars from zero, to either side; `letters` (of the names) and `most` align several charts."""
     if not rows:
         return ""
@@ -62,8 +70,8 @@ def bars(width: int, label: str, rows: Sequence[Bar], show: Callable[[float], st
         out.append(
             f'<g class="hit" data-t="{tip}"><rect class="pad" y="{i * row}" width="{width}" height="{row}"/>'
             f'<text class="l q" x="0" y="{y + 4:.1f}">{esc(name)}</text>'
-            f'<rect class="f-{r.colour}" x="{x:.1f}" y="{y - 7:.1f}" width="{max(abs(length), 0.8):.1f}" height="14"'
-            f' rx="2.5"/>{tick}<text{side} x="{at:.1f}" y="{y + 4:.1f}">{esc(text)}</text></g>'
+            f'<rect class="f-{r.colour}" x="{x:.1f}" y="{y - 7:.1f}" width="{max(abs(length), 0.8):.1f}"'
+            f' height="14" rx="2.5"/>{tick}<text{side} x="{at:.1f}" y="{y + 4:.1f}">{esc(text)}</text></g>'
         )
     return svg(width, row * len(rows), "".join(out), label)
 
@@ -101,9 +109,16 @@ def stacked(
     return svg(width, row * len(rows), "".join(out), label)
 
 
-def ladder(width: int, label: str, rungs: Sequence[Rung], show: Callable[[float], str], row: int = 56) -> str:
-    """Scores on one axis, a row each; the dots are single parties."""
-    values = [v for r in rungs for v in (r.value, *(d for _, d in r.dots))]
+def ladder(
+    width: int,
+    label: str,
+    rungs: Sequence[Rung],
+    show: Callable[[float], str],
+    row: int = 56,
+    also: Sequence[float] = (),
+) -> str:
+    """Scores on one axis, a row each; the dots are single parties; the axis holds `also` these values."""
+    values = [v for r in rungs for v in (r.value, *(d for _, d in r.dots))] + list(also)
     if not values:
         return ""
     low, high = min(values), max(values)
@@ -137,7 +152,8 @@ def ladder(width: int, label: str, rungs: Sequence[Rung], show: Callable[[float]
                 f' data-t="{esc(clip(name, 40))} alone|{esc(show(v))}"/>'
             )
         out.append(
-            f'<circle class="knob f-{r.colour}" cx="{px(r.value):.1f}" cy="{y:.1f}" r="{8 if r.strong else 6}"/>'
+            f'<circle class="knob f-{r.colour}" cx="{px(r.value):.1f}" cy="{y:.1f}"'
+            f' r="{8 if r.strong else 6}"/>'
         )
         out.append(
             f'<text class="l v f-{r.colour}{strong}" x="{width - right + 14:.1f}" y="{y + 5:.1f}">'

@@ -58,8 +58,10 @@ def bins(n: int, most: int = 80) -> list[range]:
     return [range(i * n // k, (i + 1) * n // k) for i in range(k)] if k else []
 
 
-def thin(xs: Sequence[float], ys: Sequence[float | None], most: int = 200) -> list[tuple[float, float | None]]:
-    """At most about `most` points of a line: both ends, and the lowest and highest of each run of neighbours."""
+def thin(
+    xs: Sequence[float], ys: Sequence[float | None], most: int = 200
+) -> list[tuple[float, float | None]]:
+    """About `most` points of a line: both ends, and the lowest and highest of each run of neighbours."""
     points = list(zip(xs, ys, strict=True))
     if len(points) <= most:
         return points
@@ -95,20 +97,24 @@ def lines(
     zero: bool = False,
     marks: Sequence[float] = (),
     direct: bool = True,
+    most: int = 200,
 ) -> str:
-    """Lines and baselines, each labelled at its end; `marks` flags rounds, `zero` starts the axis at 0, `direct` labels."""
+    """Lines and baselines, labelled at their ends if `direct`; `marks` flags rounds, `zero` starts at 0."""
     values = [y for s in series for y in s.ys if y is not None] + [r.y for r in rules]
     places = [x for s in series for x in s.xs]
     if not values or not places:
         return ""
     low, high = (min(0.0, *values) if zero else min(values)), max(values)
     pad = (high - low) * 0.07 or abs(high) * 0.1 or 1.0
-    low, high = (low if zero or 0 <= low < pad else low - pad), (high if high <= 1 < high + pad else high + pad)
+    low, high = (
+        (low if zero or 0 <= low < pad else low - pad),
+        (high if high <= 1 < high + pad else high + pad),
+    )
     ends = [(s, next((y for y in reversed(s.ys) if y is not None), None)) for s in series]
     names = [(clip(s.name, 18), s.colour, y, show(y)) for s, y in ends if y is not None]
     names += [(clip(r.name, 18), r.colour, r.y, show(r.y)) for r in rules]
     names = names if direct else []
-    grid = labelled(ticks(low, high, 4 if direct else 3), show)
+    grid = labelled(ticks(low, high), show)
     left = 10 + LETTER * max(len(text) for _, text in grid)
     right = min(16 + LETTER * max((len(f"{n} {v}") for n, _, _, v in names), default=-1), width * 0.42)
     top, bottom = 12, 30
@@ -126,9 +132,13 @@ def lines(
     for t, text in grid:
         out.append(f'<path class="g" d="M{left:.0f} {py(t):.1f}h{plot:.0f}"/>')
         out.append(f'<text class="t e" x="{left - 7:.0f}" y="{py(t) + 4:.1f}">{esc(text)}</text>')
-    at = ticks(x0, x1, max(2, int(plot // 80)), whole=x_name == "round") if direct else [x0, x1][: 1 + (x1 > x0)]
-    for i, t in enumerate(at):
-        name = f"{x_name} {show_x(t)}" if i == len(at) - 1 and x_name else show_x(t)
+    at = (
+        ticks(x0, x1, max(2, int(plot // 80)), whole=x_name == "round")
+        if direct
+        else [x0, x1][: 1 + (x1 > x0)]
+    )
+    for i, (t, text) in enumerate(labelled(at, show_x)):
+        name = f"{x_name} {text}" if i == len(at) - 1 and x_name else text
         anchor = " m" if px(t) < width - right - 20 else " e"
         out.append(f'<text class="t{anchor}" x="{px(t):.1f}" y="{height - 9}">{esc(name)}</text>')
     for mark in marks:
@@ -138,14 +148,18 @@ def lines(
     for r in rules if direct else ():
         out.append(f'<path class="rule s-{r.colour}" d="M{left:.0f} {py(r.y):.1f}h{plot + 4:.0f}"/>')
     for s in series:
-        points = [(px(x), None if y is None else py(y)) for x, y in thin(s.xs, s.ys)]
+        points = [(px(x), None if y is None else py(y)) for x, y in thin(s.xs, s.ys, most)]
         path, real = _path(points), [(x, y) for x, y in points if y is not None]
         if s.area and len(real) > 1:
             floor = height - bottom
             out.append(f'<path class="area f-{s.colour}" d="{_path(real)}V{floor}H{real[0][0]:.1f}Z"/>')
         out.append(f'<path class="line s-{s.colour}" d="{path}"/>')
         if real:
-            few = real if len(real) <= 24 else real[-1:]
+            few = real if len(real) <= (24 if direct else 8) else real[-1:]
+            if direct and real[-1][0] < left + plot - 1:
+                out.append(
+                    f'<path class="lead" d="M{real[-1][0] + 6:.1f} {real[-1][1]:.1f}H{left + plot + 4:.0f}"/>'
+                )
             out += [f'<circle class="dot f-{s.colour}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in few]
     spots = apart([py(y) for _, _, y, _ in names], 15, top, height - bottom - 2)
     for (name, colour, _, value), y in zip(names, spots, strict=True):
@@ -158,7 +172,9 @@ def lines(
     return svg(width, height, "".join(out), label, frame)
 
 
-def line_tip(series: Sequence[Line], show: Callable[[float], str], head: str = "round", cap: int = 160) -> dict[str, object]:
+def line_tip(
+    series: Sequence[Line], show: Callable[[float], str], head: str = "round", cap: int = 160
+) -> dict[str, object]:
     """The tooltip's data for `lines`: at most `cap` places on the x axis (those of the first line)."""
     xs = series[0].xs if series else []
     chosen = [run[-1] for run in bins(len(xs), cap)]
@@ -166,7 +182,9 @@ def line_tip(series: Sequence[Line], show: Callable[[float], str], head: str = "
     rows = []
     for s, at in zip(series, by_x, strict=True):
         values = [at.get(xs[i]) for i in chosen]
-        rows.append({"n": clip(s.name, 40), "c": s.colour, "v": ["" if v is None else show(v) for v in values]})
+        rows.append(
+            {"n": clip(s.name, 40), "c": s.colour, "v": ["" if v is None else show(v) for v in values]}
+        )
     return {"x": [xs[i] for i in chosen], "h": [f"{head} {short(xs[i])}" for i in chosen], "s": rows}
 
 
@@ -180,7 +198,7 @@ def columns(
     bad: Sequence[int] = (),
     top_value: float | None = None,
 ) -> str:
-    """Stacked columns; `stacks` are (name, colour, heights), `names` label the columns, `bad` ones are flagged."""
+    """Stacked columns; `stacks` are (name, colour, heights), `names` the columns, `bad` ones are flagged."""
     n = len(names)
     heights = [sum(values[i] for _, _, values in stacks) for i in range(n)]
     high = (top_value or max(heights, default=0.0) or 1.0) * 1.04
@@ -213,16 +231,22 @@ def columns(
         out.append(f'<path class="bad" d="M{x - 3:.1f} {height - bottom - 8}l6 6m0 -6l-6 6"/>')
     every = max(1, math.ceil(n * 44 / max(step * n, 1)))
     for i in range(0, n, every):
-        out.append(f'<text class="t m" x="{first + i * step + bar / 2:.1f}" y="{height - 9}">{esc(names[i])}</text>')
-    frame = f' data-frame="{first + bar / 2:.1f},{step * max(n - 1, 1):.1f},0,{max(n - 1, 1)}" data-bar="{bar:.1f}"'
+        out.append(
+            f'<text class="t m" x="{first + i * step + bar / 2:.1f}" y="{height - 9}">{esc(names[i])}</text>'
+        )
+    last = max(n - 1, 1)
+    frame = f' data-frame="{first + bar / 2:.1f},{step * last:.1f},0,{last}" data-bar="{bar:.1f}"'
     cross = f'<path class="cross band" d="M0 {top}V{height - bottom}"/>'
     return svg(width, height, cross + "".join(out), label, frame)
 
 
-def spark(values: Sequence[float | None], colour: str, width: int = 120, height: int = 30, floor: bool = False) -> str:
+def spark(
+    values: Sequence[float | None], colour: str, width: int = 120, height: int = 30, floor: bool = False
+) -> str:
     """A word-sized line without axes; `floor` takes the first value for the lowest and does not draw it."""
     base = values[0] if floor and values else None
     values = values[1:] if floor else values
+    values = values[next((i for i, v in enumerate(values) if v is not None), 0) :]
     points = thin(range(len(values)), values, 80)
     real = [(x, y) for x, y in points if y is not None]
     if len(real) < 2:
@@ -234,8 +258,8 @@ def spark(values: Sequence[float | None], colour: str, width: int = 120, height:
     at = [(1 + x / x1 * (width - 2), height - 4 - (y - low) / reach * (height - 8)) for x, y in real]
     area = f'<path class="area f-{colour}" d="{_path(at)}V{height}H{at[0][0]:.1f}Z"/>'
     return (
-        f'<svg class="spark" viewBox="0 0 {width} {height}" preserveAspectRatio="none" aria-hidden="true">{area}'
-        f'<path class="line s-{colour}" d="{_path(at)}"/></svg>'
+        f'<svg class="spark" viewBox="0 0 {width} {height}" preserveAspectRatio="none" aria-hidden="true">'
+        f'{area}<path class="line s-{colour}" d="{_path(at)}"/></svg>'
     )
 
 

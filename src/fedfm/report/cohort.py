@@ -13,7 +13,7 @@ from fedfm.report.charts import bins
 from fedfm.report.folds import OUTCOMES, SEVERITY
 from fedfm.report.grids import CELLS, heat, participation
 from fedfm.report.markup import SPANS, both, card, clip, esc, figure, legend, table
-from fedfm.report.numbers import count, finite, fixed, plural, share, short
+from fedfm.report.numbers import alike, count, finite, fixed, plural, share, short
 from fedfm.report.rundir import Run, mapping
 
 PARTIES, LABELS = 60, 30
@@ -54,8 +54,9 @@ def grid_card(run: Run, tag: str, columns: int) -> str:
     heights = [(sum(done[r] for r in g) / len(g), sum(planned[r] for r in g) / len(g)) for g in groups]
     ends = [f"{_uploads(run, n)}/{max(run.facts.parties[n].planned, _uploads(run, n))}" for n in chosen]
     names = [str(g[0]) if len(g) == 1 else f"{g[0]}–{g[-1]}" for g in groups]
-    words = _turnout_words(run, found)
-    label = f"Participation of {plural(len(chosen), 'party', 'parties')} over {plural(len(rounds), 'round')}. {words}"
+    words = _turnout_words(run, found, len(rounds))
+    who = plural(len(chosen), "party", "parties")
+    label = f"Participation of {who} over {plural(len(rounds), 'round')}. {words}"
     tip = {
         "cols": [f"round {n}" for n in names],
         "rows": [clip(n, 40) for n in chosen],
@@ -63,13 +64,19 @@ def grid_card(run: Run, tag: str, columns: int) -> str:
         "names": OUTCOMES,
     }
     starts = [str(g[0]) for g in groups]
-    image = participation(label, chosen, starts, codes, ends, heights, SPANS[columns])
+
+    def draw(width: int) -> str:
+        return participation(label, chosen, starts, codes, ends, heights, width)
+
+    image = both(draw, columns) if len(groups) <= 16 else draw(SPANS[columns])
     keys = legend((OUTCOMES[c], CELLS[c][0], count(found[c])) for c in "cldrfp" if c in seen or found[c])
     notes = []
     if len(chosen) < len(active):
         notes.append(f"{len(chosen)} of {len(active):,} parties, evenly spaced")
     if len(groups) < len(rounds):
-        notes.append(f"{len(rounds):,} rounds in {len(groups)} columns, each showing the most frequent outcome")
+        notes.append(
+            f"{len(rounds):,} rounds in {len(groups)} columns, each showing the most frequent outcome"
+        )
     if run.sampled:
         notes.append(f"{len(rounds):,} rounds of a long ledger were read")
     note = f'<p class="note">{esc("; ".join(notes))}.</p>' if notes else ""
@@ -90,7 +97,9 @@ def _grid_numbers(run: Run, chosen: Sequence[str]) -> str:
     rows = []
     for name in chosen:
         t = run.facts.parties[name]
-        rows.append((name, t.planned, t.uploads, *(t.trouble[k] for k in ("dropout", "late", "refused", "failed"))))
+        rows.append(
+            (name, t.planned, t.uploads, *(t.trouble[k] for k in ("dropout", "late", "refused", "failed")))
+        )
     return table(("party", "planned", "uploads", "dropped out", "late", "refused", "failed"), rows, sort=True)
 
 
@@ -101,7 +110,7 @@ def _usual(outcome: dict[int, dict[str, str]], group: Sequence[int], name: str) 
     return max(codes, key=lambda c: (codes[c], SEVERITY.index(c))) if codes else "."
 
 
-def _turnout_words(run: Run, found: Counter[str]) -> str:
+def _turnout_words(run: Run, found: Counter[str], rounds: int) -> str:
     done, planned = outline.turnout(run)
     if not planned:
         planned = float(sum(found.values()))
@@ -110,7 +119,8 @@ def _turnout_words(run: Run, found: Counter[str]) -> str:
     words = f"{share(done, planned)} of the planned party-rounds contributed"
     if done == planned and not lost:
         return "Every planned party contributed in every round."
-    return f"{words}; {', '.join(lost)}." if lost else f"{words}."
+    where = f" in the {rounds} rounds read" if run.sampled else ""
+    return f"{words}; {', '.join(lost)}{where}." if lost else f"{words}."
 
 
 def data_card(run: Run, tag: str, columns: int) -> str:
@@ -120,7 +130,9 @@ def data_card(run: Run, tag: str, columns: int) -> str:
     spread: dict[str, dict[str, float]] = {}
     for name in sorted(map(str, parties), key=_natural):
         told = mapping(parties.get(name))
-        parts = {str(k): v for k, x in mapping(told.get("distribution")).items() if (v := finite(x)) and v > 0}
+        parts = {
+            str(k): v for k, x in mapping(told.get("distribution")).items() if (v := finite(x)) and v > 0
+        }
         amount = finite(told.get("rows"))
         rows[name] = amount if amount is not None else sum(parts.values())
         spread[name] = parts
@@ -129,14 +141,20 @@ def data_card(run: Run, tag: str, columns: int) -> str:
         return ""
     totals: Counter[str] = Counter()
     for name in rows:
-        totals.update({k: v for k, v in spread[name].items()})  # type: ignore[arg-type]
+        totals.update(spread[name])
     labels = [k for k, _ in totals.most_common()]
     words = _skew(rows, spread, totals)
     chosen = sample(list(rows), PARTIES if columns == 12 else 24)
-    note = f'<p class="note">{len(chosen)} of {len(rows):,} parties, evenly spaced.</p>' if len(chosen) < len(rows) else ""
+    note = (
+        f'<p class="note">{len(chosen)} of {len(rows):,} parties, evenly spaced.</p>'
+        if len(chosen) < len(rows)
+        else ""
+    )
     labels = sorted(labels, key=_natural) if len(labels) <= LABELS else labels
     head = ("party", "rows", *(clip(k, 16) for k in labels[:12]))
-    numbers = table(head, [(n, count(rows[n]), *(count(spread[n].get(k, 0)) for k in labels[:12])) for n in chosen])
+    numbers = table(
+        head, [(n, count(rows[n]), *(count(spread[n].get(k, 0)) for k in labels[:12])) for n in chosen]
+    )
     height = 24 if len(chosen) <= 12 else 19 if len(chosen) <= 30 else 15
     if not labels:
         chart = both(lambda w: bars(w, words, [Bar(n, rows[n]) for n in chosen], count, height), columns)
@@ -159,7 +177,14 @@ def data_card(run: Run, tag: str, columns: int) -> str:
     if len(labels) > len(shown):
         note += f'<p class="note">The {len(shown)} most frequent of {len(labels):,} labels.</p>'
     body = f'<div class="scroll">{figure(words, image, tip)}</div>{note}'
-    return card("Data per party", words + " Darker is a larger share of the party's rows.", body, columns, numbers, tag)
+    return card(
+        "Data per party",
+        words + " Darker is a larger share of the party's rows.",
+        body,
+        columns,
+        numbers,
+        tag,
+    )
 
 
 def _skew(rows: dict[str, float], spread: dict[str, dict[str, float]], totals: Counter[str]) -> str:
@@ -175,8 +200,14 @@ def _skew(rows: dict[str, float], spread: dict[str, dict[str, float]], totals: C
             if own:
                 off.append(sum(abs(spread[name].get(k, 0.0) / own - totals[k] / whole) for k in totals) / 2)
         if off:
-            words += f". On average {share(sum(off) / len(off))} of a party's rows would have to change label to match the whole"
+            away = share(sum(off) / len(off))
+            words += f". On average {away} of a party's rows would have to change label to match the whole"
     return words + "."
+
+
+def read_only(run: Run) -> str:
+    """A sentence for figures summed over a ledger that was read in part; empty when all of it was."""
+    return f" Sums are over the {plural(len(run.facts.outcome), 'round')} read." if run.sampled else ""
 
 
 def party_table(run: Run, tag: str) -> str:
@@ -197,16 +228,19 @@ def party_table(run: Run, tag: str) -> str:
     column("planned", [count(t.planned) if t else "–" for t in tallies])
     column("uploads", [count(t.uploads) if t else "–" for t in tallies])
     column("lost", [count(sum(t.trouble.values())) if t else "–" for t in tallies])
-    column("loss before", [short(t.first[0] / t.first[1]) if t and t.first[1] else "–" for t in tallies])
-    column("loss after", [short(t.last[0] / t.last[1]) if t and t.last[1] else "–" for t in tallies])
-    column(f"{outline.metric_name(run).replace('_', ' ')} alone", [fixed(alone.get(n), digits) for n in names])
-    column("contribution", [short(t.value) if t else "–" for t in tallies])
-    column("asked", [short(t.asked) if t else "–" for t in tallies])
-    column("paid", [short(t.paid) if t else "–" for t in tallies])
+    column("loss before", alike([t.first[0] / t.first[1] if t and t.first[1] else None for t in tallies]))
+    column("loss after", alike([t.last[0] / t.last[1] if t and t.last[1] else None for t in tallies]))
+    column(
+        f"{outline.metric_name(run).replace('_', ' ')} alone", [fixed(alone.get(n), digits) for n in names]
+    )
+    column("contribution", alike([t.value if t else None for t in tallies]))
+    column("asked", alike([t.asked if t else None for t in tallies]))
+    column("paid", alike([t.paid if t else None for t in tallies]))
     if len(cells) < 2:
         return ""
     rows = list(zip(*cells.values(), strict=True))
-    words = f"{plural(len(names), 'party', 'parties')}; losses are means over a party's jobs. A click on a head sorts."
+    who = plural(len(names), "party", "parties")
+    words = f"{who}; losses are means over a party's jobs. A click on a head sorts." + read_only(run)
     return card("Every party", words, table(list(cells), rows, cap=100, sort=True), 12, "", tag)
 
 

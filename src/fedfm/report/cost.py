@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fedfm.report import outline
 from fedfm.report.bars import Bar, bars
@@ -11,7 +11,11 @@ from fedfm.report.markup import both, card, esc, figure, legend, table
 from fedfm.report.numbers import finite, fixed, plural, share, size, span
 from fedfm.report.rundir import Run, mapping
 
-WAYS = (("up", "c1", "up (party to server)"), ("down", "c3", "down (server to party)"), ("talk", "c4", "conversations"))
+WAYS = (
+    ("up", "c1", "up (party to server)"),
+    ("down", "c3", "down (server to party)"),
+    ("talk", "c4", "conversations"),
+)
 WORK = (("train", "c1"), ("encode", "c6"), ("aggregate", "c3"), ("evaluate", "c5"), ("other", "c8"))
 
 
@@ -59,14 +63,19 @@ def wire_card(run: Run, tag: str, width: int) -> str:
         for i, (stage, n) in enumerate(zip(stages, each, strict=True)):
             note = f"÷ {_factor(each[i - 1] / n)}" if i and n and each[i - 1] != n else ""
             lengths.append(Bar(stage, n, colour if i == len(stages) - 1 else "mute", note))
-            rows.append((_way(way), stage, size(n), size(sums[i] / messages), _factor(each[0] / n) if n else "–"))
+            rows.append(
+                (_way(way), stage, size(n), size(sums[i] / messages), _factor(each[0] / n) if n else "–")
+            )
         factor = each[0] / each[-1] if each[-1] else 1.0
         if not words and len(stages) > 1 and factor > 1.005:
-            words = f"The wire makes what goes {_way(way)} {_factor(factor)} times smaller, {size(each[0])} to {size(each[-1])} a round."
+            words = (
+                f"The wire makes what goes {_way(way)} {_factor(factor)} times smaller, "
+                f"{size(each[0])} to {size(each[-1])} a round."
+            )
         label = f"{_way(way)}: " + ", ".join(f"{b.name} {size(b.value)}" for b in lengths)
-        head = f'<p class="note">{esc(_way(way).capitalize())}, mean of a round with {_per_round(messages, rounds)}</p>'
-        chart = both(lambda w, rows=lengths, label=label: bars(w, label, rows, size, 24, min(letters, 15), most), width)  # type: ignore[misc]
-        blocks.append(head + figure(label, chart))
+        title = f"{_way(way).capitalize()}, mean of a round with {_per_round(messages, rounds)}"
+        chart = both(_funnel(label, lengths, min(letters, 15), most), width)
+        blocks.append(f'<p class="note">{esc(title)}</p>{figure(label, chart)}')
     words = words or "Nothing was compressed: what is sent is as large as the update itself."
     numbers = table(("direction", "after stage", "a round", "a message", "times smaller"), rows)
     return card("Stages of the wire", words, "".join(blocks), width, numbers, tag)
@@ -81,12 +90,21 @@ def time_card(run: Run, tag: str, width: int, most: float | None = None) -> str:
         return ""
     rounds = len(stacks[0][2])
     top = max(totals, key=lambda k: totals[k])
-    words = f"{span(spent / rounds)} a round; {'everything else' if top == 'other' else top} takes {share(totals[top], spent)}"
+    name = "everything else" if top == "other" else top
+    words = f"{span(spent / rounds)} a round; {name} takes {share(totals[top], spent)}"
     side = totals["encode"] + totals["aggregate"]
-    words += f", encoding and aggregating {share(side, spent)}." if side and top not in ("encode", "aggregate") else "."
+    words += (
+        f", encoding and aggregating {share(side, spent)}."
+        if side and top not in ("encode", "aggregate")
+        else "."
+    )
     keys = legend((k, c, share(totals[k], spent)) for k, c, _ in stacks if totals[k])
     chart, numbers = _over_rounds(run, words, stacks, span, width, most)
     return card("Time per round", words, keys + chart, width, numbers, tag)
+
+
+def _funnel(label: str, rows: Sequence[Bar], letters: int, most: float) -> Callable[[int], str]:
+    return lambda w: bars(w, label, rows, size, 24, letters, most)
 
 
 def _stacks(run: Run, field: str, parts: Sequence[tuple[str, str]]) -> list[tuple[str, str, list[float]]]:
@@ -101,14 +119,20 @@ def _peak(run: Run, field: str) -> float:
 
 
 def _over_rounds(  # type: ignore[no-untyped-def]
-    run: Run, words: str, stacks: Sequence[tuple[str, str, Sequence[float]]], show, width: int, most: float | None
+    run: Run,
+    words: str,
+    stacks: Sequence[tuple[str, str, Sequence[float]]],
+    show,
+    width: int,
+    most: float | None,
 ) -> tuple[str, str]:
     rounds = [int(row["round"]) for row in outline.trained(run)]
     broken = outline.failed_rounds(run)
     groups = bins(len(rounds))
     means = [(n, c, [sum(v[i] for i in g) / len(g) for g in groups]) for n, c, v in stacks if any(v)]
     heads = [
-        f"round {rounds[g[0]]}" if len(g) == 1 else f"mean of rounds {rounds[g[0]]}–{rounds[g[-1]]}" for g in groups
+        f"round {rounds[g[0]]}" if len(g) == 1 else f"mean of rounds {rounds[g[0]]}–{rounds[g[-1]]}"
+        for g in groups
     ]
     bad = [i for i, g in enumerate(groups) if any(rounds[j] in broken for j in g)]
     starts = [str(rounds[g[0]]) for g in groups]

@@ -59,7 +59,7 @@ class Facts:
 
 
 def fold(events: Iterable[dict[str, Any]]) -> Facts:
-    """Facts of a ledger; events of unknown kind are counted and kept for the log, malformed fields skipped."""
+    """Facts of a ledger; unknown kinds are counted and kept for the log, malformed fields skipped."""
     facts = Facts()
     for position, event in enumerate(events):
         kind = event.get("kind")
@@ -76,7 +76,7 @@ def fold(events: Iterable[dict[str, Any]]) -> Facts:
 
 
 def log_rows(facts: Facts) -> list[dict[str, Any]]:
-    """At most 500 events in order; everything out of the ordinary comes before routine ones when cut."""
+    """At most 500 events in order; when cut, what is out of the ordinary comes before routine events."""
     rows = facts.unusual[:LOG_ROWS]
     rows = rows + facts.routine[: LOG_ROWS - len(rows)]
     return [event for _, event in sorted(rows, key=lambda row: row[0])]

@@ -9,7 +9,14 @@ from fedfm.report.charts import LETTER
 from fedfm.report.markup import clip, esc, svg
 
 # Outcomes differ in height as well as in colour, so that the grid reads without colour too.
-CELLS = {"c": ("c1", 1.0), "l": ("c5", 0.62), "d": ("c2", 0.38), "r": ("c4", 0.62), "f": ("bad", 1.0), "p": ("mute", 0.2)}
+CELLS = {
+    "c": ("c1", 1.0),
+    "l": ("c5", 0.62),
+    "d": ("c2", 0.38),
+    "r": ("c4", 0.62),
+    "f": ("bad", 1.0),
+    "p": ("mute", 0.2),
+}
 
 
 def participation(
@@ -21,12 +28,12 @@ def participation(
     heights: Sequence[tuple[float, float]],
     width: int,
 ) -> str:
-    """A cell per party and round (`codes`: a string per party); above it contributed and planned per round."""
+    """A cell per party and round (`codes`: a string per party); on top contributed and planned per round."""
     names = [clip(p, 16) for p in parties]
     left = 12 + LETTER * max(map(len, names), default=0)
     right = 12 + LETTER * max(map(len, ends), default=0)
     n = len(rounds)
-    cw = max(5.0, min(62.0, (width - left - right) / max(n, 1)))
+    cw = max(5.0, min(70.0, (width - left - right) / max(n, 1)))
     ch = 22.0 if len(parties) <= 12 else 16.0 if len(parties) <= 30 else 11.0
     top, wide = 54.0, left + right + cw * n
     gap = 3.0 if cw > 14 else 1.4 if cw > 7 else 0.8
@@ -42,7 +49,9 @@ def participation(
     high = 1 - (3 if ch > 12 else 1.6) / ch
     out.append(_layer("s-none", high, [(j, 0, n) for j in range(len(parties))], (left, top, cw, ch), gap))
     for code, (colour, tall) in CELLS.items():
-        spots = [(j, m.start(), len(m[0])) for j, row in enumerate(codes) for m in re.finditer(f"{code}+", row)]
+        spots = [
+            (j, m.start(), len(m[0])) for j, row in enumerate(codes) for m in re.finditer(f"{code}+", row)
+        ]
         out.append(_layer(f"s-{colour}", high * tall, spots, (left, top, cw, ch), gap))
     small = " tiny" if ch < 12 else ""
     for j, (name, end) in enumerate(zip(names, ends, strict=True)):
@@ -52,7 +61,10 @@ def participation(
     every = max(1, round(40 / cw))
     bottom = top + ch * len(parties)
     for i in range(0, n, every):
-        out.append(f'<text class="t m" x="{left + i * cw + (cw - gap) / 2:.1f}" y="{bottom + 17:.0f}">{esc(rounds[i])}</text>')
+        out.append(
+            f'<text class="t m" x="{left + i * cw + (cw - gap) / 2:.1f}" y="{bottom + 17:.0f}">'
+            f"{esc(rounds[i])}</text>"
+        )
     out.append('<rect class="focus" width="0" height="0"/>')
     frame = f' data-grid="{left:.2f},{top:.2f},{cw:.3f},{ch:.2f}"'
     return svg(round(wide), bottom + 26, "".join(out), label, frame)
@@ -66,7 +78,7 @@ def heat(
     ends: Sequence[str],
     width: int,
 ) -> str:
-    """Shares between 0 and 1 in six steps of one colour, parties down, labels across."""
+    """Shares in six steps of one colour up to the largest share; parties down, labels across."""
     names = [clip(r, 16) for r in rows]
     left, right = 12 + LETTER * max(map(len, names), default=0), 10 + LETTER * max(map(len, ends), default=0)
     cw = max(9.0, (width - left - right) / max(len(columns), 1))
@@ -77,27 +89,43 @@ def heat(
     for i, column in enumerate(columns):
         x = left + i * cw + cw / 2
         spin = f' transform="rotate(-60 {x:.1f} {top - 7:.1f})"' if turned else ""
-        out.append(f'<text class="t{"" if turned else " m"}" x="{x:.1f}" y="{top - 7:.1f}"{spin}>{esc(clip(column, 14))}</text>')
+        out.append(
+            f'<text class="t{"" if turned else " m"}" x="{x:.1f}" y="{top - 7:.1f}"{spin}>'
+            f"{esc(clip(column, 14))}</text>"
+        )
     gap = 2.0 if cw > 12 else 1.0
+    most = max((v for line in shares for v in line), default=0.0) or 1.0
     for step in range(7):
-        spots = [(j, i, 1) for j, line in enumerate(shares) for i, v in enumerate(line) if _step(v) == step]
+        spots = [
+            (j, i, 1) for j, line in enumerate(shares) for i, v in enumerate(line) if _step(v / most) == step
+        ]
         out.append(_layer(f"s-c1 h{step}", 1 - gap / ch, spots, (left, top, cw, ch), gap))
     small = " tiny" if ch < 12 else ""
     for j, (name, end) in enumerate(zip(names, ends, strict=True)):
         y = top + j * ch + ch / 2 + 4
         out.append(f'<text class="l q{small}" x="0" y="{y:.1f}">{esc(name)}</text>')
-        out.append(f'<text class="t{small}" x="{left + cw * len(columns) + 6:.1f}" y="{y:.1f}">{esc(end)}</text>')
+        out.append(
+            f'<text class="t{small}" x="{left + cw * len(columns) + 6:.1f}" y="{y:.1f}">{esc(end)}</text>'
+        )
     out.append('<rect class="focus" width="0" height="0"/>')
     frame = f' data-grid="{left:.2f},{top:.2f},{cw:.3f},{ch:.2f}"'
     return svg(round(left + right + cw * len(columns)), top + ch * len(rows) + 4, "".join(out), label, frame)
 
 
 def _step(value: float) -> int:
-    return 0 if value <= 0 else next((i for i, limit in enumerate((0.05, 0.15, 0.3, 0.5, 0.75), 1) if value <= limit), 6)
+    return (
+        0
+        if value <= 0
+        else next((i for i, limit in enumerate((0.05, 0.15, 0.3, 0.5, 0.75), 1) if value <= limit), 6)
+    )
 
 
 def _layer(
-    cls: str, thick: float, spots: Sequence[tuple[int, int, int]], frame: tuple[float, float, float, float], gap: float
+    cls: str,
+    thick: float,
+    spots: Sequence[tuple[int, int, int]],
+    frame: tuple[float, float, float, float],
+    gap: float,
 ) -> str:
     """Runs of cells (row, column, length) as dashes of one path, in units of a cell: ten bytes a run."""
     if not spots:

@@ -7,22 +7,20 @@ from itertools import accumulate
 
 from fedfm.report import outline
 from fedfm.report.charts import Line, Rule, line_tip, lines
-from fedfm.report.markup import NARROW, both, card, clip, esc, figure, table
+from fedfm.report.markup import NARROW, both, card, clip, esc, figure, legend, table
 from fedfm.report.numbers import decimals, finite, fixed, plural, share, short, size
-from fedfm.report.outcome import ROLES, chip, colour
+from fedfm.report.outcome import ROLES, colour
 from fedfm.report.rundir import Run, mapping
 
 MULTIPLES = 24
+TRAIN = "train_loss"
 
 
 def cards(runs: Sequence[Run]) -> list[str]:
     """The main curve, the curve over bytes (several runs), the tasks, and the other metrics."""
     several = len(runs) > 1
     out = [_several(runs), _over_bytes(runs)] if several else []
-    for i, run in enumerate(runs):
-        tag = chip(run, i, len(runs))
-        out += [_tasks(run, tag), _others(run, tag)]
-    return [c for c in out if c]
+    return [c for c in (*out, _tasks(runs), _others(runs)) if c]
 
 
 def main_curve(run: Run, columns: int) -> str:
@@ -45,9 +43,14 @@ def main_curve(run: Run, columns: int) -> str:
     words = _growth(run, digits)
     marks = sorted(outline.failed_rounds(run))
     chart = both(
-        lambda w: lines(w, 300 if w > 400 else 250, words, [line], rules, show=lambda v: fixed(v, digits), marks=marks), columns
+        lambda w: lines(
+            w, 300 if w > 400 else 250, words, [line], rules, show=lambda v: fixed(v, digits), marks=marks
+        ),
+        columns,
     )
-    numbers = table(("round", name), [(short(x), show(y)) for x, y in zip(xs, ys, strict=True) if y is not None])
+    numbers = table(
+        ("round", name), [(short(x), show(y)) for x, y in zip(xs, ys, strict=True) if y is not None]
+    )
     title = f"{name.replace('_', ' ').capitalize()} over rounds"
     return card(title, words, figure(words, chart, line_tip([line], show)), columns, numbers)
 
@@ -65,7 +68,9 @@ def _growth(run: Run, digits: int) -> str:
     if moved == 0:
         words = [f"It stayed at {fixed(first, digits)} over {plural(x1 - x0, 'round')}"]
     elif moved > 0:
-        words = [f"It improved from {fixed(first, digits)} to {fixed(last, digits)} in {plural(x1 - x0, 'round')}"]
+        words = [
+            f"It improved from {fixed(first, digits)} to {fixed(last, digits)} in {plural(x1 - x0, 'round')}"
+        ]
         most = next((x for x, y in seen if outline.better(run, y, first) >= 0.9 * moved), x1)
         if most < x1:
             words.append(f"nine tenths of it by round {short(most)}")
@@ -97,7 +102,9 @@ def _several(runs: Sequence[Run]) -> str:
     names = {outline.metric_name(r) for r in runs}
     name = names.pop() if len(names) == 1 else "score"
     words = "The metric after each round; baselines that all runs share are dotted."
-    chart = both(lambda w: lines(w, 340 if w > 400 else 260, words, curves, rules, show=lambda v: fixed(v, digits)), 12)
+    chart = both(
+        lambda w: lines(w, 340 if w > 400 else 260, words, curves, rules, show=lambda v: fixed(v, digits)), 12
+    )
     rows = [(c.name, short(c.xs[-1]), fixed(outline.known(list(c.ys))[-1], digits)) for c in curves]
     numbers = table(("run", "last round", name), rows)
     longest = max(curves, key=lambda c: len(c.xs))
@@ -119,93 +126,123 @@ def _over_bytes(runs: Sequence[Run]) -> str:
     cheap = min(curves, key=lambda c: c.xs[-1])
     words = f"What each byte bought: {cheap.name} needs least, {size(cheap.xs[-1])} in all."
     chart = both(
-        lambda w: lines(w, 300 if w > 400 else 250, words, curves, show=lambda v: fixed(v, digits), show_x=size, x_name=""), 12
+        lambda w: lines(
+            w, 300 if w > 400 else 250, words, curves, show=lambda v: fixed(v, digits), show_x=size, x_name=""
+        ),
+        12,
     )
     rows = [(c.name, size(c.xs[-1]), fixed(outline.known(list(c.ys))[-1], digits)) for c in curves]
-    return card("Score against data sent", words, figure(words, chart), 12, table(("run", "sent", "score"), rows))
+    return card(
+        "Score against data sent", words, figure(words, chart), 12, table(("run", "sent", "score"), rows)
+    )
 
 
-def _tasks(run: Run, tag: str) -> str:
-    main = outline.metric_name(run)
+def _tasks(runs: Sequence[Run]) -> str:
+    main = outline.metric_name(runs[0])
     prefix = main.split("/")[0] + "/"
-    keys = [k for k in outline.metric_keys(run) if k.startswith(prefix) and k != main]
-    if not keys:
-        keys = [k for k in outline.metric_keys(run) if "/" in k and k != main]
-    if not keys:
-        return ""
-    ends = {k: v for k in keys if (v := outline.known(outline.series(run, "metrics", k)[1]))}
+    every = _keys(runs)
+    keys = [k for k in every if k.startswith(prefix) and k != main] or [
+        k for k in every if "/" in k and k != main
+    ]
+    ends = {k: v for k in keys if (v := outline.known(outline.series(runs[0], "metrics", k)[1]))}
     if not ends:
         return ""
     digits = decimals(v[-1] for v in ends.values())
-    up = outline.higher_is_better(run)
-    rank = sorted(ends, key=lambda k: ends[k][-1], reverse=up)
+    rank = sorted(ends, key=lambda k: ends[k][-1], reverse=outline.higher_is_better(runs[0]))
     best, worst = rank[0], rank[-1]
-    words = f"{plural(len(ends), 'part')} of {main.replace('_', ' ')}, on one scale"
+    words = "All on one scale."
     if len(rank) > 1:
+        of = f" in {runs[0].label}" if len(runs) > 1 else ""
         words = (
-            f"{_task(best)} ends best at {fixed(ends[best][-1], digits)}, {_task(worst)} worst at "
-            f"{fixed(ends[worst][-1], digits)}; all on one scale"
+            f"{_task(best)} ends best{of} at {fixed(ends[best][-1], digits)}, {_task(worst)} worst at "
+            f"{fixed(ends[worst][-1], digits)}; all on one scale."
         )
-    low, high = min(min(v) for v in ends.values()), max(max(v) for v in ends.values())
-    return _multiples(run, list(ends), "By task", words + ".", tag, (low, high), digits)
+    found = [v for run in runs for k in keys for v in outline.known(outline.series(run, "metrics", k)[1])]
+    return _multiples(runs, keys, "By task", words, (min(found), max(found)), digits)
 
 
-def _others(run: Run, tag: str) -> str:
-    main = outline.metric_name(run)
-    keys = [k for k in outline.metric_keys(run) if "/" not in k and k != main]
-    extra = outline.known(outline.series(run, "train_loss")[1])
-    if not keys and not extra:
-        return ""
+def _others(runs: Sequence[Run]) -> str:
+    keys = [k for k in _keys(runs) if "/" not in k and k != outline.metric_name(runs[0])]
+    extra = [outline.known(outline.series(run, "train_loss")[1]) for run in runs]
     words = "Each on its own scale."
-    if len(extra) > 1:
-        change = share(abs(extra[-1] - extra[0]), abs(extra[0]) or 1.0)
-        verb = "fell" if extra[-1] < extra[0] else "rose"
-        words = f"The training loss {verb} by {change}, from {short(extra[0])} to {short(extra[-1])}. {words}"
-    return _multiples(run, (["train_loss"] if extra else []) + keys, "Losses and other metrics", words, tag, None, None)
+    if len(runs) == 1 and len(extra[0]) > 1:
+        first, last = extra[0][0], extra[0][-1]
+        verb = "fell" if last < first else "rose"
+        change = share(abs(last - first), abs(first) or 1.0)
+        words = f"The training loss {verb} by {change}, from {short(first)} to {short(last)}. {words}"
+    return _multiples(
+        runs, ([TRAIN] if any(extra) else []) + keys, "Losses and other metrics", words, None, None
+    )
+
+
+def _keys(runs: Sequence[Run]) -> list[str]:
+    return list(dict.fromkeys(k for run in runs for k in outline.metric_keys(run)))
+
+
+def _curves(runs: Sequence[Run], key: str) -> list[Line]:
+    lines_ = []
+    for i, run in enumerate(runs):
+        xs, ys = outline.series(run, *((key,) if key == TRAIN else ("metrics", key)))
+        start = next((j for j, y in enumerate(ys) if y is not None), None)
+        if start is not None:
+            name = run.label if len(runs) > 1 else _task(key)
+            lines_.append(Line(name, colour(i), xs[start:], ys[start:], area=len(runs) == 1))
+    return lines_
 
 
 def _multiples(
-    run: Run, keys: list[str], title: str, words: str, tag: str, reach: tuple[float, float] | None, digits: int | None
+    runs: Sequence[Run],
+    keys: list[str],
+    title: str,
+    words: str,
+    reach: tuple[float, float] | None,
+    digits: int | None,
 ) -> str:
-    cells: list[str] = []
-    rows = []
-    drawn = [k for k in keys if k == "train_loss" or outline.known(outline.series(run, "metrics", k)[1])]
-    for key in drawn:
-        path = (key,) if key == "train_loss" else ("metrics", key)
-        xs, ys = outline.series(run, *path)
-        real = outline.known(ys)
-        places = decimals(real) if digits is None else digits
-        rows.append((key, fixed(real[0], places), fixed(min(real), places), fixed(max(real), places), fixed(real[-1], places)))
-        if len(cells) < MULTIPLES:
-            cells.append(_multiple(key, xs, ys, reach, places, len(drawn)))
-    if not cells:
+    drawn = [(key, found) for key in keys if (found := _curves(runs, key))]
+    if not drawn:
         return ""
-    note = f'<p class="note">{len(cells)} of {len(rows)} metrics drawn.</p>' if len(rows) > len(cells) else ""
-    numbers = table(("metric", "first", "lowest", "highest", "last"), rows, cap=120)
-    return card(title, words, f'<div class="multi k{min(len(drawn), 4)}">{"".join(cells)}</div>{note}', 12, numbers, tag)
+    rows = []
+    for key, curves in drawn:
+        for curve in curves:
+            real = outline.known(list(curve.ys))
+            places = decimals((min(real), max(real))) if digits is None else digits
+            name = key if len(runs) == 1 else f"{key}, {curve.name}"
+            rows.append((name, *(fixed(v, places) for v in (real[0], min(real), max(real), real[-1]))))
+    cells = [_multiple(key, curves, reach, digits, len(drawn)) for key, curves in drawn[:MULTIPLES]]
+    cut = len(drawn) > len(cells)
+    note = f'<p class="note">{len(cells)} of {len(drawn)} metrics drawn.</p>' if cut else ""
+    keys_ = legend((run.label, colour(i), "") for i, run in enumerate(runs)) if len(runs) > 1 else ""
+    body = f'{keys_}<div class="multi k{min(len(drawn), 4)}">{"".join(cells)}</div>{note}'
+    return card(
+        title, words, body, 12, table(("metric", "first", "lowest", "highest", "last"), rows, cap=120)
+    )
 
 
 def _multiple(
-    key: str, xs: list[float], ys: list[float | None], reach: tuple[float, float] | None, digits: int, of: int
+    key: str, curves: Sequence[Line], reach: tuple[float, float] | None, digits: int | None, of: int
 ) -> str:
-    real = outline.known(ys)
-    line = Line("", "c1", xs, ys, area=True)
+    values = [v for c in curves for v in outline.known(list(c.ys))]
+    places = decimals((min(values), max(values))) if digits is None else digits
 
     def show(value: float) -> str:
-        return fixed(value, digits)
+        return fixed(value, places)
 
-    label = f"{key}: {show(real[0])} to {show(real[-1])}"
-    # Invisible rules stretch the axis, so that all multiples share one.
+    ends = [(c.colour, show(outline.known(list(c.ys))[-1])) for c in curves]
+    label = f"{key}: " + ", ".join(
+        f"{c.name} ends at {end}" for c, (_, end) in zip(curves, ends, strict=True)
+    )
+    # Rules that are not drawn stretch the axis, so that all multiples share one.
     rules = [Rule("", "none", v) for v in reach] if reach else []
 
     def draw(width: int) -> str:
-        return lines(width, 124, label, [line], rules, show=show, direct=False)
+        return lines(width, 124, label, curves, rules, show=show, direct=False, most=80)
 
-    wide = {1: 545, 2: 540, 3: 352}.get(of, 258)
-    image = f'<div class="wide">{draw(wide)}</div><div class="narrow">{draw(NARROW)}</div>' if of < 3 else draw(wide)
-    head = f'<h4><span title="{esc(key)}">{esc(clip(_task(key), 24))}</span><b class="k-c1">{show(real[-1])}</b></h4>'
-    named = Line(_task(key), "c1", xs, ys)
-    return f"<div>{head}{figure(label, image, line_tip([named], show, cap=120))}</div>"
+    wide, narrow = {1: (545, NARROW), 2: (540, NARROW), 3: (352, NARROW)}.get(of, (258, 162))
+    image = f'<div class="wide">{draw(wide)}</div><div class="narrow">{draw(narrow)}</div>'
+    shown = " ".join(f'<b class="k-{c}">{end}</b>' for c, end in ends[:3])
+    name = f'<span title="{esc(key)}">{esc(clip(_task(key), 24))}</span>'
+    head = f'<h4>{name}<span class="ends">{shown}</span></h4>'
+    return f"<div>{head}{figure(label, image, line_tip(curves, show, cap=80))}</div>"
 
 
 def _task(key: str) -> str:

@@ -16,7 +16,9 @@ def esc(value: Any) -> str:
     """Text safe inside an element or a quoted attribute; control and bidi characters become visible."""
     text = str(value)
     if not text.isprintable():
-        text = "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co") else "�" for c in text)
+        text = "".join(
+            c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Cs", "Co") else "�" for c in text
+        )
     return html.escape(text, quote=True)
 
 
@@ -38,7 +40,7 @@ def data(value: Any) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]], cap: int = 60, sort: bool = False) -> str:
-    """A table of plain cells; columns whose cells look like numbers are set right; rows beyond `cap` are told."""
+    """A table of plain cells; columns of numbers are set right; of more than `cap` rows some are shown."""
     rows = list(rows)
     shown = rows if len(rows) <= cap else [rows[round(i * (len(rows) - 1) / (cap - 1))] for i in range(cap)]
     right = [bool(shown) and all(_numeric(row[i]) for row in shown) for i in range(len(head))]
@@ -49,7 +51,11 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]], cap: int = 60, sor
         cells = [f'<th scope="row"{kinds[0]}>{esc(row[0])}</th>']
         cells += [f"<td{k}>{esc(c)}</td>" for c, k in zip(row[1:], kinds[1:], strict=True)]
         body.append(f"<tr>{''.join(cells)}</tr>")
-    note = f'<p class="note">{len(shown)} of {len(rows):,} rows, evenly spaced.</p>' if len(shown) < len(rows) else ""
+    note = (
+        f'<p class="note">{len(shown)} of {len(rows):,} rows, evenly spaced.</p>'
+        if len(shown) < len(rows)
+        else ""
+    )
     sortable = ' class="sort"' if sort else ""
     return (
         f'<div class="scroll"><table{sortable}><thead><tr>{top}</tr></thead>'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -50,6 +50,15 @@ def short(value: float | None) -> str:
         return f"{mantissa.removesuffix('.0').replace('-', '−')}e{int(exponent)}".replace("e-", "e−")
     text = fixed(value, 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 0.1 or size == 0 else 4)
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def alike(values: Sequence[float | None]) -> list[str]:
+    """Numbers of one column: three significant digits for the largest, the same decimals for all."""
+    top = max((abs(v) for v in values if v is not None), default=0.0)
+    digits = 0 if top >= 100 else 1 if top >= 10 else 2 if top >= 1 else 3 if top >= 0.1 else 4
+    if 0 < top < 0.001:
+        return [short(v) for v in values]
+    return [fixed(v, digits) for v in values]
 
 
 def count(value: float | None) -> str:

@@ -22,13 +22,18 @@ def colour(index: int) -> str:
 
 def chip(run: Run, index: int, of: int) -> str:
     """The run's name tag, when there are several."""
-    return f'<span class="chip k-{colour(index)}" title="{esc(run.label)}">{esc(clip(run.label, 30))}</span>' if of > 1 else ""
+    return (
+        f'<span class="chip k-{colour(index)}" title="{esc(run.label)}">{esc(clip(run.label, 30))}</span>'
+        if of > 1
+        else ""
+    )
 
 
 def verdict(run: Run) -> str:
     """The one-sentence verdict, its figures in the colours of the charts."""
     return "".join(
-        f'<b class="k-{ROLES[role]}">{esc(text)}</b>' if role else esc(text) for text, role in outline.verdict(run)
+        f'<b class="k-{ROLES[role]}">{esc(text)}</b>' if role else esc(text)
+        for text, role in outline.verdict(run)
     )
 
 
@@ -81,7 +86,10 @@ def tiles(run: Run) -> str:
         text = f"at δ = {short(delta)}" if delta is not None else ""
         curve = spark(outline.series(run, "epsilon")[1], "c4")
         out.append(_tile("Privacy spent", f"ε {short(epsilon)}", text, curve))
-    trainable, whole = finite(run.summary.get("trainable_parameters")), finite(run.summary.get("total_parameters"))
+    trainable, whole = (
+        finite(run.summary.get("trainable_parameters")),
+        finite(run.summary.get("total_parameters")),
+    )
     if trainable is not None:
         text = f"{share(trainable, whole)} of {brief(whole)}" if whole else ""
         out.append(_tile("Trainable parameters", brief(trainable), text))
@@ -89,8 +97,8 @@ def tiles(run: Run) -> str:
     return f'<div class="tiles{four}">{"".join(out)}</div>' if out else ""
 
 
-def ladder_card(run: Run, tag: str, columns: int) -> str:
-    """Base, alone, federated and pooled on one axis, with a dot per party."""
+def ladder_card(run: Run, tag: str, columns: int, reach: Sequence[float] = ()) -> str:
+    """Base, alone, federated and pooled on one axis, with a dot per party; `reach` lies on the axis too."""
     found, parties = outline.scores(run), outline.alone(run)
     name = outline.metric_name(run).replace("_", " ")
     digits = outline.score_digits([run])
@@ -115,12 +123,13 @@ def ladder_card(run: Run, tag: str, columns: int) -> str:
             f"(each a dot). {words}"
         )
     rows = [
-        (r.name, show(r.value), "–" if fed is None or r.strong else _signed(run, fed, r.value, digits)) for r in rungs
+        (r.name, show(r.value), "–" if fed is None or r.strong else _signed(run, fed, r.value, digits))
+        for r in rungs
     ]
     numbers = table((name, "score", "federated minus this"), rows)
     if parties:
         numbers += table(("party alone", name), [(k, show(v)) for k, v in sorted(parties.items())], sort=True)
-    chart = both(lambda w: ladder(w, label, rungs, show), columns)
+    chart = both(lambda w: ladder(w, label, rungs, show, 56 if len(rungs) > 2 else 84, reach), columns)
     return card("Who gains what", words, figure(label, chart), columns, numbers, tag)
 
 
@@ -139,7 +148,10 @@ def comparison(runs: Sequence[Run]) -> str:
 
     def gap(key: str) -> list[float | None]:
         pairs = [(s["federated"], s[key]) for s in found]
-        return [None if a is None or b is None else round(a, digits) - round(b, digits) for a, b in pairs]
+        return [
+            None if a is None or b is None else round(round(a, digits) - round(b, digits), digits)
+            for a, b in pairs
+        ]
 
     trouble = [float(sum(outline.troubles(r).values())) if r.facts.kinds or r.summary else None for r in runs]
     rows: list[tuple[str, list[float | None], Callable[[float | None], str], float | list[float]]] = [
@@ -160,7 +172,8 @@ def comparison(runs: Sequence[Run]) -> str:
         ("party-rounds lost", trouble, count, -1.0),
     ]
     head = "".join(
-        f'<th scope="col" class="n"><span class="k-{colour(i)}" title="{esc(r.label)}"><b>{esc(clip(r.label, 26))}</b></span></th>'
+        f'<th scope="col" class="n"><span class="k-{colour(i)}" title="{esc(r.label)}">'
+        f"<b>{esc(clip(r.label, 26))}</b></span></th>"
         for i, r in enumerate(runs)
     )
     body = [
@@ -168,13 +181,18 @@ def comparison(runs: Sequence[Run]) -> str:
         _text_row("status", [outline.status(r) for r in runs]),
     ]
     for title, values, show, sign in rows:
-        if all(v is None for v in values):
+        if all(v is None or v == 0 and show is size for v in values):
             continue
         signs = sign if isinstance(sign, list) else [sign] * len(runs)
         keyed = [v * s for v, s in zip(values, signs, strict=True) if v is not None]
-        best = max(keyed) if len(set(keyed)) > 1 and all(signs) else None
+        best = (
+            max(keyed)
+            if len(set(keyed)) > 1 and all(signs) and (show is not short or None not in values)
+            else None
+        )
         cells = "".join(
-            f'<td class="n{" best" if v is not None and best is not None and v * s == best else ""}">{esc(show(v))}</td>'
+            f'<td class="n{" best" if v is not None and best is not None and v * s == best else ""}">'
+            f"{esc(show(v))}</td>"
             for v, s in zip(values, signs, strict=True)
         )
         body.append(f'<tr><th scope="row">{esc(title)}</th>{cells}</tr>')
@@ -196,7 +214,8 @@ def _winner(runs: Sequence[Run]) -> str:
     digits = max(outline.score_digits(list(runs)), decimals(v for v, _ in ranked))
     (top, first), (next_, second) = ranked[:2]
     if round(top, digits) == round(next_, digits):
-        return f"{first.label} and {second.label} tie at {fixed(top, digits)}. Bold marks the best value of a row."
+        both_ = f"{first.label} and {second.label}"
+        return f"{both_} tie at {fixed(top, digits)}. Bold marks the best value of a row."
     gap = fixed(abs(round(top, digits) - round(next_, digits)), digits)
     return (
         f"{first.label} is best at {fixed(top, digits)}, {gap} ahead of {second.label}. "
@@ -205,7 +224,8 @@ def _winner(runs: Sequence[Run]) -> str:
 
 
 def _text_row(title: str, cells: Sequence[str]) -> str:
-    return f'<tr><th scope="row">{esc(title)}</th>{"".join(f"<td class=n>{esc(clip(c, 26))}</td>" for c in cells)}</tr>'
+    inner = "".join(f'<td class="n">{esc(clip(c, 26))}</td>' for c in cells)
+    return f'<tr><th scope="row">{esc(title)}</th>{inner}</tr>'
 
 
 def _tile(name: str, value: str, detail: str, curve: str = "", tone: str = "") -> str:
@@ -240,7 +260,7 @@ def head_facts(run: Run) -> str:
         *((name, run.summary.get(f"{name}_digest")) for name in ("config", "model", "ledger")),
     ]
     spans = [
-        f'<span title="{esc(value)}">{name} <b class="mono">{esc(clip(value, 12) if len(str(value)) > 14 else value)}</b></span>'
+        f'<span title="{esc(value)}">{name} <b class="mono">{esc(clip(value, 14))}</b></span>'
         for name, value in pairs
         if value is not None and value != ""
     ]

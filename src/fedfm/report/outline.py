@@ -10,7 +10,12 @@ from fedfm.report.numbers import decimals, finite, fixed
 from fedfm.report.rundir import Run, mapping
 
 STATES = {"finished": "finished", "interrupted": "interrupted", "failed": "failed"}
-BASELINES = (("base", "base model"), ("local", "parties alone"), ("federated", "federated"), ("pooled", "pooled data"))
+BASELINES = (
+    ("base", "base model"),
+    ("local", "parties alone"),
+    ("federated", "federated"),
+    ("pooled", "pooled data"),
+)
 LOSSES = re.compile(r"loss|perplexity|error|nll|rmse|mae|mse|eer|wer|cer", re.IGNORECASE)
 
 
@@ -25,7 +30,9 @@ def recipe(run: Run) -> str:
 
 def status(run: Run) -> str:
     """finished, interrupted or failed; a run without a summary counts as interrupted."""
-    return STATES.get(str(run.summary.get("status")), "finished" if run.summary.get("metric") else "interrupted")
+    return STATES.get(
+        str(run.summary.get("status")), "finished" if run.summary.get("metric") else "interrupted"
+    )
 
 
 def trained(run: Run) -> list[dict[str, Any]]:
@@ -178,7 +185,11 @@ def verdict(run: Run) -> list[tuple[str, str]]:
     if fed is None:
         if found["base"] is None:
             return [(f"No {name} was measured after {rounds_done(run)} rounds.", "")]
-        return [(f"The base model has {name} ", ""), (fixed(found["base"], digits), "base"), ("; nothing later.", "")]
+        return [
+            (f"The base model has {name} ", ""),
+            (fixed(found["base"], digits), "base"),
+            ("; nothing later.", ""),
+        ]
     pieces = [(f"Federated {name} ", ""), (fixed(fed, digits), "federated")]
     rounded = round(fed, digits)
     clauses: list[list[tuple[str, str]]] = []
@@ -194,7 +205,9 @@ def verdict(run: Run) -> list[tuple[str, str]]:
         level = abs(gap) < 0.5 * 10**-digits
         if key == "local":
             verb = even if level else win if gap > 0 else lose
-            clauses.append([(f" {verb} the parties alone (", ""), value, (")" if level else f") by {by}", "")])
+            clauses.append(
+                [(f" {verb} the parties alone (", ""), value, (")" if level else f") by {by}", "")]
+            )
         elif level or gap > 0:
             clauses.append([(f" {even if level else win} pooled training (", ""), value, (")", "")])
         else:
@@ -204,7 +217,9 @@ def verdict(run: Run) -> list[tuple[str, str]]:
         gap = better(run, rounded, round(found["base"], digits))
         verb = "equals" if gap == 0 else "improves on" if gap > 0 else "is worse than"
         tail = "" if gap == 0 else f" by {fixed(abs(gap), digits)}"
-        clauses.append([(f" {verb} the base model (", ""), (fixed(found["base"], digits), "base"), (f"){tail}", "")])
+        clauses.append(
+            [(f" {verb} the base model (", ""), (fixed(found["base"], digits), "base"), (f"){tail}", "")]
+        )
     for i, clause in enumerate(clauses):
         pieces += ([(" and", "")] if i else []) + clause
     if not clauses:

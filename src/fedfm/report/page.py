@@ -1,10 +1,11 @@
-"""One self-contained page out of one or several run directories: no network, no library, one script and one style."""
+"""One self-contained page out of one or several run directories: no network, no library."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -37,13 +38,17 @@ def render(runs: Sequence[Run]) -> str:
     sections = [(key, name, body) for key, name, cards in _sections(runs) if (body := "".join(cards))]
     nav = "".join(f'<a href="#{key}">{esc(name)}</a>' for key, name, _ in sections)
     inner = "".join(
-        f'<section id="{key}" aria-label="{esc(name)}"><h2>{esc(name)}</h2><div class="grid">{body}</div></section>'
+        f'<section id="{key}" aria-label="{esc(name)}"><h2>{esc(name)}</h2>'
+        f'<div class="grid">{body}</div></section>'
         for key, name, body in sections
     )
     title = outline.recipe(runs[0]) if len(runs) == 1 else f"{len(runs)} runs side by side"
     # Only this very script may run, whatever text a ledger smuggles in; nothing may be fetched.
     digest = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    policy = (
+        f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{esc(policy)}">'
@@ -54,7 +59,8 @@ def render(runs: Sequence[Run]) -> str:
         f'<div class="bar"><div><span class="brand">fedfm</span><nav aria-label="Sections">{nav}</nav>'
         '<button id="theme" type="button" aria-label="Colour theme">Theme</button></div></div>'
         f'<main class="page" id="main">{_hero(runs, title)}{inner}'
-        "<footer>Written by fedfm report from the run directory alone; the page loads nothing from any network.</footer>"
+        "<footer>Written by fedfm report from the run directory alone; "
+        "the page loads nothing from any network.</footer>"
         f'</main><div id="tip" role="status" aria-live="polite"></div><script>{SCRIPT}</script></body></html>'
     )
 
@@ -65,12 +71,14 @@ def _hero(runs: Sequence[Run], title: str) -> str:
     if not several:
         out.append(_badge(runs[0]))
     out.append("</div>")
-    for i, run in enumerate(runs):
-        if several:
-            out.append(f'<p class="verdict">{chip(run, i, len(runs))} {_badge(run)}<br>{verdict(run)}</p>')
-        else:
-            out.append(f'<p class="verdict">{verdict(run)}</p>{head_facts(run)}')
-    out.append("</header>")
+    if several:
+        told = (
+            f'{chip(run, i, len(runs))}{_badge(run)}<p class="verdict">{verdict(run)}</p>'
+            for i, run in enumerate(runs)
+        )
+        out.append(f'<div class="runs">{"".join(told)}</div></header>')
+    else:
+        out.append(f'<p class="verdict">{verdict(runs[0])}</p>{head_facts(runs[0])}</header>')
     out.extend(_banner(run, several) for run in runs)
     if not several:
         out.append(tiles(runs[0]))
@@ -88,13 +96,14 @@ def _banner(run: Run, several: bool) -> str:
         return ""
     name = f"{run.label}: " if several else ""
     told = {
-        "finished": "Some of this run's files could not be used.",
-        "interrupted": f"This run did not finish; the page shows the {plural(outline.rounds_done(run), 'round')} it has. "
-        "`fedfm resume DIR` continues it.",
+        "finished": "What the page could not take from this run's files:",
+        "interrupted": "This run did not finish; the page shows the "
+        f"{plural(outline.rounds_done(run), 'round')} it has. fedfm resume DIR continues it.",
         "failed": "This run failed; the page shows what it left.",
     }[state]
     items = "".join(f"<li>{esc(n)}</li>" for n in run.notes)
-    return f'<div class="banner" role="note"><b>{esc(name + told)}</b>{f"<ul>{items}</ul>" if items else ""}</div>'
+    found = f"<ul>{items}</ul>" if items else ""
+    return f'<div class="banner" role="note"><b>{esc(name + told)}</b>{found}</div>'
 
 
 Draw = Callable[[Run, str, int], str]
@@ -133,16 +142,43 @@ def _sections(runs: Sequence[Run]) -> list[tuple[str, str, list[str]]]:
 
 def _result(runs: Sequence[Run]) -> list[str]:
     if len(runs) > 1:
-        return [comparison(runs), *_row(runs, ladder_card)]
+        reach = [
+            v
+            for run in runs
+            for v in (*outline.scores(run).values(), *outline.alone(run).values())
+            if v is not None
+        ]
+        reach = reach if len({outline.metric_name(run) for run in runs}) == 1 else []
+        return [
+            comparison(runs),
+            *_row(runs, lambda run, tag, columns: ladder_card(run, tag, columns, reach)),
+        ]
     pair = [ladder_card(runs[0], "", 5), learning.main_curve(runs[0], 7)]
     return pair if all(pair) else [ladder_card(runs[0], "", 12), learning.main_curve(runs[0], 12)]
+
+
+def _nothing(row: Sequence[str], tag: str, columns: int) -> str:
+    # A placeholder keeps like cards under each other; its title is that of its neighbours (markup already).
+    title = next(re.search(r"<h3>(.*?)</h3>", found) for found in row if found)
+    name = title.group(1) if title else ""
+    return (
+        f'<article class="card empty w{columns}"><header><h3>{name}</h3>{tag}</header>'
+        '<p class="cap">Nothing of this kind was noted in this run.</p></article>'
+    )
 
 
 def _row(runs: Sequence[Run], *draws: Draw) -> list[str]:
     """Cards that fill rows: one run's cards beside each other, several runs' like cards beside each other."""
     if len(runs) > 1:
         columns = 6 if len(runs) in (2, 4) else 4
-        return [draw(run, chip(run, i, len(runs)), columns) for draw in draws for i, run in enumerate(runs)]
+        tags = [chip(run, i, len(runs)) for i, run in enumerate(runs)]
+        rows = [[draw(run, tag, columns) for run, tag in zip(runs, tags, strict=True)] for draw in draws]
+        return [
+            found or _nothing(row, tag, columns)
+            for row in rows
+            if any(row)
+            for found, tag in zip(row, tags, strict=True)
+        ]
     there = [draw for draw in draws if draw(runs[0], "", 6)]
     columns = {1: 12, 2: 6}.get(len(there), 4)
     return [draw(runs[0], "", columns) for draw in there]

@@ -19,13 +19,18 @@ def repeat_card(run: Run, tag: str, columns: int) -> str:
         words, body = "config.yaml is missing, so this run cannot be repeated from its directory.", ""
     else:
         seed = run.summary.get("seed")
-        words = "The config is complete: fed back, it repeats the run" + (f" with seed {seed}." if seed is not None else ".")
+        words = "The config is complete: fed back, it repeats the run" + (
+            f" with seed {seed}." if seed is not None else "."
+        )
         cut = len(run.config) > CONFIG_CHARS
         shown = run.config[:CONFIG_CHARS] + ("\n# … cut; see config.yaml" if cut else "")
         lines = shown.count("\n") + 1
-        body = '<div class="copy"><pre>fedfm run config.yaml</pre><button type="button">Copy</button></div>' + fold_away(
-            f"config.yaml, {plural(lines, 'line')}",
-            f'<div class="copy"><pre>{esc(shown)}</pre><button type="button">Copy</button></div>',
+        body = (
+            '<div class="copy"><pre>fedfm run config.yaml</pre><button type="button">Copy</button></div>'
+            + fold_away(
+                f"config.yaml, {plural(lines, 'line')}",
+                f'<div class="copy"><pre>{esc(shown)}</pre><button type="button">Copy</button></div>',
+            )
         )
     return card("Repeat it", words, body, columns, "", tag)
 
@@ -68,11 +73,22 @@ def log_card(run: Run, tag: str) -> str:
     kinds = ", ".join(f"{k} {count(n)}" for k, n in run.facts.kinds.most_common(20))
     words = f"{plural(total, 'event')} read: {clip(kinds, 300)}."
     cells = [
-        (_plain(e.get("round")), _plain(e.get("kind")), "–" if e.get("client") is None else _plain(e["client"]), _rest(e))
+        (
+            _plain(e.get("round")),
+            _plain(e.get("kind")),
+            "–" if e.get("client") is None else _plain(e["client"]),
+            _rest(e),
+        )
         for e in rows
     ]
-    note = "" if len(rows) == total else f'<p class="note">{len(rows)} of {total:,}; what is out of the ordinary comes first when cut.</p>'
-    inner = f'<div class="numbers-log">{table(("round", "kind", "party", "facts"), cells, cap=500)}{note}</div>'
+    note = (
+        ""
+        if len(rows) == total
+        else f'<p class="note">{len(rows)} of {total:,}; what is out of the ordinary is kept first.</p>'
+    )
+    inner = (
+        f'<div class="numbers-log">{table(("round", "kind", "party", "facts"), cells, cap=500)}{note}</div>'
+    )
     return card("Event log", words, fold_away(f"Show {plural(len(rows), 'event')}", inner), 12, "", tag)
 
 
@@ -82,7 +98,10 @@ def _plain(value: Any) -> str:
 
 def _rest(event: dict[str, Any]) -> str:
     facts = {k: _rounded(v) for k, v in event.items() if k not in ("round", "kind", "client")}
-    text = ", ".join(f"{k} {v if isinstance(v, str) else json.dumps(v, ensure_ascii=False, default=str)}" for k, v in facts.items())
+    text = ", ".join(
+        f"{k} {v if isinstance(v, str) else json.dumps(v, ensure_ascii=False, default=str)}"
+        for k, v in facts.items()
+    )
     return clip(text, 170)
 
 

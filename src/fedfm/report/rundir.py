@@ -35,7 +35,9 @@ class Run:
 def read_runs(dirs: list[Path]) -> list[Run]:
     """Reads every directory, or raises one ResumeError that tells of all that are no run directory."""
     if not dirs:
-        raise ResumeError("no run directory was given: name at least one, as `fedfm run NAME --out DIR` writes it")
+        raise ResumeError(
+            "no run directory was given: name at least one, as `fedfm run NAME --out DIR` writes it"
+        )
     wrong = [_complaint(Path(d)) for d in dirs if not any((Path(d) / part).is_file() for part in PARTS)]
     if wrong:
         raise ResumeError("\n".join(wrong))
@@ -65,7 +67,7 @@ def _complaint(path: Path) -> str:
     if not path.exists():
         return f"{path}: there is no such directory; give the folder that `fedfm run NAME --out DIR` wrote"
     if not path.is_dir():
-        return f"{path}: is a file; give the run directory that holds summary.json, metrics.jsonl and events.jsonl"
+        return f"{path}: is a file; give the directory that holds summary.json and metrics.jsonl"
     found = sorted(p.name for p in path.iterdir())[:6]
     return (
         f"{path}: is no run directory: expected at least one of summary.json, metrics.jsonl, events.jsonl "
@@ -132,8 +134,8 @@ class _Events:
         found = [f"{count(self.bad)} unreadable line(s) of events.jsonl were left out"] if self.bad else []
         if self.sampled:
             found.append(
-                f"events.jsonl holds {size(self.bytes)}: {count(self.seen)} rounds, evenly spaced, were read for the "
-                "figures on parties and wire stages; curves, bytes, time and privacy are complete"
+                f"events.jsonl holds {size(self.bytes)}: {count(self.seen)} rounds, evenly spaced, were read "
+                "for the figures on parties and wire stages; curves, bytes, time and privacy are complete"
             )
         return found
 

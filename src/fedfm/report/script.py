@@ -3,63 +3,158 @@
 from __future__ import annotations
 
 SCRIPT = r"""
-(function(){'use strict';
-var root=document.documentElement,names=['auto','light','dark'],button=document.getElementById('theme'),tip=document.getElementById('tip');
-var theme=(/theme=(light|dark)/.exec(location.hash+location.search)||[])[1];
-try{theme=theme||localStorage.getItem('fedfm-theme')}catch(e){}
-function paint(){if(theme==='light'||theme==='dark')root.setAttribute('data-theme',theme);else{theme='auto';root.removeAttribute('data-theme')}
-if(button)button.textContent={auto:'◐ Auto',light:'○ Light',dark:'● Dark'}[theme]}
+(function () {
+'use strict';
+const root = document.documentElement, tip = document.getElementById('tip');
+const all = (what, from) => Array.from((from || document).querySelectorAll(what));
+
+// Theme: #theme=dark in the address, else the reader's last choice, else the system's.
+const button = document.getElementById('theme'), names = ['auto', 'light', 'dark'];
+let theme = (/theme=(light|dark)/.exec(location.hash + location.search) || [])[1];
+try { theme = theme || localStorage.getItem('fedfm-theme'); } catch (e) { /* storage may be barred */ }
+function paint() {
+  theme = names.includes(theme) ? theme : 'auto';
+  if (theme === 'auto') root.removeAttribute('data-theme'); else root.setAttribute('data-theme', theme);
+  button.textContent = { auto: '◐ Auto', light: '○ Light', dark: '● Dark' }[theme];
+}
 paint();
-if(button)button.addEventListener('click',function(){theme=names[(names.indexOf(theme)+1)%3];
-try{localStorage.setItem('fedfm-theme',theme)}catch(e){}paint()});
-function node(tag,text,parent){var n=document.createElement(tag);if(text!==undefined)n.textContent=text;if(parent)parent.appendChild(n);return n}
-function hide(){tip.className='';document.querySelectorAll('.cross,.focus').forEach(function(n){n.style.visibility='hidden'})}
-function place(x,y){var w=tip.offsetWidth,h=tip.offsetHeight;
-tip.style.left=Math.max(6,Math.min(innerWidth-w-6,x+14+w>innerWidth?x-w-14:x+14))+'px';
-tip.style.top=Math.max(6,y-h-12<6?y+18:y-h-12)+'px';tip.className='on'}
-function say(head,rows,x,y){tip.textContent='';if(head)node('b',head,tip);
-rows.forEach(function(r){var d=node('div',undefined,tip),s=node('span',undefined,d);
-if(r[2])node('i',undefined,s).className='b-'+r[2];s.appendChild(document.createTextNode(r[0]));if(r[1]!==undefined)node('span',r[1],d)});place(x,y)}
-function info(svg){var f=svg.closest('figure');if(!f)return null;
-if(!f._tip){var s=f.querySelector('script.tip');try{f._tip=s?JSON.parse(s.textContent):null}catch(e){return null}}return f._tip}
-function inner(svg,e){var b=svg.getBoundingClientRect(),v=svg.viewBox.baseVal;return[(e.clientX-b.left)/b.width*v.width,(e.clientY-b.top)/b.height*v.height]}
-function outer(svg,x,y){var b=svg.getBoundingClientRect(),v=svg.viewBox.baseVal;return[b.left+x/v.width*b.width,b.top+y/v.height*b.height]}
-function frame(svg,which){return svg.getAttribute(which).split(',').map(Number)}
-function showColumn(svg,i,y){var d=info(svg),f=frame(svg,'data-frame'),n=d.x.length;i=Math.max(0,Math.min(n-1,i));svg._i=i;
-var x=f[0]+(f[3]>f[2]?(d.x[i]-f[2])/(f[3]-f[2])*f[1]:f[1]/2),c=svg.querySelector('.cross'),at=outer(svg,x,y);
-if(c){var low=c.getAttribute('d').split('V');c.setAttribute('d','M'+x.toFixed(1)+' '+low[0].split(' ')[1]+'V'+low[1]);
-if(svg.dataset.bar)c.style.strokeWidth=+svg.dataset.bar+4;c.style.visibility='visible'}
-say(d.h[i],d.s.filter(function(s){return s.v[i]!==''}).map(function(s){return[s.n,s.v[i],s.c]}),at[0],at[1])}
-function showCell(svg,i,j){var d=info(svg),g=frame(svg,'data-grid');
-if(i<0||j<0||i>=d.cols.length||j>=d.rows.length){hide();return}svg._i=i;svg._j=j;
-var r=svg.querySelector('.focus'),at=outer(svg,g[0]+(i+.5)*g[2],g[1]+j*g[3]);
-r.setAttribute('x',g[0]+i*g[2]-1);r.setAttribute('y',g[1]+j*g[3]);r.setAttribute('width',g[2]);r.setAttribute('height',g[3]);r.style.visibility='visible';
-say(d.rows[j],[[d.cols[i],d.names?d.names[d.cells[j][i]]:d.cells[j][i]]],at[0],at[1])}
-document.addEventListener('pointermove',function(e){var t=e.target;if(!t.closest){hide();return}
-var hit=t.closest('[data-t]');if(hit){hide();var p=hit.getAttribute('data-t').split('|');say(p[0],p.slice(1).map(function(x){return[x]}),e.clientX,e.clientY);return}
-var svg=t.closest('svg[data-frame],svg[data-grid]');hide();if(!svg||!info(svg))return;var xy=inner(svg,e);
-if(svg.dataset.grid){var g=frame(svg,'data-grid');showCell(svg,Math.floor((xy[0]-g[0])/g[2]),Math.floor((xy[1]-g[1])/g[3]))}
-else{var f=frame(svg,'data-frame'),x=f[2]+(xy[0]-f[0])/f[1]*(f[3]-f[2]),d=info(svg).x,best=0;
-d.forEach(function(v,i){if(Math.abs(v-x)<Math.abs(d[best]-x))best=i});showColumn(svg,best,xy[1])}});
-document.addEventListener('pointerleave',hide);document.addEventListener('scroll',hide,{passive:true});
-document.addEventListener('focusout',hide);
-document.addEventListener('keydown',function(e){if(e.key==='Escape'){hide();return}
-var svg=document.activeElement,dx={ArrowLeft:-1,ArrowRight:1}[e.key]||0,dy={ArrowUp:-1,ArrowDown:1}[e.key]||0;
-if(!(dx||dy)||!svg||!svg.matches('svg[tabindex]')||!info(svg))return;e.preventDefault();var d=info(svg);hide();
-if(svg.dataset.grid)showCell(svg,Math.max(0,Math.min(d.cols.length-1,(svg._i===undefined?-1:svg._i)+dx)),Math.max(0,Math.min(d.rows.length-1,(svg._j||0)+dy)));
-else showColumn(svg,(svg._i===undefined?-1:svg._i)+(dx||dy),40)});
-document.querySelectorAll('table.sort thead th').forEach(function(th){function go(){
-var body=th.closest('table').tBodies[0],i=th.cellIndex,up=th.getAttribute('aria-sort')==='descending'?1:-1;
-th.parentNode.querySelectorAll('th').forEach(function(o){o.removeAttribute('aria-sort')});th.setAttribute('aria-sort',up>0?'ascending':'descending');
-function key(r){var s=r.cells[i].textContent,n=parseFloat(s.replace(/,/g,'').replace('−','-'));return isNaN(n)?[1,s]:[0,n]}
-Array.from(body.rows).sort(function(a,b){a=key(a);b=key(b);return a[0]-b[0]||(a[0]?up*a[1].localeCompare(b[1],undefined,{numeric:true}):up*(a[1]-b[1]))})
-.forEach(function(r){body.appendChild(r)})}
-th.tabIndex=0;th.addEventListener('click',go);th.addEventListener('keydown',function(e){if(e.key==='Enter')go()})});
-document.querySelectorAll('.copy>button').forEach(function(b){b.addEventListener('click',function(){
-var pre=b.parentNode.querySelector('pre'),range=document.createRange(),old=b.textContent;range.selectNodeContents(pre);
-function done(){b.textContent='Copied';setTimeout(function(){b.textContent=old},1400)}
-function old_way(){var s=getSelection();s.removeAllRanges();s.addRange(range);try{if(document.execCommand('copy'))done()}catch(e){}}
-if(navigator.clipboard)navigator.clipboard.writeText(pre.textContent).then(done,old_way);else old_way()})});
-addEventListener('beforeprint',function(){document.querySelectorAll('details.open-in-print').forEach(function(d){d.open=true})});
+button.addEventListener('click', () => {
+  theme = names[(names.indexOf(theme) + 1) % 3];
+  try { localStorage.setItem('fedfm-theme', theme); } catch (e) { /* as above */ }
+  paint();
+});
+
+// One tooltip for the page; text only, so that no name of a party is ever read as markup.
+function node(tag, text, parent) {
+  const made = document.createElement(tag);
+  if (text !== undefined) made.textContent = text;
+  if (parent) parent.appendChild(made);
+  return made;
+}
+function hide() {
+  tip.className = '';
+  all('.cross,.focus').forEach(n => { n.style.visibility = 'hidden'; });
+}
+function say(head, rows, x, y) {
+  tip.textContent = '';
+  if (head) node('b', head, tip);
+  rows.forEach(([name, value, colour]) => {
+    const line = node('div', undefined, tip), left = node('span', undefined, line);
+    if (colour) node('i', undefined, left).className = 'b-' + colour;
+    left.appendChild(document.createTextNode(name));
+    if (value !== undefined) node('span', value, line);
+  });
+  const w = tip.offsetWidth, h = tip.offsetHeight, beside = x + 14 + w > innerWidth ? x - w - 14 : x + 14;
+  tip.style.left = Math.max(6, Math.min(innerWidth - w - 6, beside)) + 'px';
+  tip.style.top = Math.max(6, y - h - 12 < 6 ? y + 18 : y - h - 12) + 'px';
+  tip.className = 'on';
+}
+const facts = new WeakMap();
+function info(svg) {
+  const figure = svg.closest('figure');
+  if (figure && !facts.has(figure)) {
+    const block = figure.querySelector('script.tip');
+    facts.set(figure, block ? JSON.parse(block.textContent) : null);
+  }
+  return figure && facts.get(figure);
+}
+const numbers = (svg, name) => svg.getAttribute(name).split(',').map(Number);
+function toChart(svg, e) {
+  const box = svg.getBoundingClientRect(), view = svg.viewBox.baseVal;
+  return [(e.clientX - box.left) / box.width * view.width, (e.clientY - box.top) / box.height * view.height];
+}
+function toScreen(svg, x, y) {
+  const box = svg.getBoundingClientRect(), view = svg.viewBox.baseVal;
+  return [box.left + x / view.width * box.width, box.top + y / view.height * box.height];
+}
+const clamp = (i, n) => Math.max(0, Math.min(n - 1, i));
+
+// Charts over rounds: a line (or a band behind a column) at the nearest round.
+function showRound(svg, at, y) {
+  const d = info(svg), [left, plot, x0, x1] = numbers(svg, 'data-frame'), i = svg.at = clamp(at, d.x.length);
+  const x = left + (x1 > x0 ? (d.x[i] - x0) / (x1 - x0) * plot : plot / 2);
+  const cross = svg.querySelector('.cross');
+  cross.setAttribute('d', cross.getAttribute('d').replace(/^M\S+/, 'M' + x.toFixed(1)));
+  if (svg.dataset.bar) cross.style.strokeWidth = +svg.dataset.bar + 4;
+  cross.style.visibility = 'visible';
+  const shown = d.s.filter(s => s.v[i] !== '').map(s => [s.n, s.v[i], s.c]);
+  say(d.h[i], shown, ...toScreen(svg, x, y));
+}
+// Grids: one cell.
+function showCell(svg, i, j) {
+  const d = info(svg), [left, top, w, h] = numbers(svg, 'data-grid');
+  if (i < 0 || j < 0 || i >= d.cols.length || j >= d.rows.length) return;
+  svg.at = i; svg.row = j;
+  const box = svg.querySelector('.focus');
+  const place = { x: left + i * w - 1, y: top + j * h, width: w, height: h };
+  Object.keys(place).forEach(k => box.setAttribute(k, place[k]));
+  box.style.visibility = 'visible';
+  const cell = d.cells[j][i];
+  const at = toScreen(svg, left + (i + 0.5) * w, place.y);
+  say(d.rows[j], [[d.cols[i], d.names ? d.names[cell] : cell]], ...at);
+}
+document.addEventListener('pointermove', e => {
+  hide();
+  const hit = e.target.closest && e.target.closest('[data-t]');
+  if (hit) {
+    const [head, ...rows] = hit.getAttribute('data-t').split('|');
+    say(head, rows.map(r => [r]), e.clientX, e.clientY);
+    return;
+  }
+  const svg = e.target.closest && e.target.closest('svg[data-frame],svg[data-grid]');
+  if (!svg || !info(svg)) return;
+  const [x, y] = toChart(svg, e);
+  if (svg.dataset.grid) {
+    const [left, top, w, h] = numbers(svg, 'data-grid');
+    showCell(svg, Math.floor((x - left) / w), Math.floor((y - top) / h));
+  } else {
+    const [left, plot, x0, x1] = numbers(svg, 'data-frame'), want = x0 + (x - left) / plot * (x1 - x0);
+    const off = info(svg).x.map(v => Math.abs(v - want));
+    showRound(svg, off.indexOf(Math.min(...off)), y);
+  }
+});
+document.addEventListener('keydown', e => {
+  if (e.key === 'Escape') hide();
+  const svg = document.activeElement;
+  const dx = { ArrowLeft: -1, ArrowRight: 1 }[e.key] || 0, dy = { ArrowUp: -1, ArrowDown: 1 }[e.key] || 0;
+  if (!(dx || dy) || !svg.matches('svg[tabindex]') || !info(svg)) return;
+  e.preventDefault();
+  hide();
+  const d = info(svg), at = svg.at === undefined ? -1 : svg.at;
+  if (svg.dataset.grid) {
+    showCell(svg, clamp(at + dx, d.cols.length), clamp((svg.row || 0) + dy, d.rows.length));
+  } else showRound(svg, at + (dx || dy), 40);
+});
+document.addEventListener('scroll', hide, { passive: true });
+document.addEventListener('focusout', hide);
+root.addEventListener('pointerleave', hide);
+
+// Tables that sort by a click on a head, numbers as numbers.
+all('table.sort thead th').forEach(th => {
+  function key(row) {
+    const text = row.cells[th.cellIndex].textContent;
+    const n = parseFloat(text.replace(/,/g, '').replace('−', '-'));
+    return /^[\d−+]/.test(text) && !isNaN(n) ? [0, n] : [1, text];
+  }
+  function sort() {
+    const up = th.getAttribute('aria-sort') === 'descending' ? 1 : -1, body = th.closest('table').tBodies[0];
+    all('th', th.parentNode).forEach(other => other.removeAttribute('aria-sort'));
+    th.setAttribute('aria-sort', up > 0 ? 'ascending' : 'descending');
+    const rows = Array.from(body.rows).map(row => [key(row), row]);
+    rows.sort(([a], [b]) => a[0] - b[0]
+      || up * (a[0] ? a[1].localeCompare(b[1], undefined, { numeric: true }) : a[1] - b[1]));
+    rows.forEach(([, row]) => body.appendChild(row));
+  }
+  th.tabIndex = 0;
+  th.addEventListener('click', sort);
+  th.addEventListener('keydown', e => { if (e.key === 'Enter') sort(); });
+});
+
+all('.copy>button').forEach(copy => copy.addEventListener('click', () => {
+  const pre = copy.parentNode.querySelector('pre');
+  function done() { copy.textContent = 'Copied'; setTimeout(() => { copy.textContent = 'Copy'; }, 1400); }
+  function select() { getSelection().selectAllChildren(pre); if (document.execCommand('copy')) done(); }
+  if (navigator.clipboard) navigator.clipboard.writeText(pre.textContent).then(done, select); else select();
+}));
 })();
 """

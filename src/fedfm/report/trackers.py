@@ -1,4 +1,4 @@
-"""Experiment trackers: the metrics of each round to TensorBoard, MLflow or Weights & Biases, offline by default."""
+"""Trackers: each round's metrics to TensorBoard, MLflow or Weights & Biases, offline by default."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import importlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,22 +28,28 @@ class Tracker(Protocol):
 def open_tracker(name: str, run_dir: Path, config: Mapping[str, Any] | str | None) -> Tracker:
     """A tracker writing under `run_dir`: `tensorboard/`, `mlruns.db` or `wandb/`.
 
-    MLflow goes elsewhere when MLFLOW_TRACKING_URI is set, and Weights & Biases online only when WANDB_MODE says so.
+    MLflow goes elsewhere when MLFLOW_TRACKING_URI is set; Weights & Biases goes online only when WANDB_MODE
+    says so.
     Raises MissingExtra with the install line, or ConfigError that names the nearest known tracker.
     """
+    kinds: dict[str, Callable[[Path, Mapping[str, Any] | str | None], Tracker]]
     kinds = {"tensorboard": TensorBoard, "mlflow": MLflow, "wandb": WandB}
     if name not in kinds:
         fix = nearest(name, TRACKERS)
-        raise ConfigError([Problem("tracker", f"there is no tracker '{name}'", "only these are known to fedfm", fix)])
+        raise ConfigError(
+            [Problem("tracker", f"there is no tracker '{name}'", "only these are known to fedfm", fix)]
+        )
     Path(run_dir).mkdir(parents=True, exist_ok=True)
     return kinds[name](Path(run_dir), config)
 
 
 def tensorboard(run_dir: Path) -> Path:
-    """Writes a finished run's metrics.jsonl as TensorBoard events and gives their folder; ResumeError without it."""
+    """Writes a run's metrics.jsonl as TensorBoard events and gives their folder; ResumeError without it."""
     source = Path(run_dir) / "metrics.jsonl"
     if not source.is_file():
-        raise ResumeError(f"{run_dir}: has no metrics.jsonl; give a run directory that `fedfm run NAME --out DIR` wrote")
+        raise ResumeError(
+            f"{run_dir}: has no metrics.jsonl; give a run directory that `fedfm run NAME --out DIR` wrote"
+        )
     config = Path(run_dir) / "config.yaml"
     tracker = TensorBoard(Path(run_dir), config.read_text("utf-8", "replace") if config.is_file() else None)
     try:
@@ -57,7 +63,7 @@ def tensorboard(run_dir: Path) -> Path:
 
 
 def flat(row: Mapping[str, Any]) -> dict[str, float]:
-    """A line of metrics.jsonl as flat numbers: metrics by their own name, the rest as `bytes/up`, `seconds/train`."""
+    """A line of metrics.jsonl as flat numbers: metrics by their own name, the rest as `bytes/up`."""
     found: dict[str, float] = {}
     for key, value in row.items():
         inner = value.items() if isinstance(value, dict) else [("", value)]
@@ -72,7 +78,9 @@ class TensorBoard:
     """TensorBoard event files, written without TensorFlow or torch; scalars by tag, step = round."""
 
     def __init__(self, run_dir: Path, config: Mapping[str, Any] | str | None):
-        writer = _library("tensorboard.summary.writer.event_file_writer", "tensorboard", "the tracker 'tensorboard'")
+        writer = _library(
+            "tensorboard.summary.writer.event_file_writer", "tensorboard", "the tracker 'tensorboard'"
+        )
         self._event = importlib.import_module("tensorboard.compat.proto.event_pb2").Event
         self._summary = importlib.import_module("tensorboard.compat.proto.summary_pb2").Summary
         self.place = run_dir / "tensorboard"
@@ -82,7 +90,9 @@ class TensorBoard:
             tensors = importlib.import_module("tensorboard.util.tensor_util")
             text = "\n".join(f"    {line}" for line in _text(config).splitlines())  # indented: Markdown code
             value = self._summary.Value(
-                tag="config", metadata=plugin.create_summary_metadata(""), tensor=tensors.make_tensor_proto([text])
+                tag="config",
+                metadata=plugin.create_summary_metadata("config", "the resolved config"),
+                tensor=tensors.make_tensor_proto([text]),
             )
             self._add(0, self._summary(value=[value]))
 
@@ -163,7 +173,13 @@ def _text(config: Mapping[str, Any] | str) -> str:
 def _leaves(config: Any, path: str = "") -> list[tuple[str, Any]]:
     if isinstance(config, str) and not path:
         return [("config", config)]
-    items = config.items() if isinstance(config, Mapping) else enumerate(config) if isinstance(config, list) else None
+    items = (
+        config.items()
+        if isinstance(config, Mapping)
+        else enumerate(config)
+        if isinstance(config, list)
+        else None
+    )
     if items is None:
         return [(path, config)] if path else []
     return [leaf for key, value in items for leaf in _leaves(value, f"{path}.{key}" if path else str(key))]

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from fedfm.report import outline
 from fedfm.report.bars import Bar, bars
 from fedfm.report.charts import Line, line_tip, lines
-from fedfm.report.cohort import sample
-from fedfm.report.markup import both, card, clip, esc, figure, table
-from fedfm.report.numbers import count, finite, plural, share, short
+from fedfm.report.cohort import read_only, sample
+from fedfm.report.markup import both, card, clip, esc, figure, fold_away, table
+from fedfm.report.numbers import alike, count, finite, plural, share, short
 from fedfm.report.rundir import Run, mapping
 
 SHOWN = 24
@@ -31,14 +31,19 @@ def privacy_card(run: Run, tag: str, columns: int) -> str:
     body, numbers = "", ""
     if len(spent) > 1:
         line = Line("ε", "c4", [x for x, _ in spent], [y for _, y in spent], area=True)
-        chart = both(lambda w: lines(w, 210, words, [line], show=short, zero=True), 8 if columns == 12 else columns)
+        chart = both(
+            lambda w: lines(w, 210, words, [line], show=short, zero=True), 8 if columns == 12 else columns
+        )
         body = figure(words, chart, line_tip([line], short))
         numbers = table(("round", "ε"), [(short(x), short(y)) for x, y in spent])
     event = next(iter(run.facts.privacy.values()), {})
     pairs: list[tuple[str, str]] = []
     for title, value in (
         ("mechanism", told.get("mechanism")),
-        ("noise multiplier", told.get("noise") if told.get("noise") is not None else event.get("noise_multiplier")),
+        (
+            "noise multiplier",
+            told.get("noise") if told.get("noise") is not None else event.get("noise_multiplier"),
+        ),
         ("clip norm", event.get("clip_norm")),
         ("sampling", _flat(event.get("sampling"))),
         ("note", told.get("note")),
@@ -47,7 +52,9 @@ def privacy_card(run: Run, tag: str, columns: int) -> str:
             pairs.append((title, short(number) if (number := finite(value)) is not None else str(value)))
     if len(run.facts.privacy) > 1:
         pairs.append(("mechanisms noted", ", ".join(run.facts.privacy)))
-    body = f'<div class="split">{body}{_pairs(pairs)}</div>' if body and columns == 12 else body + _pairs(pairs)
+    body = (
+        f'<div class="split">{body}{_pairs(pairs)}</div>' if body and columns == 12 else body + _pairs(pairs)
+    )
     return card("Privacy spent", words + ".", body, columns, numbers, tag)
 
 
@@ -65,10 +72,13 @@ def value_card(run: Run, tag: str, columns: int) -> str:
         words += f"; the top quarter of the parties holds {share(first, total)} of all positive value"
     below = sum(v < 0 for v in found.values())
     words += f"; {plural(below, 'party', 'parties')} below zero." if below else "."
+    words += read_only(run)
     chosen = sample(ranked, SHOWN)
     rows = [Bar(n, found[n], "c1" if found[n] >= 0 else "c2") for n in chosen]
-    chart = both(lambda w: bars(w, words, rows, short, 22), columns)
-    numbers = table(("party", "value"), [(n, short(found[n])) for n in ranked], cap=100, sort=True)
+    text = dict(zip(found, alike(list(found.values())), strict=True))
+    same = {found[n]: text[n] for n in found}
+    chart = both(lambda w: bars(w, words, rows, lambda v: same.get(v, short(v)), 22), columns)
+    numbers = table(("party", "value"), [(n, text[n]) for n in ranked], cap=100, sort=True)
     return card("Contribution", words, figure(words, chart) + _cut(chosen, ranked), columns, numbers, tag)
 
 
@@ -83,7 +93,8 @@ def pay_card(run: Run, tag: str, columns: int) -> str:
     words = f"{short(total)} paid to {plural(paid, 'party', 'parties')}"
     asked = [n for n in ranked if found[n].asked is not None]
     if asked:
-        words += f"; the tick marks what a party asked for over the run ({short(sum(found[n].asked or 0.0 for n in asked))} in all)"
+        wanted = short(sum(found[n].asked or 0.0 for n in asked))
+        words += f"; the tick marks what a party asked for over the run ({wanted} in all)"
     chosen = sample(ranked, SHOWN)
     rows = [
         Bar(
@@ -91,13 +102,22 @@ def pay_card(run: Run, tag: str, columns: int) -> str:
             found[n].paid or 0.0,
             "c3",
             tick=found[n].asked,
-            tip=f"{n}|paid {short(found[n].paid)}" + (f"|asked {short(found[n].asked)}" if n in asked else ""),
+            tip=f"{n}|paid {short(found[n].paid)}"
+            + (f"|asked {short(found[n].asked)}" if n in asked else ""),
         )
         for n in chosen
     ]
-    chart = both(lambda w: bars(w, words, rows, short, 22), columns)
-    numbers = table(("party", "paid", "asked"), [(n, short(found[n].paid), short(found[n].asked)) for n in ranked], 100, True)
-    return card("Payments", words + ".", figure(words, chart) + _cut(chosen, ranked), columns, numbers, tag)
+    paid_text = alike([t.paid for t in found.values()])
+    same = dict(zip((t.paid or 0.0 for t in found.values()), paid_text, strict=True))
+    chart = both(lambda w: bars(w, words, rows, lambda v: same.get(v, short(v)), 22), columns)
+    numbers = table(
+        ("party", "paid", "asked"),
+        [(n, short(found[n].paid), short(found[n].asked)) for n in ranked],
+        100,
+        True,
+    )
+    words += "." + read_only(run)
+    return card("Payments", words, figure(words, chart) + _cut(chosen, ranked), columns, numbers, tag)
 
 
 def trouble_card(run: Run, tag: str, columns: int) -> str:
@@ -109,22 +129,26 @@ def trouble_card(run: Run, tag: str, columns: int) -> str:
     words = ""
     if total:
         reason, n = reasons.most_common(1)[0]
-        words = f"{plural(total, 'party-round')} lost; the most frequent reason is “{clip(reason, 60)}” ({count(n)})."
+        words = f"{plural(total, 'party-round')} lost; the main reason is “{clip(reason, 60)}” ({count(n)})."
     if broken:
         words += f" {plural(len(broken), 'round')} gave no model."
-    rows = [(e.get("round", "–"), "–" if e.get("client") is None else e["client"], e.get("kind"), _why(e)) for e in run.facts.trouble]
+    rows = [
+        (e.get("round", "–"), "–" if e.get("client") is None else e["client"], e.get("kind"), _why(e))
+        for e in run.facts.trouble
+    ]
     rows += [(n, "all", "round failed", why) for n, why in broken.items()]
     rows.sort(key=lambda r: r[0] if isinstance(r[0], int) else 0)
     ranked = reasons.most_common(10)
     body = ""
     if ranked:
         items = "".join(
-            f'<li><span>{esc(clip(r, 90))}</span><b>{count(n)}</b><i class="b-c2" style="width:{100 * n / ranked[0][1]:.1f}%"></i></li>'
+            f"<li><span>{esc(clip(r, 90))}</span><b>{count(n)}</b>"
+            f'<i class="b-c2" style="width:{100 * n / ranked[0][1]:.1f}%"></i></li>'
             for r, n in ranked
         )
         body = f'<ul class="rank">{items}</ul>'
     if rows:
-        body += f'<details class="numbers"><summary>Each case</summary>{table(("round", "party", "what", "why"), rows, cap=120)}</details>'
+        body += fold_away("Each case", table(("round", "party", "what", "why"), rows, cap=120), "numbers")
     return card("Lost on the way", words.strip(), body, columns, "", tag)
 
 
@@ -134,7 +158,9 @@ def _why(event: dict[str, object]) -> str:
 
 
 def _flat(value: object) -> str:
-    return ", ".join(f"{k} {short(n) if (n := finite(v)) is not None else v}" for k, v in mapping(value).items())
+    return ", ".join(
+        f"{k} {short(n) if (n := finite(v)) is not None else v}" for k, v in mapping(value).items()
+    )
 
 
 def _pairs(pairs: Sequence[tuple[str, str]]) -> str:

@@ -1,10 +1,11 @@
-"""Pre-trained networks and tokenizers for the tasks, loaded without noise and without a draw from a global generator."""
+"""Pre-trained networks and tokenizers, loaded without noise and without a draw from a global generator."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,18 +27,23 @@ def fresh() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
+    """No progress bars, reports or notices of the libraries' own deprecations from what is inside."""
+    import logging as levels
+
     from transformers.utils import logging
 
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.set_verbosity(levels.ERROR)
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
     finally:
         logging.set_verbosity(level)
         if bar:
-            logging.enable_progress_bar()
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def folder(model: str) -> str:
@@ -47,7 +53,8 @@ def folder(model: str) -> str:
     return models.path(model)
 
 
-def load_base(auto: str, model: str, *, dtype: str = "float32", dropout: float = 0.0, checkpointing: bool = False) -> Any:
+def load_base(auto: str, model: str, *, dtype: str = "float32", dropout: float = 0.0,
+              checkpointing: bool = False) -> Any:
     """The network that `transformers.<auto>` makes of `model`, on the CPU.
 
     Every dropout rate of its config becomes `dropout`. Raises ModelError.
@@ -55,7 +62,7 @@ def load_base(auto: str, model: str, *, dtype: str = "float32", dropout: float =
     import transformers
 
     where = folder(model)
-    with fresh(), _quiet():
+    with fresh(), quiet():
         try:
             config = transformers.AutoConfig.from_pretrained(where)
             for key, value in vars(config).items():
@@ -64,7 +71,7 @@ def load_base(auto: str, model: str, *, dtype: str = "float32", dropout: float =
             network = getattr(transformers, auto).from_pretrained(where, config=config, dtype=DTYPES[dtype])
         except (OSError, ValueError, KeyError) as e:
             raise ModelError(f"{model}: {auto} cannot load it\n    why: {e}\n"
-                             "    fix: name a packaged model (fedfm models list) or a folder in Hugging Face layout") from e
+                             "    fix: name a packaged model, or a folder in Hugging Face layout") from e
     if checkpointing:
         network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return network
@@ -75,7 +82,7 @@ def load_tokenizer(model: str) -> Any:
     import transformers
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its thread pool does not survive a fork
-    with _quiet():
+    with quiet():
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder(model))
         except (OSError, ValueError, KeyError) as e:

@@ -29,7 +29,8 @@ class Tuning:
 
     def at_rank(self, rank: int) -> Tuning:
         """The same tuning with its first `rank` directions only."""
-        raise FedfmError(f"the tuning '{getattr(self, 'method_name', type(self).__name__)}' has no rank to cut; use lora")
+        name = getattr(self, "method_name", type(self).__name__)
+        raise FedfmError(f"the tuning '{name}' has no rank to cut; use lora")
 
     def save(self, network: nn.Module, base: str, folder: Path) -> None:
         """Write what was trained of the network; `base` is what a reader must load it over."""

@@ -13,7 +13,8 @@ from fedfm.tasks.tuning import Tuning
 
 
 @method("full", slot="tuning", section="IV.B", survey=(43,),
-        paper="McMahan et al., Communication-efficient learning of deep networks from decentralized data, AISTATS 2017")
+        paper="Zhang et al., FedPETuning: when federated learning meets the parameter-efficient tuning methods of "
+              "pre-trained language models, 2023")
 @dataclass(frozen=True)
 class Full(Tuning):
     """Train every parameter; the model is written whole, in Hugging Face layout."""
@@ -28,5 +29,6 @@ class Full(Tuning):
 def write_whole(network: Any, folder: Path) -> None:
     """`save_pretrained` of a network whose tensors are views on one buffer (tied ones stay tied)."""
     copies: dict[int, Any] = {}
-    state = {n: copies.setdefault(t.data_ptr(), t.detach().to("cpu", copy=True)) for n, t in network.state_dict().items()}
+    state = {name: copies.setdefault(t.data_ptr(), t.detach().to("cpu", copy=True))
+             for name, t in network.state_dict().items()}
     network.save_pretrained(folder, state_dict=state)

@@ -15,11 +15,12 @@ from torch.nn import functional
 
 from fedfm.core.errors import ModelError, nearest
 from fedfm.core.registry import knob, method
-from fedfm.tasks.network import fresh
+from fedfm.tasks.network import fresh, quiet
 from fedfm.tasks.tuning import Tuning
 
 # What the attention's query and value projections are called; the first pair that a network has is adapted.
-USUAL = (("query", "value"), ("q_proj", "v_proj"), ("q_lin", "v_lin"), ("c_attn",), ("query_key_value",), ("qkv",), ("Wqkv",))
+USUAL = (("query", "value"), ("q_proj", "v_proj"), ("q_lin", "v_lin"), ("c_attn",),
+         ("query_key_value",), ("qkv",), ("Wqkv",))
 ADAPTER = "default"
 
 
@@ -48,7 +49,7 @@ class LoRA(Tuning):
         kind = "FEATURE_EXTRACTION" if base.get_output_embeddings() is None else "CAUSAL_LM"
         config = LoraConfig(r=self.r, lora_alpha=self.alpha, lora_dropout=self.dropout, task_type=kind,  # type: ignore[arg-type]
                             target_modules=list(targets(base, self.targets)))
-        with fresh():
+        with fresh(), quiet():
             network = get_peft_model(base, config)
         for _, layer in adapted(network):
             layer.lora_A[ADAPTER].weight.requires_grad_(self.train == "both")
@@ -90,7 +91,8 @@ class LoRA(Tuning):
 
 def targets(base: nn.Module, wanted: tuple[str, ...] | None) -> tuple[str, ...]:
     """The layer names to adapt. Raises ModelError when the network lacks one, or when none is known for it."""
-    kinds = {n.rpartition(".")[2] for n, m in base.named_modules() if isinstance(m, nn.Linear) or type(m).__name__ == "Conv1D"}
+    kinds = {name.rpartition(".")[2] for name, layer in base.named_modules()
+             if isinstance(layer, nn.Linear) or type(layer).__name__ == "Conv1D"}
     if wanted is None:
         for usual in USUAL:
             if kinds.issuperset(usual):
@@ -111,8 +113,9 @@ def adapted(network: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def _add_residual(layer: Any, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
-    r = layer.lora_R
-    return out + (functional.linear(args[0].to(r.dtype), r) * layer.scaling[ADAPTER]).to(out.dtype)
+    r: Tensor = layer.lora_R
+    scale: float = layer.scaling[ADAPTER]
+    return out + (functional.linear(args[0].to(r.dtype), r) * scale).to(out.dtype)
 
 
 def _pair(layer: Any) -> tuple[Tensor, Tensor]:

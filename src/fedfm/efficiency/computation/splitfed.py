@@ -16,7 +16,7 @@ from fedfm.core.registry import knob, method
 from fedfm.core.tree import Layout
 from fedfm.efficiency.training.local import Local, batches
 
-FRONT, BACK = "front.*", "[!f]*"  # the client's tensors; everything else is the server's
+FRONT = "front.*"  # the client's tensors; the rest is the server's
 
 
 @method("splitfed", slot="client", section="IV.B", survey=(207,),
@@ -33,6 +33,14 @@ class SplitFed(Client):
     """
 
     local: Local = knob(factory=Local, doc="rate, steps and batch; plain SGD")
+
+    dialect = "split"
+
+    def alone(self) -> Client:
+        return self.local
+
+    def steps_for(self, rows: int) -> int:
+        return self.local.steps_for(rows)
 
     def gives(self, layout: Layout) -> Layout:
         return layout.sub(FRONT)[0]
@@ -67,19 +75,20 @@ class SplitFedServer(Server):
 
     lr: float = knob(0.01, "learning rate of the back half", low=0.0)
 
+    dialect = "split"
     phases = {"acts": "each"}  # an answer touches this client's copy only, so arrival order cannot matter
 
     def gives(self, layout: Layout) -> Layout:
         return layout.sub(FRONT)[0]
 
     def init(self, bound: Bound, ctx: Ctx) -> State:
-        return {"w": bound.init.clone(), "front": bound.layout.sub(FRONT)[1], "back": bound.layout.sub(BACK)[1], "copies": {}}
+        return {"w": bound.init.clone(), "front": bound.layout.sub(FRONT)[1], "back": bound.layout.sub(FRONT, rest=True)[1], "copies": {}}
 
     def brief(self, state: State, terms: Terms) -> Message:
         return Message(state["w"][state["front"]], "weights")
 
     def serve(self, state: State, phase: str, messages: Mapping[str, Message], ctx: Ctx, bound: Bound) -> tuple[Replies, State]:
-        back, replies, copies = bound.layout.sub(BACK)[0], {}, dict(state["copies"])
+        back, replies, copies = bound.layout.sub(FRONT, rest=True)[0], {}, dict(state["copies"])
         for client, m in messages.items():
             mine = copies.get(client, {"w": state["w"][state["back"]]})
             leaf = mine["w"].detach().to(bound.device, copy=True).requires_grad_()

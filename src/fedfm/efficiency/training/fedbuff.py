@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from fedfm.core.context import Ctx
-from fedfm.core.errors import ConfigError, Problem
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregator, Lift
 from fedfm.core.registry import knob, method
@@ -16,27 +15,25 @@ from fedfm.core.tree import cut
 
 @method("fedbuff", slot="aggregate", section="IV.A", survey=(215, 229),
         paper="Nguyen et al., Federated Learning with Buffered Asynchronous Aggregation, 2022",
-        reduces_to="fedbuff at staleness 0, or fedbuff(power=0), is mean(weights=equal)",
+        reduces_to="fedbuff(power=0) is mean(weights=equal)",
         atlas=("fedbuff",))
 @dataclass(frozen=True)
 class FedBuff(Aggregator):
     """(1/K) sum_i (1 + tau_i)^-power x_i over K differences, tau_i = versions made since i began.
 
-    Every contribution counts 1 in K, so a stale buffer takes a smaller step. One beyond `max_staleness` counts neither in
-    the sum nor in K; when all are, the result is 0. A sub-model's message counts where it has the coordinate. Notes
-    "stale" with tau and the weight (0: refused as too old) for every tau > 0. ConfigError on messages that hold weights.
+    Every contribution counts 1 in K, so a stale buffer takes a smaller step. One beyond `max_staleness`
+    counts neither in the sum nor in K; when all are, the result is 0. A sub-model's message counts where it
+    has the coordinate. Notes "stale" with tau and the weight (0: refused as too old) for every tau > 0.
     """
 
     power: float = knob(0.5, "exponent of the discount; 0: none", low=0.0)
     max_staleness: int | None = knob(None, "oldest contribution that counts, in versions; none: any", low=0)
 
     form = "sum"
+    takes = "delta"
     plain = True
 
     def lift(self, m: Message, ctx: Ctx) -> Lift:
-        if m.kind == "weights":
-            raise ConfigError([Problem("aggregate", "fedbuff got weights", "a discounted sum of weights shrinks the model",
-                                       "let the client send differences (client.send=delta)")])
         tau = max(0, ctx.round - m.version)
         counts = float(self.max_staleness is None or tau <= self.max_staleness)
         alpha = counts * (1.0 + tau) ** -self.power

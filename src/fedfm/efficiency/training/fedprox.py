@@ -27,6 +27,12 @@ class FedProx(Client):
     mu: float = knob(0.01, "strength of the pull; the paper tunes it in 0.001 .. 1", low=0.0)
     local: Local = knob(factory=Local, doc="the local steps")
 
+    def alone(self) -> Client:
+        return self.local
+
+    def steps_for(self, rows: int) -> int:
+        return self.local.steps_for(rows)
+
     def work(self, brief: Message, data: Any, state: State, ctx: Ctx, bound: Bound) -> tuple[Message, State]:
         anchor = brief.x.to(bound.device)
 

@@ -40,6 +40,10 @@ class Local(Client):
     clip_grad: float = knob(0.0, "largest gradient norm of a step; 0: no limit", low=0.0)
     send: str = knob("delta", "what the message holds", choices=("delta", "weights"))
 
+    def steps_for(self, rows: int) -> int:
+        per_pass = -(-rows // min(rows, self.batch or rows)) if rows else 0
+        return self.steps or max(1, round(self.epochs * per_pass)) * (self.epochs > 0)
+
     def work(self, brief: Message, data: Any, state: State, ctx: Ctx, bound: Bound) -> tuple[Message, State]:
         first, last, _ = descend(self, brief.x, data, ctx, bound)
         return outcome(self, brief.x, data, bound, first, last), state
@@ -86,7 +90,7 @@ def batches(n: int, local: Local, ctx: Ctx) -> Iterator[Tensor]:
     if n == 0:
         return
     per_pass = -(-n // size)
-    steps = ctx.terms.steps or local.steps or max(1, round(local.epochs * per_pass)) * (local.epochs > 0)
+    steps = ctx.terms.steps or local.steps_for(n)
     rng, order = ctx.rng("batches"), torch.arange(n)
     for k in range(steps):
         if k % per_pass == 0 and size < n:

@@ -29,6 +29,14 @@ class Scaffold(Client):
 
     local: Local = knob(factory=Local, doc="the local steps, with sgd and no momentum")
 
+    dialect = "control variates"
+
+    def alone(self) -> Client:
+        return self.local
+
+    def steps_for(self, rows: int) -> int:
+        return self.local.steps_for(rows)
+
     def gives(self, layout: Layout) -> Layout:
         return Layout.join(delta=layout, dc=layout)
 
@@ -57,6 +65,8 @@ class ScaffoldServer(Server):
     """theta += lr mean(delta); c += |S|/N mean(dc), with S those who contributed and N all parties."""
 
     lr: float = knob(1.0, "server rate eta_s", low=0.0)
+
+    dialect = "control variates"
 
     def gives(self, layout: Layout) -> Layout:
         return Layout.join(w=layout, c=layout)

@@ -1,0 +1,159 @@
+"""Compatibility is data: what cannot be honoured together is refused before a model is loaded, with reason and fix.
+
+Every rule reads facts that methods declare; none knows a method's name. All problems are collected.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from typing import Any
+
+from fedfm.core.combine import stages_of
+from fedfm.core.errors import Problem
+from fedfm.core.federation import Federation
+from fedfm.core.fold import opaque_at
+from fedfm.core.protocols import Reward, Valuer
+
+
+def check(fed: Federation) -> list[Problem]:
+    """Every problem of this federation; an empty list means that it can run."""
+    return [*_pairs(fed), *_hidden_messages(fed), *_central_noise(fed), *_sub_models(fed), *_idle_switches(fed), *_place(fed)]
+
+
+def readers(fed: Federation) -> Iterator[tuple[str, str]]:
+    """(slot, name) of everything that reads single messages."""
+    if fed.aggregate.form == "all":
+        yield "aggregate", _name(fed.aggregate)
+    if fed.value.reads:
+        yield "value", _name(fed.value)
+    if fed.detect.reads:
+        yield "detect", _name(fed.detect)
+    if fed.adversary.forges:
+        yield "adversary", _name(fed.adversary)
+
+
+def _pairs(fed: Federation) -> Iterator[Problem]:
+    if fed.client.dialect != fed.server.dialect:
+        yield Problem("client", f"{_name(fed.client)} speaks '{fed.client.dialect}', the server '{fed.server.dialect}'",
+                      "client and server halves of a method belong together",
+                      f"set server to the one that belongs to {_name(fed.client)} (fedfm list --slot server), or client=local")
+    send = getattr(fed.client, "send", getattr(getattr(fed.client, "local", None), "send", "delta"))
+    takes = getattr(fed.server, "takes", "delta")
+    if fed.server.dialect == "model" and send != takes:
+        yield Problem("server.takes", f"clients send {send}, the server takes {takes}",
+                      "adding weights as if they were differences doubles the model", f"server.takes={send}")
+    if fed.aggregate.takes and fed.aggregate.takes != send:
+        where = "client.send" if hasattr(fed.client, "send") else "client.local.send"
+        yield Problem(where, f"{_name(fed.aggregate)} needs {fed.aggregate.takes}, clients send {send}",
+                      "it combines whole factors", f"{where}={fed.aggregate.takes} and server.takes={fed.aggregate.takes}")
+
+
+def _hidden_messages(fed: Federation) -> Iterator[Problem]:
+    """No single message is readable: whatever reads one is refused."""
+    stages, at = stages_of(fed.uplink), opaque_at(fed.uplink)
+    if at is None:
+        return
+    hider = _name(stages[at])
+    for slot, name in readers(fed):
+        yield Problem(slot, f"{name} reads single messages, which {hider} hides",
+                      "the server sees only the sum of the cohort", f"drop {slot}={name}, or drop {hider} from the uplink")
+    if fed.aggregate.form == "sum" and not fed.aggregate.shares:
+        yield Problem("aggregate", f"{_name(fed.aggregate)} cannot be computed on the client", f"{hider} needs the client to "
+                      "weigh its own message before it is masked", "aggregate=mean")
+    if fed.pace.late == "keep" or fed.pace.partial:
+        yield Problem("pace", f"{_name(fed.pace)} closes rounds on part of a cohort", f"the masks of {hider} cancel only over the "
+                      "whole cohort; a late upload could be unmasked alone", "pace=synchronous, or quorum with late=cancel, eager=false")
+    for i, stage in enumerate(stages):
+        if i < at and not stage.linear:
+            yield Problem(f"uplink.{i}", f"{_name(stage)} stands before {hider} and is not linear",
+                          "only the sum is decoded, and this code of a sum is not the sum of the codes",
+                          f"move it out, or use a linear code with a shared seed (randk) before {hider}")
+        if i > at and not stage.lossless:
+            yield Problem(f"uplink.{i}", f"{_name(stage)} stands after {hider} and loses bits",
+                          "a masked vector that is changed cannot be unmasked", f"put it before {hider} if it is linear")
+        if i > at and stage.opaque:
+            yield Problem(f"uplink.{i}", f"{_name(stage)} would mask what {hider} has masked", "one mask is enough", "keep one")
+
+
+def _central_noise(fed: Federation) -> Iterator[Problem]:
+    """Noise on the sum: valid for a clipped sum with equal weights and for nothing else that looks at the messages."""
+    stages = stages_of(fed.uplink)
+    noisy = [(i, s) for i, s in enumerate(stages) if s.after_sum and not s.opaque]
+    if not noisy:
+        return
+    i, stage = noisy[0]
+    name = _name(stage)
+    for slot, reader in readers(fed):
+        if slot != "adversary":
+            yield Problem(slot, f"{reader} reads single messages under {name}", "the noise covers the sum; what is computed from "
+                          "single messages is a release that no accountant knows", f"drop {slot}={reader}, or use noise on the "
+                          "client (local-gaussian)")
+    if fed.aggregate.form == "sum" and not fed.aggregate.plain:
+        yield Problem("aggregate", f"{_name(fed.aggregate)} transforms the clipped message", "its sum is no longer bounded by "
+                      "clip_norm, so the noise would be too small", "aggregate=mean with weights=equal")
+    if getattr(fed.aggregate, "weights", "equal") != "equal":
+        yield Problem("aggregate.weights", "clients are weighted by their examples", f"one client could move the sum by its weight "
+                      f"times clip_norm, but {name} adds noise for clip_norm", "aggregate.weights=equal")
+    sampled = getattr(fed.select, "method_name", "") and getattr(fed.select, "random_size", False)
+    if sampled and not getattr(fed.aggregate, "denominator", 0.0):
+        yield Problem("aggregate.denominator", "the mean divides by the cohort's random size", "that size is private under Poisson "
+                      "sampling", "aggregate.denominator = rate x number of parties")
+    if fed.select.releases:
+        yield Problem("select", f"{_name(fed.select)} publishes what clients computed from their data",
+                      "this release is not covered by the noise", "select=uniform or poisson")
+    if fed.pace.late == "keep":
+        yield Problem("pace", f"{_name(fed.pace)} mixes rounds", "the accountant assumes that a round's cohort was drawn for it",
+                      "pace=synchronous")
+    if getattr(fed.client, "send", getattr(getattr(fed.client, "local", None), "send", "delta")) == "weights":
+        yield Problem("client.send", "clients send weights", f"{name} would clip the model itself, not the update", "client.send=delta")
+    for k, after in enumerate(stages[i + 1:], i + 1):
+        if not (after.lossless or after.opaque):
+            yield Problem(f"uplink.{k}", f"{_name(after)} changes the update after {name} has clipped it",
+                          "the clipped norm would no longer hold", f"put it before {name}")
+
+
+def _sub_models(fed: Federation) -> Iterator[Problem]:
+    widths = getattr(fed.select, "widths", (1.0,))
+    if any(w < 1.0 for w in widths):
+        for slot, name in readers(fed):
+            yield Problem(slot, f"{name} compares messages, but sub-models differ in size", "their vectors have no common "
+                          "coordinates", f"drop {slot}={name}, or {_name(fed.select)}")
+        if fed.aggregate.form == "sum" and not fed.aggregate.plain:
+            yield Problem("aggregate", f"{_name(fed.aggregate)} does not know sub-models", "it needs whole messages", "aggregate=mean")
+
+
+def _idle_switches(fed: Federation) -> Iterator[Problem]:
+    if fed.fold == "fixed" and any(True for _ in readers(fed)):
+        yield Problem("fold", "fixed has no effect here", "messages are kept, not folded: " + ", ".join(n for _, n in readers(fed)),
+                      "fold=float")
+    if type(fed.value) is Valuer and type(fed.reward) is not Reward and getattr(fed.reward, "needs_values", False):
+        yield Problem("reward", f"{_name(fed.reward)} pays by value, and nobody values", "every contribution would be zero",
+                      "value=shapley-permutation")
+    if getattr(fed.reward, "plans", False) and _inner(fed.select) != fed.reward:
+        yield Problem("reward", f"{_name(fed.reward)} pays what its own plan promised, and another selector plans",
+                      "nobody would be paid", "fill select and reward with the same auction")
+
+
+def _place(fed: Federation) -> Iterator[Problem]:
+    noisy = any(hasattr(s, "noise_multiplier") for s in stages_of(fed.uplink))
+    if noisy and importlib.util.find_spec("dp_accounting") is None:
+        yield Problem("uplink", "the privacy spent cannot be computed", "dp-accounting is not installed", "pip install 'fedfm[privacy]'")
+    if fed.device == "cuda":
+        if not importlib.util.find_spec("torch") or not _cuda():
+            yield Problem("device", "no CUDA device is visible", "torch.cuda.is_available() is false", "device=auto")
+        elif _name(fed.engine) == "processes":
+            yield Problem("engine", "processes cannot share a GPU", "a process that uses CUDA cannot be forked", "engine=inprocess")
+
+
+def _cuda() -> bool:
+    import torch
+    return torch.cuda.is_available()
+
+
+def _inner(selector: Any) -> Any:
+    return getattr(selector, "inner", selector)
+
+
+def _name(method: Any) -> str:
+    return getattr(method, "method_name", type(method).__name__)

@@ -1,0 +1,61 @@
+"""What a federated result is worth: each party alone, and all data in one place.
+
+`local`: every party trains alone for as many steps as it takes in the federation; the mean of their scores.
+`pooled`: one owner of all data takes as many steps as all parties together, with the same batch size and rate.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedfm.core.context import Terms
+from fedfm.core.errors import ConfigError, Problem, nearest
+from fedfm.core.federation import Run, merge
+from fedfm.core.message import Message
+from fedfm.core.state import write
+
+KINDS = ("local", "pooled")
+
+
+def parse(text: str) -> tuple[str, ...]:
+    """ "local,pooled" or "none" to kinds; an unknown word is an error."""
+    words = tuple(w.strip() for w in text.split(",") if w.strip() and w.strip() != "none")
+    if bad := [w for w in words if w not in KINDS]:
+        raise ConfigError([Problem("--baselines", f"there is no baseline '{bad[0]}'", nearest(bad[0], (*KINDS, "none")),
+                                   "--baselines local,pooled or none")])
+    return words
+
+
+def baselines(run: Run, kinds: Sequence[str], tick: Callable[[int, int], None]) -> dict[str, Any]:
+    """Scores by kind: {"local": {party: scores}, "pooled": scores}; kept in the run directory, so a resume does not repeat them."""
+    path = run.folder / "baselines.json"
+    known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    todo = [k for k in kinds if k not in known]
+    if not todo:
+        return known
+    fed, parties = run.fed, run.parties
+    client = fed.client.alone()
+    steps = {i: fed.rounds * client.steps_for(n) for i, n in parties.items()}
+    jobs = []
+    if "pooled" in todo:  # the longest first
+        jobs.append(_job(run, "pooled", sum(steps.values())))
+    if "local" in todo:
+        jobs += [_job(run, i, steps[i]) for i in parties]
+    brief = Message(fed.server.model(fed.server.init(run.bound, run.ctx0)), "weights")
+    sessions = run.hub.collect(jobs, brief, lambda done: tick(done, len(jobs)))
+    tick(len(jobs), len(jobs))
+    scores = {s.job.id: merge([s.upload.info["scores"]]) if s.upload is not None else {"failed": s.error} for s in sessions}
+    if "pooled" in todo:
+        known["pooled"] = scores.pop("pooled")
+    if "local" in todo:
+        known["local"] = scores
+    write(path, json.dumps(known, indent=1).encode())
+    return known
+
+
+def _job(run: Run, id: str, steps: int) -> Any:
+    return dataclasses.replace(run.job("alone", id, 0, Terms(steps=steps or None)), round=0)

@@ -1,0 +1,1 @@
+"""Trustworthiness: what parties and the server can learn, break or prove (survey section V)."""

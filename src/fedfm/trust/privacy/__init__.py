@@ -1,0 +1,1 @@
+"""Privacy: clip and noise, their accountant, and sums that hide their terms (survey section V.B)."""

@@ -1,0 +1,1 @@
+"""Poisoning, and what withstands it: attacks, robust aggregation, detection of outliers."""

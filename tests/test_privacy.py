@@ -33,7 +33,7 @@ def exact_norm(x: Tensor) -> float:
     return peak * math.sqrt(math.fsum((v / peak) ** 2 for v in x.tolist())) if peak else 0.0
 
 
-# ---- clipping -----------------------------------------------------------------------------------------------------
+# ---- clipping ----------------------------------------------------------------------------------------------
 @settings(max_examples=300, deadline=None)
 @given(st.lists(floats, min_size=0, max_size=40), st.floats(1e-30, 1e30))
 def test_clipped_norm_never_exceeds_the_bound(values: list[float], bound: float) -> None:
@@ -73,7 +73,7 @@ def test_values_that_are_not_finite_fail_the_client(bad: float, wire: Any) -> No
         wire.encode(torch.tensor([0.0, bad]), {}, Ctx(0, client="party-7"))
 
 
-# ---- central noise ------------------------------------------------------------------------------------------------
+# ---- central noise -----------------------------------------------------------------------------------------
 @settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_one_party_moves_the_sum_by_at_most_c(data: st.DataObject) -> None:
@@ -141,7 +141,7 @@ def test_local_noise_is_independent_between_parties_and_rounds() -> None:
     assert ctx.events and ctx.events[0]["mechanism"] == "local-gaussian" and ctx.events[0]["client"] == "a"
 
 
-# ---- the accountant -----------------------------------------------------------------------------------------------
+# ---- the accountant ----------------------------------------------------------------------------------------
 ALL = {"kind": "all"}
 
 
@@ -184,9 +184,12 @@ def closed_form(sensitivity: float, sigma: float, delta: float) -> float:
 
 
 # Recomputed with dp-accounting 0.6 for the sheet of method facts: (rate, z, rounds, delta, PLD, RDP).
-GOLDEN = [(0.01, 1.0, 1000, 1e-5, 1.8282, 2.1014), (0.1, 1.0, 50, 1e-5, 5.148, 5.885), (0.1, 1.0, 100, 1e-5, 7.0466, 7.9039),
-          (0.05, 1.0, 200, 1e-5, 4.766, 5.368), (0.05, 0.8, 200, 1e-6, 8.8657, 9.9053), (1.0, 5.0, 100, 1e-5, 9.9973, 10.7255),
-          (256 / 60000, 1.1, 14063, 1e-5, 2.3818, 2.5967)]
+GOLDEN = [
+    (0.01, 1.0, 1000, 1e-5, 1.8282, 2.1014), (0.1, 1.0, 50, 1e-5, 5.148, 5.885),
+    (0.1, 1.0, 100, 1e-5, 7.0466, 7.9039), (0.05, 1.0, 200, 1e-5, 4.766, 5.368),
+    (0.05, 0.8, 200, 1e-6, 8.8657, 9.9053), (1.0, 5.0, 100, 1e-5, 9.9973, 10.7255),
+    (256 / 60000, 1.1, 14063, 1e-5, 2.3818, 2.5967),
+]
 
 
 @pytest.mark.parametrize("q,z,rounds,delta,pld,rdp", GOLDEN)
@@ -213,7 +216,8 @@ def test_local_noise_costs_the_doubled_sensitivity_and_no_amplification(z: float
     few = [e for t in range(rounds) for e in (plan(t, poisson(0.01)), release(t, z, "local-gaussian", "a"))]
     few += [release(t, z, "local-gaussian", "b") for t in range(rounds - 1)]
     got = spent(few, DELTA)
-    assert got is not None and got.epsilon == pytest.approx(epsilon, abs=5e-3) and got.relation == "replace one party"
+    assert got is not None and got.epsilon == pytest.approx(epsilon, abs=5e-3)
+    assert got.relation == "replace one party"
     assert got.epsilon == pytest.approx(closed_form(2.0, z / math.sqrt(rounds), DELTA), rel=1e-3)
     assert got.rounds == rounds and got.mechanism == "local-gaussian"  # of the party that spent most
 
@@ -265,6 +269,16 @@ def test_failed_rounds_count_and_rounds_without_a_release_do_not() -> None:
     assert len(series) == 4 and series[3] == series[2] == got.epsilon
 
 
+def test_series_of_a_long_ledger_never_understates() -> None:
+    events, q = ledger(150, 5.0), (0, 7, 60, 149)
+    series = per_round(events, DELTA)
+    assert len(series) == 150 and series == sorted(series) and len(set(series)) == 64
+    for t in q:
+        assert series[t] >= closed_form(1.0, 5.0 / math.sqrt(t + 1), DELTA) * (1 - 1e-3)
+    last = spent(events, DELTA)
+    assert last is not None and series[-1] == last.epsilon
+
+
 def test_two_releases_of_one_cohort_share_its_amplification() -> None:
     """Noise z twice on the same sample is noise z / sqrt(2) once, sampled once; independent samples would cost less."""
     events = [plan(0, poisson(0.1)), release(0, 2.0), release(0, 2.0)]
@@ -292,7 +306,7 @@ def test_rounds_of_different_noise_compose() -> None:
     ([plan(0), release(0, 0.0)], "infinite"),
     ([plan(0, poisson(0.1)), plan(0), release(0, 1.0)], "planned twice"),
     ([plan(0, uniform(3, 9), clients=["a", "b"]), release(0, 1.0)], "planned 2"),
-    ([plan(0, uniform(3, 9)), release(0, 1.0), plan(1, poisson(0.1)), release(1, 1.0)], "one way of sampling"),
+    ([plan(0, uniform(3, 9)), release(0, 1.0), plan(1, poisson(0.1)), release(1, 1.0)], "one way"),
     ([plan(0), release(0, 1.0), release(1, 1.0, "local-gaussian", "a")], "no common epsilon"),
 ])
 def test_what_is_not_understood_is_refused(events: list[Event], what: str) -> None:

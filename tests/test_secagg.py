@@ -14,12 +14,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from fedfm.core import ledger
+from fedfm.core.check import check
+from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ClientFailed, RoundFailed
+from fedfm.core.federation import Federation, Run, make_store
 from fedfm.core.message import Message, nothing, pack, unpack
-from fedfm.core.protocols import Say
+from fedfm.core.protocols import Pace, Say
+from fedfm.core.session import Site
 from fedfm.core.state import freeze, lasting
+from fedfm.efficiency.training.local import Local
+from fedfm.efficiency.training.mean import Mean
+from fedfm.tasks.quadratic import Quadratic, Quadratics
 from fedfm.trust.privacy import masks, shamir
+from fedfm.trust.privacy.gaussian import ClipNoise
 from fedfm.trust.privacy.secagg import SecAgg
 
 PHASES = ("keys", "shares", "upload", "unmask")
@@ -38,10 +47,10 @@ class Round:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def drive(wire: SecAgg, vectors: Mapping[str, Tensor], drops: Mapping[str, str] = {}, ctx: Ctx | None = None,
+def drive(wire: SecAgg, vectors: Mapping[str, Tensor], drops: Mapping[str, str] | None = None, ctx: Ctx | None = None,
           replies: Tamper = lambda phase, to, m: m, sent: Tamper = lambda phase, by, m: m) -> Round:
     """Play the conversations with a barrier at each phase; a party leaves just before its phase in `drops`."""
-    ctx = ctx or Ctx(0, round=3)
+    ctx, drops = ctx or Ctx(0, round=3), drops or {}
     out, host = Round(), wire.host(ctx)
 
     def session(i: str) -> Generator[Say, Message, None]:
@@ -93,7 +102,7 @@ def oracle(wire: SecAgg, vectors: Mapping[str, Tensor], ids: Any) -> Tensor:
                         dtype=torch.float64).float()
 
 
-# ---- the sum ------------------------------------------------------------------------------------------------------
+# ---- the sum -----------------------------------------------------------------------------------------------
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_sum_is_exact_for_every_drop_out_pattern_or_the_round_fails(data: st.DataObject) -> None:
@@ -147,7 +156,7 @@ def test_long_vectors_cross_chunks() -> None:
     assert torch.equal(done.total, (want.double() / 2.0**32).float())
 
 
-# ---- what the server sees -----------------------------------------------------------------------------------------
+# ---- what the server sees ----------------------------------------------------------------------------------
 def chi_square_p(x: Tensor) -> float:
     """Probability of bytes as uneven as these, were they uniform (255 degrees of freedom, Wilson-Hilferty)."""
     counts = torch.bincount(x.view(torch.uint8).long(), minlength=256).double()
@@ -208,7 +217,7 @@ def test_unsafe_survivor_lists_are_refused(survivors: list[str]) -> None:
     assert torch.equal(done.total, oracle(wire, vectors, [i for i in vectors if i != "party-5"]))
 
 
-# ---- damage and lies ----------------------------------------------------------------------------------------------
+# ---- damage and lies ---------------------------------------------------------------------------------------
 def test_tampered_ciphertext_fails_that_party_alone() -> None:
     wire, vectors = SecAgg(threshold=0.5), vectors_of(5, 4)
 
@@ -293,7 +302,7 @@ def test_phase_is_served_once_and_strangers_are_refused() -> None:
         SecAgg().serve(host, "unmask", {"mallory": nothing()}, Ctx(0, round=3))
 
 
-# ---- ranges -------------------------------------------------------------------------------------------------------
+# ---- ranges ------------------------------------------------------------------------------------------------
 def test_value_out_of_range_fails_its_party_with_the_way_out() -> None:
     wire, vectors = SecAgg(range_bound=4.0, threshold=0.5), vectors_of(5, 6)
     vectors["party-1"][3], vectors["party-2"][0] = 4.5, float("nan")
@@ -314,7 +323,7 @@ def test_cohort_that_could_overflow_is_refused_at_the_keys() -> None:
         drive(wire, extreme | {"party-3": torch.zeros(2)})
 
 
-# ---- secrets ------------------------------------------------------------------------------------------------------
+# ---- secrets -----------------------------------------------------------------------------------------------
 def test_keys_and_masks_are_fresh_each_attempt_and_never_stored() -> None:
     vectors = vectors_of(3, 4)
     first, second = (drive(SecAgg(), vectors, ctx=Ctx(0, round=3, attempt=k)) for k in (0, 1))
@@ -384,3 +393,55 @@ def test_fewer_than_t_shares_fit_every_secret() -> None:
         assert shamir.join(forged, 32) == claim.to_bytes(32, "big")
     with pytest.raises(ValueError, match="not of one secret"):
         shamir.join({1: shares[0], 2: shares[1], 3: bytes(shamir.WIDTH)}, 32)
+
+
+# ---- in the loop --------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Leave(Pace):
+    """Drop-outs by (round, party, phase)."""
+
+    at: tuple[tuple[int, str, str], ...] = ()
+
+    def lost(self, phase: str, ctx: Ctx) -> bool:
+        return (ctx.round, ctx.client, phase) in self.at
+
+
+def trained(folder: Any, **slots: Any) -> tuple[list[dict[str, Any]], Tensor, list[Any]]:
+    """Records, model and privacy events of six parties on a quadratic, three rounds."""
+    data = Quadratics(a=(1.0, 2.0, 3.0, 4.0, 5.0, 6.0), b=(0.0, 1.0, 2.0, 3.0, 4.0, 5.0))
+    fed = Federation(Quadratic(dim=40), data, client=Local(lr=0.01, steps=2, batch=0), rounds=3,
+                     aggregate=Mean(weights="equal"), **slots)
+    assert check(fed) == []
+    parties, engine = fed.data.open(0), fed.engine.make()
+    site = Site(fed, fed.task.open(parties), parties, make_store(folder))
+    engine.open(site)
+    run = Run(fed, folder, site, engine)
+    records = list(run.rounds())
+    engine.close()
+    events = [e for e in ledger.read(folder / "events.jsonl") if e["kind"] == "privacy"]
+    return records, fed.server.model(run.state.server), events
+
+
+def test_loop_with_drop_outs_gives_the_plain_model(tmp_path: Any) -> None:
+    gone = ((0, "party-1", "keys"), (0, "party-2", "shares"), (1, "party-3", "upload"), (1, "party-4", "unmask"))
+    plain = tuple((t, i, "upload") for t, i, phase in gone if phase != "unmask")
+    _, want, _ = trained(tmp_path / "plain", pace=Leave(plain))
+    records, got, _ = trained(tmp_path / "masked", pace=Leave(gone), uplink=SecAgg(threshold=0.5))
+    assert [r["clients"] for r in records[1:]] == [4, 5, 6] and not any(r.get("failed") for r in records)
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-6)
+    assert not list(tmp_path.glob("masked/clients/**/*.safetensors"))  # no secret was stored
+
+
+def test_loop_adds_central_noise_to_the_unmasked_sum_once(tmp_path: Any) -> None:
+    noise = ClipNoise(clip_norm=1.0, noise_multiplier=2.0)
+    _, want, a = trained(tmp_path / "plain", uplink=noise)
+    _, got, b = trained(tmp_path / "masked", uplink=Pipe(noise, SecAgg()))
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-5)
+    assert a == b and [e["round"] for e in a] == [0, 1, 2]
+
+
+def test_loop_below_threshold_moves_nothing(tmp_path: Any) -> None:
+    records, got, _ = trained(tmp_path, pace=Leave(((0, "party-0", "upload"), (1, "party-0", "keys"))),
+                              uplink=SecAgg(threshold=1.0))
+    assert "5 of 6 parties uploaded, 6 are needed" in records[1]["failed"]
+    assert [r["clients"] for r in records[1:]] == [0, 5, 6]

@@ -32,7 +32,7 @@ class BudgetSplit(Reward):
     policy: str = knob("linear", "how phi becomes a share", choices=("linear", "softmax", "equal", "rank"))
     temperature: float = knob(1.0, "of softmax, in units of phi; small: the best takes all", low=1e-12)
     fallback: str = knob("none", "when nobody has a positive phi", choices=("none", "equal"))
-    minor: int = knob(100, "minor units in one unit of money", low=1)
+    decimals: int = knob(2, "digits of money after the point", low=0, high=9)
 
     @property
     def needs_values(self) -> bool:
@@ -42,8 +42,9 @@ class BudgetSplit(Reward):
             ) -> tuple[dict[str, float], State]:
         phi = {i: v if math.isfinite(v := float(values.get(i, 0.0))) else 0.0 for i in delivered}
         order = sorted(phi, key=lambda i: (-phi[i], i))
-        units = largest_remainder(self._weights([phi[i] for i in order]), units_down(self.budget, self.minor))
-        paid = {i: u / self.minor for i, u in zip(order, units, strict=True)}
+        weights = self._weights([phi[i] for i in order])
+        units = largest_remainder(weights, units_down(self.budget, self.decimals))
+        paid = {i: u / 10 ** self.decimals for i, u in zip(order, units, strict=True)}
         return {i: paid[i] for i in delivered}, state
 
     def _weights(self, phi: Sequence[float]) -> list[Fraction]:

@@ -6,17 +6,21 @@ import math
 from collections.abc import Sequence
 from fractions import Fraction
 
-PLACES = 6  # decimals of a minor unit that count: 0.57 * 100 is 56.99999999999999, and means 57
+
+def exact(amount: float, decimals: int) -> Fraction:
+    """`amount` in minor units, 10^-decimals, as the decimal it is written as: 0.57 is exactly 57 cents."""
+    units: Fraction = Fraction(str(amount)) * 10 ** decimals
+    return units
 
 
-def units_up(amount: float, minor: int) -> int:
+def units_up(amount: float, decimals: int) -> int:
     """The fewest minor units worth at least `amount`."""
-    return math.ceil(round(amount * minor, PLACES))
+    return math.ceil(exact(amount, decimals))
 
 
-def units_down(amount: float, minor: int) -> int:
+def units_down(amount: float, decimals: int) -> int:
     """The most minor units worth at most `amount`."""
-    return math.floor(round(amount * minor, PLACES))
+    return math.floor(exact(amount, decimals))
 
 
 def largest_remainder(weights: Sequence[Fraction], total: int) -> list[int]:
@@ -29,9 +33,9 @@ def largest_remainder(weights: Sequence[Fraction], total: int) -> list[int]:
     whole = sum(weights, Fraction(0))
     if whole <= 0:
         return [0] * len(weights)
-    exact = [w * total / whole for w in weights]
-    shares = [math.floor(e) for e in exact]
-    by_rest = sorted(range(len(weights)), key=lambda k: (shares[k] - exact[k], k))
+    fair = [w * total / whole for w in weights]
+    shares = [math.floor(f) for f in fair]
+    by_rest = sorted(range(len(weights)), key=lambda k: (shares[k] - fair[k], k))
     for k in by_rest[:total - sum(shares)]:
         shares[k] += 1
     return shares

@@ -46,6 +46,24 @@ def allocate(asks: Mapping[str, float], quality: Mapping[str, float], budget: fl
     return tuple(order[:winners]), {i: Fraction(quality[i]) * rate for i in order[:winners]}
 
 
+def whole(asks: Mapping[str, int], quality: Mapping[str, float], winners: Sequence[str],
+          payments: Mapping[str, Fraction]) -> dict[str, int]:
+    """What `allocate` pays for whole asks, in whole units: the highest whole ask with which each still wins.
+
+    That is the payment rounded down; one unit less where the payment is whole itself and as dense as the ask
+    of the first loser, who has the smaller name: there the tie is lost. Hence b_i <= p_i, and whoever has a
+    fractional cost and asks for it rounded up cannot gain by asking for anything else either.
+    """
+    won = set(winners)
+    rest = [i for i in asks if i not in won and quality[i] > 0]
+    first = min(((Fraction(asks[i]) / Fraction(quality[i]), i) for i in rest), default=None)
+    paid = {i: math.floor(payments[i]) for i in winners}
+    for i in winners:
+        if first is not None and i > first[1] and paid[i] == payments[i] == first[0] * Fraction(quality[i]):
+            paid[i] -= 1
+    return paid
+
+
 @method("proportional-share", slot=("select", "reward"), section="VI.C/VI.E", survey=(148,),
         paper="Singer, Budget Feasible Mechanisms, 2010",
         departs="No branch that buys the best offer alone, which only the worst-case bound on value needs.")
@@ -58,18 +76,17 @@ class ProportionalShare(Selector, Reward):
     whole run from its own stream; `misreport` multiplies what it asks, for experiments (truth is the best
     answer).
 
-    Money is whole minor units: an ask is rounded up by who asks, a payment down. A payment at or above a
-    whole ask stays so, hence nobody is paid below cost, and the rounded payment is still the highest (whole)
-    ask that wins. Only who delivers is paid; the promises to the others return to the server. Under a pace
-    that keeps late work a promise stays open until the party delivers or is promised something else, so each
-    round's own promises never exceed `budget`.
+    Money is whole minor units (cents): an ask is rounded up, a payment is the highest whole ask that wins.
+    So nobody is paid below cost, truth stays a dominant strategy, and a round's promises never exceed
+    `budget`. Only who delivers is paid; the promises to the others return to the server. Under a pace that
+    keeps late work a promise stays open until the party delivers or is promised something else.
     """
 
     budget: float = knob(100.0, "money to promise in one round", low=0.0)
     cost_low: float = knob(1.0, "smallest private cost of taking part in a round", low=0.0)
     cost_high: float = knob(10.0, "largest private cost", low=0.0)
     misreport: Mapping[str, float] = knob(factory=dict, doc="party -> factor on what it asks (others: 1)")
-    minor: int = knob(100, "minor units in one unit of money", low=1)
+    decimals: int = knob(2, "digits of money after the point", low=0, high=9)
 
     asks = True
     plans = True
@@ -88,17 +105,18 @@ class ProportionalShare(Selector, Reward):
 
     def answer(self, brief: Message, data: Any, ctx: Ctx, bound: Bound) -> Message:
         ask = self.cost(ctx) * self.misreport.get(ctx.client, 1.0)
-        return nothing(ask=units_up(ask, self.minor) / self.minor if math.isfinite(ask) else ask)
+        return nothing(ask=units_up(ask, self.decimals) / 10 ** self.decimals if math.isfinite(ask) else ask)
 
     def select(self, pool: Mapping[str, int], state: State, ctx: Ctx, answers: Mapping[str, Message]
                ) -> tuple[Plan, State]:
-        asks: dict[str, float] = {}
+        asks: dict[str, int] = {}
         for i, ask in numbers(answers, "ask").items():
             if i in pool and ask >= 0:
                 ctx.at(client=i).note("bid", ask=ask)
-                asks[i] = units_up(ask, self.minor)
-        winners, payments = allocate(asks, pool, units_down(self.budget, self.minor))
-        promised = {i: math.floor(payments[i]) / self.minor for i in winners}
+                asks[i] = units_up(ask, self.decimals)
+        winners, payments = allocate(asks, pool, units_down(self.budget, self.decimals))
+        units = whole(asks, pool, winners, payments)
+        promised = {i: units[i] / 10 ** self.decimals for i in winners}
         sampling = {"kind": "auction", "count": len(winners), "of": len(pool)}
         return Plan(tuple((i, Terms()) for i in winners), promised, sampling), state
 

@@ -1,13 +1,13 @@
 """Privacy spent: a fold over the ledger, and the only place where an epsilon is computed.
 
 Each release (a `privacy` event, of failed rounds too) is joined with how its round's cohort was drawn (the
-`sampling` of the `plan` event) and composed with dp-accounting. What is not understood is refused, never guessed.
+`sampling` of the `plan` event) and composed with dp-accounting. What is not understood is refused.
 
-| mechanism      | sampling                           | relation      | accountant                                        |
-|----------------|------------------------------------|---------------|---------------------------------------------------|
-| gaussian       | all, or each with probability rate | add or remove | privacy loss distribution (PLD)                   |
-| gaussian       | count of N, without replacement    | replace       | Renyi (RDP), Wang, Balle, Kasiviswanathan 2019    |
-| local-gaussian | any: the server sees who took part | replace       | PLD of the Gaussian mechanism, sensitivity 2C     |
+- gaussian; everybody, or each party with probability `rate`: add or remove one party, by privacy loss
+  distributions (PLD).
+- gaussian; `count` of N without replacement: replace one party, by Renyi divergences (RDP; Wang, Balle,
+  Kasiviswanathan 2019).
+- local-gaussian: replace one party, sensitivity 2C, PLD; no amplification, because the server sees who took part.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from fedfm.core.errors import FedfmError, MissingExtra
 
 CENTRAL, LOCAL = "gaussian", "local-gaussian"
 RELATIONS = {"add": "add or remove one party", "replace": "replace one party"}
+POINTS = 64  # rounds of a long ledger whose cumulative epsilon is computed
 STEP = 2.0**-11  # of the discretised privacy loss; the estimate is pessimistic, at 1,000 rounds by about 2e-4
 
 
@@ -74,23 +75,25 @@ def spent(events: Iterable[Event], delta: float, *, parties: int | None = None,
 def per_round(events: Iterable[Event], delta: float) -> list[float]:
     """Epsilon spent after each round of the ledger, from round 0 to its last; [] when nothing was released.
 
-    Figures are kept from call to call, so one call a round costs one composition.
+    Of a long ledger 64 rounds are computed; a round between has the figure of the next of them, so never too small.
     """
     ledger = _Fold(events)
     if ledger.empty:
         return []
-    series = []
-    for upto in range(ledger.last + 1):
+    series, delta = list[float](), _checked(delta)
+    for upto in sorted({round(k * ledger.last / (POINTS - 1)) for k in range(POINTS)}):
         _, relation, draws = ledger.worst(upto)
-        series.append(_epsilon(frozenset(draws.items()), relation, _checked(delta), "auto")[0] if draws else 0.0)
+        cost = _epsilon(frozenset(draws.items()), relation, delta, "auto")[0] if draws else 0.0
+        series += [cost] * (upto + 1 - len(series))
     return series
 
 
 def calibrate(epsilon: float, delta: float, rounds: int, sampling: Mapping[str, Any], *,
               mechanism: str = CENTRAL) -> float:
-    """The smallest noise multiplier (to 1e-4 of itself, rounded up) that spends at most `epsilon` in `rounds` rounds."""
+    """The smallest noise multiplier (to 1e-4 of itself, rounded up) that keeps `rounds` rounds within `epsilon`."""
     if not epsilon > 0 or rounds < 1:
-        raise FedfmError(f"no noise reaches epsilon {epsilon} in {rounds} rounds; give a positive epsilon and 1 round or more")
+        raise FedfmError(f"no noise reaches epsilon {epsilon} in {rounds} rounds; give a positive epsilon "
+                         "and 1 round or more")
 
     def cost(noise: float) -> float:
         draw, relation = Draw("all", noise), "replace"
@@ -113,7 +116,7 @@ def calibrate(epsilon: float, delta: float, rounds: int, sampling: Mapping[str, 
     return high
 
 
-# ---- the ledger -----------------------------------------------------------------------------------------------
+# ---- the ledger --------------------------------------------------------------------------------------------
 class _Fold:
     """Plans and releases by round."""
 
@@ -126,23 +129,26 @@ class _Fold:
             kind, t = e.get("kind"), int(e.get("round", 0))
             if kind == "plan":
                 if t in plans and plans[t].get("sampling") != e.get("sampling"):
-                    raise FedfmError(f"round {t} was planned twice with different sampling; its releases have no one amplification")
+                    raise FedfmError(f"round {t} was planned twice with different sampling; its releases "
+                                     "have no one amplification")
                 plans[t], self.last = e, max(self.last, t)
             elif kind == "privacy":
                 noise = float(e.get("noise_multiplier", 0.0))
                 if not 0.0 < noise < math.inf:
-                    raise FedfmError(f"round {t}: a release with noise multiplier {noise} has no guarantee; epsilon is infinite")
+                    raise FedfmError(f"round {t}: a release with noise multiplier {noise} has no guarantee; "
+                                     "epsilon is infinite")
                 if e.get("mechanism") == CENTRAL:
                     central[t].append(noise)
                 elif e.get("mechanism") == LOCAL:
                     self.local.setdefault(str(e.get("client")), {}).setdefault(t, []).append(noise)
                 else:
                     raise FedfmError(_unknown(e.get("mechanism")))
-                self.simulated, self.last = self.simulated or bool(e.get("simulated", True)), max(self.last, t)
+                self.simulated |= bool(e.get("simulated", True))
+                self.last = max(self.last, t)
         if self.local and set(central) - {t for mine in self.local.values() for t in mine}:
             raise FedfmError("some rounds released a sum with central noise alone, others updates with local noise; "
                              "these guard against different observers and have no common epsilon")
-        self.central = {} if self.local else {t: _joined(plans.get(t), noises, t) for t, noises in sorted(central.items())}
+        self.central = {t: _joined(plans.get(t), noises, t) for t, noises in sorted(central.items()) if not self.local}
         self.empty = not (self.local or self.central)
 
     def worst(self, upto: int | None = None) -> tuple[str, str, Draws]:
@@ -155,29 +161,30 @@ class _Fold:
         draws = Counter(draw for t, draw in self.central.items() if t <= end)
         kinds = {d.kind for d in self.central.values()}
         if {"uniform", "poisson"} <= kinds:
-            raise FedfmError("some rounds drew each party with a rate, others a fixed number; their neighbouring relations "
-                             "differ and have no common epsilon: keep one way of sampling in a run")
+            raise FedfmError("some rounds drew each party with a rate, others a fixed number; their neighbouring "
+                             "relations differ and have no common epsilon: keep one way of sampling in a run")
         return CENTRAL, "replace" if "uniform" in kinds else "add", draws
 
     def note(self, delta: float, parties: int | None) -> str:
         notes = []
         if self.simulated:
-            notes.append("simulated: the noise came from the run's seed, so this is what a real run would spend")
+            notes.append("simulated: the noise came from the run's seed; a real run would spend this")
         if self.local:
             notes.append("against the server; the party that spent most")
         if parties and delta >= 1.0 / parties:
-            notes.append(f"delta {delta:g} is not below 1/{parties}: it allows the full exposure of one party")
+            notes.append(f"delta {delta:g} is not below 1/{parties}: it allows exposing one party")
         return "; ".join(notes)
 
 
 def _joined(plan: Event | None, noises: list[float], t: int) -> Draw:
     """A round's releases as one: they share a cohort, so their noise is combined before the sampling is applied."""
     if plan is None:
-        raise FedfmError(f"round {t} released a sum, but the ledger has no plan of that round: its sampling is unknown")
+        raise FedfmError(f"round {t} released a sum, but the ledger has no plan of that round: its sampling "
+                         "is unknown")
     draw = _draw(plan.get("sampling") or {}, _together(noises), f"round {t}")
     if draw.kind == "uniform" and "clients" in plan and len(plan["clients"]) != draw.count:
-        raise FedfmError(f"round {t} says that it drew {draw.count} parties and planned {len(plan['clients'])}; "
-                         "a cohort that was cut or filled up after sampling has no known amplification")
+        raise FedfmError(f"round {t} says that it drew {draw.count} parties and planned "
+                         f"{len(plan['clients'])}; a cohort cut or filled up after sampling has no known amplification")
     return draw
 
 
@@ -191,12 +198,13 @@ def _draw(sampling: Mapping[str, Any], noise: float, where: str) -> Draw:
     if kind == "uniform" and 1 <= int(sampling.get("count", 0)) <= int(sampling.get("of", 0)):
         count, of = int(sampling["count"]), int(sampling["of"])
         return Draw("uniform", noise, count=count, of=of) if count < of else Draw("all", noise)
-    raise FedfmError(f"{where}: no amplification is known for the sampling {dict(sampling)}; central noise needs "
-                     "{kind: all}, {kind: poisson, rate: q} or {kind: uniform, count: m, of: N}")
+    raise FedfmError(f"{where}: no amplification is known for the sampling {dict(sampling)}; central "
+                     "noise needs {kind: all}, {kind: poisson, rate: q} or {kind: uniform, count: m, of: N}")
 
 
 def _unknown(mechanism: Any) -> str:
-    return f"the accountant does not know the mechanism '{mechanism}' (it knows {CENTRAL}, {LOCAL}); it will not guess an epsilon"
+    return (f"the accountant does not know the mechanism '{mechanism}' (it knows {CENTRAL}, {LOCAL}); it will "
+            "not guess an epsilon")
 
 
 def _together(noises: list[float]) -> float:
@@ -206,11 +214,11 @@ def _together(noises: list[float]) -> float:
 
 def _checked(delta: float) -> float:
     if not 0.0 < delta < 1.0:
-        raise FedfmError(f"delta is {delta}; a guarantee needs 0 < delta < 1, well below 1 / number of parties")
+        raise FedfmError(f"delta is {delta}; a guarantee needs 0 < delta < 1, well below 1 / parties")
     return delta
 
 
-# ---- composition ----------------------------------------------------------------------------------------------
+# ---- composition -------------------------------------------------------------------------------------------
 @functools.cache
 def _library() -> tuple[Any, Any, Any]:
     try:

@@ -15,7 +15,8 @@ from fedfm.trust.privacy.clipping import clip, perturb
 
 
 @method("gaussian", slot="wire", section="V.B", survey=(105, 107),
-        paper="McMahan, Ramage, Talwar, Zhang: Learning differentially private recurrent language models, ICLR 2018",
+        paper="McMahan, Ramage, Talwar, Zhang: Learning differentially private recurrent language models, "
+              "ICLR 2018",
         departs="one flat clip over all trainable tensors; the aggregate's own denominator, not q*N",
         atlas=("dp-noise",))
 @dataclass(frozen=True)
@@ -29,7 +30,8 @@ class ClipNoise(Wire):
     """
 
     clip_norm: float = knob(1.0, "largest L2 norm C of one party's update", low=1e-30)
-    noise_multiplier: float = knob(1.0, "z: standard deviation of the noise on the sum, in units of C", low=0.0)
+    noise_multiplier: float = knob(1.0, "z: standard deviation of the noise on the sum, in units of "
+                                        "C", low=0.0)
 
     linear: ClassVar[bool] = True
     after_sum: ClassVar[bool] = True

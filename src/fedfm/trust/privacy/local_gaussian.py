@@ -15,7 +15,8 @@ from fedfm.trust.privacy.clipping import clip, perturb
 
 
 @method("local-gaussian", slot="wire", section="V.B", survey=(105, 107),
-        paper="Wei et al.: Federated learning with differential privacy, algorithms and performance analysis, TIFS 2020",
+        paper="Wei et al.: Federated learning with differential privacy, algorithms and performance "
+              "analysis, IEEE TIFS 2020",
         departs="noise on the uplink only, calibrated to the whole update", atlas=("dp-noise",))
 @dataclass(frozen=True)
 class LocalGaussian(Wire):

@@ -54,8 +54,8 @@ def agree(private: bytes, other: bytes, about: bytes) -> bytes:
     Raises ValueError on a public key of low order.
     """
     x25519 = _library()[2]
-    secret = x25519.X25519PrivateKey.from_private_bytes(private).exchange(x25519.X25519PublicKey.from_public_bytes(other))
-    return derive(secret, about)
+    mine, theirs = x25519.X25519PrivateKey.from_private_bytes(private), x25519.X25519PublicKey.from_public_bytes(other)
+    return derive(mine.exchange(theirs), about)
 
 
 def seal(key: bytes, data: bytes, about: bytes) -> bytes:

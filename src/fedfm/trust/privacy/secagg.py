@@ -37,8 +37,9 @@ class Member:
 
 
 @method("secagg", slot="wire", section="V.B", survey=(211, 225),
-        paper="Bonawitz et al.: Practical secure aggregation for privacy-preserving machine learning, CCS 2017",
-        departs="ring Z_2^64 whatever the cohort; keys unsigned and no consistency round: a semi-honest server",
+        paper="Bonawitz et al.: Practical secure aggregation for privacy-preserving machine learning, "
+              "ACM CCS 2017",
+        departs="ring Z_2^64 whatever the cohort; keys unsigned and no consistency round (semi-honest server)",
         atlas=("secagg",))
 @dataclass(frozen=True)
 class SecAgg(Wire):
@@ -61,7 +62,7 @@ class SecAgg(Wire):
 
     threshold: float = knob(0.67, "share of the parties that must remain to the end", low=0.5, high=1.0)
     bits: int = knob(32, "fractional bits of the fixed-point values", low=0, high=60)
-    range_bound: float = knob(2.0**20, "largest |value| of an update times its weight, and of the weight", low=2.0**-40)
+    range_bound: float = knob(2.0**20, "largest |value| of a weighted update, and of a weight", low=2.0**-40)
 
     linear: ClassVar[bool] = True
     after_sum: ClassVar[bool] = True
@@ -82,7 +83,7 @@ class SecAgg(Wire):
         """The largest magnitude of one encoded value."""
         return math.ceil(self.range_bound * 2.0**self.bits)
 
-    # ---- the client -------------------------------------------------------------------------------------------
+    # ---- the client ----------------------------------------------------------------------------------------
     def join(self, state: State, ctx: Ctx) -> Generator[Say, Message, State]:
         """Exchange keys, then sealed shares. Raises ClientFailed on anything that the protocol does not allow."""
         channel, private, seed = ctx.secret(masks.KEY), ctx.secret(masks.KEY), ctx.secret(masks.KEY)
@@ -122,7 +123,8 @@ class SecAgg(Wire):
         """Fixed point, then masks; x: floats, int64 comes back. Raises ClientFailed on a value out of range."""
         member = _member(state, ctx)
         if member.masked:
-            raise ClientFailed(f"{ctx.client} was asked to mask twice with one set of keys; the difference would show")
+            raise ClientFailed(f"{ctx.client} was asked to mask twice with one set of keys; the difference "
+                               "would show")
         out = self._fixed(x, ctx)
         member.masked = True
         masks.add(out, member.own, 1)
@@ -132,28 +134,31 @@ class SecAgg(Wire):
         return out, {}, state
 
     def leave(self, state: State, reply: Message, ctx: Ctx) -> Generator[Say, Message, None]:
-        """Reveal shares: of survivors the seed's, of drop-outs the mask key's. Raises ClientFailed if that is unsafe."""
+        """Reveal shares: of survivors the seed's, of drop-outs the mask key's. Raises ClientFailed if unsafe."""
         member = _member(state, ctx)
         survivors = set(_positions(member, reply, "survivors"))
         if not survivors <= set(member.held):
-            raise ClientFailed(f"{ctx.client} was told of survivors that never shared their keys, and reveals nothing")
+            raise ClientFailed(f"{ctx.client} was told of survivors that never shared their keys, and "
+                               "reveals nothing")
         asked = {j: "seed" if j in survivors else "key" for j in sorted(member.held)}
         if any(member.revealed.get(j, kind) != kind for j, kind in asked.items()):
-            raise ClientFailed(f"{ctx.client} was asked for both secrets of one party, and reveals nothing more")
+            raise ClientFailed(f"{ctx.client} was asked for both secrets of one party, and reveals nothing "
+                               "more")
         member.revealed |= asked
         half = shamir.WIDTH
         yield Say("unmask", _message(shares=_rows([member.held[j][half:] if kind == "seed" else member.held[j][:half]
                                                    for j, kind in asked.items()])))
 
-    # ---- the server -------------------------------------------------------------------------------------------
+    # ---- the server ----------------------------------------------------------------------------------------
     def serve(self, host: State, phase: str, messages: Mapping[str, Message], ctx: Ctx) -> tuple[Replies, State]:
         """Answer a barrier; raises RoundFailed below the threshold."""
         if phase in host:
             raise RoundFailed(f"secagg: {', '.join(messages)} came to phase '{phase}' after it was closed")
-        before = host["roster"] if phase == "shares" else [host["roster"][j] for j in host.get(
-            "survivors", host.get("sharers", ()))]
-        if phase != "keys" and (strangers := set(messages) - set(before)):
-            raise RoundFailed(f"secagg: {sorted(strangers)} came to phase '{phase}' and were not in the one before")
+        roster = host.get("roster", ())
+        before = {roster[j] for j in host.get("survivors") or host.get("sharers") or range(len(roster))}
+        if phase != "keys" and (strangers := set(messages) - before):
+            raise RoundFailed(f"secagg: {sorted(strangers)} came to phase '{phase}' and were not in the one "
+                              "before")
         replies, new = {"keys": self._keys, "shares": self._shares, "upload": self._upload,
                         "unmask": self._unmask}[phase](host, messages, ctx)
         return replies, host | {phase: True} | new
@@ -169,7 +174,8 @@ class SecAgg(Wire):
                 continue
         roster, n = tuple(given), len(given)
         if n < 3:
-            raise RoundFailed(f"secagg: {n} parties gave keys; below 3, one learns another's update from the sum")
+            raise RoundFailed(f"secagg: {n} parties gave keys; below 3, one learns another's update from the "
+                              "sum")
         if n > self.capacity:
             raise RoundFailed(self._too_many(n))
         reply = _message(_info={"roster": list(roster)}, keys=_rows(list(given.values())))
@@ -191,9 +197,6 @@ class SecAgg(Wire):
 
     def _upload(self, host: State, messages: Mapping[str, Message], ctx: Ctx) -> tuple[Replies, State]:
         self._enough(host, len(messages), "uploaded")
-        shapes = {(m.x.dtype, m.x.numel()) for m in messages.values()}
-        if len(shapes) != 1 or next(iter(shapes))[0] != torch.int64:
-            raise RoundFailed(f"secagg: the masked uploads are not of one kind: {sorted(map(str, shapes))}")
         reply = _message(_info={"survivors": list(messages)})
         return dict.fromkeys(messages, reply), {"survivors": sorted(map(host["roster"].index, messages))}
 
@@ -202,7 +205,8 @@ class SecAgg(Wire):
         told = _usable(messages, "shares", len(host["sharers"]), shamir.WIDTH)
         self._enough(host, len(told), "revealed their shares")
         few = {roster.index(i) + 1: shares for i, shares in list(told.items())[:self.needed(len(roster))]}
-        seeds, keys = {}, {}
+        seeds: dict[int, bytes] = {}
+        keys: dict[int, bytes] = {}
         for k, j in enumerate(host["sharers"]):
             try:
                 secret = shamir.join({x: shares[k] for x, shares in few.items()}, masks.KEY)
@@ -211,7 +215,8 @@ class SecAgg(Wire):
             (seeds if j in host["survivors"] else keys)[j] = secret
         for j, secret in keys.items():
             if masks.public(secret) != host["publics"][j]:
-                raise RoundFailed(f"secagg: the shares rebuild another mask key than {host['roster'][j]} announced")
+                raise RoundFailed(f"secagg: the shares rebuild another mask key than {host['roster'][j]} "
+                                  "announced")
         return dict.fromkeys(messages, nothing()), {"seeds": seeds, "private": keys}
 
     def decode_sum(self, x: Tensor, host: State, ctx: Ctx) -> Tensor:
@@ -219,9 +224,12 @@ class SecAgg(Wire):
 
         Raises RoundFailed when it cannot be unmasked, or when it holds other uploads than the survivors'.
         """
+        if x.dtype != torch.int64:
+            raise RoundFailed(f"secagg: the sum is of {x.dtype}, masks are of int64; an upload was not masked")
         if "seeds" not in host:
             n = len(host.get("roster", ()))
-            raise RoundFailed(f"secagg: the sum stays masked; none of {n} parties revealed shares, {self.needed(n)} are needed")
+            raise RoundFailed(f"secagg: the sum stays masked; none of {n} parties revealed shares, "
+                              f"{self.needed(n)} are needed")
         total, topic, publics = x.clone(), host["topic"], host["publics"]
         for j, seed in host["seeds"].items():
             masks.add(total, masks.derive(seed, masks.topic(topic, "self", j)), -1)
@@ -230,25 +238,26 @@ class SecAgg(Wire):
                 masks.add(total, _pair(topic, private, publics[i], i, j), -1 if j > i else 1)
         limit = len(host["seeds"]) * self._peak
         if total.numel() and (int(total.max()) > limit or int(total.min()) < -limit):
-            raise RoundFailed(f"secagg: the unmasked sum lies outside the range of {len(host['seeds'])} updates; it was not made "
-                              "of exactly the survivors' uploads, or a revealed share was wrong")
+            raise RoundFailed(f"secagg: the unmasked sum lies outside the range of {len(host['seeds'])} "
+                              "updates; it is not of exactly the survivors' uploads, or a revealed share was wrong")
         return (total.double() / 2.0**self.bits).float()
 
-    # ---- parts ------------------------------------------------------------------------------------------------
+    # ---- parts ---------------------------------------------------------------------------------------------
     def _fixed(self, x: Tensor, ctx: Ctx) -> Tensor:
         out = torch.empty(x.numel(), dtype=torch.int64)
         for at in range(0, x.numel(), CHUNK):
             y = x[at:at + CHUNK].double()
             peak = float(y.abs().max())
             if not peak <= self.range_bound:  # NaN too
-                raise ClientFailed(f"{ctx.client} has a value of magnitude {peak:g} where secagg was declared {self.range_bound:g}; "
-                                   "raise its range_bound, clip the update before it, or lower weights or learning rate")
+                raise ClientFailed(f"{ctx.client} has a value of magnitude {peak:g}, secagg was declared "
+                                   f"{self.range_bound:g}; raise its range_bound, clip the update before it, or "
+                                   "lower weights or learning rate")
             out[at:at + CHUNK] = y.mul_(2.0**self.bits).round_().long()
         return out
 
     def _too_many(self, n: int) -> str:
-        return (f"secagg: the sum of {n} parties could overflow: {n} * {self.range_bound:g} * 2^{self.bits} is not below 2^63; "
-                f"lower bits or range_bound, or take at most {self.capacity} parties")
+        return (f"secagg: the sum of {n} parties could overflow: {n} * {self.range_bound:g} * 2^{self.bits} "
+                f"is not below 2^63; lower bits or range_bound, or take at most {self.capacity} parties")
 
     def _enough(self, host: State, count: int, did: str) -> None:
         n = len(host["roster"])
@@ -259,7 +268,8 @@ class SecAgg(Wire):
 def _member(state: State, ctx: Ctx) -> Member:
     member = state.get(SESSION)
     if not isinstance(member, Member):
-        raise ClientFailed(f"{ctx.client} has no keys for secagg in this attempt; they come from its conversation before the work")
+        raise ClientFailed(f"{ctx.client} has no keys for secagg in this attempt; they come from its "
+                           "conversation before the work")
     return member
 
 
@@ -272,7 +282,8 @@ def _roster(answer: Message, ctx: Ctx, mine: bytes) -> tuple[tuple[str, ...], li
         raise ClientFailed(f"{ctx.client} got a roster that cannot be used: {e}") from e
     halves = {k[:masks.KEY] for k in keys} | {k[masks.KEY:] for k in keys}
     if len(roster) < 3 or len(set(roster)) < len(roster) or len(halves) < 2 * len(roster):
-        raise ClientFailed(f"{ctx.client} got a roster of {len(roster)} parties with repeated names or keys, or fewer than 3")
+        raise ClientFailed(f"{ctx.client} got a roster of {len(roster)} parties with repeated names or keys, "
+                           "or fewer than 3")
     if dict(zip(roster, keys, strict=True)).get(ctx.client) != mine:
         raise ClientFailed(f"{ctx.client} got a roster that does not hold its own keys")
     return roster, keys
@@ -283,8 +294,9 @@ def _positions(member: Member, answer: Message, what: str) -> list[int]:
     named = [str(i) for i in answer.info.get(what, ())]
     places = sorted(member.roster.index(i) for i in set(named) & set(member.roster))
     if len(places) != len(named) or member.me not in places or len(places) < member.threshold:
-        raise ClientFailed(f"{member.roster[member.me]} was told of {len(named)} parties that {what}; it wants {member.threshold} or "
-                           f"more of the {len(member.roster)} in its roster, itself among them, and reveals nothing")
+        raise ClientFailed(f"{member.roster[member.me]} was told of {len(named)} parties that {what}; it "
+                           f"wants {member.threshold} or more of the {len(member.roster)} in its roster, itself "
+                           "among them, and reveals nothing")
     return places
 
 
@@ -307,7 +319,8 @@ def _rows(rows: Sequence[bytes]) -> Tensor:
 def _bytes(t: Tensor | None, count: int, width: int) -> list[bytes]:
     """The inverse of `_rows`; raises ValueError unless there are `count` rows of `width` bytes."""
     if t is None or t.dtype != torch.uint8 or tuple(t.shape) != (count, width):
-        raise ValueError(f"{count} rows of {width} bytes are expected, got {None if t is None else (t.dtype, tuple(t.shape))}")
+        raise ValueError(f"{count} rows of {width} bytes are expected, got "
+                         f"{None if t is None else (t.dtype, tuple(t.shape))}")
     data = bytes(raw(t))
     return [data[k:k + width] for k in range(0, len(data), width)]
 

@@ -1,0 +1,39 @@
+"""The project's own measurements: every figure that is claimed can be measured again with `fedfm bench`."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+from typing import Any
+
+from fedfm.core.errors import ConfigError, Problem, nearest
+
+_NAMES = ("overhead", "start", "clients", "aggregate", "imports", "wire", "secagg")
+
+
+def names() -> list[str]:
+    """The measurements there are."""
+    return list(_NAMES)
+
+
+def run(name: str | None = None, quick: bool = False) -> dict[str, Any]:
+    """Measure `name` and return its figures as plain data; all of them, by name, when it is None.
+
+    `quick` repeats less on smaller sizes: for a look, not for a claim. Progress goes to standard error. Raises
+    ConfigError for an unknown name.
+    """
+    if name is None:
+        return {n: run(n, quick) for n in _NAMES}
+    if name not in _NAMES:
+        raise ConfigError([Problem("bench", f"there is no measurement '{name}'", nearest(name, _NAMES),
+                                   "fedfm bench runs all")])
+    from fedfm.bench import machine
+
+    print(f"bench {name} ...", file=sys.stderr, flush=True)
+    load, start = machine.load(), time.perf_counter()
+    found: dict[str, Any] = importlib.import_module(f"fedfm.bench.{name}").measure(quick=quick)
+    spent = time.perf_counter() - start
+    print(f"bench {name} took {spent:.1f} s", file=sys.stderr, flush=True)
+    return {"name": name, "quick": quick, **found, "took_s": round(spent, 2),
+            "machine": machine.describe() | {"load_before": load, "load_after": machine.load()}}

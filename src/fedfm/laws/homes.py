@@ -1,0 +1,219 @@
+"""Small federations in which a method is tried: quadratics with a known optimum, and tiny images."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedfm.core import ledger
+from fedfm.core.context import Ctx, Event, Terms
+from fedfm.core.federation import Federation, Run, make_store
+from fedfm.core.message import Message
+from fedfm.core.protocols import (
+    Adversary,
+    Aggregator,
+    Client,
+    Detector,
+    Pace,
+    Reward,
+    Selector,
+    Server,
+    State,
+    Valuer,
+    Wire,
+)
+from fedfm.core.registry import load, methods
+from fedfm.core.session import Job, Site
+from fedfm.data.source import Parties, Shard
+from fedfm.efficiency.training.local import Local
+from fedfm.evaluation.held_out import HeldOut
+from fedfm.tasks.image import ImageClassification
+from fedfm.tasks.quadratic import Quadratic, Quadratics
+
+SLOTS: Mapping[type, str] = {
+    Client: "client",
+    Server: "server",
+    Aggregator: "aggregate",
+    Wire: "uplink",
+    Selector: "select",
+    Pace: "pace",
+    Adversary: "adversary",
+    Detector: "detect",
+    Valuer: "value",
+    Reward: "reward",
+}
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Random images of two classes, for methods that need a network with a cut."""
+
+    parties: int = 5
+    rows: int = 6
+
+    def open(self, seed: int) -> Parties:
+        rng = torch.Generator().manual_seed(seed)
+
+        def row(k: int) -> dict[str, Any]:
+            return {
+                "image": torch.randint(0, 256, (1, 4, 4), generator=rng, dtype=torch.uint8),
+                "label": str(k % 2),
+            }
+
+        shards = tuple(
+            Shard(f"party-{i}", tuple(row(k) for k in range(self.rows + i))) for i in range(self.parties)
+        )
+        return Parties(shards, (Shard("", tuple(row(k) for k in range(4))),), labels=("0", "1"))
+
+
+def quadratics(**slots: Any) -> Federation:
+    """Five parties with different curvatures and optima; three values to learn."""
+    base: dict[str, Any] = {
+        "task": Quadratic(dim=3),
+        "client": Local(lr=0.05, steps=3, batch=2),
+        "rounds": 2,
+        "evaluate": HeldOut(parts=1),
+        "data": Quadratics(a=(1.0, 2.0, 4.0, 8.0, 3.0), b=(0.0, 1.0, -1.0, 0.5, 2.0), rows=4),
+    }
+    return Federation(**base | slots)
+
+
+def pictures(**slots: Any) -> Federation:
+    """Five parties with a two-block convolutional network."""
+    base: dict[str, Any] = {
+        "task": ImageClassification(channels=(2, 4)),
+        "data": Pictures(),
+        "client": Local(lr=0.05, steps=2, batch=4),
+        "rounds": 2,
+        "evaluate": HeldOut(parts=1),
+    }
+    return Federation(**base | slots)
+
+
+@dataclass(frozen=True)
+class Played:
+    """A federation that has run: its records (one a round), its events, its ledger's digest."""
+
+    run: Run
+    records: list[dict[str, Any]]
+    events: list[Event]
+    digest: str
+
+    @property
+    def failed(self) -> list[str]:
+        """Why rounds failed."""
+        return [r["failed"] for r in self.records if r.get("failed")]
+
+    @property
+    def model(self) -> torch.Tensor:
+        return self.run.fed.server.model(self.run.state.server)
+
+
+def play(fed: Federation, folder: Path | None = None, *, resume: bool = False,
+         around: Callable[[Run], None] = lambda run: None) -> Played:
+    """Run `fed` in `folder` (None: a temporary one); `around(run)` sees the run before its first round."""
+    if folder is None:
+        with tempfile.TemporaryDirectory() as temporary:
+            return play(fed, Path(temporary), resume=resume, around=around)
+    parties, engine = fed.data.open(fed.seed), fed.engine.make()
+    site = Site(fed, fed.task.open(parties), parties, make_store(folder))
+    engine.open(site)
+    try:
+        run = Run(fed, folder, site, engine, resume=resume)
+        around(run)
+        records = list(run.rounds())
+    finally:
+        engine.close()
+    events = folder / "events.jsonl"
+    return Played(run, records, list(ledger.read(events)), ledger.digest(events))
+
+
+class Home:
+    """An opened federation in which single sessions can be run by hand."""
+
+    def __init__(self, fed: Federation, folder: Path):
+        self.fed = fed
+        self.parties = fed.data.open(fed.seed)
+        self.bound = fed.task.open(self.parties)
+        self.store = make_store(folder)
+        self.site = Site(fed, self.bound, self.parties, self.store)
+        self.ids: tuple[str, ...] = self.parties.ids
+
+    def session(self, id: str, client: Client | None = None, *, round: int = 0, base: int = 0
+                ) -> tuple[Message | None, int, str]:
+        """What `id` uploads in `round` from the initial model; the version of its new state; or the error."""
+        fed = self.fed if client is None else dataclasses.replace(self.fed, client=client)
+        site = Site(fed, self.bound, self.parties, self.store)
+        site._encoded = self.site._encoded
+        ctx = Ctx(fed.seed, round, layout=fed.client.gives(self.bound.layout))
+        state = fed.server.init(self.bound, ctx)
+        brief = fed.server.brief(state, Terms())
+        said, talk = None, site.run(Job("train", id, round + 1, round, version=round, base=base), brief)
+        for _ in range(10_000):
+            said = (
+                next(talk)
+                if said is None
+                else talk.send(self._answer(fed, said.phase, id, said.message, state, ctx))
+            )
+            if said.phase == "gone" or said.last:
+                break
+        assert said is not None
+        return said.message, said.state_version, said.error
+
+    def _answer(self, fed: Federation, phase: str, id: str, m: Message | None, state: State, ctx: Ctx) -> Message:
+        assert m is not None
+        replies, new = fed.server.serve(state, phase, {id: m}, ctx, self.bound)
+        state.update(new)
+        return replies[id]
+
+
+def opened(spec: Any, within: Federation | None, folder: Path) -> Home:
+    """The first federation in which `spec` works (or `within`); AssertionError with every reason when there is none."""
+    errors = []
+    for fed in [dataclasses.replace(within, **{slot_of(spec): spec})] if within is not None else _tries(spec):
+        home = Home(fed, folder)
+        _, _, error = home.session(home.ids[0])
+        if not error:
+            return home
+        errors.append(error)
+    raise AssertionError(
+        "it works in no federation that the laws know; give them one (within=...): " + "; ".join(errors)
+    )
+
+
+def slot_of(spec: Any) -> str:
+    """The slot of `Federation` that `spec` fills; empty for a part of a slot (a tuning, a partition)."""
+    for protocol, slot in SLOTS.items():
+        if isinstance(spec, protocol):
+            return slot
+    name = getattr(spec, "method_name", "")
+    known = {f.name for f in dataclasses.fields(Federation)}
+    return next((s for s in (methods()[name].slots if name in methods() else ()) if s in known), "")
+
+
+def _tries(spec: Any) -> Iterator[Federation]:
+    """Federations around `spec`, the other half of its method found by dialect."""
+    halves: dict[str, Any] = {}
+    if isinstance(spec, Client) and spec.dialect != "model":
+        halves["server"] = _half(Server, "server", spec.dialect)
+    elif isinstance(spec, Client) and getattr(spec, "send", "delta") == "weights":
+        halves["server"] = load("apply")(takes="weights")
+    if isinstance(spec, Server) and spec.dialect != "model":
+        halves["client"] = _half(Client, "client", spec.dialect)
+    elif isinstance(spec, Server) and getattr(spec, "takes", "delta") == "weights":
+        halves["client"] = Local(lr=0.05, steps=3, batch=2, send="weights")
+    for make in (pictures, quadratics) if "split" in getattr(spec, "dialect", "") else (quadratics, pictures):
+        yield make(**halves | {slot_of(spec): spec})
+
+
+def _half(protocol: type, slot: str, dialect: str) -> Any:
+    for card in methods().values():
+        if slot in card.slots and issubclass(cls := load(card.name), protocol) and cls.dialect == dialect:
+            return cls()
+    raise AssertionError(f"nothing registered for the slot '{slot}' speaks '{dialect}'")

@@ -1,0 +1,101 @@
+"""Laws of every spec: a frozen record that prints, compares, serialises and explains itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Any
+
+from fedfm.core import config
+from fedfm.core.errors import Problem
+from fedfm.core.federation import Federation
+from fedfm.core.registry import load, methods
+from fedfm.laws.homes import quadratics, slot_of
+from fedfm.laws.law import hold, law
+
+
+def _registered(spec: Any) -> bool:
+    return getattr(type(spec), "method_name", "") in methods()
+
+
+@law(object)
+def it_is_a_frozen_dataclass(spec: Any, within: Federation | None) -> None:
+    """Fields only: nothing changes after construction."""
+    hold(dataclasses.is_dataclass(spec), "put @dataclass(frozen=True) above the class")
+    hold(bool(type(spec).__dataclass_params__.frozen), "the dataclass is not frozen")
+
+
+@law(object)
+def it_equals_its_like_and_hashes_alike(spec: Any, within: Federation | None) -> None:
+    """Equal fields make equal specs; where all fields are hashable, equal hashes too."""
+    if any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(type(spec)).parameters.values()):
+        again = type(spec)(*spec.stages)
+    else:
+        again = dataclasses.replace(spec)
+    hold(again == spec, f"{again!r} != {spec!r}: it must be equal by fields (dataclass eq)")
+    try:
+        number = hash(spec)
+    except TypeError:
+        return  # a field is a mapping
+    hold(number == hash(again), "equal specs, different hashes")
+
+
+@law(object, when=_registered)
+def its_repr_is_the_expression_that_makes_it(spec: Any, within: Federation | None) -> None:
+    """`eval(repr(x)) == x` with the registered classes in scope."""
+    names: dict[str, Any] = {c.qualname: load(c.name) for c in methods().values()}
+    names |= {base.__name__: base for cls in (*names.values(), type(spec)) for base in cls.__mro__}
+    try:
+        again = eval(repr(spec), names)  # noqa: S307 - the repr of our own spec
+    except Exception as e:  # noqa: BLE001
+        raise AssertionError(f"{spec!r} is no expression: {type(e).__name__}: {e}") from e
+    hold(again == spec, f"{spec!r} evaluates to {again!r}")
+
+
+@law(object, when=_registered)
+def its_config_makes_it_again(spec: Any, within: Federation | None) -> None:
+    """Spec -> plain data -> YAML -> plain data -> spec is the identity."""
+    slot = slot_of(spec)
+    fed = quadratics(**({slot: spec} if slot else {}))
+    plain = config.to_config(fed)
+    if not slot:  # a part of a slot
+        plain["part"] = config.to_config(spec)
+    read = config.parse(config.dump(plain), "the law")
+    hold(read == plain, f"YAML changes {plain.get(slot or 'part')} to {read.get(slot or 'part')}")
+    problems: list[Problem] = []
+    part = read.pop("part", None)
+    got = (
+        getattr(config.from_config(read), slot)
+        if slot
+        else config._value(type(spec), part, "part", problems, None)
+    )
+    hold(not problems, "; ".join(map(str, problems)))
+    hold(got == spec, f"the config gives {got!r}")
+    hold(config.to_config(got) == config.to_config(spec), "the config of the config differs")
+
+
+@law(object)
+def it_says_what_it_is(spec: Any, within: Federation | None) -> None:
+    """The docstring opens with one line that ends in a full stop (or goes on to an equation with a colon)."""
+    text = type(spec).__dict__.get("__doc__") or ""
+    first = text.strip().split("\n")[0].strip()
+    hold(bool(text) and not text.startswith(type(spec).__name__ + "("), "the class has no docstring of its own")
+    hold(first.endswith((".", ":")) and " " in first, f"'{first}' is no sentence")
+
+
+@law(object)
+def every_field_says_what_it_is(spec: Any, within: Federation | None) -> None:
+    """Each field is a `knob` with its sentence, and its default lies in the declared range."""
+    for f in dataclasses.fields(spec):
+        if not f.init or "rules" in f.name or "stages" in f.name:
+            continue  # the combinators explain their one field in the docstring
+        hold(
+            bool(f.metadata.get("doc", "").strip()),
+            f"the field '{f.name}' has no sentence: declare it with knob()",
+        )
+        value, choices = getattr(spec, f.name), f.metadata.get("choices")
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            low, high = f.metadata.get("low"), f.metadata.get("high")
+            hold(low is None or value >= low, f"{f.name}={value} lies below {low}")
+            hold(high is None or value <= high, f"{f.name}={value} lies above {high}")
+        hold(not choices or value in choices, f"{f.name}={value!r} is none of {choices}")

@@ -1,0 +1,34 @@
+"""One driver for all tests that run a federation: on an engine, in a folder, to the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fedfm.core.federation import Federation, Run
+from fedfm.engines.inprocess import InProcess
+from fedfm.engines.processes import Processes
+from fedfm.laws.homes import Played, play
+
+torch.set_num_threads(1)  # bits depend on it; a worker has one thread too
+
+Drive = Callable[..., Played]
+
+
+@pytest.fixture
+def drive(tmp_path: Path) -> Drive:
+    """`drive(fed, workers=0, ...)`: run it in a fresh folder, in this process or in so many workers."""
+    count = iter(range(1000))
+
+    def run(fed: Federation, workers: int | None = None, folder: Path | None = None, resume: bool = False,
+            around: Callable[[Run], None] = lambda run: None, **slots: Any) -> Played:
+        if workers is not None:
+            slots["engine"] = Processes(workers) if workers else InProcess()
+        return play(replace(fed, **slots), folder or tmp_path / f"run-{next(count)}", resume=resume, around=around)
+
+    return run

@@ -186,11 +186,9 @@ def test_what_is_not_a_tensor_survives_too(mass: float, sender: str, version: in
     assert nothing(a=1).x.numel() == 0
 
 
-UNCHECKED = "core: unpack reads the metadata outside its try, and believes the shape of a tensor without bytes"
 WHOLE = pack(Message(normal(40), "delta", 3.0, "party-0", 2, {"0/index": torch.arange(6)}, {"loss": 1.0}))
 
 
-@pytest.mark.xfail(strict=True, reason=UNCHECKED)
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(st.data())
 def test_damaged_bytes_are_refused_or_harmless(data: st.DataObject) -> None:
@@ -230,7 +228,6 @@ def test_what_is_no_message_is_refused(data: bytes) -> None:
         unpack(data)
 
 
-@pytest.mark.xfail(strict=True, reason=UNCHECKED)
 @pytest.mark.parametrize("data", [
     header(5), header({"__metadata__": {"message": "{}"}, "x": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}),
     header({"__metadata__": {"message": "[]"}, "x": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}}),
@@ -460,19 +457,11 @@ def test_overrides_reach_into_slots_lists_and_mappings() -> None:
         assert words in str(e.value), e.value
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="core: _put writes into a mapping that it then drops when a field was left to its default",
-)
 def test_overrides_reach_into_what_was_left_to_its_default() -> None:
     fed = config.from_config(config.override(plain(), ["client=fedprox", "client.local.steps=2"]))
     assert fed.client == FedProx(local=Local(steps=2))
 
 
-NO_METHOD = "core: _value lets anything stand where a method is expected"
-
-
-@pytest.mark.xfail(strict=True, reason=NO_METHOD)
 @pytest.mark.parametrize(
     ("slot", "value", "where"),
     [
@@ -494,7 +483,6 @@ def test_what_is_no_method_cannot_fill_a_slot(slot: str, value: Any, where: str)
     assert [w for w, _ in problems({**plain(), slot: value})] == [where]
 
 
-@pytest.mark.xfail(strict=True, reason=NO_METHOD)
 def test_names_alone_will_do_anywhere() -> None:
     c = {**plain(), "uplink": {"name": "by-path", "rules": {"a*": "topk", "*": ["topk", "qsgd"]}},
          "select": {"name": "heterofl", "inner": "uniform"}}
@@ -502,7 +490,6 @@ def test_names_alone_will_do_anywhere() -> None:
     assert fed.uplink == ByPath({"a*": TopK(), "*": Pipe(TopK(), QSGD())}) and fed.select == HeteroFL(inner=Uniform())
 
 
-@pytest.mark.xfail(strict=True, reason="core: the identities of the slots are equal to themselves only")
 def test_equal_federations_are_equal_and_print_as_expressions() -> None:
     assert quadratics() == quadratics() and config.from_config(plain()) == quadratics()
     assert " object at " not in repr(quadratics())
@@ -549,9 +536,6 @@ def test_digest_is_of_what_determines_the_result() -> None:
         assert config.digest(c) != config.digest({**c, slot: "other"})
 
 
-@pytest.mark.xfail(
-    strict=True, reason="core: a whole number stays one in a field that is a float or none, and in the digest"
-)
 def test_digest_does_not_tell_2_from_2_0() -> None:
     one, two = (config.to_config(config.from_config(plain(pace=Quorum(deadline_s=d)))) for d in (2, 2.0))
     assert config.digest(one) == config.digest(two)
@@ -633,10 +617,6 @@ def test_what_works_together_passes(slots: dict[str, Any]) -> None:
     assert check(quadratics(**slots)) == []
 
 
-HIDDEN = "core: check sees the uplink's own stages; protection inside by-path or on another wire is silently void"
-
-
-@pytest.mark.xfail(strict=True, reason=HIDDEN)
 @pytest.mark.parametrize("slots", [
     {"uplink": ByPath({"*": ClipNoise()})}, {"uplink": ByPath({"*": SecAgg()})}, {"downlink": ClipNoise()},
     {"talk": ClipNoise()}, {"downlink": SecAgg()},
@@ -676,9 +656,6 @@ def test_fixed_refuses_what_lies_beyond_its_range() -> None:
     assert folded([([2.0 ** 20] * 6, 1.0)], "fixed").total().tolist() == [2.0 ** 20] * 6
 
 
-@pytest.mark.xfail(
-    strict=True, reason="core: fold=fixed adds the weights in floating point, which depends on their order"
-)
 def test_fixed_is_exact_in_the_weights_too() -> None:
     rows = [([1.0] * 6, m) for m in (0.1, 0.2, 0.3, 0.7)]
     assert len({folded(list(p), "fixed").mass for p in itertools.permutations(rows)}) == 1

@@ -58,11 +58,6 @@ SGD = Local(lr=0.1, steps=2, batch=8)
 EQUAL = Mean(weights="equal")
 WEIGHTS = {"client": Local(lr=0.1, steps=2, batch=8, send="weights"), "server": Apply(takes="weights")}
 
-BROKEN = {
-    "secure": "core: the loop drops a released upload, whose sender the upload barrier then misses; more behind it",
-    "split, talk coded": "core: only the client knows the talk codec: the server serves codes and answers in plain",
-    "fedex-lora": "engines: processes moves declared buffers (the residual of LoRA) out of the flat vector",
-}
 
 
 def digits(**slots: Any) -> Federation:
@@ -184,13 +179,6 @@ SECURE: dict[str, dict[str, Any]] = {
 }
 
 
-def cases(names: Any) -> list[Any]:
-    return [
-        pytest.param(n, marks=pytest.mark.xfail(strict=True, reason=BROKEN[n])) if n in BROKEN else n
-        for n in names
-    ]
-
-
 def twice(drive: Any, fed: Federation) -> Played:
     """Run on both engines, compare, return one."""
     assert check(fed) == []
@@ -204,7 +192,7 @@ def twice(drive: Any, fed: Federation) -> Played:
     return one
 
 
-@pytest.mark.parametrize("name", cases(FEDERATIONS))
+@pytest.mark.parametrize("name", FEDERATIONS)
 def test_workers_change_nothing(name: str, drive: Any) -> None:
     played = twice(drive, digits(**FEDERATIONS[name]))
     assert len(played.records) == played.run.fed.rounds + 1
@@ -214,7 +202,6 @@ def test_workers_change_nothing(name: str, drive: Any) -> None:
     assert not errors, errors
 
 
-@pytest.mark.xfail(strict=True, reason=BROKEN["secure"])
 @pytest.mark.parametrize("name", [n for n in SECURE if n != "secure, below"])
 def test_secure_sums_are_the_same_with_fresh_secrets(name: str, drive: Any) -> None:
     """Keys and masks differ from run to run, the sum does not; and it is the sum of who uploaded, to fixed point."""
@@ -256,7 +243,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny("encoder", tmp_path_factory.mktemp("encoder")))
 
 
-@pytest.mark.parametrize("name", cases(["lora", "fedex-lora"]))
+@pytest.mark.parametrize("name", ["lora", "fedex-lora"])
 def test_a_tuned_encoder_too(name: str, drive: Any, encoder: str) -> None:
     """Dropout draws from the ambient generator, which every session seeds anew."""
     slots: dict[str, Any] = {} if name == "lora" else {

@@ -140,10 +140,6 @@ def test_more_rounds_continue_a_finished_run(tmp_path: Path) -> None:
     assert torch.equal(play(quadratics(rounds=5), tmp_path, resume=True).model, play(quadratics(rounds=5)).model)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="core: an attempt that commits no round is not counted, so the next one repeats its number",
-)
 def test_every_attempt_has_a_number_of_its_own(tmp_path: Path) -> None:
     """Whatever a party sent to an attempt that died must not look like an answer to the next one."""
     class Stop(Exception):

@@ -80,6 +80,7 @@ class Bound:
         self.grads = torch.zeros_like(self.params)
         self._cast: list[tuple[Tensor, Tensor, Tensor]] = []  # tensors that live in another dtype than the fp32 masters
         self._pointers: list[tuple[str, nn.Parameter | Tensor, int, int]] = []
+        self._owners = [(name, t, module.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name, t in tensors.items()]
         views, grads = self.layout.views(self.params), self.layout.views(self.grads)
         for name, t in tensors.items():
             views[name].copy_(t.detach())
@@ -113,10 +114,12 @@ class Bound:
 
     def check(self) -> None:
         """Raise if something broke a view since the last job."""
-        for name, t, data, grad in self._pointers:
-            if t.data_ptr() != data or (grad and (t.grad is None or t.grad.data_ptr() != grad)):
-                raise FedfmError(f"tensor '{name}' no longer lies in the flat buffer: something called zero_grad(set_to_none"
-                                 "=True), .to(dtype), load_state_dict(assign=True) or resized it; do not")
+        gone = [name for name, t, owner, key in self._owners if getattr(owner, key, None) is not t]
+        gone += [name for name, t, data, grad in self._pointers
+                 if t.data_ptr() != data or (grad and (t.grad is None or t.grad.data_ptr() != grad))]
+        if gone:
+            raise FedfmError(f"tensor '{gone[0]}' no longer lies in the flat buffer: something called zero_grad(set_to_none"
+                             "=True), .to(dtype), load_state_dict(assign=True) or resized it; do not")
 
     def gradient(self, batch: Any) -> float:
         """Fill `grads` with the gradient of the mean loss at `params`; returns the loss."""
@@ -169,7 +172,7 @@ class Bound:
             if cutting is None:
                 return self
             sub = Bound(self.objective.narrow(terms), self.objective, axes={e.name: e.axes for e in self.layout.entries},
-                        device=self.device, cutting=cutting)
+                        device=self.device, cutting=cutting, buffers=tuple(e.name for e in cutting.layout.entries if not e.trainable))
             if [(e.name, e.shape) for e in sub.layout.entries] != [(e.name, e.shape) for e in cutting.layout.entries]:
                 raise FedfmError("the task's narrow module has other shapes than the layout's cut")
             self._narrow[terms.shape] = sub

@@ -18,7 +18,7 @@ from fedfm.core.protocols import Reward, Valuer
 
 def check(fed: Federation) -> list[Problem]:
     """Every problem of this federation; an empty list means that it can run."""
-    return [*_pairs(fed), *_hidden_messages(fed), *_central_noise(fed), *_sub_models(fed), *_idle_switches(fed), *_place(fed)]
+    return [*_pairs(fed), *_hidden_messages(fed), *_central_noise(fed), *_sub_models(fed), *_misplaced(fed), *_idle_switches(fed), *_place(fed)]
 
 
 def readers(fed: Federation) -> Iterator[tuple[str, str]]:
@@ -121,6 +121,17 @@ def _sub_models(fed: Federation) -> Iterator[Problem]:
                           "coordinates", f"drop {slot}={name}, or {_name(fed.select)}")
         if fed.aggregate.form == "sum" and not fed.aggregate.plain:
             yield Problem("aggregate", f"{_name(fed.aggregate)} does not know sub-models", "it needs whole messages", "aggregate=mean")
+
+
+def _misplaced(fed: Federation) -> Iterator[Problem]:
+    """Protection that acts on the round's sum, or converses, works as a stage of the uplink itself and nowhere else."""
+    for slot in ("uplink", "downlink", "talk"):
+        for i, stage in enumerate(stages_of(getattr(fed, slot))):
+            inside = [s for rule in getattr(stage, "rules", {}).values() for s in stages_of(rule)]
+            for s in inside if slot == "uplink" else [stage, *inside]:
+                if s.after_sum or s.opaque or s.phases:
+                    yield Problem(f"{slot}.{i}", f"{_name(s)} has no effect here", "it acts on the sum of a round's uploads, which only "
+                                  "the uplink's own stages see", f"make {_name(s)} a stage of the uplink")
 
 
 def _idle_switches(fed: Federation) -> Iterator[Problem]:

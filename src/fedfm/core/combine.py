@@ -27,6 +27,9 @@ class Pipe(Wire):
     def __init__(self, *stages: Wire):
         object.__setattr__(self, "stages", tuple(s for stage in stages for s in stages_of(stage)))
 
+    def __repr__(self) -> str:
+        return f"Pipe({', '.join(map(repr, self.stages))})"
+
     @property
     def phases(self) -> dict[str, Any]:  # type: ignore[override]
         return {p: b for s in self.stages for p, b in s.phases.items()}
@@ -173,6 +176,10 @@ class ByClient(Client):
     @property
     def dialect(self) -> str:  # type: ignore[override]
         return " and ".join(sorted({c.dialect for c in self.rules.values()}))
+
+    @property
+    def send(self) -> str:
+        return " and ".join(sorted({getattr(c, "send", getattr(getattr(c, "local", None), "send", "delta")) for c in self.rules.values()}))
 
     def gives(self, layout: Layout) -> Layout:
         given: Sequence[Layout] = list({c.gives(layout).digest: c.gives(layout) for c in self.rules.values()}.values())

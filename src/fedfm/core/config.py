@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import types
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -19,6 +20,7 @@ import yaml
 from fedfm.core.combine import Pipe
 from fedfm.core.errors import ConfigError, Problem, nearest
 from fedfm.core.federation import Federation
+from fedfm.core.protocols import Task, Wire
 from fedfm.core.registry import load, methods
 
 Config = dict[str, Any]
@@ -142,16 +144,28 @@ def _put(config: Any, path: str, value: Any) -> Problem | None:
                 value = {"name": value}
             node[known] = value
         else:
-            node = node.get(known, {}) if isinstance(node, dict) else node[known]
+            if isinstance(node, dict) and known not in node:
+                node[known] = _default(name, known)
+            node = node[known]
     return None
+
+
+def _default(name: Any, key: str) -> Any:
+    """The config of a field that a config leaves to its default; an empty mapping where there is none."""
+    f = next((f for f in dataclasses.fields(load(name)) if f.name == key), None) if name in methods() else None
+    if f is not None and f.default_factory is not dataclasses.MISSING:
+        return to_config(f.default_factory())
+    return to_config(f.default) if f is not None and f.default is not dataclasses.MISSING else {}
 
 
 def _value(hint: Any, value: Any, where: str, problems: list[Problem], slot: str | None) -> Any:
     """Turn plain data into what the field's type hint asks for."""
-    if isinstance(value, list) and slot in ("uplink", "downlink", "talk", "wire"):
-        return Pipe(*(_value(Any, v, f"{where}.{i}", problems, "wire") for i, v in enumerate(value)))
-    if isinstance(value, str) and slot and value in methods():
-        value = {"name": value}
+    args = typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
+    specs = tuple(h for h in args if isinstance(h, type) and h not in (*_SCALARS, type(None), object, Any))
+    if value is None and type(None) in args:
+        return None
+    if specs or slot:
+        return _spec(specs, value, where, problems, slot)
     if isinstance(value, dict) and "name" in value:
         try:
             cls = load(value["name"], _SLOT_OF.get(slot, slot) if slot else None)
@@ -160,21 +174,44 @@ def _value(hint: Any, value: Any, where: str, problems: list[Problem], slot: str
             return None
         return _fields(cls, {k: v for k, v in value.items() if k != "name"}, where, problems)
     if isinstance(value, dict):
-        return {k: _value(Any, v, f"{where}.{k}", problems, slot) for k, v in value.items()}
-    if value is None and isinstance(hint, type) and hint.__module__ == "fedfm.core.protocols":
-        return hint()
-    origin = typing.get_origin(hint)
+        inner = (*typing.get_args(hint), Any, Any)[1]
+        return {k: _value(inner, v, f"{where}.{k}", problems, None) for k, v in value.items()}
     if isinstance(value, list):
-        inner = (typing.get_args(hint) or (Any,))[0]
+        inner = next((typing.get_args(h)[0] for h in args if typing.get_origin(h) is tuple), Any)
         return tuple(_value(inner, v, f"{where}.{i}", problems, None) for i, v in enumerate(value))
-    scalars = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
-    wanted = [h for h in (typing.get_args(hint) if origin is not None else (hint,)) if h in scalars]
-    if wanted and value is not None and not any(type(value) in scalars[h] for h in wanted):
+    wanted = [h for h in args if h in _SCALARS]
+    if wanted and not any(type(value) in _SCALARS[h] for h in wanted):
         expected = " or ".join(h.__name__ for h in wanted)
         problems.append(Problem(where, f"{value!r} is {type(value).__name__}", f"{expected} is expected", f"give {expected}"))
-    return float(value) if hint is float and type(value) is int else value
+    return float(value) if float in wanted and int not in wanted and type(value) is int else value
 
 
+def _spec(specs: tuple[type, ...], value: Any, where: str, problems: list[Problem], slot: str | None) -> Any:
+    """A method (of one of the classes `specs`, if any) from its name, its mapping, a list of stages, or null."""
+    before = len(problems)
+    if isinstance(value, list) and (Wire in specs or slot == "wire"):
+        return Pipe(*(v for i, s in enumerate(value) if (v := _spec((Wire,), s, f"{where}.{i}", problems, "wire")) is not None))
+    if value is None and specs and specs[0].__module__ == "fedfm.core.protocols" and specs[0] is not Task:
+        return specs[0]()
+    if isinstance(value, str):
+        value = {"name": value}
+    built: Any = None
+    if not isinstance(value, dict) or "name" not in value:
+        problems.append(Problem(where, f"{value!r} names no method", "a method is a mapping with a name", f"{{name: ..., ...}}; "
+                                f"fedfm list{f' --slot {_SLOT_OF.get(slot, slot)}' if slot else ''} shows the names"))
+        return None
+    try:
+        cls = load(value["name"], _SLOT_OF.get(slot, slot) if slot else None)
+        built = _fields(cls, {k: v for k, v in value.items() if k != "name"}, where, problems)
+    except ConfigError as e:
+        problems += [dataclasses.replace(p, where=where) for p in e.problems]
+    if len(problems) == before and specs and not isinstance(built, specs):
+        problems.append(Problem(where, f"'{value['name']}' cannot stand here", f"it is no {specs[0].__name__}", "use one of: " + ", ".join(
+            n for n in methods() if isinstance(load(n), type) and issubclass(load(n), specs))))
+    return built
+
+
+_SCALARS: dict[Any, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
 _SLOT_OF = {"uplink": "wire", "downlink": "wire", "talk": "wire"}
 
 
@@ -182,6 +219,7 @@ def _fields(cls: Any, config: Mapping[str, Any], where: str, problems: list[Prob
     hints = typing.get_type_hints(cls)
     known = {f.name: f for f in dataclasses.fields(cls) if f.init}
     given: dict[str, Any] = {}
+    before = len(problems)
     for key, value in config.items():
         at = f"{where}.{key}" if where else key
         if key == "recipe" and cls is Federation:
@@ -202,7 +240,7 @@ def _fields(cls: Any, config: Mapping[str, Any], where: str, problems: list[Prob
         missing = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if missing and name not in given:
             problems.append(Problem(f"{where}.{name}" if where else name, "is missing", "it has no default", "set it"))
-    if problems:
+    if len(problems) > before:
         return None
     try:
         return cls(**given)

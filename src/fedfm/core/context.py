@@ -90,7 +90,11 @@ class Ctx:
         """Torch's global generators (dropout and the like) seeded for this work, restored afterwards."""
         devices = [torch.cuda.current_device()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(self._seed("ambient", "", self.client))
+            # torch.manual_seed would format a traceback per absent accelerator, and queue it there for good
+            seed = self._seed("ambient", "", self.client)
+            torch.default_generator.manual_seed(seed)
+            if devices:
+                torch.cuda.manual_seed_all(seed)
             yield
 
     @staticmethod

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedfm.core import fold as folding
 from fedfm.core.bound import Bound, Scores
-from fedfm.core.combine import Pipe
+from fedfm.core.combine import Pipe, stages_of
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.errors import MessageRefused, RoundFailed
 from fedfm.core.hub import Engine, Hub, Session
@@ -127,6 +127,7 @@ class Run:
         else:
             self.state = RunState.load(self._checkpoint(last))
             self.state.attempt += 1
+            self.state.save(self._checkpoint(last))  # an attempt counts even if it commits nothing
         self.ledger = Ledger(folder / "events.jsonl", self.state.ledger)
         self.metrics = Ledger(folder / "metrics.jsonl", self.state.metrics)
         self.hub = Hub(fed, engine, self.bound)
@@ -159,11 +160,13 @@ class Run:
                     if m is not None and self.reads_each:
                         messages[s.job.id] = m
                     elif m is not None:
-                        folding.gather(fed, m, fold, ctx.at(client=m.sender, terms=s.job.terms))
+                        m = self._gather(m, fold, ctx.at(client=m.sender, terms=s.job.terms))
                     if m is not None:
                         kept[s.job.id] = s
-                    s.upload = s.asked = None  # O(1) memory: the fold has it
+                    s.upload, s.asked = None, s.asked and light(s.asked)  # O(1) memory: the fold has it
                     clock.lap("aggregate")
+                if seen < len(queue) and (wait_s := getattr(fed.pace, "deadline_s", None)) is not None and queue[seen].due > start + wait_s:
+                    st.clock = max(st.clock, start + wait_s)  # the round was closed by its deadline
                 if fed.pace.late == "cancel":
                     hub.cancel(j.id for j in queue[seen:])
                 hub.finish(kept)
@@ -210,9 +213,12 @@ class Run:
                     ctx.at(client=s.job.id).note("bytes", direction="down", total=brief.nbytes, stages={})
                     if s.upload is not None:
                         answers[s.job.id] = s.upload
+                    else:
+                        ctx.at(client=s.job.id).note("failed", error=s.error)
         plan, select = fed.select.select(pool, st.select, ctx, answers)
         room = max(0, fed.pace.room(len(st.busy), len(plan.jobs)))
-        plan = dataclasses.replace(plan, jobs=plan.jobs[:room])
+        if room < len(plan.jobs):  # what was drawn is no longer what takes part, and the accountant must know
+            plan = dataclasses.replace(plan, jobs=plan.jobs[:room], sampling={"kind": "cut", "drawn": dict(plan.sampling)})
         ctx.note("plan", clients=[i for i, _ in plan.jobs], sampling=dict(plan.sampling))
         return plan, select
 
@@ -261,16 +267,30 @@ class Run:
             if folding.opaque_at(self.fed.uplink) is None:
                 folding.validate(m, layout.size)
             return m
-        except (MessageRefused, RuntimeError, KeyError, IndexError) as e:
-            there.note("refused", by="hub", reason=str(e))
+        except Exception as e:  # noqa: BLE001 - whatever a stranger's bytes do to a decoder, the round goes on
+            there.note("refused", by="hub", reason=str(e) if isinstance(e, MessageRefused) else f"{type(e).__name__}: {e}")
+            return None
+
+    def _gather(self, m: Message, fold: folding.Fold, there: Ctx) -> Message | None:
+        """Put an opened message into the fold; None when the fold refuses it."""
+        try:
+            folding.gather(self.fed, m, fold, there)
+            return m
+        except MessageRefused as e:
+            there.note("refused", by="fold", reason=str(e))
             return None
 
     def _check_upload(self, m: Message) -> None:
         """Under an opaque stage a wrong length must be caught before the barrier names the survivors."""
-        if folding.opaque_at(self.fed.uplink) is not None:
-            n = self.fed.aggregate.lifted(self.layout)
-            if m.info.get("masses") not in (1, n) or (m.x.dtype == torch.int64 and m.x.numel() != n + m.info["masses"]):
-                raise MessageRefused(f"{m.sender} sent {m.x.numel()} masked values; {n} and their mass were agreed")
+        if (at := folding.opaque_at(self.fed.uplink)) is not None:
+            x, ctx = torch.zeros(self.fed.aggregate.lifted(self.layout)), self.hub.ctx.muted().at(client=m.sender)
+            for i, stage in enumerate(stages_of(self.fed.uplink)[:at]):  # linear ones: the length says nothing of the data
+                x, _, _ = stage.encode(x, {}, ctx.within(i))
+            n = x.numel()
+            masses = folding.weights_behind(self.fed, n)
+            last = at == len(stages_of(self.fed.uplink)) - 1  # a lossless stage behind the mask may change the length
+            if m.info.get("masses") != masses or (last and m.x.numel() != n + masses):
+                raise MessageRefused(f"{m.sender} sent {m.x.numel()} masked values; {n} and {masses} of mass were agreed")
 
     def settle(self, kept: Sequence[Message] | folding.Fold, ctx: Ctx) -> Any:
         return folding.settle(self.fed, kept, self.hub.wire, ctx, len(self.parties))
@@ -341,6 +361,11 @@ class Run:
     def checkpoints(self) -> list[int]:
         """The rounds that have a checkpoint, oldest first."""
         return sorted(int(p.stem.split("-")[1]) for p in (self.folder / "checkpoints").glob("round-*.safetensors"))
+
+
+def light(m: Message) -> Message:
+    """The message with as many values, that take no memory: what a barrier after the upload still needs to know."""
+    return dataclasses.replace(m, x=m.x.new_zeros(1).expand(m.x.shape) if m.x.numel() else m.x)
 
 
 def merge(parts: Sequence[Scores]) -> dict[str, float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from fedfm.core.combine import below, stages_of
 from fedfm.core.context import Ctx
 from fedfm.core.errors import MessageRefused, RoundFailed
-from fedfm.core.message import Message
+from fedfm.core.message import Message, finite
 from fedfm.core.protocols import Aggregate, Lift, State, Wire
 
 if TYPE_CHECKING:
@@ -30,6 +31,11 @@ CHUNK = 1 << 16  # elements: the int64 temporaries of the exact fold stay in cac
 def opaque_at(wire: Wire) -> int | None:
     """The position of the stage that hides single messages."""
     return next((i for i, s in enumerate(stages_of(wire)) if s.opaque), None)
+
+
+def weights_behind(fed: Federation, n: int) -> int:
+    """Values of mass behind a hidden payload of n: one, or one a coordinate where parties train sub-models."""
+    return n if any(w < 1.0 for w in getattr(fed.select, "widths", ())) else 1
 
 
 def decode(wire: Wire, m: Message, state: State, ctx: Ctx) -> tuple[Message, State]:
@@ -46,7 +52,7 @@ def validate(m: Message, size: int) -> None:
     """Refuse a decoded message that must not reach an aggregate."""
     if m.x.dim() != 1 or (size >= 0 and m.x.numel() != size):
         raise MessageRefused(f"{m.sender} sent {tuple(m.x.shape)} values where ({size},) were agreed")
-    if m.x.is_floating_point() and not bool(torch.isfinite(m.x).all()):
+    if not finite(m.x):
         raise MessageRefused(f"{m.sender} sent values that are not finite")
     if not 0.0 <= m.mass < float("inf"):
         raise MessageRefused(f"{m.sender} claims the weight {m.mass}")
@@ -60,28 +66,36 @@ class Fold:
     x: Tensor | None = None
     mass: float | Tensor = 0.0
     ids: list[str] = field(default_factory=list)
+    exact: Fraction = Fraction(0)  # the mass of fold=fixed
     masses: int = 0  # values of mass behind the payload of an opaque sum
 
     def add(self, lift: Lift, sender: str) -> None:
         if self.kind == "fixed" and lift.x.is_floating_point():
             if self.x is None:
                 self.x = torch.zeros(lift.x.numel(), dtype=torch.int64)
+            if lift.x.numel() and not max(map(abs, map(float, lift.x.aminmax()))) * abs(lift.alpha) <= FIXED_RANGE:  # all or nothing
+                raise MessageRefused(f"{sender}: a value beyond the declared range {FIXED_RANGE:g} of fold=fixed")
+            scale = lift.alpha * 2.0 ** FIXED_BITS  # a power of two rounds nothing
             for at in range(0, lift.x.numel(), CHUNK):
-                y = lift.x[at:at + CHUNK].double().mul_(lift.alpha)
-                if y.numel() and float(y.abs().max()) > FIXED_RANGE:
-                    raise MessageRefused(f"{sender}: a value beyond the declared range {FIXED_RANGE:g} of fold=fixed")
-                self.x[at:at + CHUNK] += y.mul_(2.0 ** FIXED_BITS).round_().long()
+                self.x[at:at + CHUNK] += lift.x[at:at + CHUNK].double().mul_(scale).round_().long()
         elif self.x is None:
-            self.x = lift.x * lift.alpha if lift.x.is_floating_point() else lift.x.clone()
+            self.x = lift.x.float() * lift.alpha if lift.x.is_floating_point() else lift.x.clone()
         else:
             self.x.add_(lift.x, alpha=lift.alpha if lift.x.is_floating_point() else 1)
-        self.mass = self.mass + lift.mass
+        if self.kind == "fixed" and not isinstance(lift.mass, Tensor) and not isinstance(self.mass, Tensor):
+            self.exact += Fraction(lift.mass)  # floats depend on their order
+            self.mass = float(self.exact)
+        else:
+            self.mass = self.mass + lift.mass
         self.ids.append(sender)
 
     def total(self) -> Tensor:
         assert self.x is not None
         if self.kind == "fixed" and self.x.dtype == torch.int64 and not self.masses:
-            return (self.x.double() / 2.0 ** FIXED_BITS).float()
+            out = torch.empty(self.x.numel())
+            for at in range(0, out.numel(), CHUNK):
+                out[at:at + CHUNK] = self.x[at:at + CHUNK].double().mul_(2.0 ** -FIXED_BITS)
+            return out
         return self.x
 
 

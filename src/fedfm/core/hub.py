@@ -7,7 +7,7 @@ Every utterance carries its session's epoch, so a cancelled session's late uploa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from fedfm.core.bound import Bound
@@ -117,6 +117,8 @@ class Hub:
                 self.engine.cancel(said.id, said.epoch)
 
     def _close_barrier(self) -> None:
+        if not self._barriers:
+            return  # nobody can be waiting
         cohort = [s for s in self.live.values() if s.job.kind == "train" and not s.ended]
         if any(s.status == "running" for s in cohort):
             return
@@ -124,11 +126,15 @@ class Hub:
         for phase in self._order:
             if phase in waiting:
                 cohort.sort(key=lambda s: s.job.position)
-                self._serve(phase, {s.job.id: s.asked for s in cohort if s.phase == phase and s.asked is not None})
+                # an upload that was released is in the fold already: who uploaded is all that is left of it
+                self._serve(phase, {s.job.id: nothing() if s.asked is None else s.asked for s in cohort if s.phase == phase})
                 return
 
     def _serve(self, phase: str, messages: Mapping[str, Message]) -> None:
-        """Let the stage or the server that declared `phase` answer; may raise RoundFailed."""
+        """Let the stage or the server that declared `phase` answer, through the `talk` codec; may raise RoundFailed."""
+        coded = phase != UPLOAD
+        if coded:
+            messages = {i: m for i, m in ((i, self._heard(i, m)) for i, m in messages.items()) if m is not None}
         for i, stage in enumerate(stages_of(self.fed.uplink)):
             if phase in stage.phases:
                 replies, self.wire[str(i)] = stage.serve(self.wire[str(i)], phase, messages, self.ctx.within(i))
@@ -137,9 +143,26 @@ class Hub:
             replies, self.server = self.fed.server.serve(self.server, phase, messages, self.ctx, self.bound)
         for id in messages:
             reply = replies.get(id, nothing())
+            if coded:
+                x, side, _ = self.fed.talk.encode(reply.x, {}, self._talk(id).within("down"))
+                reply = replace(reply, x=x, side={**reply.side, **side})
             self.ctx.at(client=id).note("bytes", direction="talk", total=reply.nbytes, stages={})
             self.live[id].status = "running"
             self.engine.send(id, self.live[id].job.epoch, reply)
+
+    def _talk(self, id: str) -> Ctx:
+        return self.ctx.at(client=id, layout=None, terms=self.live[id].job.terms, round=self.live[id].job.round).within("talk")
+
+    def _heard(self, id: str, m: Message) -> Message | None:
+        """A message of a conversation, decoded; one that cannot be ends its session."""
+        try:
+            return replace(m, x=self.fed.talk.decode(m.x, m.side, {}, self._talk(id).within("up"))[0])
+        except Exception as e:  # noqa: BLE001 - whatever a stranger's bytes do to a decoder, the round goes on
+            s = self.live[id]
+            s.events.append({"round": s.job.round, "kind": "refused", "client": id, "by": "hub", "reason": f"{type(e).__name__}: {e}"})
+            s.status, s.error = "gone", str(e)
+            self.engine.cancel(id, s.job.epoch)
+            return None
 
     # ---- a round ----------------------------------------------------------------------------------------------
     def released(self, queue: list[Job], brief: Callable[[Job], Message], window: int,

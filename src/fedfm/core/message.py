@@ -6,6 +6,7 @@ The bytes are a safetensors file: JSON header, then the raw tensors. Nothing is 
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -49,6 +50,11 @@ def nothing(**info: Any) -> Message:
     return Message(torch.empty(0), kind="info", info=info)
 
 
+def finite(t: Tensor) -> bool:
+    """Whether every value is finite: a NaN or Inf makes the sum one, and only a sum that overflowed needs a second look."""
+    return not t.is_floating_point() or bool(torch.isfinite(t.sum())) or bool(torch.isfinite(t).all())
+
+
 def _size(t: Tensor) -> int:
     return t.numel() * t.element_size()
 
@@ -75,27 +81,38 @@ def raw(t: Tensor) -> memoryview:
     return memoryview(t.reshape(-1).view(torch.uint8).numpy()) if t.numel() else memoryview(b"")
 
 
+def parts(m: Message) -> list[bytes | memoryview]:
+    """The bytes of `pack` in pieces, the tensors uncopied."""
+    return [_header(m), *(raw(t) for t in _tensors(m).values())]
+
+
 def pack(m: Message) -> bytes:
     """The message as safetensors bytes."""
-    return b"".join([_header(m), *(raw(t) for t in _tensors(m).values())])
+    return b"".join(parts(m))
 
 
-def unpack(data: bytes | memoryview) -> Message:
-    """The inverse of `pack`; raises MessageRefused on anything that is not a whole message."""
+def unpack(data: bytes | bytearray | memoryview) -> Message:
+    """The inverse of `pack`; raises MessageRefused on anything that is not a whole message.
+
+    The tensors lie in `data` itself when it can be written to: hand it over and forget it.
+    """
     try:
         (n,) = struct.unpack("<Q", data[:8])
         head = json.loads(bytes(data[8:8 + n]))
         meta = json.loads(head.pop("__metadata__")["message"])
-        body, tensors = bytearray(data[8 + n:]), {}
+        body, tensors = memoryview(data)[8 + n:], {}
+        if body.readonly:
+            body = memoryview(bytearray(body))
         for name, spec in head.items():
-            dtype, (start, end) = NAMED[spec["dtype"]], spec["data_offsets"]
-            if end > len(body):
-                raise ValueError(f"tensor {name} ends at {end}, the data at {len(body)}")
+            dtype, (start, end), shape = NAMED[spec["dtype"]], spec["data_offsets"], [int(n) for n in spec["shape"]]
+            if not 0 <= start <= end <= len(body) or min(shape, default=0) < 0:
+                raise ValueError(f"tensor {name} lies at {start} to {end}, the data end at {len(body)}")
+            if math.prod(shape) * dtype.itemsize != end - start:  # before memory is taken for it
+                raise ValueError(f"tensor {name} of {dtype} and shape {shape} has {end - start} bytes")
             t = torch.frombuffer(body, dtype=torch.uint8, offset=start, count=end - start) if end > start else None
-            tensors[name] = torch.empty(spec["shape"], dtype=dtype) if t is None else (
-                t if start % 8 == 0 else t.clone()).view(dtype).reshape(spec["shape"])
-        x = tensors.pop("x")
-    except (KeyError, ValueError, struct.error, TypeError, RuntimeError) as e:
+            tensors[name] = torch.empty(shape, dtype=dtype) if t is None else (
+                t if t.data_ptr() % 8 == 0 else t.clone()).view(dtype).reshape(shape)
+        return Message(tensors.pop("x"), str(meta["kind"]), float(meta["mass"]), str(meta["sender"]), int(meta["version"]),
+                       {k.removeprefix("side/"): v for k, v in tensors.items()}, dict(meta["info"]))
+    except (KeyError, ValueError, struct.error, TypeError, RuntimeError, AttributeError, RecursionError, OverflowError) as e:
         raise MessageRefused(f"these bytes are no whole message: {e}") from e
-    return Message(x, meta["kind"], meta["mass"], meta["sender"], meta["version"],
-                   {k.removeprefix("side/"): v for k, v in tensors.items()}, meta["info"])

@@ -38,7 +38,20 @@ Talk = Generator[Say, Message, Any]
 Replies = dict[str, Message]
 
 
-class Task:
+class Slot:
+    """What all slots share: two identities of a slot are equal, and print as what makes them."""
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+class Task(Slot):
     """A foundation model, a tuning and an objective; the frozen spec holds no loaded model."""
 
     def open(self, data: Any, device: str = "cpu") -> Bound:
@@ -46,7 +59,7 @@ class Task:
         raise NotImplementedError
 
 
-class Client:
+class Client(Slot):
     """ClientUpdate of Algorithm 1. `dialect` names what brief it expects: client and server must speak the same."""
 
     dialect: ClassVar[str] = "model"
@@ -79,7 +92,7 @@ class Aggregate:
     population: int  # parties there are in all, N
 
 
-class Server:
+class Server(Slot):
     """What the server keeps, sends and does with an aggregate."""
 
     dialect: ClassVar[str] = "model"
@@ -119,7 +132,7 @@ class Lift:
     mass: float | Tensor
 
 
-class Aggregator:
+class Aggregator(Slot):
     """Messages to one vector: `lift`/`finish` in sum form (O(1) memory), or `combine` over all of them."""
 
     form: ClassVar[Literal["sum", "all"]] = "sum"
@@ -147,7 +160,7 @@ class Aggregator:
         raise NotImplementedError
 
 
-class Wire:
+class Wire(Slot):
     """A codec or a protection stage: client half, server half and, if it must, their conversation."""
 
     linear: ClassVar[bool] = False  # decode commutes with the sum
@@ -195,7 +208,7 @@ class Plan:
     sampling: Mapping[str, Any] = field(default_factory=dict)  # how the cohort was drawn, for privacy accounting
 
 
-class Selector:
+class Selector(Slot):
     """Who takes part (by default everybody). One that `asks` hears private answers (bids, losses) before it plans."""
 
     asks: ClassVar[bool] = False
@@ -217,7 +230,7 @@ class Selector:
         return Plan(tuple((i, Terms()) for i in pool), sampling={"kind": "all"}), state
 
 
-class Pace:
+class Pace(Slot):
     """When a round closes, as data. Times are simulated seconds."""
 
     late: Literal["cancel", "keep"] = "cancel"
@@ -244,7 +257,7 @@ class Pace:
         return False
 
 
-class Adversary:
+class Adversary(Slot):
     """Malicious parties: poison a client from inside, or forge messages knowing all of them."""
 
     forges: ClassVar[bool] = False
@@ -260,7 +273,7 @@ class Adversary:
         return messages
 
 
-class Detector:
+class Detector(Slot):
     """Who is refused, and why, from the messages themselves."""
 
     reads: ClassVar[bool] = False
@@ -269,7 +282,7 @@ class Detector:
         return {}
 
 
-class Valuer:
+class Valuer(Slot):
     """Contributions: `game(subset)` is the utility of the model that this subset alone would have made."""
 
     reads: ClassVar[bool] = False
@@ -278,7 +291,7 @@ class Valuer:
         return {}
 
 
-class Reward:
+class Reward(Slot):
     """Payments: only who delivered is paid."""
 
     def pay(self, plan: Plan, delivered: Sequence[str], values: Mapping[str, float], state: State, ctx: Ctx

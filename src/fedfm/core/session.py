@@ -21,8 +21,8 @@ from fedfm.core.bound import Bound
 from fedfm.core.combine import stages_of
 from fedfm.core.context import Ctx, Event, Terms
 from fedfm.core.errors import ClientFailed
-from fedfm.core.fold import phases
-from fedfm.core.message import Message, nothing
+from fedfm.core.fold import phases, weights_behind
+from fedfm.core.message import Message, finite, nothing
 from fedfm.core.protocols import Say
 from fedfm.core.state import Store
 
@@ -157,15 +157,15 @@ class Site:
         m, mine = out
         worked = time.perf_counter()
         m = replace(m, sender=job.id, version=job.version)
-        if not bool(torch.isfinite(m.x).all()) or any(not bool(torch.isfinite(t.float()).all()) for t in m.side.values()):
+        if not all(finite(t) for t in (m.x, *m.side.values())):
             raise ClientFailed(f"the update of {job.id} is not finite (NaN or Inf); lower the learning rate or look at its data")
-        ctx.note("upload", mass=m.mass, version=m.version, norm=float(m.x.float().norm()), **m.info.get("facts", {}))
+        ctx.note("upload", mass=m.mass, version=m.version, norm=float(torch.linalg.vector_norm(m.x.float())), **m.info.get("facts", {}))
 
         layout = client.gives(bound.layout)
         ctx, sizes, side = ctx.at(layout=layout), {"raw": m.x.numel() * m.x.element_size()}, dict(m.side)
         for i, stage in enumerate(stages):
             if stage.opaque:
-                m = _shared(fed, m, ctx)
+                m = _shared(fed, m, ctx.at(layout=client.gives(self.bound.layout)))  # the sum is of whole models
             x, extra, wire[str(i)] = stage.encode(m.x, wire.get(str(i), {}), ctx.within(i))
             side |= {f"{i}/{k}": v for k, v in extra.items()}
             m = replace(m, x=x, side=dict(side))
@@ -190,7 +190,10 @@ class Site:
         yield Say("score", nothing(scores=scores), last=True)
 
     def _ask(self, job: Job, brief: Message, ctx: Ctx) -> Generator[Say, Message, None]:
-        answer = self.fed.select.answer(brief, self.data(job.id), ctx, self.bound)
+        layout = self.fed.server.gives(self.bound.layout)
+        x, _ = self.fed.downlink.decode(brief.x, brief.side, {}, ctx.at(layout=layout).within("down"))
+        model = x[layout.part("w")] if layout.size != self.bound.layout.size else x
+        answer = self.fed.select.answer(replace(brief, x=model, side={}), self.data(job.id), ctx, self.bound)
         ctx.note("bytes", direction="talk", total=answer.nbytes, stages={})
         yield Say("bid", replace(answer, sender=job.id), last=True)
 
@@ -206,11 +209,12 @@ class Site:
             said = next(talk)
             while True:
                 self._lost(said.phase, ctx)
-                x, side, _ = codec.encode(said.message.x, {}, ctx)
+                there = ctx.at(layout=None).within("talk")
+                x, side, _ = codec.encode(said.message.x, {}, there.within("up"))
                 m = replace(said.message, x=x, side={**said.message.side, **side}, sender=ctx.client)
                 ctx.note("bytes", direction="talk", total=m.nbytes, stages={})
                 reply = yield Say(said.phase, m)
-                x, _ = codec.decode(reply.x, reply.side, {}, ctx)
+                x, _ = codec.decode(reply.x, reply.side, {}, there.within("down"))
                 said = talk.send(replace(reply, x=x))
         except StopIteration as end:
             return end.value
@@ -224,5 +228,5 @@ class Site:
 def _shared(fed: Federation, m: Message, ctx: Ctx) -> Message:
     """The client's own lift, with the mass behind the payload, for a stage that hides single messages."""
     lift = fed.aggregate.share(m, ctx)
-    mass = torch.as_tensor(lift.mass, dtype=torch.float32).reshape(-1)
+    mass = torch.as_tensor(lift.mass, dtype=torch.float32).reshape(-1).expand(weights_behind(fed, lift.x.numel()))
     return replace(m, x=torch.cat([lift.x.float() * lift.alpha, mass]), mass=1.0, info={**m.info, "masses": mass.numel()})

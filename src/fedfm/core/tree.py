@@ -88,6 +88,15 @@ class Layout:
             raise ValueError(f"a vector of {self.size} elements is needed, got shape {tuple(flat.shape)}")
         return {e.name: flat[e.offset:e.offset + e.size].view(e.shape) for e in self.entries}
 
+    def blank(self, flat: Tensor) -> Tensor:
+        """Set the padding of `flat` to zero, in place; returns it."""
+        end = 0
+        for e in self.entries:
+            flat[end:e.offset] = 0
+            end = e.offset + e.size
+        flat[end:] = 0
+        return flat
+
     def pack(self, tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> Tensor:
         """The flat vector that holds `tensors`; names absent are zero."""
         flat = torch.zeros(self.size, dtype=dtype)

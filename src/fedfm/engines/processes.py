@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import queue
 import signal
+import struct
 import threading
 from collections import deque
 from collections.abc import Generator
@@ -23,12 +24,14 @@ from typing import Any
 import torch
 
 from fedfm.core.errors import FedfmError
-from fedfm.core.message import Message, pack, unpack
+from fedfm.core.message import Message, parts, unpack
 from fedfm.core.registry import knob, method
 from fedfm.core.session import Job, Said, Site
 
 
 KEPT = 8  # briefs that a worker remembers
+_LENGTHS = struct.Struct("<QQ")  # of a frame's line and message
+_VECTORS = 64  # pieces a system call; the limit is 1024
 
 
 @method("processes", slot="engine", section="VIII.B")
@@ -68,9 +71,6 @@ class ProcessEngine:
     def open(self, site: Site) -> None:
         if site.bound.device.type == "cuda" and torch.cuda.is_initialized():
             raise FedfmError("engine=processes forks, and a process that uses CUDA cannot be forked: use engine=inprocess on a GPU")
-        for t in site.bound.module.parameters():
-            if not t.requires_grad:
-                t.data.share_memory_()  # the frozen base: one copy whatever the number of workers
         fork = multiprocessing.get_context("fork")
         for _ in range(self.workers):
             ours, theirs = fork.Pipe()
@@ -104,7 +104,7 @@ class ProcessEngine:
     def close(self) -> None:
         for w in self._pool:
             try:
-                w.pipe.send_bytes(b"")
+                os.write(w.pipe.fileno(), _LENGTHS.pack(0, 0))
             except OSError:
                 pass
         for w in self._pool:
@@ -183,16 +183,37 @@ class ProcessEngine:
 
 
 def _send(pipe: Connection, head: dict[str, Any], message: Message | None) -> None:
-    line = json.dumps(head, separators=(",", ":")).encode() + b"\n"
-    pipe.send_bytes(line + pack(message) if message is not None else line)
+    """One frame: its two lengths, the line, the message; no tensor is copied but by the kernel."""
+    line = json.dumps(head, separators=(",", ":")).encode()
+    body = parts(message) if message is not None else []
+    pieces = [memoryview(p) for p in (_LENGTHS.pack(len(line), sum(map(len, body))), line, *body) if len(p)]
+    while pieces:
+        sent = os.writev(pipe.fileno(), pieces[:_VECTORS])
+        while pieces and sent >= len(pieces[0]):
+            sent -= len(pieces.pop(0))
+        if sent:
+            pieces[0] = pieces[0][sent:]
 
 
 def _receive(pipe: Connection) -> tuple[dict[str, Any], Message | None]:
-    frame = pipe.recv_bytes()
-    if not frame:
+    """The inverse of `_send`. Raises EOFError when the other side is gone or says goodbye."""
+    line, body = _LENGTHS.unpack(_read(pipe, _LENGTHS.size))
+    if not line:
         raise EOFError
-    end = frame.index(b"\n") + 1
-    return json.loads(frame[:end]), unpack(memoryview(frame)[end:]) if end < len(frame) else None
+    head = json.loads(bytes(_read(pipe, line)))
+    return head, unpack(_read(pipe, body)) if body else None
+
+
+def _read(pipe: Connection, size: int) -> memoryview:
+    """Exactly `size` bytes, in memory of their own."""
+    frame = memoryview(torch.empty(size, dtype=torch.uint8).numpy())
+    at = 0
+    while at < size:
+        got = os.readv(pipe.fileno(), [frame[at:]])
+        if not got:
+            raise EOFError
+        at += got
+    return frame
 
 
 def _work(pipe: Connection, others: list[Connection], site: Site) -> None:

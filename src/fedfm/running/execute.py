@@ -113,8 +113,6 @@ def _go(folder: Path, config: configs.Config, kinds: tuple[str, ...], tracked: l
             site.held_out(k, fed.evaluate.parts)
         if kinds:
             site.held_out(0, 1)
-        if "pooled" in kinds:
-            site.data("pooled")
     engine = fed.engine.make()
     engine.open(site)
     status, found = "failed", dict[str, Any]()

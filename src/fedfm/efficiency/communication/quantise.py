@@ -48,4 +48,5 @@ class Quantise(Wire):
             raise MessageRefused(f"quantise: a range has two ends, this one has {side['range'].numel()}")
         low, high = side["range"].float()
         q = bits.unpack(x, length.told(side, ctx), self.bits).float()
-        return q * ((high - low) / (2 ** self.bits - 1)) + low, state
+        out = q * ((high - low) / (2 ** self.bits - 1)) + low
+        return (ctx.layout.blank(out) if ctx.layout and ctx.layout.entries and ctx.layout.size == out.numel() else out), state

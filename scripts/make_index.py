@@ -29,22 +29,26 @@ def rows(path: Path = ATLAS) -> list[Row]:
 
 
 def filled(atlas: Iterable[Row], known: Iterable[Card]) -> dict[str, list[str]]:
-    """Row id -> names of the methods and recipes that fill it, sorted; raises ValueError for a row that is not there."""
-    found: dict[str, list[str]] = {row["id"]: [] for row in atlas}
+    """Row id -> names of the methods and recipes that fill it, sorted."""
+    found: dict[str, set[str]] = {row["id"]: set() for row in atlas}
     for card in known:
         for id in card.atlas:
-            if id not in found:
-                raise ValueError(f"{card.module}: the card of '{card.name}' names the row '{id}', which docs/atlas.csv has not")
-            if card.name not in found[id]:
-                found[id].append(card.name)
+            found.get(id, set()).add(card.name)
     return {id: sorted(names) for id, names in found.items()}
+
+
+def strangers(atlas: Iterable[Row], known: Iterable[Card]) -> list[str]:
+    """Complaints about cards that name rows which are not on the map."""
+    ids = {row["id"] for row in atlas}
+    return [f"{c.module}: the card of '{c.name}' names the row '{id}', which docs/atlas.csv has not"
+            for c in known for id in c.atlas if id not in ids]
 
 
 def table(atlas: list[Row], known: Iterable[Card]) -> str:
     """The Markdown between the markers: filled of all by pillar, every row of the map, and what is not on the map."""
     known = tuple(known)
     names = filled(atlas, known)
-    pillars = [(pillar, list(of)) for pillar, of in groupby(atlas, key=lambda row: row["pillar"])]
+    pillars = [(p, [r for r in atlas if r["pillar"] == p]) for p in dict.fromkeys(r["pillar"] for r in atlas)]
     done = sum(map(bool, names.values()))
     out = ["| pillar | filled | of |", "|---|---:|---:|",
            *(f"| {p} | {sum(bool(names[r['id']]) for r in of)} | {len(of)} |" for p, of in pillars),
@@ -54,7 +58,8 @@ def table(atlas: list[Row], known: Iterable[Card]) -> str:
                 "| on the map | references | in fedfm |", "|---|---|---|",
                 *(f"| {r['name']} | {r['refs'].replace(';', ', ')} | {_names(names[r['id']])} |" for r in of),
                 "", "</details>", ""]
-    spare = sorted((c for c in known if not c.atlas and not any(c.name in n for n in names.values())), key=lambda c: (c.slots[0], c.name))
+    spare = [c for c in known if not any(c.name in n for n in names.values())]
+    spare.sort(key=lambda c: (c.slots[0], c.name))
     out += ["Registered besides, because the rest stands on them:", "",
             *(f"- {slot}: {_names([c.name for c in of])}" for slot, of in groupby(spare, key=lambda c: c.slots[0]))]
     return "\n".join(out)
@@ -76,6 +81,8 @@ def _names(names: Iterable[str]) -> str:
 def main() -> int:
     old = README.read_text(encoding="utf-8")
     new = render(old, table(rows(), cards()))
+    if lost := strangers(rows(), cards()):
+        print(*lost, sep="\n", file=sys.stderr)
     if "--check" in sys.argv[1:]:
         return int(new != old)
     README.write_text(new, encoding="utf-8")

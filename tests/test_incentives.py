@@ -220,7 +220,7 @@ def test_rounded_auction_is_truthful_too(market: Any) -> None:
     for i in list(costs)[:3]:
         honest = utility(i, costs[i])
         assert honest >= 0
-        assert all(utility(i, bid) <= honest for bid in range(0, 62))
+        assert all(utility(i, bid) <= honest for bid in range(62))
 
 
 def test_auction_of_ten_thousand_is_fast() -> None:

@@ -18,7 +18,8 @@ from fedfm.core.protocols import Reward, Valuer
 
 def check(fed: Federation) -> list[Problem]:
     """Every problem of this federation; an empty list means that it can run."""
-    return [*_pairs(fed), *_hidden_messages(fed), *_central_noise(fed), *_sub_models(fed), *_misplaced(fed), *_idle_switches(fed), *_place(fed)]
+    rules = (_pairs, _hidden_messages, _central_noise, _sub_models, _misplaced, _idle_switches, _place)
+    return [problem for rule in rules for problem in rule(fed)]
 
 
 def readers(fed: Federation) -> Iterator[tuple[str, str]]:

@@ -21,7 +21,7 @@ from fedfm.core.combine import Pipe
 from fedfm.core.errors import ConfigError, Problem, nearest
 from fedfm.core.federation import Federation
 from fedfm.core.protocols import Task, Wire
-from fedfm.core.registry import load, methods
+from fedfm.core.registry import SLOT_OF, load, methods
 
 Config = dict[str, Any]
 OUTSIDE = ("engine",)  # slots that never change a result, hence not in the digest
@@ -114,7 +114,7 @@ def _merge(base: Config, over: Config) -> Config:
         if "." in key:
             if problem := _put(merged, key, value):
                 raise ConfigError([problem])
-        elif isinstance(value, dict) and isinstance(merged.get(key), dict) and value.get("name", merged[key].get("name")) == merged[key].get("name"):
+        elif isinstance(value, dict) and isinstance(old := merged.get(key), dict) and value.get("name", old.get("name")) == old.get("name"):
             merged[key] = _merge(merged[key], value)
         else:
             merged[key] = value
@@ -140,7 +140,8 @@ def _put(config: Any, path: str, value: Any) -> Problem | None:
         else:
             return Problem(path, f"{here} is {node!r}", "it has no keys", f"set {here} to a mapping with a name")
         if depth == len(keys) - 1:
-            if isinstance(value, str) and value in methods() and isinstance(node.get(known) if isinstance(node, dict) else node[known], dict | list | None):
+            old = node.get(known) if isinstance(node, dict) else node[known]
+            if isinstance(value, str) and value in methods() and isinstance(old, dict | list | None):
                 value = {"name": value}
             node[known] = value
         else:
@@ -168,7 +169,7 @@ def _value(hint: Any, value: Any, where: str, problems: list[Problem], slot: str
         return _spec(specs, value, where, problems, slot)
     if isinstance(value, dict) and "name" in value:
         try:
-            cls = load(value["name"], _SLOT_OF.get(slot, slot) if slot else None)
+            cls = load(value["name"], SLOT_OF.get(slot, slot) if slot else None)
         except ConfigError as e:
             problems += [dataclasses.replace(p, where=where) for p in e.problems]
             return None
@@ -198,10 +199,10 @@ def _spec(specs: tuple[type, ...], value: Any, where: str, problems: list[Proble
     built: Any = None
     if not isinstance(value, dict) or "name" not in value:
         problems.append(Problem(where, f"{value!r} names no method", "a method is a mapping with a name", f"{{name: ..., ...}}; "
-                                f"fedfm list{f' --slot {_SLOT_OF.get(slot, slot)}' if slot else ''} shows the names"))
+                                f"fedfm list{f' --slot {SLOT_OF.get(slot, slot)}' if slot else ''} shows the names"))
         return None
     try:
-        cls = load(value["name"], _SLOT_OF.get(slot, slot) if slot else None)
+        cls = load(value["name"], SLOT_OF.get(slot, slot) if slot else None)
         built = _fields(cls, {k: v for k, v in value.items() if k != "name"}, where, problems)
     except ConfigError as e:
         problems += [dataclasses.replace(p, where=where) for p in e.problems]
@@ -212,7 +213,6 @@ def _spec(specs: tuple[type, ...], value: Any, where: str, problems: list[Proble
 
 
 _SCALARS: dict[Any, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
-_SLOT_OF = {"uplink": "wire", "downlink": "wire", "talk": "wire"}
 
 
 def _fields(cls: Any, config: Mapping[str, Any], where: str, problems: list[Problem]) -> Any:
@@ -227,12 +227,12 @@ def _fields(cls: Any, config: Mapping[str, Any], where: str, problems: list[Prob
         if key not in known:
             problems.append(Problem(at, f"unknown key '{key}'", nearest(key, known), "rename or remove it"))
             continue
-        slots = {s for c in methods().values() for s in c.slots} | set(_SLOT_OF)
+        slots = {s for c in methods().values() for s in c.slots} | set(SLOT_OF)
         given[key] = v = _value(hints.get(key, Any), value, at, problems, key if key in slots else None)
         meta = known[key].metadata
-        for bound, bad in (("low", lambda a, b: a < b), ("high", lambda a, b: a > b)):
+        for bound, sign in (("low", -1), ("high", 1)):
             limit = meta.get(bound)
-            if limit is not None and isinstance(v, int | float) and bad(v, limit):
+            if limit is not None and isinstance(v, int | float) and sign * v > sign * limit:
                 problems.append(Problem(at, f"{v} is out of range", f"{bound}est allowed is {limit:g}", f"set {at}={limit:g}"))
         if meta.get("choices") and v not in meta["choices"]:
             problems.append(Problem(at, f"'{v}' is no choice", nearest(str(v), meta["choices"]), "one of " + ", ".join(meta["choices"])))

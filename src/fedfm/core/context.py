@@ -88,7 +88,8 @@ class Ctx:
     @contextlib.contextmanager
     def ambient(self) -> Iterator[None]:
         """Torch's global generators (dropout and the like) seeded for this work, restored afterwards."""
-        devices = [torch.cuda.current_device()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+        cuda = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        devices = [torch.cuda.current_device()] if cuda else []
         with torch.random.fork_rng(devices=devices):
             # torch.manual_seed would format a traceback per absent accelerator, and queue it there for good
             seed = self._seed("ambient", "", self.client)

@@ -20,8 +20,21 @@ from fedfm.core.errors import MessageRefused, RoundFailed
 from fedfm.core.hub import Engine, Hub, Session
 from fedfm.core.ledger import Ledger
 from fedfm.core.message import Message
-from fedfm.core.protocols import (Adversary, Aggregator, Client, Detector, Pace, Plan, Reward, Selector, Server, State,
-                                  Task, Valuer, Wire)
+from fedfm.core.protocols import (
+    Adversary,
+    Aggregator,
+    Client,
+    Detector,
+    Pace,
+    Plan,
+    Reward,
+    Selector,
+    Server,
+    State,
+    Task,
+    Valuer,
+    Wire,
+)
 from fedfm.core.registry import knob, load
 from fedfm.core.session import Job, Site
 from fedfm.core.state import Store, freeze, thaw, write
@@ -151,8 +164,10 @@ class Run:
             messages, decoders = dict[str, Message](), dict[str, State]()
             clock.lap("other")
             try:
-                for s in hub.released(queue, self._brief, self.engine.ahead,
-                                      lambda j: fed.pace.enough(len(kept), len(began), j.due - start)):
+                def stop(job: Job, kept=kept, began=began, start=start) -> bool:  # type: ignore[no-untyped-def]
+                    return fed.pace.enough(len(kept), len(began), job.due - start)
+
+                for s in hub.released(queue, self._brief, self.engine.ahead, stop):
                     clock.lap("train")
                     st.clock, seen = max(st.clock, s.job.due), seen + 1
                     self.tick(seen, len(queue))

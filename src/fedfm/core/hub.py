@@ -23,6 +23,8 @@ from fedfm.core.session import UPLOAD, Job, Said, Site
 class Engine(Protocol):
     """Where sessions run. Results must not depend on it: same model and same ledger, bit for bit."""
 
+    workers: int
+
     @property
     def ahead(self) -> int:
         """Sessions to keep started beyond the one that is consumed."""

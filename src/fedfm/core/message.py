@@ -78,7 +78,7 @@ def _header(m: Message) -> bytes:
 def raw(t: Tensor) -> memoryview:
     """The bytes of a tensor (copied to the CPU if it is elsewhere)."""
     t = t.detach().to("cpu").contiguous()
-    return memoryview(t.reshape(-1).view(torch.uint8).numpy()) if t.numel() else memoryview(b"")
+    return memoryview(t.reshape(-1).view(torch.uint8).numpy().data) if t.numel() else memoryview(b"")
 
 
 def parts(m: Message) -> list[bytes | memoryview]:

@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 from fedfm.core.errors import ConfigError, Problem, nearest
 
 T = TypeVar("T")
+SLOT_OF = {"uplink": "wire", "downlink": "wire", "talk": "wire"}  # slots of a federation that one kind of method fills
 
 
 @dataclass(frozen=True)

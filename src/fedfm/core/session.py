@@ -6,7 +6,6 @@ process, in worker processes and in a party's own process. It does no input or o
 
 from __future__ import annotations
 
-import inspect
 import json
 import time
 import traceback
@@ -152,14 +151,13 @@ class Site:
         start = time.perf_counter()
         with ctx.ambient():
             out = client.work(brief, self.data(job.id), mine, ctx, bound)
-        if inspect.isgenerator(out):
-            out = yield from self._relay(out, ctx, fed.talk)
-        m, mine = out
+        m, mine = out if isinstance(out, tuple) else (yield from self._relay(out, ctx, fed.talk))
         worked = time.perf_counter()
         m = replace(m, sender=job.id, version=job.version)
         if not all(finite(t) for t in (m.x, *m.side.values())):
             raise ClientFailed(f"the update of {job.id} is not finite (NaN or Inf); lower the learning rate or look at its data")
-        ctx.note("upload", mass=m.mass, version=m.version, norm=float(torch.linalg.vector_norm(m.x.float())), **m.info.get("facts", {}))
+        told = {"norm": float(torch.linalg.vector_norm(m.x.float())), **m.info.get("facts", {})} if ctx.simulated else {}
+        ctx.note("upload", mass=m.mass, version=m.version, **told)  # a real party's norm and losses are its own
 
         layout = client.gives(bound.layout)
         ctx, sizes, side = ctx.at(layout=layout), {"raw": m.x.numel() * m.x.element_size()}, dict(m.side)

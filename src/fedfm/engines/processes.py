@@ -28,7 +28,6 @@ from fedfm.core.message import Message, parts, unpack
 from fedfm.core.registry import knob, method
 from fedfm.core.session import Job, Said, Site
 
-
 KEPT = 8  # briefs that a worker remembers
 _LENGTHS = struct.Struct("<QQ")  # of a frame's line and message
 _VECTORS = 64  # pieces a system call; the limit is 1024
@@ -69,8 +68,8 @@ class ProcessEngine:
         self._briefs: deque[tuple[int, Message]] = deque(maxlen=KEPT)
 
     def open(self, site: Site) -> None:
-        if site.bound.device.type == "cuda" and torch.cuda.is_initialized():
-            raise FedfmError("engine=processes forks, and a process that uses CUDA cannot be forked: use engine=inprocess on a GPU")
+        if site.bound.device.type == "cuda":
+            raise FedfmError("engine=processes forks, and a process that uses CUDA cannot be forked: use engine=inprocess")
         fork = multiprocessing.get_context("fork")
         for _ in range(self.workers):
             ours, theirs = fork.Pipe()
@@ -98,8 +97,7 @@ class ProcessEngine:
     def next(self) -> Said:
         while not self._heard:
             self._listen()
-        said = self._heard.popleft()
-        return said
+        return self._heard.popleft()
 
     def close(self) -> None:
         for w in self._pool:
@@ -206,7 +204,7 @@ def _receive(pipe: Connection) -> tuple[dict[str, Any], Message | None]:
 
 def _read(pipe: Connection, size: int) -> memoryview:
     """Exactly `size` bytes, in memory of their own."""
-    frame = memoryview(torch.empty(size, dtype=torch.uint8).numpy())
+    frame = torch.empty(size, dtype=torch.uint8).numpy().data
     at = 0
     while at < size:
         got = os.readv(pipe.fileno(), [frame[at:]])

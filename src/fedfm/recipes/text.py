@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from fedfm.core.federation import Federation, replace
 from fedfm.core.registry import recipe
 from fedfm.data.wordnet_topics import WordnetTopics
@@ -17,6 +19,8 @@ from fedfm.engines.processes import Processes
 from fedfm.incentives.uniform import Uniform
 from fedfm.tasks.classify import SequenceClassification
 
+LOCAL = Local(optimizer="adamw", lr=4e-3, steps=5, batch=8)
+
 
 @recipe("quickstart", section="IV.A", survey=(25, 63),
         paper="McMahan et al., 2017 (FedAvg) with Hu et al., LoRA: Low-Rank Adaptation of Large Language Models, 2022")
@@ -25,8 +29,9 @@ def quickstart() -> Federation:
 
     8 parties hold 10 topics in Dirichlet(0.5) shares; LoRA r = 8 with a mean-pooled head; FedAvg.
     """
-    return Federation(task=SequenceClassification(model="minilm", tuning=LoRA(r=8)), data=WordnetTopics(),
-                      client=Local(optimizer="adamw", lr=3e-3, steps=8, batch=8), engine=Processes(), rounds=4)
+    return Federation(task=SequenceClassification(model="minilm", tuning=LoRA(r=8), max_tokens=24),
+                      data=WordnetTopics(test_rows=300),
+                      client=LOCAL, engine=Processes(), rounds=4)
 
 
 @recipe("fedavg", section="IV.A", survey=(25,), atlas=("fedavg",),
@@ -47,8 +52,7 @@ def fedsgd() -> Federation:
         paper="Li et al., Federated Optimization in Heterogeneous Networks, 2020")
 def fedprox() -> Federation:
     """FedAvg with a proximal term at the clients."""
-    base = quickstart()
-    return replace(base, client=FedProx(mu=0.01, local=base.client))
+    return replace(quickstart(), client=FedProx(mu=0.01, local=LOCAL))
 
 
 @recipe("scaffold", section="IV.A", survey=(29,), atlas=("scaffold",),
@@ -77,7 +81,7 @@ def fedbuff() -> Federation:
 def fedex_lora() -> Federation:
     """LoRA factors averaged exactly: what averaging A and B apart would lose is added to the base."""
     base = quickstart()
-    return replace(base, task=SequenceClassification(model="minilm", tuning=LoRA(r=8, residual=True)), aggregate=FedExLoRA(),
-                   client=Local(optimizer="adamw", lr=3e-3, steps=8, batch=8, send="weights"), server=Apply(takes="weights"))
+    return replace(base, task=dataclasses.replace(base.task, tuning=LoRA(r=8, residual=True)), aggregate=FedExLoRA(),
+                   client=dataclasses.replace(LOCAL, send="weights"), server=Apply(takes="weights"))
 
 

@@ -1,7 +1,8 @@
 """What a federated result is worth: each party alone, and all data in one place.
 
 `local`: every party trains alone for as many steps as it takes in the federation; the mean of their scores.
-`pooled`: one owner of all data takes as many steps as all parties together, with the same batch size and rate.
+`pooled`: one owner of all data takes as many steps as the busiest party, each on a batch as large as all parties' together.
+So all three see the same number of examples in all, with the same local method and rate.
 """
 
 from __future__ import annotations
@@ -9,13 +10,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from fedfm.core.context import Terms
 from fedfm.core.errors import ConfigError, Problem, nearest
 from fedfm.core.federation import Run, merge
 from fedfm.core.message import Message
+from fedfm.core.session import Job
 from fedfm.core.state import write
 
 KINDS = ("local", "pooled")
@@ -42,9 +43,9 @@ def baselines(run: Run, kinds: Sequence[str], tick: Callable[[int, int], None]) 
     steps = {i: fed.rounds * client.steps_for(n) for i, n in parties.items()}
     jobs = []
     if "pooled" in todo:  # the longest first
-        jobs.append(_job(run, "pooled", sum(steps.values())))
+        jobs.append(_job(run, "pooled", Terms(steps=max(steps.values()) or None, batch=getattr(client, "batch", 0) * len(parties) or None)))
     if "local" in todo:
-        jobs += [_job(run, i, steps[i]) for i in parties]
+        jobs += [_job(run, i, Terms(steps=steps[i] or None)) for i in parties]
     brief = Message(fed.server.model(fed.server.init(run.bound, run.ctx0)), "weights")
     sessions = run.hub.collect(jobs, brief, lambda done: tick(done, len(jobs)))
     tick(len(jobs), len(jobs))
@@ -57,5 +58,5 @@ def baselines(run: Run, kinds: Sequence[str], tick: Callable[[int, int], None]) 
     return known
 
 
-def _job(run: Run, id: str, steps: int) -> Any:
-    return dataclasses.replace(run.job("alone", id, 0, Terms(steps=steps or None)), round=0)
+def _job(run: Run, id: str, terms: Terms) -> Job:
+    return dataclasses.replace(run.job("alone", id, 0, terms), round=0)

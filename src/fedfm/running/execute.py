@@ -66,7 +66,7 @@ def execute(config: configs.Config, out: str | Path | None = None, *, baselines:
     """Run a complete config into `out` (default: a new folder under runs/)."""
     kinds = base.parse(baselines)
     folder = Path(out) if out is not None else _fresh(config.get("recipe") or "run")
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and any(p.name not in ("config.yaml", "run.json") for p in folder.iterdir()):
         raise ConfigError([Problem("--out", f"{folder} is not empty", "a run never overwrites another",
                                    f"choose another folder, or `fedfm resume {folder}`")])
     folder.mkdir(parents=True, exist_ok=True)

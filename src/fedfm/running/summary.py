@@ -23,7 +23,7 @@ DELTA = 1e-5
 def summarise(run: Run, config: configs.Config, *, status: str, seconds: float, baseline: Mapping[str, Any]) -> dict[str, Any]:
     """The public record of a run (keys are a contract)."""
     fed, bound = run.fed, run.bound
-    records = [r for r in ledger.read(run.folder / "metrics.jsonl")]
+    records = list(ledger.read(run.folder / "metrics.jsonl"))
     scored = [r["metrics"] for r in records if r.get("metrics")]
     name = bound.objective.primary
     local = {i: s[name] for i, s in baseline.get("local", {}).items() if name in s}

@@ -52,7 +52,7 @@ class _Objective(Objective):
 
     def loss(self, module: nn.Module, batch: Tensor) -> Tensor:
         a, b = batch[:, :1], batch[:, 1:]
-        return (a / 2 * (module.x - b) ** 2).sum(1).mean()
+        return (a / 2 * (module.get_parameter("x") - b) ** 2).sum(1).mean()
 
     def score(self, module: nn.Module, encoded: Tensor, device: torch.device) -> Scores:
         n = len(encoded)

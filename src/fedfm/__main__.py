@@ -1,0 +1,5 @@
+"""`python -m fedfm` is the command `fedfm`."""
+
+from fedfm.cli import main
+
+main()

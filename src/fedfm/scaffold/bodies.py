@@ -1,0 +1,184 @@
+"""What a new method of each slot starts as: the imports, fields and functions of a law-abiding identity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Body:
+    """One slot's start: section of the survey, base class, imports, the sentence that stands for the equation, code."""
+
+    section: str
+    base: str
+    imports: str
+    now: str
+    code: str
+
+
+BODIES = {
+    "client": Body("IV.A", "Client", """\
+from typing import Any
+
+from fedfm.core.bound import Bound
+from fedfm.core.context import Ctx
+from fedfm.core.message import Message
+from fedfm.core.protocols import Client, State
+from fedfm.core.registry import knob, method
+from fedfm.efficiency.training.local import Local
+""", "Local steps as `local` takes them.", '''\
+    local: Local = knob(factory=Local, doc="the local steps")
+
+    def alone(self) -> Client:
+        return self.local
+
+    def steps_for(self, rows: int) -> int:
+        return self.local.steps_for(rows)
+
+    def work(self, brief: Message, data: Any, state: State, ctx: Ctx, bound: Bound) -> tuple[Message, State]:
+        # `descend` in fedfm.efficiency.training.local takes a hook that changes each gradient (see fedprox.py)
+        m, _ = self.local.work(brief, data, {}, ctx, bound)
+        return m, state
+'''),
+    "server": Body("IV.A", "Server", """\
+from fedfm.core.context import Ctx
+from fedfm.core.protocols import Aggregate, Server, State
+from fedfm.core.registry import knob, method
+""", "theta += lr * mean(delta).", '''\
+    lr: float = knob(1.0, "server rate", low=0.0)
+
+    def step(self, state: State, agg: Aggregate, ctx: Ctx) -> State:
+        return state | {"w": state["w"] + self.lr * agg.x}
+'''),
+    "aggregate": Body("IV.A", "Aggregator", """\
+from torch import Tensor
+
+from fedfm.core.context import Ctx
+from fedfm.core.errors import RoundFailed
+from fedfm.core.message import Message
+from fedfm.core.protocols import Aggregator, Lift
+from fedfm.core.registry import method
+""", "sum_i m_i x_i / sum_i m_i, with m_i = local examples.", '''\
+    form = "sum"  # "all": override `combine` instead, and say how many messages it `needs`
+    shares = True  # the lift can run on the client, under secure aggregation
+    plain = True  # the lift only scales, so a clipped message stays bounded
+
+    def lift(self, m: Message, ctx: Ctx) -> Lift:
+        return Lift(m.x, m.mass, m.mass)
+
+    def share(self, m: Message, ctx: Ctx) -> Lift:
+        return self.lift(m, ctx)
+
+    def finish(self, x: Tensor, mass: float | Tensor, count: int, ctx: Ctx) -> Tensor:
+        if not isinstance(mass, Tensor) and mass <= 0:
+            raise RoundFailed("the weights of all contributions sum to zero")
+        return x / mass
+'''),
+    "wire": Body("IV.C", "Wire", """\
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from fedfm.core.context import Ctx
+from fedfm.core.protocols import State, Wire
+from fedfm.core.registry import method
+from fedfm.efficiency.communication.finite import finite
+""", "C(x) = x.", '''\
+    linear = True  # decode commutes with the sum; declare only what holds, the laws try it
+    unbiased = True
+    lossless = True
+
+    def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
+        return finite(x, "NAME"), {}, state  # the payload, what travels beside it, this party's memory
+
+    def decode(self, x: Tensor, side: Mapping[str, Tensor], state: State, ctx: Ctx) -> tuple[Tensor, State]:
+        return x, state  # `state` is the server's memory of this party
+'''),
+    "select": Body("VI.C", "Selector", """\
+from collections.abc import Mapping
+
+from fedfm.core.context import Ctx, Terms
+from fedfm.core.message import Message
+from fedfm.core.protocols import Plan, Selector, State
+from fedfm.core.registry import method
+""", "Every free party, in pool order.", '''\
+    def select(self, pool: Mapping[str, int], state: State, ctx: Ctx, answers: Mapping[str, Message]
+               ) -> tuple[Plan, State]:
+        # `pool` maps free parties to their number of examples; draw from ctx.shared("a purpose")
+        return Plan(tuple((i, Terms()) for i in pool), sampling={"kind": "all"}), state
+'''),
+    "pace": Body("VII", "Pace", """\
+import math
+
+from fedfm.core.protocols import Pace
+from fedfm.core.registry import knob, method
+""", "A round counts when ceil(fraction * planned) parties contributed.", '''\
+    fraction: float = knob(0.0, "share of the planned parties that must contribute", low=0.0, high=1.0)
+
+    def quorum(self, planned: int) -> int:
+        return max(1, math.ceil(self.fraction * planned))
+'''),
+    "adversary": Body("V.A", "Adversary", """\
+import dataclasses
+from collections.abc import Sequence
+
+from fedfm.core.context import Ctx
+from fedfm.core.message import Message
+from fedfm.core.protocols import Adversary
+from fedfm.core.registry import knob, method
+from fedfm.trust.robustness.membership import drawn
+""", "A malicious party sends scale times its own update.", '''\
+    fraction: float = knob(0.25, "share of the parties that are malicious", low=0.0, high=1.0)
+    scale: float = knob(1.0, "factor on a malicious update; 1: honest")
+
+    forges = True  # it acts at the barrier, knowing all messages; override `wrap` to poison a client from inside
+
+    def members(self, ids: Sequence[str], ctx: Ctx) -> frozenset[str]:
+        return drawn(ids, self.fraction, 0, ctx)
+
+    def forge(self, messages: dict[str, Message], members: frozenset[str], ctx: Ctx) -> dict[str, Message]:
+        return {i: dataclasses.replace(m, x=m.x * self.scale) if i in members else m for i, m in messages.items()}
+'''),
+    "detect": Body("V.A", "Detector", """\
+from collections.abc import Mapping
+
+from fedfm.core.context import Ctx
+from fedfm.core.message import Message
+from fedfm.core.protocols import Detector
+from fedfm.core.registry import knob, method
+""", "Refuse a message whose norm is above `limit`.", '''\
+    limit: float = knob(0.0, "largest Euclidean norm; 0: no limit", low=0.0)
+
+    reads = True
+
+    def flag(self, messages: Mapping[str, Message], ctx: Ctx) -> dict[str, str]:
+        norms = {i: float(m.x.float().norm()) for i, m in messages.items()}
+        return {i: f"its norm is {n:.3g}, {self.limit:g} is allowed" for i, n in norms.items() if 0 < self.limit < n}
+'''),
+    "value": Body("VI.D", "Valuer", """\
+from collections.abc import Sequence
+from typing import Any
+
+from fedfm.core.context import Ctx
+from fedfm.core.protocols import Valuer
+from fedfm.core.registry import method
+""", "phi_i = v(N) - v(N without i).", '''\
+    reads = True
+
+    def value(self, ids: Sequence[str], game: Any, ctx: Ctx) -> dict[str, float]:
+        # game(subset) scores the model that this subset alone would have made; it is cached
+        everybody = frozenset(ids)
+        return {i: game(everybody) - game(everybody - {i}) for i in ids}
+'''),
+    "reward": Body("VI.E", "Reward", """\
+from collections.abc import Mapping, Sequence
+
+from fedfm.core.context import Ctx
+from fedfm.core.protocols import Plan, Reward, State
+from fedfm.core.registry import method
+""", "Pay what the plan promised to those who delivered.", '''\
+    def pay(self, plan: Plan, delivered: Sequence[str], values: Mapping[str, float], state: State, ctx: Ctx
+            ) -> tuple[dict[str, float], State]:
+        return {i: plan.promised[i] for i in delivered if i in plan.promised}, state
+'''),
+}

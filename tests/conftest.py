@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from fedfm.core.federation import Federation, Run
+from fedfm.core.federation import Federation
+from fedfm.core.loop import Run
 from fedfm.engines.inprocess import InProcess
 from fedfm.engines.processes import Processes
 from fedfm.laws.homes import Played, play

@@ -20,8 +20,9 @@ from fedfm.core.check import check
 from fedfm.core.combine import ByPath, Pipe
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.errors import ConfigError, MessageRefused, ResumeError, nearest
-from fedfm.core.federation import Federation, merge, replace
+from fedfm.core.federation import Federation, replace
 from fedfm.core.fold import Fold
+from fedfm.core.loop import merge
 from fedfm.core.message import DTYPES, Message, nothing, pack, unpack
 from fedfm.core.protocols import Lift
 from fedfm.core.registry import cards, describe, find, methods, recipes

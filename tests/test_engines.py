@@ -266,7 +266,7 @@ def test_a_worker_that_dies_takes_its_sessions_only(drive: Any, tmp_path: Path) 
     import os
     import signal
 
-    from fedfm.core.federation import Run
+    from fedfm.core.loop import Run
 
     def around(run: Run) -> None:
         victim = run.engine._pool[0].process.pid  # type: ignore[attr-defined]
@@ -283,7 +283,7 @@ def test_all_workers_dead_is_said(drive: Any) -> None:
     import signal
 
     from fedfm.core.errors import FedfmError
-    from fedfm.core.federation import Run
+    from fedfm.core.loop import Run
 
     def around(run: Run) -> None:
         for worker in run.engine._pool:  # type: ignore[attr-defined]

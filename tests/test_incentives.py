@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from fedfm.core.config import from_config, to_config
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ClientFailed, ConfigError
-from fedfm.core.federation import Federation, Run, make_store
+from fedfm.core.federation import Federation
 from fedfm.core.ledger import read
+from fedfm.core.loop import Run, make_store
 from fedfm.core.message import Message, nothing
 from fedfm.core.protocols import Plan
 from fedfm.core.session import Site

@@ -12,8 +12,9 @@ import torch
 from fedfm.core.check import check
 from fedfm.core.config import from_config, to_config
 from fedfm.core.context import Ctx, Terms
-from fedfm.core.federation import Federation, Run, make_store
+from fedfm.core.federation import Federation
 from fedfm.core.ledger import read
+from fedfm.core.loop import Run, make_store
 from fedfm.core.message import Message
 from fedfm.core.session import Site
 from fedfm.core.tree import Layout

@@ -16,7 +16,8 @@ import torch
 from fedfm.core import ledger
 from fedfm.core.combine import Pipe
 from fedfm.core.errors import ResumeError
-from fedfm.core.federation import Federation, Run, RunState
+from fedfm.core.federation import Federation
+from fedfm.core.loop import Run, RunState
 from fedfm.core.state import thaw
 from fedfm.data.digits import Digits
 from fedfm.data.partition.dirichlet import Dirichlet

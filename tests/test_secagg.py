@@ -19,7 +19,8 @@ from fedfm.core.check import check
 from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ClientFailed, RoundFailed
-from fedfm.core.federation import Federation, Run, make_store
+from fedfm.core.federation import Federation
+from fedfm.core.loop import Run, make_store
 from fedfm.core.message import Message, nothing, pack, unpack
 from fedfm.core.protocols import Pace, Say
 from fedfm.core.session import Site

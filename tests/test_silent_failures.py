@@ -20,8 +20,9 @@ from fedfm.core.check import check
 from fedfm.core.combine import ByClient, Pipe
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.errors import ClientFailed, FedfmError, MessageRefused
-from fedfm.core.federation import Federation, Game, Run
+from fedfm.core.federation import Federation
 from fedfm.core.hub import Hub
+from fedfm.core.loop import Game, Run
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregator, Client, Lift, State, Wire
 from fedfm.core.session import Job, Said

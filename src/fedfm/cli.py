@@ -159,9 +159,12 @@ def new(slot: Annotated[str, typer.Argument(help="client, wire, aggregate, serve
         name: Annotated[str, typer.Argument(help="kebab-case, e.g. sign-sgd")],
         folder: Annotated[Path, typer.Option(help="where to write")] = Path(".")) -> None:
     """Write a method file with its card and a law test, ready to fill."""
+    from fedfm.scaffold import hint
     from fedfm.scaffold import new as make
-    for path in make(slot, name, folder):
+    paths = make(slot, name, folder)
+    for path in paths:
         out.print(str(path))
+    out.print(hint(name, paths), markup=False)
 
 
 @app.command()

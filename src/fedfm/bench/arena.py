@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from fedfm.bench import machine
-from fedfm.core.federation import Federation, Run
+from fedfm.core.federation import Federation
+from fedfm.core.loop import Run
 from fedfm.evaluation.held_out import HeldOut
 from fedfm.running.execute import open_site
 from fedfm.running.progress import Silent

@@ -35,7 +35,7 @@ def main(recipe: str, out: str, engine: str = "") -> None:
     """Run `recipe` into `out`; whoever started this process ends it after the first step."""
     tell("python")
     from fedfm.core.bound import Bound
-    from fedfm.core.federation import Run
+    from fedfm.core.loop import Run
     from fedfm.running import execute
 
     tell("loop")  # torch and the loop are imported

@@ -7,6 +7,7 @@ that name the nearest valid key; all are collected before anything is raised.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -181,6 +182,9 @@ def _value(hint: Any, value: Any, where: str, problems: list[Problem], slot: str
         inner = next((typing.get_args(h)[0] for h in args if typing.get_origin(h) is tuple), Any)
         return tuple(_value(inner, v, f"{where}.{i}", problems, None) for i, v in enumerate(value))
     wanted = [h for h in args if h in _SCALARS]
+    if float in wanted and str not in wanted and isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
+        with contextlib.suppress(ValueError):
+            value = float(value)
     if wanted and not any(type(value) in _SCALARS[h] for h in wanted):
         expected = " or ".join(h.__name__ for h in wanted)
         problems.append(Problem(where, f"{value!r} is {type(value).__name__}", f"{expected} is expected", f"give {expected}"))

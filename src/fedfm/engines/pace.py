@@ -100,7 +100,7 @@ class Quorum(SimulatedPace):
 @method("buffered", slot="pace", section="IV.A", survey=(215, 229),
         paper="Nguyen et al., Federated Learning with Buffered Asynchronous Aggregation, 2022",
         reduces_to="buffered(size=m, concurrency=m) is synchronous",
-        atlas=("fedbuff",))
+        atlas=("async",))
 @dataclass(frozen=True)
 class Buffered(SimulatedPace):
     """Up to M = `concurrency` parties work at any time; the server steps at every K-th = `size`-th arrival.

@@ -12,7 +12,8 @@ from fedfm.core.registry import method
 
 
 @method("leave-one-out", slot="value", section="VI.D", survey=(172,),
-        paper="Wang et al., Measure Contribution of Participants in Federated Learning, 2019")
+        paper="Wang et al., Measure Contribution of Participants in Federated Learning, 2019",
+        atlas=("shapley-exact",))
 @dataclass(frozen=True)
 class LeaveOneOut(Valuer):
     """phi_i = v(N) - v(N without i): n + 1 evaluations. Two parties with the same data both get 0."""

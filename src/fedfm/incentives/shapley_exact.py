@@ -15,7 +15,7 @@ from fedfm.core.registry import knob, method
 
 @method("shapley-exact", slot="value", section="VI.D", survey=(130,),
         paper="Shapley, A Value for n-Person Games, 1953",
-        atlas=("shapley",))
+        atlas=("shapley-exact",))
 @dataclass(frozen=True)
 class ShapleyExact(Valuer):
     """phi_i = sum over S without i of [v(S + i) - v(S)] / (n C(n - 1, |S|)): 2^n evaluations.

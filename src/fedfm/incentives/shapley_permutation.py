@@ -18,7 +18,7 @@ from fedfm.core.registry import knob, method
         paper="Castro et al., Polynomial Calculation of the Shapley Value Based on Sampling, 2009; "
               "Ghorbani and Zou, Data Shapley, 2019; "
               "Mitchell et al., Sampling Permutations for Shapley Value Estimation, 2022",
-        atlas=("shapley",))
+        atlas=("shapley-permutation",))
 @dataclass(frozen=True)
 class ShapleyPermutation(Valuer):
     """phi_i = mean over random orders of v(those before i, and i) - v(those before i): unbiased.

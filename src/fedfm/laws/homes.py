@@ -13,7 +13,8 @@ import torch
 
 from fedfm.core import ledger
 from fedfm.core.context import Ctx, Event, Terms
-from fedfm.core.federation import Federation, Run, make_store
+from fedfm.core.federation import Federation
+from fedfm.core.loop import Run, make_store
 from fedfm.core.message import Message
 from fedfm.core.protocols import (
     Adversary,

@@ -69,7 +69,7 @@ def fedadam() -> Federation:
     return replace(quickstart(), server=FedAdam(lr=0.01), rounds=8)
 
 
-@recipe("fedbuff", section="VIII.A", survey=(215, 229),
+@recipe("fedbuff", section="VIII.A", survey=(215, 229), atlas=("async",),
         paper="Nguyen et al., Federated Learning with Buffered Asynchronous Aggregation, 2022")
 def fedbuff() -> Federation:
     """Asynchronous: 8 parties always work, the server steps whenever 3 updates are in; a simulated clock."""
@@ -81,7 +81,7 @@ def fedbuff() -> Federation:
 def fedex_lora() -> Federation:
     """LoRA factors averaged exactly: what averaging A and B apart would lose is added to the base."""
     base = quickstart()
-    return replace(base, task=dataclasses.replace(base.task, tuning=LoRA(r=8, residual=True)), aggregate=FedExLoRA(),
+    return replace(base, task=SequenceClassification(model="minilm", tuning=LoRA(r=8, residual=True), max_tokens=24), aggregate=FedExLoRA(),
                    client=dataclasses.replace(LOCAL, send="weights"), server=Apply(takes="weights"))
 
 

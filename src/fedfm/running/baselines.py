@@ -14,7 +14,7 @@ from typing import Any
 
 from fedfm.core.context import Terms
 from fedfm.core.errors import ConfigError, Problem, nearest
-from fedfm.core.federation import Run, merge
+from fedfm.core.loop import Run, merge
 from fedfm.core.message import Message
 from fedfm.core.session import Job
 from fedfm.core.state import write

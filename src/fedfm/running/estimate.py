@@ -10,7 +10,7 @@ from typing import Any
 
 from fedfm.core import config as configs
 from fedfm.core.context import Ctx, Terms
-from fedfm.core.federation import make_store
+from fedfm.core.loop import make_store
 from fedfm.core.message import Message
 from fedfm.core.session import Job, Site
 from fedfm.running.progress import Silent

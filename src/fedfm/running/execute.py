@@ -12,7 +12,8 @@ from typing import Any
 from fedfm.core import config as configs
 from fedfm.core.check import check
 from fedfm.core.errors import ConfigError, FedfmError, Problem, ResumeError
-from fedfm.core.federation import Federation, Run, make_store
+from fedfm.core.federation import Federation
+from fedfm.core.loop import Run, make_store
 from fedfm.core.registry import recipes
 from fedfm.core.session import Site
 from fedfm.core.state import write

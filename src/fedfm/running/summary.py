@@ -13,7 +13,7 @@ from typing import Any
 
 from fedfm.core import config as configs
 from fedfm.core import ledger
-from fedfm.core.federation import Run
+from fedfm.core.loop import Run
 from fedfm.core.message import raw
 from fedfm.core.registry import methods, recipes
 

@@ -26,7 +26,8 @@ _RAW, _ZSTD, _RANS = range(3)
 
 @method("entropy", slot="wire", section="IV.C", survey=(231, 232),
         paper="Duda, Asymmetric numeral systems, 2013 (order-0 coder); Zstandard, RFC 8878",
-        departs="static order-0 model a message, no context modelling across rounds")
+        departs="static order-0 model a message, no context modelling across rounds",
+        atlas=("entropy-coding",))
 @dataclass(frozen=True)
 class Entropy(Wire):
     """Any payload as fewer bytes, restored bit for bit: dtype, length, values.

@@ -18,7 +18,8 @@ from fedfm.efficiency.communication.topk import TopK
 
 
 @method("error-feedback", slot="wire", section="IV.C", survey=(213, 242),
-        paper="Karimireddy et al., Error feedback fixes SignSGD and other gradient compression schemes, ICML 2019")
+        paper="Karimireddy et al., Error feedback fixes SignSGD and other gradient compression schemes, ICML 2019",
+        atlas=("sparsify",))
 @dataclass(frozen=True)
 class ErrorFeedback(Wire):
     """Compress u = x + e and keep e = u - decode(u) for the next round in which this party takes part.

@@ -18,7 +18,8 @@ from fedfm.efficiency.communication.finite import finite
 
 @method("qsgd", slot="wire", section="IV.C", survey=(30,),
         paper="Alistarh et al., QSGD: communication-efficient SGD via gradient quantization and encoding, NeurIPS 2017",
-        departs="fixed-width codes; add the entropy stage behind it for the paper's variable-length ones")
+        departs="fixed-width codes; add the entropy stage behind it for the paper's variable-length ones",
+        atlas=("fedpaq",))
 @dataclass(frozen=True)
 class QSGD(Wire):
     """Q_i = ||x||_2 sign(x_i) xi_i, where xi_i is |x_i| s / ||x||_2 rounded up or down at random so that E Q = x.

@@ -19,7 +19,8 @@ from fedfm.efficiency.communication.topk import kept
 
 @method("randk", slot="wire", section="IV.C", survey=(213,),
         paper="Konecny et al., Federated learning: strategies for improving communication efficiency, 2016",
-        departs="one mask a round for the whole cohort, so payloads can be summed")
+        departs="one mask a round for the whole cohort, so payloads can be summed",
+        atlas=("sparsify",))
 @dataclass(frozen=True)
 class RandK(Wire):
     """k coordinates drawn anew each round from a seed that all share: no index travels (random mask of a sketch).

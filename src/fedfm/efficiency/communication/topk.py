@@ -24,7 +24,8 @@ def kept(fraction: float, count: int, d: int) -> int:
 
 
 @method("topk", slot="wire", section="IV.C", survey=(213, 242),
-        paper="Stich, Cordonnier, Jaggi, Sparsified SGD with memory, NeurIPS 2018")
+        paper="Stich, Cordonnier, Jaggi, Sparsified SGD with memory, NeurIPS 2018",
+        atlas=("sparsify",))
 @dataclass(frozen=True)
 class TopK(Wire):
     """The k entries of largest magnitude of the whole vector; the others become 0 (ties: lowest index).

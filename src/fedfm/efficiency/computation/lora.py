@@ -25,7 +25,8 @@ ADAPTER = "default"
 
 
 @method("lora", slot="tuning", section="IV.B", survey=(63,),
-        paper="Hu et al., LoRA: low-rank adaptation of large language models, ICLR 2022")
+        paper="Hu et al., LoRA: low-rank adaptation of large language models, ICLR 2022",
+        atlas=("lora",))
 @dataclass(frozen=True)
 class LoRA(Tuning):
     """Add (alpha / r) B A to chosen linear layers: A (r, in) random and the same for everybody, B (out, r) zero.

@@ -19,7 +19,8 @@ A, B, R = "lora_A.default.weight", "lora_B.default.weight", "lora_R"
 @method("fedex-lora", slot="aggregate", section="IV.A",
         paper="Singhal, Ponkshe, Vepakomma, FedEx-LoRA: exact aggregation for federated and efficient fine-tuning of "
               "foundation models, ACL 2025",
-        departs="the residual stays with the model as a dense buffer instead of travelling as factors")
+        departs="the residual stays with the model as a dense buffer instead of travelling as factors",
+        atlas=("lora-exact",))
 @dataclass(frozen=True)
 class FedExLoRA(Aggregator):
     """Average A and B, and add what that loses to the base: R += sum_i p_i B_i A_i - Bbar Abar (in units of B A).

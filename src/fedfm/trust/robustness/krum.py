@@ -19,7 +19,8 @@ CHUNK = 1 << 14  # coordinates at a time: n rows of fp64 stay in cache
 
 @method("krum", slot="aggregate", section="V.A", survey=(86,),
         paper="Blanchard et al., Machine learning with adversaries: Byzantine tolerant gradient descent, NeurIPS 2017",
-        departs="multi-Krum in one pass: the m best scores, without scoring the rest anew after each choice")
+        departs="multi-Krum in one pass: the m best scores, without scoring the rest anew after each choice",
+        atlas=("krum",))
 @dataclass(frozen=True)
 class Krum(Aggregator):
     """The message with the least score, the sum of squared distances to its n - f - 2 nearest others; or the mean of m.

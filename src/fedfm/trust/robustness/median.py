@@ -16,7 +16,8 @@ from fedfm.trust.robustness.order import per_coordinate
 
 
 @method("coordinate-median", slot="aggregate", section="V.A", survey=(87,),
-        paper="Yin et al., Byzantine-robust distributed learning: towards optimal statistical rates, ICML 2018")
+        paper="Yin et al., Byzantine-robust distributed learning: towards optimal statistical rates, ICML 2018",
+        atlas=("coordinate-wise",))
 @dataclass(frozen=True)
 class CoordinateMedian(Aggregator):
     """The middle value of each coordinate; the mean of the two middle ones when the number of messages is even.

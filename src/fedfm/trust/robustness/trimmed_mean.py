@@ -17,7 +17,8 @@ from fedfm.trust.robustness.order import per_coordinate
 
 
 @method("trimmed-mean", slot="aggregate", section="V.A", survey=(87,),
-        paper="Yin et al., Byzantine-robust distributed learning: towards optimal statistical rates, ICML 2018")
+        paper="Yin et al., Byzantine-robust distributed learning: towards optimal statistical rates, ICML 2018",
+        atlas=("coordinate-wise",))
 @dataclass(frozen=True)
 class TrimmedMean(Aggregator):
     """The mean of each coordinate without its b smallest and b largest values, b = ceil(fraction * messages).

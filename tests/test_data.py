@@ -607,7 +607,7 @@ def test_reasoning_gym_errors() -> None:
 
 
 def test_every_spec_is_registered_with_documented_fields() -> None:
-    cards = {c.name: c for c in registry.cards().values() if c.module.startswith("fedfm.data.")}
+    cards = {c.name: c for c in registry.cards() if c.module.startswith("fedfm.data.")}
     assert {n for n, c in cards.items() if c.slot == "data"} == {
         "chatterbot",
         "digits",

@@ -28,7 +28,7 @@ class Ledger:
 
     def commit(self, events: Iterable[Event]) -> None:
         """Append the events of one round, sorted by client, kind and content (arrival order is an engine's own)."""
-        rows = [(e.get("client") or "", e["kind"], json.dumps(e, separators=(",", ":"), sort_keys=True)) for e in events]
+        rows = [(e.get("client") or "", e["kind"], json.dumps(e, separators=(",", ":"))) for e in events]
         data = b"".join(line.encode() + b"\n" for _, _, line in sorted(rows))
         with self.path.open("ab") as f:
             f.write(data)

@@ -298,6 +298,9 @@ class Run:
         for name in ("work", "encode"):
             spent = sum(e[name] for e in events if e["kind"] == "seconds")
             record.setdefault("cpu", {})[name] = spent
+        if "seconds" in record:  # sessions run side by side: their encoding's share of the wall time
+            coded = min(record["cpu"]["encode"] / self.engine.workers, record["seconds"]["train"])
+            record["seconds"] |= {"encode": coded, "train": record["seconds"]["train"] - coded}
         losses = [e["loss_last"] for e in events if e["kind"] == "upload" and "loss_last" in e]
         record |= {"bytes": total, "train_loss": sum(losses) / len(losses) if losses else None}
         self.ledger.commit(events)

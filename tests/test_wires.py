@@ -35,8 +35,7 @@ ALL = [*LOSSY, Entropy()]
 
 
 def ctx(size: int | None = None, client: str = "party-0", **kw: Any) -> Ctx:
-    # One entry of a multiple of 16 elements, so that the layout has no padding and its size is what is asked for.
-    layout = Layout((), size) if size is not None else None
+    layout = Layout((), size) if size is not None else None  # codecs ask a layout for its size only
     return Ctx(7, client=client, layout=layout, **kw)
 
 
@@ -55,21 +54,26 @@ def there_and_back(wire: Wire, x: Tensor, c: Ctx) -> Tensor:
 
 # ---- every codec --------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("wire", ALL, ids=repr)
-@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_not_finite_raises(wire: Wire, bad: float) -> None:
-    x = normal(40)
-    x[17] = bad
-    with pytest.raises(ClientFailed, match="NaN or Inf"):
-        wire.encode(x, {}, ctx())
+def test_not_finite_raises(wire: Wire) -> None:
+    for bad in (math.nan, math.inf, -math.inf):
+        x = normal(40)
+        x[17] = bad
+        with pytest.raises(ClientFailed, match="NaN or Inf"):
+            wire.encode(x, {}, ctx())
 
 
 @pytest.mark.parametrize("wire", ALL, ids=repr)
 @pytest.mark.parametrize("d", [0, 1, 2, 33])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
-@pytest.mark.parametrize("told", [True, False])
-def test_shapes_types_and_purity(wire: Wire, d: int, dtype: torch.dtype, told: bool) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+def test_shapes_types_and_purity(wire: Wire, d: int, dtype: torch.dtype) -> None:
     """Empty, scalar and short vectors of every float type; the same call gives the same bytes; inputs untouched."""
-    x, c = normal(d).to(dtype), ctx(d if told else None)
+    for told in (True, False):
+        _one_shape(wire, normal(d).to(dtype), told)
+
+
+def _one_shape(wire: Wire, x: Tensor, told: bool) -> None:
+    d, dtype = x.numel(), x.dtype
+    c = ctx(d if told else None)
     before = x.clone()
     y, side, state = wire.encode(x, {}, c)
     again, side2, _ = wire.encode(x, {}, c)

@@ -25,8 +25,9 @@ class ErrorFeedback(Wire):
     """Compress u = x + e and keep e = u - decode(u) for the next round in which this party takes part.
 
     The sum telescopes: sum_t c_t + e_T = sum_t x_t; over a lossless codec it is that codec. `inner` should be a
-    contraction (top-k; unscaled rand-k); with a quantiser whose relative variance exceeds 1 the residual may grow. The
-    residual is in units of the update, is kept with the party, and moves only when the server accepted the message.
+    contraction (top-k; unscaled rand-k); with a quantiser whose relative variance exceeds 1 the residual may grow. An
+    entry that waits t rounds then moves t updates at once: with few entries a round, lower the rates. The residual is
+    in units of the update, is kept with the party, and moves only when the server accepted the message.
     Bytes: those of `inner`.
     """
 

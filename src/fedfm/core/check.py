@@ -9,11 +9,12 @@ import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
-from fedfm.core.combine import stages_of
+from fedfm.core.combine import sends, stages_of
 from fedfm.core.errors import Problem
 from fedfm.core.federation import Federation
 from fedfm.core.fold import opaque_at
 from fedfm.core.protocols import Reward, Valuer
+from fedfm.core.registry import name_of
 
 
 def check(fed: Federation) -> list[Problem]:
@@ -25,28 +26,28 @@ def check(fed: Federation) -> list[Problem]:
 def readers(fed: Federation) -> Iterator[tuple[str, str]]:
     """(slot, name) of everything that reads single messages."""
     if fed.aggregate.form == "all":
-        yield "aggregate", _name(fed.aggregate)
+        yield "aggregate", name_of(fed.aggregate)
     if fed.value.reads:
-        yield "value", _name(fed.value)
+        yield "value", name_of(fed.value)
     if fed.detect.reads:
-        yield "detect", _name(fed.detect)
+        yield "detect", name_of(fed.detect)
     if fed.adversary.forges:
-        yield "adversary", _name(fed.adversary)
+        yield "adversary", name_of(fed.adversary)
 
 
 def _pairs(fed: Federation) -> Iterator[Problem]:
     if fed.client.dialect != fed.server.dialect:
-        yield Problem("client", f"{_name(fed.client)} speaks '{fed.client.dialect}', the server '{fed.server.dialect}'",
+        yield Problem("client", f"{name_of(fed.client)} speaks '{fed.client.dialect}', the server '{fed.server.dialect}'",
                       "client and server halves of a method belong together",
-                      f"set server to the one that belongs to {_name(fed.client)} (fedfm list --slot server), or client=local")
-    send = getattr(fed.client, "send", getattr(getattr(fed.client, "local", None), "send", "delta"))
+                      f"set server to the one that belongs to {name_of(fed.client)} (fedfm list --slot server), or client=local")
+    send = sends(fed.client)
     takes = getattr(fed.server, "takes", "delta")
     if fed.server.dialect == "model" and send != takes:
         yield Problem("server.takes", f"clients send {send}, the server takes {takes}",
                       "adding weights as if they were differences doubles the model", f"server.takes={send}")
     if fed.aggregate.takes and fed.aggregate.takes != send:
         where = "client.send" if hasattr(fed.client, "send") else "client.local.send"
-        yield Problem(where, f"{_name(fed.aggregate)} needs {fed.aggregate.takes}, clients send {send}",
+        yield Problem(where, f"{name_of(fed.aggregate)} needs {fed.aggregate.takes}, clients send {send}",
                       "it combines whole factors", f"{where}={fed.aggregate.takes} and server.takes={fed.aggregate.takes}")
 
 
@@ -55,26 +56,26 @@ def _hidden_messages(fed: Federation) -> Iterator[Problem]:
     stages, at = stages_of(fed.uplink), opaque_at(fed.uplink)
     if at is None:
         return
-    hider = _name(stages[at])
+    hider = name_of(stages[at])
     for slot, name in readers(fed):
         yield Problem(slot, f"{name} reads single messages, which {hider} hides",
                       "the server sees only the sum of the cohort", f"drop {slot}={name}, or drop {hider} from the uplink")
     if fed.aggregate.form == "sum" and not fed.aggregate.shares:
-        yield Problem("aggregate", f"{_name(fed.aggregate)} cannot be computed on the client", f"{hider} needs the client to "
+        yield Problem("aggregate", f"{name_of(fed.aggregate)} cannot be computed on the client", f"{hider} needs the client to "
                       "weigh its own message before it is masked", "aggregate=mean")
     if fed.pace.late == "keep" or fed.pace.partial:
-        yield Problem("pace", f"{_name(fed.pace)} closes rounds on part of a cohort", f"the masks of {hider} cancel only over the "
+        yield Problem("pace", f"{name_of(fed.pace)} closes rounds on part of a cohort", f"the masks of {hider} cancel only over the "
                       "whole cohort; a late upload could be unmasked alone", "pace=synchronous, or quorum with late=cancel, eager=false")
     for i, stage in enumerate(stages):
         if i < at and not stage.linear:
-            yield Problem(f"uplink.{i}", f"{_name(stage)} stands before {hider} and is not linear",
+            yield Problem(f"uplink.{i}", f"{name_of(stage)} stands before {hider} and is not linear",
                           "only the sum is decoded, and this code of a sum is not the sum of the codes",
                           f"move it out, or use a linear code with a shared seed (randk) before {hider}")
         if i > at and not stage.lossless:
-            yield Problem(f"uplink.{i}", f"{_name(stage)} stands after {hider} and loses bits",
+            yield Problem(f"uplink.{i}", f"{name_of(stage)} stands after {hider} and loses bits",
                           "a masked vector that is changed cannot be unmasked", f"put it before {hider} if it is linear")
         if i > at and stage.opaque:
-            yield Problem(f"uplink.{i}", f"{_name(stage)} would mask what {hider} has masked", "one mask is enough", "keep one")
+            yield Problem(f"uplink.{i}", f"{name_of(stage)} would mask what {hider} has masked", "one mask is enough", "keep one")
 
 
 def _central_noise(fed: Federation) -> Iterator[Problem]:
@@ -84,14 +85,14 @@ def _central_noise(fed: Federation) -> Iterator[Problem]:
     if not noisy:
         return
     i, stage = noisy[0]
-    name = _name(stage)
+    name = name_of(stage)
     for slot, reader in readers(fed):
         if slot != "adversary":
             yield Problem(slot, f"{reader} reads single messages under {name}", "the noise covers the sum; what is computed from "
                           "single messages is a release that no accountant knows", f"drop {slot}={reader}, or use noise on the "
                           "client (local-gaussian)")
     if fed.aggregate.form == "sum" and not fed.aggregate.plain:
-        yield Problem("aggregate", f"{_name(fed.aggregate)} transforms the clipped message", "its sum is no longer bounded by "
+        yield Problem("aggregate", f"{name_of(fed.aggregate)} transforms the clipped message", "its sum is no longer bounded by "
                       "clip_norm, so the noise would be too small", "aggregate=mean with weights=equal")
     if getattr(fed.aggregate, "weights", "equal") != "equal":
         yield Problem("aggregate.weights", "clients are weighted by their examples", f"one client could move the sum by its weight "
@@ -101,16 +102,16 @@ def _central_noise(fed: Federation) -> Iterator[Problem]:
         yield Problem("aggregate.denominator", "the mean divides by the cohort's random size", "that size is private under Poisson "
                       "sampling", "aggregate.denominator = rate x number of parties")
     if fed.select.releases:
-        yield Problem("select", f"{_name(fed.select)} publishes what clients computed from their data",
+        yield Problem("select", f"{name_of(fed.select)} publishes what clients computed from their data",
                       "this release is not covered by the noise", "select=uniform or poisson")
     if fed.pace.late == "keep":
-        yield Problem("pace", f"{_name(fed.pace)} mixes rounds", "the accountant assumes that a round's cohort was drawn for it",
+        yield Problem("pace", f"{name_of(fed.pace)} mixes rounds", "the accountant assumes that a round's cohort was drawn for it",
                       "pace=synchronous")
-    if getattr(fed.client, "send", getattr(getattr(fed.client, "local", None), "send", "delta")) == "weights":
+    if sends(fed.client) == "weights":
         yield Problem("client.send", "clients send weights", f"{name} would clip the model itself, not the update", "client.send=delta")
     for k, after in enumerate(stages[i + 1:], i + 1):
         if not (after.lossless or after.opaque):
-            yield Problem(f"uplink.{k}", f"{_name(after)} changes the update after {name} has clipped it",
+            yield Problem(f"uplink.{k}", f"{name_of(after)} changes the update after {name} has clipped it",
                           "the clipped norm would no longer hold", f"put it before {name}")
 
 
@@ -119,9 +120,9 @@ def _sub_models(fed: Federation) -> Iterator[Problem]:
     if any(w < 1.0 for w in widths):
         for slot, name in readers(fed):
             yield Problem(slot, f"{name} compares messages, but sub-models differ in size", "their vectors have no common "
-                          "coordinates", f"drop {slot}={name}, or {_name(fed.select)}")
+                          "coordinates", f"drop {slot}={name}, or {name_of(fed.select)}")
         if fed.aggregate.form == "sum" and not fed.aggregate.plain:
-            yield Problem("aggregate", f"{_name(fed.aggregate)} does not know sub-models", "it needs whole messages", "aggregate=mean")
+            yield Problem("aggregate", f"{name_of(fed.aggregate)} does not know sub-models", "it needs whole messages", "aggregate=mean")
 
 
 def _misplaced(fed: Federation) -> Iterator[Problem]:
@@ -131,8 +132,8 @@ def _misplaced(fed: Federation) -> Iterator[Problem]:
             inside = [s for rule in getattr(stage, "rules", {}).values() for s in stages_of(rule)]
             for s in inside if slot == "uplink" else [stage, *inside]:
                 if s.after_sum or s.opaque or s.phases:
-                    yield Problem(f"{slot}.{i}", f"{_name(s)} has no effect here", "it acts on the sum of a round's uploads, which only "
-                                  "the uplink's own stages see", f"make {_name(s)} a stage of the uplink")
+                    yield Problem(f"{slot}.{i}", f"{name_of(s)} has no effect here", "it acts on the sum of a round's uploads, which only "
+                                  "the uplink's own stages see", f"make {name_of(s)} a stage of the uplink")
 
 
 def _idle_switches(fed: Federation) -> Iterator[Problem]:
@@ -140,10 +141,10 @@ def _idle_switches(fed: Federation) -> Iterator[Problem]:
         yield Problem("fold", "fixed has no effect here", "messages are kept, not folded: " + ", ".join(n for _, n in readers(fed)),
                       "fold=float")
     if type(fed.value) is Valuer and type(fed.reward) is not Reward and getattr(fed.reward, "needs_values", False):
-        yield Problem("reward", f"{_name(fed.reward)} pays by value, and nobody values", "every contribution would be zero",
+        yield Problem("reward", f"{name_of(fed.reward)} pays by value, and nobody values", "every contribution would be zero",
                       "value=shapley-permutation")
     if getattr(fed.reward, "plans", False) and _inner(fed.select) != fed.reward:
-        yield Problem("reward", f"{_name(fed.reward)} pays what its own plan promised, and another selector plans",
+        yield Problem("reward", f"{name_of(fed.reward)} pays what its own plan promised, and another selector plans",
                       "nobody would be paid", "fill select and reward with the same auction")
 
 
@@ -154,7 +155,7 @@ def _place(fed: Federation) -> Iterator[Problem]:
     if fed.device == "cuda":
         if not importlib.util.find_spec("torch") or not _cuda():
             yield Problem("device", "no CUDA device is visible", "torch.cuda.is_available() is false", "device=auto")
-        elif _name(fed.engine) == "processes":
+        elif name_of(fed.engine) == "processes":
             yield Problem("engine", "processes cannot share a GPU", "a process that uses CUDA cannot be forked", "engine=inprocess")
 
 
@@ -165,7 +166,3 @@ def _cuda() -> bool:
 
 def _inner(selector: Any) -> Any:
     return getattr(selector, "inner", selector)
-
-
-def _name(method: Any) -> str:
-    return getattr(method, "method_name", type(method).__name__)

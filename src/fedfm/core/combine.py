@@ -166,6 +166,12 @@ class ByPath(Wire):
 _CODES = (torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
 
 
+def sends(client: Client) -> str:
+    """What a client's messages hold ("delta" or "weights"): its own setting, or its local training's."""
+    kind: str = getattr(client, "send", getattr(getattr(client, "local", None), "send", "delta"))
+    return kind
+
+
 @method("by-client", slot="client", section="core")
 @dataclass(frozen=True)
 class ByClient(Client):
@@ -179,7 +185,7 @@ class ByClient(Client):
 
     @property
     def send(self) -> str:
-        return " and ".join(sorted({getattr(c, "send", getattr(getattr(c, "local", None), "send", "delta")) for c in self.rules.values()}))
+        return " and ".join(sorted({sends(c) for c in self.rules.values()}))
 
     def gives(self, layout: Layout) -> Layout:
         given: Sequence[Layout] = list({c.gives(layout).digest: c.gives(layout) for c in self.rules.values()}.values())

@@ -22,6 +22,7 @@ from fedfm.core.hub import Engine, Hub, Session
 from fedfm.core.ledger import Ledger
 from fedfm.core.message import Message
 from fedfm.core.protocols import Plan, State
+from fedfm.core.registry import name_of
 from fedfm.core.session import Job, Site
 from fedfm.core.state import Store, freeze, thaw, write
 from fedfm.core.tree import cut
@@ -139,7 +140,7 @@ class Run:
                 hub.finish(kept)
                 messages = fed.adversary.forge(messages, self.malicious, ctx)
                 for i, reason in fed.detect.flag(messages, ctx).items():
-                    ctx.at(client=i).note("refused", by=_name(fed.detect), reason=reason)
+                    ctx.at(client=i).note("refused", by=name_of(fed.detect), reason=reason)
                     del messages[i], kept[i]
                 if len(kept) < fed.pace.quorum(len(began)):
                     raise RoundFailed(f"{len(kept)} of {len(began)} parties contributed, "
@@ -346,10 +347,6 @@ def merge(parts: Sequence[Scores]) -> dict[str, float]:
             a, b = sums.get(name, (0.0, 0))
             sums[name] = (a + s, b + n)
     return {name: s / n for name, (s, n) in sorted(sums.items()) if n}
-
-
-def _name(method: Any) -> str:
-    return getattr(method, "method_name", type(method).__name__)
 
 
 class _Clock:

@@ -153,6 +153,12 @@ def load(name: str, slot: str | None = None) -> Any:
     return getattr(importlib.import_module(card.module), card.qualname)
 
 
+def name_of(spec: Any) -> str:
+    """The registered name of a method's instance; its class's name if it has none."""
+    name: str = getattr(spec, "method_name", type(spec).__name__)
+    return name
+
+
 def describe(cls: Any) -> list[dict[str, Any]]:
     """Fields of a method with default, range and sentence, for `fedfm show` and the docs."""
     rows = []

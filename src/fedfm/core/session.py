@@ -23,6 +23,7 @@ from fedfm.core.errors import ClientFailed
 from fedfm.core.fold import phases, weights_behind
 from fedfm.core.message import Message, finite, nothing
 from fedfm.core.protocols import Say
+from fedfm.core.registry import name_of
 from fedfm.core.state import Store
 
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ class Site:
             x, extra, wire[str(i)] = stage.encode(m.x, wire.get(str(i), {}), ctx.within(i))
             side |= {f"{i}/{k}": v for k, v in extra.items()}
             m = replace(m, x=x, side=dict(side))
-            name = getattr(stage, "method_name", type(stage).__name__)
+            name = name_of(stage)
             sizes[name] = sum(t.numel() * t.element_size() for t in (x, *side.values()))
         ctx.note("seconds", work=worked - start, encode=time.perf_counter() - worked)
         self._lost(UPLOAD, ctx)

@@ -25,9 +25,9 @@ from fedfm.core.fold import Fold
 from fedfm.core.loop import merge
 from fedfm.core.message import DTYPES, Message, nothing, pack, unpack
 from fedfm.core.protocols import Lift
-from fedfm.core.registry import cards, describe, find, methods, recipes
+from fedfm.core.registry import cards, find, methods, recipes
 from fedfm.core.state import Store, freeze, lasting, thaw
-from fedfm.core.tree import ALIGN, Layout, Tree, cut
+from fedfm.core.tree import ALIGN, Layout, cut
 from fedfm.efficiency.communication.error_feedback import ErrorFeedback
 from fedfm.efficiency.communication.heterofl import HeteroFL
 from fedfm.efficiency.communication.qsgd import QSGD
@@ -49,6 +49,7 @@ from fedfm.incentives.shapley_exact import ShapleyExact
 from fedfm.incentives.uniform import Uniform
 from fedfm.laws.compare import near, normal, same
 from fedfm.laws.homes import pictures, quadratics
+from fedfm.running.cards import describe, record
 from fedfm.tasks.quadratic import Quadratic, Quadratics
 from fedfm.trust.privacy.gaussian import ClipNoise
 from fedfm.trust.privacy.secagg import SecAgg
@@ -70,7 +71,7 @@ def test_views_are_aligned_apart_and_write_through(layout: Layout) -> None:
         assert entry.offset % ALIGN == 0 and view.shape == entry.shape
         assert not view.any()  # no tensor wrote into this one
         view.fill_(float(k))
-    assert float((flat != 0).sum()) == layout.numel == layout.trainable
+    assert float((flat != 0).sum()) == sum(e.size for e in layout.entries) == layout.trainable
     tensors = {n: v.clone() for n, v in layout.views(flat).items()}
     assert torch.equal(layout.pack(tensors), flat) and layout.size % ALIGN == 0
     with pytest.raises(ValueError, match="elements is needed"):
@@ -97,7 +98,7 @@ def test_join_lays_vectors_behind_each_other(a: Layout, b: Layout) -> None:
 def test_sub_and_rest_share_out_a_layout(layout: Layout, pattern: str) -> None:
     x = layout.pack({e.name: normal(e.size, k).view(e.shape) for k, e in enumerate(layout.entries)})
     (sub, here), (rest, there) = layout.sub(pattern), layout.sub(pattern, rest=True)
-    assert sub.numel + rest.numel == layout.numel and sub.size == here.numel()
+    assert sub.trainable + rest.trainable == layout.trainable and sub.size == here.numel()
     for part, where in ((sub, here), (rest, there)):
         views, whole = part.views(x[where]), layout.views(x)
         assert all(torch.equal(v, whole[n]) for n, v in views.items())
@@ -137,7 +138,7 @@ def test_cuts_are_nested_and_come_back(n: tuple[int, ...], narrow: float, wide: 
         "A": (min(rank, r), i),
         "k": (3,),
     }
-    assert float(small.coverage().sum()) == small.layout.numel
+    assert float(small.coverage().sum()) == small.layout.trainable
     views = small.layout.views(small.narrow(w))
     assert torch.equal(views["mid"], layout.views(w)["mid"][:width, :width])  # the first units, hence nested
     assert cut(layout, 1.0, None) is None
@@ -145,9 +146,9 @@ def test_cuts_are_nested_and_come_back(n: tuple[int, ...], narrow: float, wide: 
 
 def test_a_tree_is_a_vector_with_names() -> None:
     layout = Layout.of({"a": (2, 2), "b": ()}, buffers=("b",))
-    tree = Tree(layout, torch.arange(float(layout.size)))
-    assert tree["a"].tolist() == [[0, 1], [2, 3]] and float(tree.tensors()["b"]) == 16
-    assert layout.numel == 5 and layout.trainable == 4
+    tree = layout.views(torch.arange(float(layout.size)))
+    assert tree["a"].tolist() == [[0, 1], [2, 3]] and float(tree["b"]) == 16
+    assert layout.trainable == 4
     assert hash(layout) == hash(Layout.of({"a": (2, 2), "b": ()}, buffers=("b",)))
     assert layout.digest != Layout.of({"a": (2, 2), "b": ()}).digest
 
@@ -393,7 +394,7 @@ def test_unknown_names_are_answered_with_the_nearest() -> None:
         "zzz", ["b", "a"]
     )
     (where, text), = problems(plain(), "clinet.lr=0.1")
-    assert where == "clinet.lr" and "did you mean 'client'" in text
+    assert where == "clinet" and "did you mean 'client'" in text
     (where, text), = problems(plain(), "client.momentun=0.1")
     assert where == "client.momentun" and "did you mean 'momentum'" in text
     (where, text), = problems({**plain(), "client": {"name": "lokal"}})
@@ -551,7 +552,7 @@ def test_cards_are_read_without_import() -> None:
         and rows["lr"]["low"] == 0.0
         and rows["send"]["choices"] == ("delta", "weights")
     )
-    assert set(methods()["topk"].row()) == {"name", "kind", "slot", "section", "survey", "paper", "summary"}
+    assert set(record(methods()["topk"])) == {"name", "kind", "slot", "section", "survey", "paper", "summary"}
 
 
 # ---- compatibility ------------------------------------------------------------------------------------------------

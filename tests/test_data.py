@@ -34,6 +34,7 @@ from fedfm.data.partition.shards import LabelShards
 from fedfm.data.reasoning_gym import EASY, ReasoningGym, score
 from fedfm.data.source import Parties, Partition, Shard, Source, group_rows, natural
 from fedfm.data.wordnet_topics import WordnetTopics
+from fedfm.running.cards import describe
 
 quick = settings(max_examples=25, deadline=None)
 
@@ -626,7 +627,7 @@ def test_every_spec_is_registered_with_documented_fields() -> None:
     }
     for card in cards.values():
         spec = registry.load(card.name)
-        assert all(row["doc"] for row in registry.describe(spec)), card.name
+        assert all(row["doc"] for row in describe(spec)), card.name
         made = spec("x") if card.name in ("files", "hub") else spec()
         assert isinstance(made, Source if card.slot == "data" else Partition)
         assert card.section and card.summary

@@ -19,10 +19,11 @@ from fedfm.core.context import Ctx
 from fedfm.core.errors import ClientFailed, ConfigError
 from fedfm.core.federation import Federation
 from fedfm.core.ledger import read
-from fedfm.core.loop import Run, make_store
+from fedfm.core.loop import Run
 from fedfm.core.message import Message, nothing
 from fedfm.core.protocols import Plan
 from fedfm.core.session import Site
+from fedfm.core.state import Store
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.mean import Mean
 from fedfm.evaluation.held_out import HeldOut
@@ -52,7 +53,7 @@ def names(plan: Plan) -> list[str]:
 def play(fed: Federation, folder: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]], Run]:
     """Run the federation; returns its records, its events and the run."""
     parties, engine = fed.data.open(fed.seed), fed.engine.make()
-    site = Site(fed, fed.task.open(parties), parties, make_store(folder))
+    site = Site(fed, fed.task.open(parties), parties, Store(folder / "clients"))
     engine.open(site)
     run = Run(fed, folder, site, engine)
     records = list(run.rounds())

@@ -14,9 +14,10 @@ from fedfm.core.config import from_config, to_config
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.federation import Federation
 from fedfm.core.ledger import read
-from fedfm.core.loop import Run, make_store
+from fedfm.core.loop import Run
 from fedfm.core.message import Message
 from fedfm.core.session import Site
+from fedfm.core.state import Store
 from fedfm.core.tree import Layout
 from fedfm.efficiency.training.fedbuff import FedBuff
 from fedfm.efficiency.training.local import Local
@@ -40,7 +41,7 @@ def fed(n: int, **slots: Any) -> Federation:
 def play(federation: Federation, folder: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]], Run]:
     """Run the federation; returns its records, its events and the run."""
     data, engine = federation.data.open(federation.seed), federation.engine.make()
-    site = Site(federation, federation.task.open(data), data, make_store(folder))
+    site = Site(federation, federation.task.open(data), data, Store(folder / "clients"))
     engine.open(site)
     run = Run(federation, folder, site, engine)
     records = list(run.rounds())

@@ -175,5 +175,5 @@ def test_checkpoints_keep_the_last_two_and_jobs_not_results(tmp_path: Path) -> N
     state = RunState.load(path)
     assert state.busy == played.run.state.busy and len(state.busy) == 2
     assert "upload" not in str(thaw(path)["busy"]) and set(state.briefs) == {
-        f"{j.version}|{j.terms.shape}" for j in state.busy.values()
+        f"{j.round}|{j.terms.shape}" for j in state.busy.values()
     }

@@ -205,7 +205,7 @@ def test_sign_flip_inside_a_party(kind: str, talks: bool) -> None:
     """-scale times the update, whatever form it is sent in; buffers, mass and state as they were."""
     brief, bound = Message(torch.full((LAYOUT.size,), 5.0), "weights"), SimpleNamespace(layout=LAYOUT)
     attack = SignFlip(scale=3.0)
-    assert not attack.forges
+    assert not attack.reads
     out: Any = attack.wrap(Fixed(kind, talks)).work(brief, None, {}, CTX, bound)  # type: ignore[arg-type]
     if talks:
         assert next(out).phase == "acts"
@@ -229,7 +229,7 @@ def test_sign_flip_closed_form() -> None:
         bad = attack.members(list(rows), CTX)
         forged = attack.forge(rows, bad, CTX)
         mean = torch.stack([m.x for m in forged.values()]).mean(0)
-        assert attack.forges and list(forged) == list(rows) and len(bad) == f
+        assert attack.reads and list(forged) == list(rows) and len(bad) == f
         assert torch.allclose(mean, ((n - f) - scale * f) / n * u, atol=1e-6)
     assert torch.equal(rows["p0"].x, u)
     assert SignFlip().forge(rows, bad, CTX) is rows  # the plain attacker has flipped at home; never twice

@@ -20,11 +20,11 @@ from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ClientFailed, RoundFailed
 from fedfm.core.federation import Federation
-from fedfm.core.loop import Run, make_store
+from fedfm.core.loop import Run
 from fedfm.core.message import Message, nothing, pack, unpack
 from fedfm.core.protocols import Pace, Say
 from fedfm.core.session import Site
-from fedfm.core.state import freeze, lasting
+from fedfm.core.state import Store, freeze, lasting
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.mean import Mean
 from fedfm.tasks.quadratic import Quadratic, Quadratics
@@ -414,7 +414,7 @@ def trained(folder: Any, **slots: Any) -> tuple[list[dict[str, Any]], Tensor, li
                      aggregate=Mean(weights="equal"), **slots)
     assert check(fed) == []
     parties, engine = fed.data.open(0), fed.engine.make()
-    site = Site(fed, fed.task.open(parties), parties, make_store(folder))
+    site = Site(fed, fed.task.open(parties), parties, Store(folder / "clients"))
     engine.open(site)
     run = Run(fed, folder, site, engine)
     records = list(run.rounds())

@@ -15,14 +15,13 @@ import pytest
 import torch
 from torch import nn
 
-from fedfm.core.bound import Bound, Objective
 from fedfm.core.check import check
 from fedfm.core.combine import ByClient, Pipe
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.errors import ClientFailed, FedfmError, MessageRefused
 from fedfm.core.federation import Federation
 from fedfm.core.hub import Hub
-from fedfm.core.loop import Game, Run
+from fedfm.core.loop import Run
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregator, Client, Lift, State, Wire
 from fedfm.core.session import Job, Said
@@ -36,6 +35,7 @@ from fedfm.engines.pace import AllArrive
 from fedfm.incentives.shapley_exact import ShapleyExact
 from fedfm.laws.compare import normal, same
 from fedfm.laws.homes import Home, pictures, quadratics
+from fedfm.tasks.bound import BoundModule, Objective
 from fedfm.tasks.quadratic import Quadratics
 from fedfm.trust.privacy.gaussian import ClipNoise
 from fedfm.trust.privacy.secagg import SecAgg
@@ -95,7 +95,7 @@ class Nothing(Objective):
 )
 def test_a_broken_view_is_noticed_before_the_next_job(breakage: Any) -> None:
     module = nn.Linear(3, 4)
-    bound = Bound(module, Nothing())
+    bound = BoundModule(module, Nothing())
     bound.load(bound.init + 1)
     bound.gradient(torch.ones(2, 3))
     assert torch.equal(module.weight.detach(), bound.layout.views(bound.params)["weight"]) and bool(bound.grads.any())
@@ -157,7 +157,7 @@ def test_a_round_spends_its_privacy_once_whatever_coalitions_are_tried(drive: An
     run: Run = played.run
     ctx = Ctx(0, 3, layout=run.layout, events=[])
     kept = {i: Message(normal(run.layout.size, k), sender=i, version=3) for k, i in enumerate(run.parties)}
-    game = Game(run, kept, run.state.server, ctx)
+    game = run.game(kept, run.state.server, ctx)
     worth = [game(frozenset(s)) for s in (kept, list(kept)[:2], ())]
     assert len(set(worth)) == 3 and ctx.events == []
     assert game(frozenset(kept)) == worth[0]
@@ -282,7 +282,7 @@ class Sick(Client):
     how: str
     who: str = "party-1"
 
-    def work(self, brief: Message, data: Any, state: State, ctx: Ctx, bound: Bound) -> Any:
+    def work(self, brief: Message, data: Any, state: State, ctx: Ctx, bound: BoundModule) -> Any:
         m, state = LOCAL.work(brief, data, state, ctx, bound)
         if ctx.client != self.who:
             return m, state
@@ -388,7 +388,7 @@ def test_weights_inside_by_client_are_noticed() -> None:
 class Slow(Client):
     """party-0 takes its time."""
 
-    def work(self, brief: Message, data: Any, state: State, ctx: Ctx, bound: Bound) -> Any:
+    def work(self, brief: Message, data: Any, state: State, ctx: Ctx, bound: BoundModule) -> Any:
         if ctx.client == "party-0":
             time.sleep(0.3)
         return LOCAL.work(brief, data, state, ctx, bound)

@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch.nn import functional
 
-from fedfm.core.bound import Bound
 from fedfm.core.errors import DataError, ModelError
 from fedfm.data.source import Parties, Shard
 from fedfm.efficiency.computation.full import Full
@@ -19,6 +18,7 @@ from fedfm.efficiency.computation.head import Head
 from fedfm.efficiency.computation.lora import LoRA
 from fedfm.models import tiny
 from fedfm.tasks import load_tuned
+from fedfm.tasks.bound import BoundModule
 from fedfm.tasks.causal import CausalLM, judge
 from fedfm.tasks.classify import SequenceClassification
 from fedfm.tasks.dialogue import Dialogue
@@ -44,7 +44,7 @@ SUMS = tuple({"instruction": f"What is {i}+{i % 7}?", "answer": str(i + i % 7), 
              for i in range(12))
 
 
-def adam(bound: Bound, batches: list[Any], lr: float) -> float:
+def adam(bound: BoundModule, batches: list[Any], lr: float) -> float:
     w = torch.nn.Parameter(bound.init.clone())
     optimizer = torch.optim.AdamW([w], lr=lr, weight_decay=0.0)
     for batch in batches:

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedfm.core.bound import Bound
 from fedfm.core.context import Terms
 from fedfm.core.errors import FedfmError, ModelError
 from fedfm.core.tree import cut
@@ -19,6 +18,7 @@ from fedfm.efficiency.computation.full import Full
 from fedfm.efficiency.computation.head import Head
 from fedfm.efficiency.computation.lora import LoRA, adapted, targets
 from fedfm.models import tiny
+from fedfm.tasks.bound import BoundModule
 from fedfm.tasks.causal import CausalLM
 from fedfm.tasks.classify import SequenceClassification
 
@@ -40,17 +40,17 @@ ROWS = tuple({"text": t, "label": "ab"[i % 2]} for i, t in enumerate(TEXTS))
 DATA = Parties((Shard("p", ROWS),), labels=("a", "b"))
 
 
-def opened(encoder: str, tuning: Any, **fields: Any) -> tuple[Bound, Any]:
+def opened(encoder: str, tuning: Any, **fields: Any) -> tuple[BoundModule, Any]:
     bound = SequenceClassification(model=encoder, tuning=tuning, **fields).open(DATA)
     return bound, bound.batch(bound.encode(DATA.train("p")), torch.arange(len(ROWS)))
 
 
-def logits(bound: Bound, batch: Any) -> Tensor:
+def logits(bound: BoundModule, batch: Any) -> Tensor:
     with torch.no_grad():
         return bound.objective.logits(bound.module, batch)
 
 
-def stir(bound: Bound, seed: int = 0) -> Tensor:
+def stir(bound: BoundModule, seed: int = 0) -> Tensor:
     """Random trainable values, as after training (padding and buffers stay zero)."""
     flat = bound.init.clone()
     g = torch.Generator().manual_seed(seed)
@@ -61,7 +61,7 @@ def stir(bound: Bound, seed: int = 0) -> Tensor:
     return flat
 
 
-def train(bound: Bound, batch: Any, steps: int = 3) -> None:
+def train(bound: BoundModule, batch: Any, steps: int = 3) -> None:
     for _ in range(steps):
         bound.gradient(batch)
         still = bound.layout.pack({e.name: torch.ones(e.shape) for e in bound.layout.entries if e.trainable})
@@ -71,7 +71,7 @@ def train(bound: Bound, batch: Any, steps: int = 3) -> None:
 def test_lora_counts_and_names(encoder: str) -> None:
     bound, _ = opened(encoder, LoRA(r=3))
     # q and v of every layer: r (in + out) each; the head: 2 (width + 1)
-    assert bound.layout.trainable == bound.layout.numel == LAYERS * 2 * 3 * (WIDTH + WIDTH) + 2 * (WIDTH + 1)
+    assert bound.layout.trainable == sum(e.size for e in bound.layout.entries) == LAYERS * 2 * 3 * (WIDTH + WIDTH) + 2 * (WIDTH + 1)
     names = [e.name for e in bound.layout.entries]
     assert names[0].endswith("base_model.model.encoder.layer.0.attention.self.query.lora_A.default.weight")
     axes = {e.name.split(".")[-3]: (e.axes, e.shape) for e in bound.layout.entries if "lora" in e.name}
@@ -197,7 +197,7 @@ def test_only_lora_has_a_rank(encoder: str) -> None:
 
 def test_full_trains_everything_that_is_used(encoder: str) -> None:
     bound, batch = opened(encoder, Full())
-    assert bound.layout.numel == bound.total and not any("pooler" in e.name for e in bound.layout.entries)
+    assert sum(e.size for e in bound.layout.entries) == bound.total and not any("pooler" in e.name for e in bound.layout.entries)
     bound.gradient(batch)
     dead = [n for n, g in bound.layout.views(bound.grads).items() if not g.any()]
     assert dead == []

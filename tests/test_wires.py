@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedfm.core.combine import Pipe
-from fedfm.core.config import _value, to_config
+from fedfm.core.config import build, to_config
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ClientFailed, MessageRefused
 from fedfm.core.message import Message, pack, unpack
@@ -247,7 +247,7 @@ def test_error_feedback_refuses_what_diverges_and_survives_a_config() -> None:
         ErrorFeedback(Pipe(RandK(0.1), QSGD(3)))
     problems: list[Any] = []
     for wire in (ErrorFeedback(Pipe(TopK(0.1), QSGD(4))), ErrorFeedback(QSGD(3)), ErrorFeedback()):
-        assert _value(Wire, to_config(wire), "uplink", problems, "uplink") == wire and not problems
+        assert build(Wire, to_config(wire), "uplink", problems, "uplink") == wire and not problems
 
 
 # ---- quantisers ---------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fedfm.running.execute import Result
 
 _CORE = {"Federation": "federation", "replace": "federation", "check": "check", "Terms": "context", "Ctx": "context",
-         "Message": "message", "Layout": "tree", "Tree": "tree", "method": "registry", "recipe": "registry", "knob": "registry"}
+         "Message": "message", "Layout": "tree", "method": "registry", "recipe": "registry", "knob": "registry"}
 
 
 def run(what: Any, *, out: Any = None, model: str | None = None, data: Any = None, clients: int | None = None,

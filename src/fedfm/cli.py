@@ -62,12 +62,13 @@ def list_(slot: Annotated[str | None, typer.Option(help="only what fits this slo
     """Every registered method and recipe."""
     from fedfm.core.errors import ConfigError, Problem, nearest
     from fedfm.core.registry import SLOT_OF, cards
+    from fedfm.running.cards import record
     slots = {s for c in cards() for s in c.slots}
     if slot is not None and (slot := SLOT_OF.get(slot, slot)) not in slots:
         raise ConfigError([Problem("--slot", f"there is no slot '{slot}'", nearest(slot, slots), "fedfm list shows all")])
     found = [c for c in cards() if (slot is None or slot in c.slots) and (section is None or c.section.startswith(section))]
     if as_json:
-        print(json.dumps([c.row() for c in found], indent=1))
+        print(json.dumps([record(c) for c in found], indent=1))
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("name", "slot", "section", "summary"):
@@ -81,7 +82,8 @@ def list_(slot: Annotated[str | None, typer.Option(help="only what fits this slo
 def show(name: Annotated[str, typer.Argument(help="a method or a recipe")]) -> None:
     """A method's card: idea, equation, fields with default and range, reference, departures from the paper."""
     from fedfm.core.errors import ConfigError, Problem, nearest
-    from fedfm.core.registry import cards, describe, doc, load
+    from fedfm.core.registry import cards, load
+    from fedfm.running.cards import describe, doc
     found = [c for c in cards() if c.name == name]
     if not found:
         near = nearest(name, {c.name for c in cards()})

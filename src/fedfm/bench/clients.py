@@ -14,6 +14,7 @@ from fedfm.bench import machine
 from fedfm.bench.arena import ENDLESS, NEVER, Arena, opened
 from fedfm.bench.idle import Crowd, Idle, Vector
 from fedfm.core.federation import Federation
+from fedfm.core.session import UPLOAD
 from fedfm.engines.inprocess import InProcess
 from fedfm.engines.processes import Processes
 
@@ -52,7 +53,7 @@ def _watched(arena: Arena) -> dict[str, Any]:
 
     def look(done: int, planned: int) -> None:
         nonlocal held
-        heard = sum(said.message is not None for said in getattr(run.engine, "_heard", ()))
+        heard = sum(said.phase == UPLOAD for said in getattr(run.engine, "_heard", ()))
         held = max(held, heard + sum(s.upload is not None for s in run.hub.live.values()))
         peak[:] = [max(a, machine.resident(p)) for a, p in zip(peak, pids, strict=True)]
 

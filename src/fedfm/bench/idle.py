@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedfm.core.bound import Bound, Objective, Scores
 from fedfm.core.context import Ctx
 from fedfm.core.message import Message
-from fedfm.core.protocols import Client, State, Task
+from fedfm.core.protocols import Bound, Client, Scores, State, Task
 from fedfm.data.source import Parties, Shard
+from fedfm.tasks.bound import BoundModule, Objective
 
 
 @dataclass(frozen=True)
@@ -22,8 +22,8 @@ class Vector(Task):
 
     size: int = 250_000
 
-    def open(self, data: Any, device: str = "cpu") -> Bound:
-        return Bound(_Values(self.size), _Nothing(), device=device)
+    def open(self, data: Any, device: str = "cpu") -> BoundModule:
+        return BoundModule(_Values(self.size), _Nothing(), device=device)
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,10 @@ from typing import Any
 from fedfm.bench import machine
 from fedfm.bench.arena import ENDLESS, NEVER, Lap, opened
 from fedfm.bench.bare import Network, Rows, parameters, train
-from fedfm.core.bound import Bound
 from fedfm.core.context import Ctx
 from fedfm.core.federation import Federation
 from fedfm.core.message import Message
-from fedfm.core.protocols import State
+from fedfm.core.protocols import Bound, State
 from fedfm.data.partition.iid import Iid
 from fedfm.data.wordnet_topics import WordnetTopics
 from fedfm.efficiency.computation.lora import LoRA

@@ -34,16 +34,16 @@ def telling(call: Callable[..., Any], name: str, *, before: bool = False) -> Cal
 def main(recipe: str, out: str, engine: str = "") -> None:
     """Run `recipe` into `out`; whoever started this process ends it after the first step."""
     tell("python")
-    from fedfm.core.bound import Bound
     from fedfm.core.loop import Run
     from fedfm.running import execute
+    from fedfm.tasks.bound import BoundModule
 
     tell("loop")  # torch and the loop are imported
     vars(execute)["configure"] = telling(execute.configure, "config")
     vars(execute)["open_site"] = telling(execute.open_site, "model")
     Run.__init__ = telling(Run.__init__, "data")  # type: ignore[method-assign]
     Run.score = telling(Run.score, "score")  # type: ignore[method-assign]
-    Bound.gradient = telling(Bound.gradient, "step", before=True)  # type: ignore[method-assign]
+    BoundModule.gradient = telling(BoundModule.gradient, "step", before=True)  # type: ignore[method-assign]
     execute.execute(execute.configure(recipe, engine=engine or None), out)
 
 

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
-from typing import Any
 
-from fedfm.core.combine import sends, stages_of
+import torch
+
+from fedfm.core.combine import Pipe, sends, stages_of
 from fedfm.core.errors import Problem
 from fedfm.core.federation import Federation
-from fedfm.core.fold import opaque_at
 from fedfm.core.protocols import Reward, Valuer
 from fedfm.core.registry import name_of
 
@@ -25,14 +25,9 @@ def check(fed: Federation) -> list[Problem]:
 
 def readers(fed: Federation) -> Iterator[tuple[str, str]]:
     """(slot, name) of everything that reads single messages."""
-    if fed.aggregate.form == "all":
-        yield "aggregate", name_of(fed.aggregate)
-    if fed.value.reads:
-        yield "value", name_of(fed.value)
-    if fed.detect.reads:
-        yield "detect", name_of(fed.detect)
-    if fed.adversary.forges:
-        yield "adversary", name_of(fed.adversary)
+    for slot in ("aggregate", "value", "detect", "adversary"):
+        if (method := getattr(fed, slot)).reads:
+            yield slot, name_of(method)
 
 
 def _pairs(fed: Federation) -> Iterator[Problem]:
@@ -53,7 +48,7 @@ def _pairs(fed: Federation) -> Iterator[Problem]:
 
 def _hidden_messages(fed: Federation) -> Iterator[Problem]:
     """No single message is readable: whatever reads one is refused."""
-    stages, at = stages_of(fed.uplink), opaque_at(fed.uplink)
+    stages, at = stages_of(fed.uplink), Pipe(fed.uplink).hidden
     if at is None:
         return
     hider = name_of(stages[at])
@@ -97,8 +92,7 @@ def _central_noise(fed: Federation) -> Iterator[Problem]:
     if getattr(fed.aggregate, "weights", "equal") != "equal":
         yield Problem("aggregate.weights", "clients are weighted by their examples", f"one client could move the sum by its weight "
                       f"times clip_norm, but {name} adds noise for clip_norm", "aggregate.weights=equal")
-    sampled = getattr(fed.select, "method_name", "") and getattr(fed.select, "random_size", False)
-    if sampled and not getattr(fed.aggregate, "denominator", 0.0):
+    if getattr(fed.select, "random_size", False) and not getattr(fed.aggregate, "denominator", 0.0):
         yield Problem("aggregate.denominator", "the mean divides by the cohort's random size", "that size is private under Poisson "
                       "sampling", "aggregate.denominator = rate x number of parties")
     if fed.select.releases:
@@ -137,13 +131,12 @@ def _misplaced(fed: Federation) -> Iterator[Problem]:
 
 
 def _idle_switches(fed: Federation) -> Iterator[Problem]:
-    if fed.fold == "fixed" and any(True for _ in readers(fed)):
-        yield Problem("fold", "fixed has no effect here", "messages are kept, not folded: " + ", ".join(n for _, n in readers(fed)),
-                      "fold=float")
+    if fed.fold == "fixed" and (names := [name for _, name in readers(fed)]):
+        yield Problem("fold", "fixed has no effect here", "messages are kept, not folded: " + ", ".join(names), "fold=float")
     if type(fed.value) is Valuer and type(fed.reward) is not Reward and getattr(fed.reward, "needs_values", False):
         yield Problem("reward", f"{name_of(fed.reward)} pays by value, and nobody values", "every contribution would be zero",
                       "value=shapley-permutation")
-    if getattr(fed.reward, "plans", False) and _inner(fed.select) != fed.reward:
+    if getattr(fed.reward, "plans", False) and getattr(fed.select, "inner", fed.select) != fed.reward:
         yield Problem("reward", f"{name_of(fed.reward)} pays what its own plan promised, and another selector plans",
                       "nobody would be paid", "fill select and reward with the same auction")
 
@@ -152,17 +145,7 @@ def _place(fed: Federation) -> Iterator[Problem]:
     noisy = any(hasattr(s, "noise_multiplier") for s in stages_of(fed.uplink))
     if noisy and importlib.util.find_spec("dp_accounting") is None:
         yield Problem("uplink", "the privacy spent cannot be computed", "dp-accounting is not installed", "pip install 'fedfm[privacy]'")
-    if fed.device == "cuda":
-        if not importlib.util.find_spec("torch") or not _cuda():
-            yield Problem("device", "no CUDA device is visible", "torch.cuda.is_available() is false", "device=auto")
-        elif name_of(fed.engine) == "processes":
-            yield Problem("engine", "processes cannot share a GPU", "a process that uses CUDA cannot be forked", "engine=inprocess")
-
-
-def _cuda() -> bool:
-    import torch
-    return torch.cuda.is_available()
-
-
-def _inner(selector: Any) -> Any:
-    return getattr(selector, "inner", selector)
+    if fed.device == "cuda" and not torch.cuda.is_available():
+        yield Problem("device", "no CUDA device is visible", "torch.cuda.is_available() is false", "device=auto")
+    elif fed.device == "cuda" and name_of(fed.engine) == "processes":
+        yield Problem("engine", "processes cannot share a GPU", "a process that uses CUDA cannot be forked", "engine=inprocess")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,10 +11,15 @@ import torch
 from torch import Tensor
 
 from fedfm.core.context import Ctx
-from fedfm.core.message import Message
+from fedfm.core.message import DTYPES, Message
 from fedfm.core.protocols import Client, Replies, Say, State, Wire
 from fedfm.core.registry import method
 from fedfm.core.tree import Entry, Layout
+
+
+def _fact(of: Callable[[Iterable[bool]], bool], name: str) -> Any:
+    """A fact of a pipe, from its stages' own."""
+    return property(lambda self: of(getattr(s, name) for s in self.stages))
 
 
 @method("pipe", slot="wire", section="core")
@@ -35,24 +40,12 @@ class Pipe(Wire):
         return {p: b for s in self.stages for p, b in s.phases.items()}
 
     @property
-    def opaque(self) -> bool:  # type: ignore[override]
-        return any(s.opaque for s in self.stages)
+    def hidden(self) -> int | None:
+        """The position of the stage that hides single messages."""
+        return next((i for i, s in enumerate(self.stages) if s.opaque), None)
 
-    @property
-    def after_sum(self) -> bool:  # type: ignore[override]
-        return any(s.after_sum for s in self.stages)
-
-    @property
-    def linear(self) -> bool:  # type: ignore[override]
-        return all(s.linear for s in self.stages)
-
-    @property
-    def unbiased(self) -> bool:  # type: ignore[override]
-        return all(s.unbiased for s in self.stages)
-
-    @property
-    def lossless(self) -> bool:  # type: ignore[override]
-        return all(s.lossless for s in self.stages)
+    opaque, after_sum = _fact(any, "opaque"), _fact(any, "after_sum")
+    linear, unbiased, lossless = (_fact(all, name) for name in ("linear", "unbiased", "lossless"))
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
         side: dict[str, Tensor] = {}
@@ -63,15 +56,11 @@ class Pipe(Wire):
         return x, side, state
 
     def decode(self, x: Tensor, side: Mapping[str, Tensor], state: State, ctx: Ctx) -> tuple[Tensor, State]:
-        for i in reversed(range(len(self.stages))):
+        """Down to the stage that hides single messages, if there is one: it and those before it wait for the sum."""
+        for i in reversed(range(0 if self.hidden is None else self.hidden + 1, len(self.stages))):
             x, sub = self.stages[i].decode(x, below(side, i), state.get(str(i), {}), ctx.within(i))
-            state = state | {str(i): sub}
+            state = state | {str(i): sub} if sub else state
         return x, state
-
-    def decode_sum(self, x: Tensor, host: State, ctx: Ctx) -> Tensor:
-        for i in reversed(range(len(self.stages))):
-            x = self.stages[i].decode_sum(x, host.get(str(i), {}), ctx.within(i))
-        return x
 
     def join(self, state: State, ctx: Ctx) -> Generator[Say, Message, State]:
         for i, stage in enumerate(self.stages):
@@ -87,11 +76,9 @@ class Pipe(Wire):
         return {str(i): s.host(ctx.within(i)) for i, s in enumerate(self.stages)}
 
     def serve(self, host: State, phase: str, messages: Mapping[str, Message], ctx: Ctx) -> tuple[Replies, State]:
-        for i, stage in enumerate(self.stages):
-            if phase in stage.phases:
-                replies, sub = stage.serve(host[str(i)], phase, messages, ctx.within(i))
-                return replies, host | {str(i): sub}
-        raise KeyError(phase)
+        i, stage = next((i, s) for i, s in enumerate(self.stages) if phase in s.phases)
+        replies, sub = stage.serve(host[str(i)], phase, messages, ctx.within(i))
+        return replies, host | {str(i): sub}
 
 
 def stages_of(wire: Wire) -> tuple[Wire, ...]:
@@ -107,6 +94,17 @@ def below(side: Mapping[str, Tensor], prefix: int | str) -> dict[str, Tensor]:
     return {k.removeprefix(head): v for k, v in side.items() if k.startswith(head)}
 
 
+_TYPES = list(DTYPES)
+
+
+def _first(patterns: Iterable[str], name: str, rule: str) -> str:
+    """The first pattern that matches."""
+    for pattern in patterns:
+        if fnmatch.fnmatchcase(name, pattern):
+            return pattern
+    raise KeyError(f"{rule}: no pattern of {list(patterns)} matches '{name}'; add '*'")
+
+
 @method("by-path", slot="wire", section="core")
 @dataclass(frozen=True)
 class ByPath(Wire):
@@ -117,12 +115,7 @@ class ByPath(Wire):
     def _groups(self, layout: Layout) -> list[tuple[str, Wire, list[Entry]]]:
         groups: dict[str, list[Entry]] = {p: [] for p in self.rules}
         for e in layout.entries:
-            for pattern in self.rules:
-                if fnmatch.fnmatchcase(e.name, pattern):
-                    groups[pattern].append(e)
-                    break
-            else:
-                raise KeyError(f"by-path: no pattern of {list(self.rules)} matches tensor '{e.name}'; add '*'")
+            groups[_first(self.rules, e.name, "by-path")].append(e)
         return [(p, self.rules[p], entries) for p, entries in groups.items() if entries]
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
@@ -138,7 +131,7 @@ class ByPath(Wire):
             parts.append(y)
         side["lengths"] = torch.tensor([p.numel() for p in parts])
         if len({p.dtype for p in parts}) > 1:  # payloads of several types travel as their bytes
-            side["types"] = torch.tensor([_CODES.index(p.dtype) for p in parts], dtype=torch.uint8)
+            side["types"] = torch.tensor([_TYPES.index(p.dtype) for p in parts], dtype=torch.uint8)
             parts = [p.contiguous().view(torch.uint8) for p in parts]
         return torch.cat(parts) if parts else x[:0], side, state
 
@@ -149,7 +142,7 @@ class ByPath(Wire):
         for i, (pattern, wire, entries) in enumerate(self._groups(ctx.layout)):
             n = int(side["lengths"][i])
             if "types" in side:
-                dtype = _CODES[int(side["types"][i])]
+                dtype = _TYPES[int(side["types"][i])]
                 width = torch.empty(0, dtype=dtype).element_size()
                 piece = x[at:at + n * width].clone().view(dtype)
                 at += n * width
@@ -163,13 +156,9 @@ class ByPath(Wire):
         return out, state
 
 
-_CODES = (torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.uint8, torch.int16, torch.int32, torch.int64)
-
-
 def sends(client: Client) -> str:
     """What a client's messages hold ("delta" or "weights"): its own setting, or its local training's."""
-    kind: str = getattr(client, "send", getattr(getattr(client, "local", None), "send", "delta"))
-    return kind
+    return str(getattr(client, "send", getattr(getattr(client, "local", None), "send", "delta")))
 
 
 @method("by-client", slot="client", section="core")
@@ -194,7 +183,4 @@ class ByClient(Client):
         return given[0]
 
     def work(self, brief: Message, data: Any, state: State, ctx: Ctx, bound: Any) -> Any:
-        for pattern, client in self.rules.items():
-            if fnmatch.fnmatchcase(ctx.client, pattern):
-                return client.work(brief, data, state, ctx, bound)
-        raise KeyError(f"by-client: no pattern of {list(self.rules)} matches party '{ctx.client}'; add '*'")
+        return self.rules[_first(self.rules, ctx.client, "by-client")].work(brief, data, state, ctx, bound)

@@ -50,20 +50,16 @@ def to_config(value: Any) -> Any:
 def from_config(config: Config) -> Federation:
     """Build the federation; raises ConfigError with every problem found."""
     problems: list[Problem] = []
-    fed = _fields(Federation, config, "", problems)
+    fed: Federation = _fields(Federation, config, "", problems)
     if problems:
         raise ConfigError(problems)
-    assert isinstance(fed, Federation)
     return fed
 
 
 def resolve(config: Config) -> Config:
     """A complete config from `recipe: NAME` plus overrides (nested, or by dotted path)."""
-    config = dict(config)
-    base: Config = {}
-    if (name := config.pop("recipe", None)) is not None:
-        base = {"recipe": name, **to_config(load(name, "recipe")())}
-    return _merge(base, config)
+    name = config.get("recipe")
+    return _merge({} if name is None else {"recipe": name, **to_config(load(name, "recipe")())}, config)
 
 
 def override(config: Config, settings: Iterable[str]) -> Config:
@@ -71,17 +67,12 @@ def override(config: Config, settings: Iterable[str]) -> Config:
     problems: list[Problem] = []
     for setting in settings:
         path, eq, text = setting.partition("=")
-        if not eq:
-            problems.append(Problem(setting, "not a setting", "a setting reads slot.field=value", f"{setting}=VALUE"))
-            continue
+        problem: Problem | None = Problem(setting, "not a setting", "a setting reads slot.field=value", f"{setting}=VALUE")
         try:
-            value = yaml.safe_load(text)
+            problem = _put(config, path, yaml.safe_load(text)) if eq else problem
         except yaml.YAMLError as e:
-            problems.append(Problem(path, f"'{text}' is no YAML value", str(e).split("\n")[0], "quote it"))
-            continue
-        problem = _put(config, path, value)
-        if problem:
-            problems.append(problem)
+            problem = Problem(path, f"'{text}' is no YAML value", str(e).split("\n")[0], "quote it")
+        problems += [problem] if problem else []
     if problems:
         raise ConfigError(problems)
     return config
@@ -122,65 +113,54 @@ def _merge(base: Config, over: Config) -> Config:
     return merged
 
 
-def _put(config: Any, path: str, value: Any) -> Problem | None:
-    keys, node = path.split("."), config
-    for depth, key in enumerate(keys):
-        here = ".".join(keys[:depth]) or "the federation"
+def _put(config: Config, path: str, value: Any) -> Problem | None:
+    """Set what lies at a dotted path; what a config leaves to its default is written out on the way."""
+    keys, node = path.split("."), typing.cast(Any, config)
+    for depth, key in enumerate(keys, 1):
+        here = ".".join(keys[:depth - 1])
         if isinstance(node, list):
             if not key.isdigit() or int(key) >= len(node):
                 return Problem(path, f"{here} has no stage '{key}'", f"it has {len(node)} stages, counted from 0", "see fedfm show")
-            known: Any = int(key)
-        elif isinstance(node, dict):
-            name = node.get("name")
-            names = {f.name for f in dataclasses.fields(load(name))} | {"name"} if name in methods() else (
-                {f.name for f in dataclasses.fields(Federation)} if depth == 0 else set(node))
-            free = depth > 0 and name not in methods()  # a mapping of the user's own
-            if key not in names and not free:
-                return Problem(path, f"{here} has no key '{key}'", nearest(key, names), f"fedfm show {name or 'RECIPE'} lists the keys")
-            known = key
-        else:
+        elif not isinstance(node, dict):
             return Problem(path, f"{here} is {node!r}", "it has no keys", f"set {here} to a mapping with a name")
-        if depth == len(keys) - 1:
-            old = node.get(known) if isinstance(node, dict) else node[known]
-            if isinstance(value, str) and value in methods() and isinstance(old, dict | list | None):
-                value = {"name": value}
-            node[known] = value
-        else:
-            if isinstance(node, dict) and known not in node:
-                node[known] = _default(name, known)
-            node = node[known]
+        at: Any = int(key) if isinstance(node, list) else key
+        if depth == len(keys):
+            node[at] = value
+            return None
+        if isinstance(node, dict) and at not in node:
+            node[at] = _default(node.get("name"), key)
+        if isinstance(node[at], str) and node[at] in methods():
+            node[at] = {"name": node[at]}
+        node = node[at]
     return None
 
 
 def _default(name: Any, key: str) -> Any:
     """The config of a field that a config leaves to its default; an empty mapping where there is none."""
     f = next((f for f in dataclasses.fields(load(name)) if f.name == key), None) if name in methods() else None
-    if f is not None and f.default_factory is not dataclasses.MISSING:
-        return to_config(f.default_factory())
-    return to_config(f.default) if f is not None and f.default is not dataclasses.MISSING else {}
+    if f is None or f.default is f.default_factory:  # both missing
+        return {}
+    return to_config(f.default if f.default_factory is dataclasses.MISSING else f.default_factory())
 
 
-def _value(hint: Any, value: Any, where: str, problems: list[Problem], slot: str | None) -> Any:
-    """Turn plain data into what the field's type hint asks for."""
-    args = typing.get_args(hint) if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union else (hint,)
+def build(hint: Any, value: Any, where: str, problems: list[Problem], slot: str = "") -> Any:
+    """What the type `hint` of a field asks for, from plain data; adds to `problems` what is wrong with it."""
+    args = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
     specs = tuple(h for h in args if isinstance(h, type) and h not in (*_SCALARS, type(None), object, Any))
     if value is None and type(None) in args:
         return None
-    if specs or slot:
-        return _spec(specs, value, where, problems, slot)
-    if isinstance(value, dict) and "name" in value:
-        try:
-            cls = load(value["name"], SLOT_OF.get(slot, slot) if slot else None)
-        except ConfigError as e:
-            problems += [dataclasses.replace(p, where=where) for p in e.problems]
-            return None
-        return _fields(cls, {k: v for k, v in value.items() if k != "name"}, where, problems)
+    if value is None and specs and specs[0].__module__ == "fedfm.core.protocols" and specs[0] is not Task:
+        return specs[0]()
+    if isinstance(value, list) and Wire in specs:
+        return Pipe(*(build(Wire, stage, f"{where}.{i}", problems, "wire") for i, stage in enumerate(value)))
+    if specs or slot or (isinstance(value, dict) and "name" in value):
+        return _spec(specs, {"name": value} if isinstance(value, str) else value, where, problems, SLOT_OF.get(slot, slot))
     if isinstance(value, dict):
         inner = (*typing.get_args(hint), Any, Any)[1]
-        return {k: _value(inner, v, f"{where}.{k}", problems, None) for k, v in value.items()}
+        return {k: build(inner, v, f"{where}.{k}", problems) for k, v in value.items()}
     if isinstance(value, list):
         inner = next((typing.get_args(h)[0] for h in args if typing.get_origin(h) is tuple), Any)
-        return tuple(_value(inner, v, f"{where}.{i}", problems, None) for i, v in enumerate(value))
+        return tuple(build(inner, v, f"{where}.{i}", problems) for i, v in enumerate(value))
     wanted = [h for h in args if h in _SCALARS]
     if float in wanted and str not in wanted and isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
         with contextlib.suppress(ValueError):
@@ -191,28 +171,23 @@ def _value(hint: Any, value: Any, where: str, problems: list[Problem], slot: str
     return float(value) if float in wanted and int not in wanted and type(value) is int else value
 
 
-def _spec(specs: tuple[type, ...], value: Any, where: str, problems: list[Problem], slot: str | None) -> Any:
-    """A method (of one of the classes `specs`, if any) from its name, its mapping, a list of stages, or null."""
-    before = len(problems)
-    if isinstance(value, list) and (Wire in specs or slot == "wire"):
-        return Pipe(*(v for i, s in enumerate(value) if (v := _spec((Wire,), s, f"{where}.{i}", problems, "wire")) is not None))
-    if value is None and specs and specs[0].__module__ == "fedfm.core.protocols" and specs[0] is not Task:
-        return specs[0]()
-    if isinstance(value, str):
-        value = {"name": value}
-    built: Any = None
+def _spec(specs: tuple[type, ...], value: Any, where: str, problems: list[Problem], slot: str) -> Any:
+    """A method (of one of the classes `specs`, if any) from its mapping."""
+    before, of_slot = len(problems), f" --slot {slot}" if slot else ""
     if not isinstance(value, dict) or "name" not in value:
-        problems.append(Problem(where, f"{value!r} names no method", "a method is a mapping with a name", f"{{name: ..., ...}}; "
-                                f"fedfm list{f' --slot {SLOT_OF.get(slot, slot)}' if slot else ''} shows the names"))
+        problems.append(Problem(where, f"{value!r} names no method", "a method is a mapping with a name",
+                                f"{{name: ..., ...}}; fedfm list{of_slot} shows the names"))
         return None
     try:
-        cls = load(value["name"], SLOT_OF.get(slot, slot) if slot else None)
-        built = _fields(cls, {k: v for k, v in value.items() if k != "name"}, where, problems)
+        cls = load(value["name"], slot or None)
     except ConfigError as e:
         problems += [dataclasses.replace(p, where=where) for p in e.problems]
+        return None
+    built = _fields(cls, {k: v for k, v in value.items() if k != "name"}, where, problems)
     if len(problems) == before and specs and not isinstance(built, specs):
-        problems.append(Problem(where, f"'{value['name']}' cannot stand here", f"it is no {specs[0].__name__}", "use one of: " + ", ".join(
-            n for n in methods() if isinstance(load(n), type) and issubclass(load(n), specs))))
+        fitting = [n for n in methods() if isinstance(load(n), type) and issubclass(load(n), specs)]
+        problems.append(Problem(where, f"'{value['name']}' cannot stand here", f"it is no {specs[0].__name__}",
+                                "use one of: " + ", ".join(fitting)))
     return built
 
 
@@ -222,6 +197,7 @@ _SCALARS: dict[Any, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int
 def _fields(cls: Any, config: Mapping[str, Any], where: str, problems: list[Problem]) -> Any:
     hints = typing.get_type_hints(cls)
     known = {f.name: f for f in dataclasses.fields(cls) if f.init}
+    slots = {*SLOT_OF, *(s for c in methods().values() for s in c.slots)}
     given: dict[str, Any] = {}
     before = len(problems)
     for key, value in config.items():
@@ -231,18 +207,15 @@ def _fields(cls: Any, config: Mapping[str, Any], where: str, problems: list[Prob
         if key not in known:
             problems.append(Problem(at, f"unknown key '{key}'", nearest(key, known), "rename or remove it"))
             continue
-        slots = {s for c in methods().values() for s in c.slots} | set(SLOT_OF)
-        given[key] = v = _value(hints.get(key, Any), value, at, problems, key if key in slots else None)
+        given[key] = v = build(hints.get(key, Any), value, at, problems, key if key in slots else "")
         meta = known[key].metadata
         for bound, sign in (("low", -1), ("high", 1)):
-            limit = meta.get(bound)
-            if limit is not None and isinstance(v, int | float) and sign * v > sign * limit:
+            if (limit := meta.get(bound)) is not None and isinstance(v, int | float) and sign * v > sign * limit:
                 problems.append(Problem(at, f"{v} is out of range", f"{bound}est allowed is {limit:g}", f"set {at}={limit:g}"))
         if meta.get("choices") and v not in meta["choices"]:
             problems.append(Problem(at, f"'{v}' is no choice", nearest(str(v), meta["choices"]), "one of " + ", ".join(meta["choices"])))
     for name, f in known.items():
-        missing = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        if missing and name not in given:
+        if f.default is f.default_factory and name not in given:  # both missing
             problems.append(Problem(f"{where}.{name}" if where else name, "is missing", "it has no default", "set it"))
     if len(problems) > before:
         return None

@@ -88,8 +88,7 @@ class Ctx:
     @contextlib.contextmanager
     def ambient(self) -> Iterator[None]:
         """Torch's global generators (dropout and the like) seeded for this work, restored afterwards."""
-        cuda = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
-        devices = [torch.cuda.current_device()] if cuda else []
+        devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
         with torch.random.fork_rng(devices=devices):
             # torch.manual_seed would format a traceback per absent accelerator, and queue it there for good
             seed = self._seed("ambient", "", self.client)
@@ -104,6 +103,16 @@ class Ctx:
         return os.urandom(n_bytes)
 
     # ---- facts ------------------------------------------------------------------------------------------------
+    def extend(self, events: list[Event]) -> None:
+        """Record facts that were noted elsewhere."""
+        if self.events is not None:
+            self.events.extend(events)
+
+    def drain(self) -> tuple[Event, ...]:
+        """Hand over what was noted so far."""
+        events, self.events[:] = tuple(self.events or ()), ()  # type: ignore[index]
+        return events
+
     def note(self, kind: str, **facts: Any) -> None:
         """Record a fact: the one way a pure method has to tell the ledger anything."""
         if self.events is not None:

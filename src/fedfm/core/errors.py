@@ -57,7 +57,6 @@ class MissingExtra(FedfmError, ImportError):
     """An optional library is missing."""
 
     def __init__(self, library: str, extra: str, what_for: str):
-        self.library, self.extra = library, extra
         super().__init__(f"{what_for} needs {library}, which is not installed: pip install 'fedfm[{extra}]'")
 
 

@@ -6,19 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from fedfm.core.protocols import (
-    Adversary,
-    Aggregator,
-    Client,
-    Detector,
-    Pace,
-    Reward,
-    Selector,
-    Server,
-    Task,
-    Valuer,
-    Wire,
-)
+from fedfm.core.protocols import Adversary, Aggregator, Client, Detector, Pace, Reward, Selector, Server, Task, Valuer, Wire
 from fedfm.core.registry import knob, load
 
 
@@ -51,6 +39,4 @@ class Federation:
     simulated = True  # a real party's process says otherwise
 
 
-def replace(fed: Federation, **slots: Any) -> Federation:
-    """The federation with some slots filled otherwise."""
-    return dataclasses.replace(fed, **slots)
+replace = dataclasses.replace  # a federation with some slots filled otherwise

@@ -6,19 +6,19 @@ fold adds in release order; `fixed` adds 64-bit integers and is exact in any ord
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from fedfm.core.combine import below, stages_of
+from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx
 from fedfm.core.errors import MessageRefused, RoundFailed
 from fedfm.core.message import Message, finite
-from fedfm.core.protocols import Aggregate, Lift, State, Wire
+from fedfm.core.protocols import Aggregate, Lift, State
 
 if TYPE_CHECKING:
     from fedfm.core.federation import Federation
@@ -28,24 +28,9 @@ FIXED_RANGE = 2.0 ** 20  # largest |alpha * x| it takes: 2^20 * 2^32 leaves 2^11
 CHUNK = 1 << 16  # elements: the int64 temporaries of the exact fold stay in cache
 
 
-def opaque_at(wire: Wire) -> int | None:
-    """The position of the stage that hides single messages."""
-    return next((i for i, s in enumerate(stages_of(wire)) if s.opaque), None)
-
-
 def weights_behind(fed: Federation, n: int) -> int:
     """Values of mass behind a hidden payload of n: one, or one a coordinate where parties train sub-models."""
     return n if any(w < 1.0 for w in getattr(fed.select, "widths", ())) else 1
-
-
-def decode(wire: Wire, m: Message, state: State, ctx: Ctx) -> tuple[Message, State]:
-    """Undo, right to left, the stages that act on one message (all, or those right of the opaque one)."""
-    x, stages, stop = m.x, stages_of(wire), opaque_at(wire)
-    for i in reversed(range(0 if stop is None else stop + 1, len(stages))):
-        x, sub = stages[i].decode(x, below(m.side, i), state.get(str(i), {}), ctx.within(i))
-        if sub:
-            state = state | {str(i): sub}
-    return replace(m, x=x, side={}), state
 
 
 def validate(m: Message, size: int) -> None:
@@ -64,10 +49,15 @@ class Fold:
 
     kind: str = "float"  # "float" | "fixed"
     x: Tensor | None = None
-    mass: float | Tensor = 0.0
+    exact: Fraction = Fraction(0)  # the mass (float sums depend on their order)
+    spread: Any = 0.0  # and what of it is one a coordinate
     ids: list[str] = field(default_factory=list)
-    exact: Fraction = Fraction(0)  # the mass of fold=fixed
     masses: int = 0  # values of mass behind the payload of an opaque sum
+
+    @property
+    def mass(self) -> float | Tensor:
+        total: float | Tensor = float(self.exact) + self.spread
+        return total
 
     def add(self, lift: Lift, sender: str) -> None:
         if self.kind == "fixed" and lift.x.is_floating_point():
@@ -82,26 +72,22 @@ class Fold:
             self.x = lift.x.float() * lift.alpha if lift.x.is_floating_point() else lift.x.clone()
         else:
             self.x.add_(lift.x, alpha=lift.alpha if lift.x.is_floating_point() else 1)
-        if self.kind == "fixed" and not isinstance(lift.mass, Tensor) and not isinstance(self.mass, Tensor):
-            self.exact += Fraction(lift.mass)  # floats depend on their order
-            self.mass = float(self.exact)
+        if isinstance(lift.mass, Tensor):
+            self.spread = self.spread + lift.mass
         else:
-            self.mass = self.mass + lift.mass
+            self.exact += Fraction(lift.mass)
         self.ids.append(sender)
 
     def total(self) -> Tensor:
         assert self.x is not None
         if self.kind == "fixed" and self.x.dtype == torch.int64 and not self.masses:
-            out = torch.empty(self.x.numel())
-            for at in range(0, out.numel(), CHUNK):
-                out[at:at + CHUNK] = self.x[at:at + CHUNK].double().mul_(2.0 ** -FIXED_BITS)
-            return out
+            return torch.cat([part.double().mul_(2.0 ** -FIXED_BITS).float() for part in torch.split(self.x, CHUNK)])
         return self.x
 
 
 def gather(fed: Federation, m: Message, fold: Fold, ctx: Ctx) -> None:
     """Put one decoded message into the fold."""
-    if opaque_at(fed.uplink) is not None:
+    if Pipe(fed.uplink).hidden is not None:
         fold.masses = int(m.info["masses"])
         fold.add(Lift(m.x, 1.0, 0.0), m.sender)
     else:
@@ -122,7 +108,7 @@ def settle(fed: Federation, kept: Sequence[Message] | Fold, host: State, ctx: Ct
         kept = fold
     if not kept.ids:
         raise RoundFailed("nobody contributed")
-    stages, hidden, mass = stages_of(fed.uplink), opaque_at(fed.uplink), kept.mass
+    stages, hidden, mass = Pipe(fed.uplink).stages, Pipe(fed.uplink).hidden, kept.mass
     x = kept.total()
     for i in reversed(range(len(stages))):
         if hidden is not None and i < hidden and stages[i].linear:
@@ -132,13 +118,3 @@ def settle(fed: Federation, kept: Sequence[Message] | Fold, host: State, ctx: Ct
             tail = x[x.numel() - kept.masses:]
             x, mass = x[:x.numel() - kept.masses], (float(tail) if kept.masses == 1 else tail)
     return Aggregate(fed.aggregate.finish(x, mass, len(kept.ids), ctx), len(kept.ids), tuple(kept.ids), population)
-
-
-def hosts(wire: Wire, ctx: Ctx) -> State:
-    """The wire stages' server state for one round."""
-    return {str(i): s.host(ctx.within(i)) for i, s in enumerate(stages_of(wire))}
-
-
-def phases(wire: Wire) -> Mapping[str, str]:
-    """All conversation phases of the stages, in order."""
-    return {p: b for s in stages_of(wire) for p, b in s.phases.items()}

@@ -7,16 +7,14 @@ Every utterance carries its session's epoch, so a cancelled session's late uploa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from fedfm.core.bound import Bound
-from fedfm.core.combine import stages_of
+from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx, Event
 from fedfm.core.errors import MessageRefused
-from fedfm.core.fold import phases
 from fedfm.core.message import Message, nothing
-from fedfm.core.protocols import State
+from fedfm.core.protocols import Bound, State
 from fedfm.core.session import UPLOAD, Job, Said, Site
 
 
@@ -63,22 +61,22 @@ class Hub:
     def __init__(self, fed: Any, engine: Engine, bound: Bound):
         self.fed, self.engine, self.bound = fed, engine, bound
         self.live: dict[str, Session] = {}
-        self.wire: State = {}  # host states of the uplink's stages, this round
-        self.server: State = {}
-        self.ctx = Ctx(0)
         self.accept: Callable[[Message], None] = lambda m: None
-        wire = list(phases(fed.uplink))
+        self.stack = Pipe(fed.uplink)
+        self.begin({}, Ctx(0))
+        wire = list(self.stack.phases)
         at = wire.index(UPLOAD) if UPLOAD in wire else len(wire)
         self._order = [*wire[:at], *fed.server.phases, UPLOAD, *wire[at + 1:]]
-        self._barriers: dict[str, str] = {**phases(fed.uplink), **fed.server.phases}
+        self._barriers: dict[str, str] = {**self.stack.phases, **fed.server.phases}
+
+    def begin(self, server: State, ctx: Ctx) -> None:
+        """A round begins: whose answers the phases get."""
+        self.server, self.ctx, self.wire = server, ctx, self.stack.host(ctx)
 
     # ---- sessions ---------------------------------------------------------------------------------------------
     def start(self, job: Job, brief: Message) -> None:
         self.live[job.id] = Session(job)
         self.engine.start(job, brief)
-
-    def drop(self, id: str) -> Session:
-        return self.live.pop(id)
 
     def cancel(self, ids: Iterable[str]) -> None:
         """End sessions; whatever they still send is stale. The one owner of the failure path."""
@@ -97,26 +95,18 @@ class Hub:
         if said.phase in ("done", "gone"):
             s.status, s.error = said.phase, said.error
         elif said.last or said.phase == UPLOAD:
-            self._take(s, said)
+            s.status = "done" if said.last else "waiting"
+            try:
+                if s.job.kind == "train":
+                    self.accept(said.message)
+                s.upload, s.state_version = said.message, said.state_version
+            except MessageRefused as e:
+                self._refuse(s, str(e))
         elif self._barriers[said.phase] == "each":
-            assert said.message is not None
             self._serve(said.phase, {said.id: said.message})
         else:
             s.status = "waiting"
         self._close_barrier()
-
-    def _take(self, s: Session, said: Said) -> None:
-        assert said.message is not None
-        s.status = "done" if said.last else "waiting"
-        try:
-            if s.job.kind == "train":
-                self.accept(said.message)
-            s.upload, s.state_version = said.message, said.state_version
-        except MessageRefused as e:
-            s.events.append({"round": s.job.round, "kind": "refused", "client": s.job.id, "by": "hub", "reason": str(e)})
-            s.status, s.error = "gone", str(e)
-            if not said.last:
-                self.engine.cancel(said.id, said.epoch)
 
     def _close_barrier(self) -> None:
         if not self._barriers:
@@ -125,29 +115,23 @@ class Hub:
         if any(s.status == "running" for s in cohort):
             return
         waiting = {s.phase for s in cohort}
-        for phase in self._order:
-            if phase in waiting:
-                cohort.sort(key=lambda s: s.job.position)
-                # an upload that was released is in the fold already: who uploaded is all that is left of it
-                self._serve(phase, {s.job.id: nothing() if s.asked is None else s.asked for s in cohort if s.phase == phase})
-                return
+        if (phase := next((p for p in self._order if p in waiting), None)) is not None:
+            cohort.sort(key=lambda s: s.job.position)
+            # an upload that was released is in the fold already: who uploaded is all that is left of it
+            self._serve(phase, {s.job.id: nothing() if s.asked is None else s.asked for s in cohort if s.phase == phase})
 
     def _serve(self, phase: str, messages: Mapping[str, Message]) -> None:
         """Let the stage or the server that declared `phase` answer, through the `talk` codec; may raise RoundFailed."""
-        coded = phase != UPLOAD
-        if coded:
+        if phase != UPLOAD:
             messages = {i: m for i, m in ((i, self._heard(i, m)) for i, m in messages.items()) if m is not None}
-        for i, stage in enumerate(stages_of(self.fed.uplink)):
-            if phase in stage.phases:
-                replies, self.wire[str(i)] = stage.serve(self.wire[str(i)], phase, messages, self.ctx.within(i))
-                break
+        if phase in self.stack.phases:
+            replies, self.wire = self.stack.serve(self.wire, phase, messages, self.ctx)
         else:
             replies, self.server = self.fed.server.serve(self.server, phase, messages, self.ctx, self.bound)
         for id in messages:
             reply = replies.get(id, nothing())
-            if coded:
-                x, side, _ = self.fed.talk.encode(reply.x, {}, self._talk(id).within("down"))
-                reply = replace(reply, x=x, side={**reply.side, **side})
+            if phase != UPLOAD:
+                reply = reply.coded(self.fed.talk, self._talk(id).within("down"))
             self.ctx.at(client=id).note("bytes", direction="talk", total=reply.nbytes, stages={})
             self.live[id].status = "running"
             self.engine.send(id, self.live[id].job.epoch, reply)
@@ -158,13 +142,15 @@ class Hub:
     def _heard(self, id: str, m: Message) -> Message | None:
         """A message of a conversation, decoded; one that cannot be ends its session."""
         try:
-            return replace(m, x=self.fed.talk.decode(m.x, m.side, {}, self._talk(id).within("up"))[0])
+            return m.decoded(self.fed.talk, self._talk(id).within("up"))
         except Exception as e:  # noqa: BLE001 - whatever a stranger's bytes do to a decoder, the round goes on
-            s = self.live[id]
-            s.events.append({"round": s.job.round, "kind": "refused", "client": id, "by": "hub", "reason": f"{type(e).__name__}: {e}"})
-            s.status, s.error = "gone", str(e)
-            self.engine.cancel(id, s.job.epoch)
+            self._refuse(self.live[id], f"{type(e).__name__}: {e}")
             return None
+
+    def _refuse(self, s: Session, reason: str) -> None:
+        s.events.append({"round": s.job.round, "kind": "refused", "client": s.job.id, "by": "hub", "reason": reason})
+        s.status, s.error = "gone", reason
+        self.engine.cancel(s.job.id, s.job.epoch)
 
     # ---- a round ----------------------------------------------------------------------------------------------
     def released(self, queue: list[Job], brief: Callable[[Job], Message], window: int,
@@ -195,11 +181,11 @@ class Hub:
         while any(not self.live[i].ended for i in ids if i in self.live):
             self.pump()
 
-    def collect(self, jobs: list[Job], brief: Message, tick: Callable[[int], None] = lambda done: None) -> list[Session]:
+    def collect(self, jobs: list[Job], brief: Callable[[Job], Message], tick: Callable[[int], None] = lambda done: None) -> list[Session]:
         """Run independent jobs (questions, scores, baselines) side by side; in the order of `jobs`."""
         for job in jobs:
-            self.start(job, brief)
+            self.start(job, brief(job))
         while (ended := sum(self.live[j.id].ended for j in jobs)) < len(jobs):
             tick(ended)
             self.pump()
-        return [self.drop(j.id) for j in jobs]
+        return [self.live.pop(j.id) for j in jobs]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +14,19 @@ import torch
 from torch import Tensor
 
 from fedfm.core import fold as folding
-from fedfm.core.bound import Bound, Scores
-from fedfm.core.combine import stages_of
-from fedfm.core.context import Ctx, Terms
+from fedfm.core.check import readers
+from fedfm.core.combine import Pipe
+from fedfm.core.context import Ctx, Event, Terms
 from fedfm.core.errors import MessageRefused, RoundFailed
 from fedfm.core.federation import Federation
+from fedfm.core.fold import Fold
 from fedfm.core.hub import Engine, Hub, Session
 from fedfm.core.ledger import Ledger
 from fedfm.core.message import Message
-from fedfm.core.protocols import Plan, State
+from fedfm.core.protocols import Bound, Plan, Scores, State
 from fedfm.core.registry import name_of
 from fedfm.core.session import Job, Site
-from fedfm.core.state import Store, freeze, thaw, write
+from fedfm.core.state import freeze, thaw, write
 from fedfm.core.tree import cut
 
 
@@ -48,33 +50,29 @@ class RunState:
     metrics: int = 0
 
     def save(self, path: Path) -> None:
-        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        write(path, freeze(plain | {"busy": {i: j.dumps() for i, j in self.busy.items()}}))
+        write(path, freeze(vars(self) | {"busy": {i: asdict(j) for i, j in self.busy.items()}}))
 
     @classmethod
     def load(cls, path: Path) -> RunState:
         plain = thaw(path)
-        return cls(**plain | {"busy": {i: Job.loads(j) for i, j in plain["busy"].items()}})
+        return cls(**plain | {"busy": {i: Job.of(j) for i, j in plain["busy"].items()}})
 
 
-class Game:
-    """The round's coalition game: `game(subset)` scores the model that this subset alone would have made; cached."""
+@dataclass
+class Round:
+    """One round under way; nothing of it lasts unless it succeeds."""
 
-    def __init__(self, run: Run, kept: dict[str, Message], before: State, ctx: Ctx):
-        self.run, self.kept, self.before, self.ctx = run, kept, before, ctx.muted()
-        self.known: dict[frozenset[str], float] = {}
-
-    def __call__(self, subset: frozenset[str]) -> float:
-        if subset not in self.known:
-            state = self.before
-            if subset:
-                messages = [m for i, m in self.kept.items() if i in subset]
-                try:
-                    state = self.run.fed.server.step(state, self.run.settle(messages, self.ctx), self.ctx)
-                except RoundFailed:
-                    pass  # a coalition too small to aggregate moves nothing
-            self.known[subset] = self.run.utility(self.run.fed.server.model(state))
-        return self.known[subset]
+    ctx: Ctx
+    plan: Plan
+    select: State  # the selector's, once the round has succeeded
+    queue: list[Job]  # with those that earlier rounds left at work, in order of completion
+    start: float  # simulated seconds
+    fold: Fold
+    seen: int = 0  # of the queue
+    kept: dict[str, Session] = field(default_factory=dict)  # the contributors
+    messages: dict[str, Message] = field(default_factory=dict)  # theirs, where somebody reads single ones
+    decoders: dict[str, State] = field(default_factory=dict)
+    failed: str = ""
 
 
 class Run:
@@ -99,211 +97,207 @@ class Run:
         self.hub = Hub(fed, engine, self.bound)
         self.hub.accept = self._check_upload
         self.tick: Callable[[int, int], None] = lambda done, planned: None  # progress inside a round
-        self.reads_each = (fed.aggregate.form == "all" or fed.value.reads or fed.detect.reads or fed.adversary.forges)
+        self.reads_each = any(readers(fed))
 
     # ---- the loop ---------------------------------------------------------------------------------------------
     def rounds(self) -> Iterator[dict[str, Any]]:
         """Algorithm 1. Yields one record a round; stopping between two of them loses nothing."""
         fed, st, hub = self.fed, self.state, self.hub
         if st.round == 0 and not self.metrics.length:
-            yield self._close({"round": 0, "metrics": self.score(fed.server.model(st.server))}, [])
+            yield self._commit({"round": 0, "metrics": self.score(fed.server.model(st.server))}, [])
         while st.round < fed.rounds:
-            clock, fold, kept = _Clock(), folding.Fold(fed.fold), dict[str, Session]()
-            ctx = Ctx(fed.seed, st.round, st.attempt, layout=self.layout, simulated=fed.simulated, events=[])
-            plan, select = self._plan(ctx)
-            hub.ctx, hub.wire, hub.server = ctx, folding.hosts(fed.uplink, ctx), st.server
-            start, began, seen, failed = st.clock, self._begin(plan, ctx), 0, ""
-            queue = sorted(st.busy.values(), key=lambda j: (j.due, j.epoch))
-            messages, decoders = dict[str, Message](), dict[str, State]()
+            clock = Clock()
+            r = self._begin()
             clock.lap("other")
             try:
-                def stop(job: Job, kept=kept, began=began, start=start) -> bool:  # type: ignore[no-untyped-def]
-                    return fed.pace.enough(len(kept), len(began), job.due - start)
-
-                for s in hub.released(queue, self._brief, self.engine.ahead, stop):
+                for s in hub.released(r.queue, self._brief, self.engine.ahead, partial(self._enough, r)):
                     clock.lap("train")
-                    st.clock, seen = max(st.clock, s.job.due), seen + 1
-                    self.tick(seen, len(queue))
-                    m = self._open(s, ctx, decoders)
-                    if m is not None and self.reads_each:
-                        messages[s.job.id] = m
-                    elif m is not None:
-                        m = self._gather(m, fold, ctx.at(client=m.sender, terms=s.job.terms))
-                    if m is not None:
-                        kept[s.job.id] = s
-                    s.upload, s.asked = None, s.asked and light(s.asked)  # O(1) memory: the fold has it
+                    self._take(s, r)
                     clock.lap("aggregate")
-                if seen < len(queue) and (wait_s := getattr(fed.pace, "deadline_s", None)) is not None and queue[seen].due > start + wait_s:
-                    st.clock = max(st.clock, start + wait_s)  # the round was closed by its deadline
-                if fed.pace.late == "cancel":
-                    hub.cancel(j.id for j in queue[seen:])
-                hub.finish(kept)
-                messages = fed.adversary.forge(messages, self.malicious, ctx)
-                for i, reason in fed.detect.flag(messages, ctx).items():
-                    ctx.at(client=i).note("refused", by=name_of(fed.detect), reason=reason)
-                    del messages[i], kept[i]
-                if len(kept) < fed.pace.quorum(len(began)):
-                    raise RoundFailed(f"{len(kept)} of {len(began)} parties contributed, "
-                                      f"{fed.pace.quorum(len(began))} are needed")
-                agg = self.settle(list(messages.values()) if self.reads_each else fold, ctx)
-                before, st.server = hub.server, fed.server.step(hub.server, agg, ctx)
-                values = fed.value.value(agg.ids, Game(self, messages, before, ctx), ctx)
-                paid, st.reward = fed.reward.pay(plan, agg.ids, values, st.reward, ctx)
-                for kind, table in (("value", values), ("pay", paid)):
-                    for i, number in table.items():
-                        ctx.at(client=i).note(kind, **{"value" if kind == "value" else "amount": number})
-                st.decode |= {i: d for i, d in decoders.items() if i in kept and d}
-                st.select = select
+                self._barrier(r)
+                agg = self.settle(list(r.messages.values()) if self.reads_each else r.fold, r.ctx)
+                server = fed.server.step(hub.server, agg, r.ctx)
+                values = fed.value.value(agg.ids, self.game(r.messages, hub.server, r.ctx), r.ctx)
+                paid, reward = fed.reward.pay(r.plan, agg.ids, values, st.reward, r.ctx)
+                self._keep(r, server, reward, values, paid)
             except RoundFailed as e:  # nobody's state moves
-                failed, kept = str(e), {}
-                ctx.note("round_failed", reason=failed)
-            self._accept(kept, queue if failed else queue[:seen], ctx)
+                r.failed, r.kept = str(e), {}
+                r.ctx.note("round_failed", reason=r.failed)
+            self._free(r)
             clock.lap("aggregate")
             st.round += 1
-            record = {"round": st.round, "clients": len(kept), "planned": len(began), "clock": st.clock, "failed": failed}
+            record = {"round": st.round, "clients": len(r.kept), "planned": len(r.plan.jobs), "clock": st.clock, "failed": r.failed}
             if st.round % fed.evaluate.every == 0 or st.round == fed.rounds:
                 record["metrics"] = self.score(fed.server.model(st.server))
             clock.lap("evaluate")
-            yield self._close(record | {"seconds": clock.laps}, ctx.events or [])
+            yield self._commit(record | {"seconds": clock.laps}, r.ctx.events or [])
 
-    # ---- its steps --------------------------------------------------------------------------------------------
+    # ---- the start of a round ---------------------------------------------------------------------------------
+    def _begin(self) -> Round:
+        """Plan, and make a job of each planned party; the hub starts it when its turn comes."""
+        fed, st = self.fed, self.state
+        ctx = Ctx(fed.seed, st.round, st.attempt, layout=self.layout, simulated=fed.simulated, events=[])
+        plan, select = self._plan(ctx)
+        for position, (i, terms) in enumerate(plan.jobs):
+            job = self.job("train", i, position, terms)
+            st.busy[i] = job = replace(job, due=fed.pace.due(st.clock, ctx.at(client=i, terms=terms)))
+            ctx.at(client=i).note("bytes", direction="down", total=self._brief(job).nbytes, stages={})
+        self.hub.begin(st.server, ctx)
+        queue = sorted(st.busy.values(), key=lambda j: (j.due, j.epoch))
+        return Round(ctx, plan, select, queue, st.clock, Fold(fed.fold))
+
     def _plan(self, ctx: Ctx) -> tuple[Plan, State]:
         """Whom to ask to work: the selector's plan, after its questions, cut to the pace's room."""
         fed, st = self.fed, self.state
         pool = {i: n for i, n in self.parties.items() if i not in st.busy}
+        asked = fed.select.candidates(pool, st.select, ctx) if fed.select.asks else ()
         answers: dict[str, Message] = {}
-        if fed.select.asks:
-            ask = [self.job("ask", i, k) for k, i in enumerate(fed.select.candidates(pool, st.select, ctx))]
-            if ask:
-                brief = self._brief(ask[0])
-                for s in self.hub.collect(ask, brief):
-                    self._record(s, ctx)
-                    ctx.at(client=s.job.id).note("bytes", direction="down", total=brief.nbytes, stages={})
-                    if s.upload is not None:
-                        answers[s.job.id] = s.upload
-                    else:
-                        ctx.at(client=s.job.id).note("failed", error=s.error)
+        for s in self.hub.collect([self.job("ask", i, k) for k, i in enumerate(asked)], self._brief):
+            ctx.at(client=s.job.id).note("bytes", direction="down", total=self._brief(s.job).nbytes, stages={})
+            self._note(s, ctx, s.upload is None)
+            if s.upload is not None:
+                answers[s.job.id] = s.upload
         plan, select = fed.select.select(pool, st.select, ctx, answers)
         room = max(0, fed.pace.room(len(st.busy), len(plan.jobs)))
         if room < len(plan.jobs):  # what was drawn is no longer what takes part, and the accountant must know
-            plan = dataclasses.replace(plan, jobs=plan.jobs[:room], sampling={"kind": "cut", "drawn": dict(plan.sampling)})
+            plan = replace(plan, jobs=plan.jobs[:room], sampling={"kind": "cut", "drawn": dict(plan.sampling)})
         ctx.note("plan", clients=[i for i, _ in plan.jobs], sampling=dict(plan.sampling))
         return plan, select
-
-    def _begin(self, plan: Plan, ctx: Ctx) -> list[Job]:
-        """Jobs for the plan; the hub starts them when their turn comes."""
-        st, jobs = self.state, []
-        for position, (i, terms) in enumerate(plan.jobs):
-            due = self.fed.pace.due(st.clock, ctx.at(client=i, terms=terms))
-            job = dataclasses.replace(self.job("train", i, position, terms), due=due)
-            st.busy[i] = job
-            jobs.append(job)
-            ctx.at(client=i).note("bytes", direction="down", total=self._brief(job).nbytes, stages={})
-        return jobs
 
     def job(self, kind: str, id: str, position: int, terms: Terms | None = None) -> Job:
         st = self.state
         st.epoch += 1
-        return Job(kind, id, st.epoch, st.round, st.attempt, st.round, st.accepted.get(id, 0), st.clock, position,
+        return Job(kind, id, st.epoch, st.round, st.attempt, st.accepted.get(id, 0), st.clock, position,
                    terms or Terms(), malicious=id in self.malicious)
 
     def _brief(self, job: Job) -> Message:
         """What the job starts from, made once per version and shape of terms."""
-        fed, st, key = self.fed, self.state, f"{job.version}|{job.terms.shape}"
+        fed, st, key = self.fed, self.state, f"{job.round}|{job.terms.shape}"
         if key not in st.briefs:
             m = fed.server.brief(st.server, job.terms)
             layout = fed.server.gives(self.bound.layout)
             if (c := cut(layout, *job.terms.shape)) is not None:
-                m, layout = dataclasses.replace(m, x=c.narrow(m.x)), c.layout
-            ctx = Ctx(fed.seed, job.version, layout=layout, simulated=fed.simulated).within("down")
+                m, layout = replace(m, x=c.narrow(m.x)), c.layout
+            ctx = Ctx(fed.seed, job.round, layout=layout, simulated=fed.simulated).within("down")
             x, side, st.down = fed.downlink.encode(m.x, st.down, ctx)
             st.briefs[key] = {"x": x, "side": {**m.side, **side}, "kind": m.kind, "info": dict(m.info)}
-        return Message(version=job.version, sender="server", **st.briefs[key])
+        return Message(version=job.round, sender="server", **st.briefs[key])
 
-    def _open(self, s: Session, ctx: Ctx, decoders: dict[str, State]) -> Message | None:
-        """Decode and validate a released session's upload; None when there is nothing to use."""
-        job, there = s.job, ctx.at(client=s.job.id, terms=s.job.terms)
-        self._record(s, ctx)
-        if s.upload is None:
-            there.note("failed", error=s.error)
-            return None
-        c = cut(self.bound.layout, *job.terms.shape)
+    # ---- its messages -----------------------------------------------------------------------------------------
+    def _take(self, s: Session, r: Round) -> None:
+        """Put a released session's upload where it belongs: into the fold, or among those that somebody reads."""
+        self.state.clock = max(self.state.clock, s.job.due)
+        r.seen += 1
+        self.tick(r.seen, len(r.queue))
+        there = r.ctx.at(client=s.job.id, terms=s.job.terms)
+        self._note(s, r.ctx, s.upload is None)
+        if s.upload is not None:
+            try:
+                m = self._decoded(s, r, there)
+                if self.reads_each:
+                    r.messages[s.job.id] = m
+                else:
+                    folding.gather(self.fed, m, r.fold, there)
+                r.kept[s.job.id] = s
+            except MessageRefused as e:
+                there.note("refused", by="hub", reason=str(e))
+        s.upload, s.asked = None, s.asked and s.asked.light()  # O(1) memory: the fold has it
+
+    def _decoded(self, s: Session, r: Round, there: Ctx) -> Message:
+        """The upload, decoded and validated; raises MessageRefused."""
+        assert s.upload is not None
+        m, c, memory = s.upload, cut(self.bound.layout, *s.job.terms.shape), self.state.decode.get(s.job.id, {})
         layout = self.fed.client.gives(c.layout) if c else self.layout
         try:
-            state = self.state.decode.get(job.id, {})
-            m, decoders[job.id] = folding.decode(self.fed.uplink, s.upload, state, there.at(round=job.round, layout=layout))
-            if folding.opaque_at(self.fed.uplink) is None:
-                folding.validate(m, layout.size)
-            return m
+            x, r.decoders[s.job.id] = self.hub.stack.decode(m.x, m.side, memory, there.at(round=s.job.round, layout=layout))
         except Exception as e:  # noqa: BLE001 - whatever a stranger's bytes do to a decoder, the round goes on
-            there.note("refused", by="hub", reason=str(e) if isinstance(e, MessageRefused) else f"{type(e).__name__}: {e}")
-            return None
-
-    def _gather(self, m: Message, fold: folding.Fold, there: Ctx) -> Message | None:
-        """Put an opened message into the fold; None when the fold refuses it."""
-        try:
-            folding.gather(self.fed, m, fold, there)
-            return m
-        except MessageRefused as e:
-            there.note("refused", by="fold", reason=str(e))
-            return None
+            raise e if isinstance(e, MessageRefused) else MessageRefused(f"{type(e).__name__}: {e}") from e
+        m = replace(m, x=x, side={})
+        if self.hub.stack.hidden is None:
+            folding.validate(m, layout.size)
+        return m
 
     def _check_upload(self, m: Message) -> None:
         """Under an opaque stage a wrong length must be caught before the barrier names the survivors."""
-        if (at := folding.opaque_at(self.fed.uplink)) is not None:
-            x, ctx = torch.zeros(self.fed.aggregate.lifted(self.layout)), self.hub.ctx.muted().at(client=m.sender)
-            for i, stage in enumerate(stages_of(self.fed.uplink)[:at]):  # linear ones: the length says nothing of the data
-                x, _, _ = stage.encode(x, {}, ctx.within(i))
-            n = x.numel()
+        stages = self.hub.stack.stages
+        if (at := self.hub.stack.hidden) is not None:
+            nought, ctx = torch.zeros(self.fed.aggregate.lifted(self.layout)), self.hub.ctx.muted().at(client=m.sender)
+            n = Pipe(*stages[:at]).encode(nought, {}, ctx)[0].numel()  # linear stages: the length says nothing of the data
             masses = folding.weights_behind(self.fed, n)
-            last = at == len(stages_of(self.fed.uplink)) - 1  # a lossless stage behind the mask may change the length
+            last = at == len(stages) - 1  # a lossless stage behind the mask may change the length
             if m.info.get("masses") != masses or (last and m.x.numel() != n + masses):
                 raise MessageRefused(f"{m.sender} sent {m.x.numel()} masked values; {n} and {masses} of mass were agreed")
 
-    def settle(self, kept: Sequence[Message] | folding.Fold, ctx: Ctx) -> Any:
+    def settle(self, kept: Sequence[Message] | Fold, ctx: Ctx) -> Any:
         return folding.settle(self.fed, kept, self.hub.wire, ctx, len(self.parties))
 
-    def _record(self, s: Session, ctx: Ctx) -> None:
+    def _note(self, s: Session, ctx: Ctx, failed: bool) -> None:
         """Move a session's facts to the round's ledger."""
-        if ctx.events is not None:
-            ctx.events.extend(s.events)
+        ctx.extend(s.events)
         s.events.clear()
+        if failed:
+            ctx.at(client=s.job.id).note("failed", error=s.error)
 
-    def _accept(self, kept: Mapping[str, Session], ended: list[Job], ctx: Ctx) -> None:
-        """Commit the contributors' states, free those who have `ended`, cancel or keep who is late."""
-        st, hub = self.state, self.hub
-        for i, s in kept.items():
+    def _enough(self, r: Round, job: Job) -> bool:
+        return self.fed.pace.enough(len(r.kept), len(r.plan.jobs), job.due - r.start)
+
+    # ---- its end ----------------------------------------------------------------------------------------------
+    def _barrier(self, r: Round) -> None:
+        """Nothing more is awaited: last words, forgeries, detection, quorum. Raises RoundFailed."""
+        fed, st, late = self.fed, self.state, r.queue[r.seen:]
+        wait_s = getattr(fed.pace, "deadline_s", None)
+        if late and wait_s is not None and late[0].due > r.start + wait_s:
+            st.clock = max(st.clock, r.start + wait_s)  # the round was closed by its deadline
+        if fed.pace.late == "cancel":
+            self.hub.cancel(j.id for j in late)
+        self.hub.finish(r.kept)
+        r.messages = fed.adversary.forge(r.messages, self.malicious, r.ctx)
+        for i, reason in fed.detect.flag(r.messages, r.ctx).items():
+            r.ctx.at(client=i).note("refused", by=name_of(fed.detect), reason=reason)
+            del r.messages[i], r.kept[i]
+        if len(r.kept) < (needed := fed.pace.quorum(len(r.plan.jobs))):
+            raise RoundFailed(f"{len(r.kept)} of {len(r.plan.jobs)} parties contributed, {needed} are needed")
+
+    def _keep(self, r: Round, server: State, reward: State, values: Mapping[str, float], paid: Mapping[str, float]) -> None:
+        """The round has succeeded: its states become the run's, the contributors' versions are accepted."""
+        st = self.state
+        st.server, st.reward, st.select = server, reward, r.select
+        st.decode |= {i: d for i, d in r.decoders.items() if i in r.kept and d}
+        for i, s in r.kept.items():
             if s.state_version:
                 self.site.store.keep(i, {st.accepted.get(i, 0), s.state_version})
                 st.accepted[i] = s.state_version
-        for job in ended:
-            if job.id in hub.live:
-                self._record(hub.live[job.id], ctx)
+        for i, value in values.items():
+            r.ctx.at(client=i).note("value", value=value)
+        for i, amount in paid.items():
+            r.ctx.at(client=i).note("pay", amount=amount)
+
+    def _free(self, r: Round) -> None:
+        """Free those whose work has ended (all of them after a failure), cancel or keep who is late."""
+        st, hub = self.state, self.hub
+        for k, job in enumerate(r.queue if r.failed else r.queue[:r.seen]):
+            if (s := hub.live.get(job.id)) is not None:
+                self._note(s, r.ctx, failed=k >= r.seen and s.status == "gone")  # whether it was released in time is chance
             del st.busy[job.id]
-        hub.cancel(j.id for j in ended)
+            hub.cancel([job.id])
         if self.fed.pace.late == "cancel":
             for i in st.busy:
-                ctx.at(client=i).note("late")
+                r.ctx.at(client=i).note("late")
             hub.cancel(st.busy)
             st.busy.clear()
-        alive = {f"{j.version}|{j.terms.shape}" for j in st.busy.values()}
+        alive = {f"{j.round}|{j.terms.shape}" for j in st.busy.values()}
         st.briefs = {k: b for k, b in st.briefs.items() if k in alive}
 
-    def _close(self, record: dict[str, Any], events: list[dict[str, Any]]) -> dict[str, Any]:
+    def _commit(self, record: dict[str, Any], events: list[Event]) -> dict[str, Any]:
         """Complete the round's record from its facts; commit ledger, metrics and checkpoint, in this order."""
         st = self.state
-        total = {"up": 0, "down": 0, "talk": 0}
-        for e in events:
-            if e["kind"] == "bytes":
-                total[e["direction"]] += e["total"]
-        for name in ("work", "encode"):
-            spent = sum(e[name] for e in events if e["kind"] == "seconds")
-            record.setdefault("cpu", {})[name] = spent
-        if "seconds" in record:  # sessions run side by side: their encoding's share of the wall time
-            coded = min(record["cpu"]["encode"] / self.engine.workers, record["seconds"]["train"])
-            record["seconds"] |= {"encode": coded, "train": record["seconds"]["train"] - coded}
+        total = {way: sum(e["total"] for e in events if e["kind"] == "bytes" and e["direction"] == way) for way in ("up", "down", "talk")}
+        cpu = {name: sum(e[name] for e in events if e["kind"] == "seconds") for name in ("work", "encode")}
         losses = [e["loss_last"] for e in events if e["kind"] == "upload" and "loss_last" in e]
-        record |= {"bytes": total, "train_loss": sum(losses) / len(losses) if losses else None}
+        record |= {"cpu": cpu, "bytes": total, "train_loss": sum(losses) / len(losses) if losses else None}
+        if "seconds" in record:  # sessions run side by side: their encoding's share of the wall time
+            coded = min(cpu["encode"] / self.engine.workers, record["seconds"]["train"])
+            record["seconds"] |= {"encode": coded, "train": record["seconds"]["train"] - coded}
         self.ledger.commit(events)
         self.metrics.commit([{"kind": "round", **record}])
         st.ledger, st.metrics = self.ledger.length, self.metrics.length
@@ -316,9 +310,21 @@ class Run:
     def score(self, model: Tensor) -> dict[str, float]:
         """The held-out scores of a model, computed in parts wherever sessions run."""
         parts = self.fed.evaluate.parts
-        jobs = [dataclasses.replace(self.job("score", f"score/{k}", k), part=(k, parts)) for k in range(parts)]
-        return merge([dict(s.upload.info["scores"]) for s in self.hub.collect(jobs, Message(model, kind="weights"))
-                      if s.upload is not None])
+        brief, jobs = Message(model, "weights"), [replace(self.job("score", f"score/{k}", k), part=(k, parts)) for k in range(parts)]
+        return merge([s.upload.info["scores"] for s in self.hub.collect(jobs, lambda job: brief) if s.upload is not None])
+
+    def game(self, messages: Mapping[str, Message], before: State, ctx: Ctx) -> Callable[[frozenset[str]], float]:
+        """The round's coalition game: a subset's worth is the score of the model that it alone would have made."""
+        ctx = ctx.muted()
+
+        @cache
+        def worth(subset: frozenset[str]) -> float:
+            state = before
+            with suppress(RoundFailed):  # a coalition too small to aggregate moves nothing
+                if subset:
+                    state = self.fed.server.step(before, self.settle([m for i, m in messages.items() if i in subset], ctx), ctx)
+            return self.utility(self.fed.server.model(state))
+        return worth
 
     def utility(self, model: Tensor) -> float:
         """What the coalition game is played for: the primary metric on the first part of the held-out data."""
@@ -334,22 +340,14 @@ class Run:
         return sorted(int(p.stem.split("-")[1]) for p in (self.folder / "checkpoints").glob("round-*.safetensors"))
 
 
-def light(m: Message) -> Message:
-    """The message with as many values, that take no memory: what a barrier after the upload still needs to know."""
-    return dataclasses.replace(m, x=m.x.new_zeros(1).expand(m.x.shape) if m.x.numel() else m.x)
-
-
 def merge(parts: Sequence[Scores]) -> dict[str, float]:
     """Means from sums and counts."""
-    sums: dict[str, tuple[float, int]] = {}
-    for part in parts:
-        for name, (s, n) in part.items():
-            a, b = sums.get(name, (0.0, 0))
-            sums[name] = (a + s, b + n)
-    return {name: s / n for name, (s, n) in sorted(sums.items()) if n}
+    sums = {name: [sum(both) for both in zip(*(p[name] for p in parts if name in p), strict=True)]
+            for name in sorted({name for p in parts for name in p})}
+    return {name: s / n for name, (s, n) in sums.items() if n}
 
 
-class _Clock:
+class Clock:
     """Wall seconds by what they were spent on."""
 
     def __init__(self) -> None:
@@ -359,9 +357,3 @@ class _Clock:
         now = time.perf_counter()
         self.laps[name] += now - self.last
         self.last = now
-
-
-def make_store(folder: Path) -> Store:
-    """Where the simulated parties keep their states."""
-    return Store(folder / "clients")
-

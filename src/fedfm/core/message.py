@@ -9,7 +9,7 @@ import json
 import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -39,10 +39,22 @@ class Message:
     side: Mapping[str, Tensor] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
 
+    def light(self) -> Message:
+        """The message with as many values, that take no memory."""
+        return replace(self, x=self.x.new_zeros(1).expand(self.x.shape) if self.x.numel() else self.x)
+
+    def coded(self, codec: Any, ctx: Any) -> Message:
+        """As a conversation's `codec` sends it; it keeps no state."""
+        x, side, _ = codec.encode(self.x, {}, ctx)
+        return replace(self, x=x, side={**self.side, **side})
+
+    def decoded(self, codec: Any, ctx: Any) -> Message:
+        return replace(self, x=codec.decode(self.x, self.side, {}, ctx)[0])
+
     @property
     def nbytes(self) -> int:
         """Exactly len(pack(self)), without copying the tensors."""
-        return len(_header(self)) + sum(_size(t) for t in _tensors(self).values())
+        return len(_header(self)) + sum(t.nbytes for t in _tensors(self).values())
 
 
 def nothing(**info: Any) -> Message:
@@ -55,10 +67,6 @@ def finite(t: Tensor) -> bool:
     return not t.is_floating_point() or bool(torch.isfinite(t.sum())) or bool(torch.isfinite(t).all())
 
 
-def _size(t: Tensor) -> int:
-    return t.numel() * t.element_size()
-
-
 def _tensors(m: Message) -> dict[str, Tensor]:
     return {"x": m.x, **{f"side/{k}": v for k, v in m.side.items()}}
 
@@ -68,8 +76,8 @@ def _header(m: Message) -> bytes:
     head: dict[str, Any] = {"__metadata__": {"message": json.dumps(meta, separators=(",", ":"))}}
     at = 0
     for name, t in _tensors(m).items():
-        head[name] = {"dtype": DTYPES[t.dtype], "shape": list(t.shape), "data_offsets": [at, at + _size(t)]}
-        at += _size(t)
+        head[name] = {"dtype": DTYPES[t.dtype], "shape": list(t.shape), "data_offsets": [at, at + t.nbytes]}
+        at += t.nbytes
     text = json.dumps(head, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # safetensors wants the data aligned to 8 bytes
     return struct.pack("<Q", len(text)) + text

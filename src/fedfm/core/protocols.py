@@ -9,18 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.message import Message
 from fedfm.core.tree import Layout
 
-if TYPE_CHECKING:
-    from fedfm.core.bound import Bound
-
 State = dict[str, Any]
+Scores = dict[str, tuple[float, int]]  # metric -> (sum over examples, number of examples)
 Barrier = Literal["each", "all"]
 
 
@@ -34,7 +33,6 @@ class Say:
     last: bool = False  # no answer is expected
 
 
-Talk = Generator[Say, Message, Any]
 Replies = dict[str, Message]
 
 
@@ -49,6 +47,30 @@ class Slot:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
+
+
+class Bound(Protocol):
+    """An opened task: the trainable tensors live on the flat buffer `params`, their gradients on `grads`."""
+
+    layout: Layout
+    init: Tensor  # (layout.size,), on the CPU
+    params: Tensor
+    grads: Tensor
+    device: torch.device
+    total: int  # parameters of the whole model
+    objective: Any  # primary, higher_is_better, target, save
+    module: Any
+
+    def load(self, flat: Tensor) -> None: ...
+    def read(self) -> Tensor: ...
+    def encode(self, rows: Any) -> Any: ...
+    def batch(self, encoded: Any, index: Tensor) -> Any: ...
+    def loss(self, batch: Any) -> float: ...
+    def gradient(self, batch: Any) -> float: ...
+    def score(self, encoded: Any) -> Scores: ...
+    def front(self, params: Mapping[str, Tensor], batch: Any) -> Tensor: ...
+    def back(self, params: Mapping[str, Tensor], acts: Tensor, target: Tensor) -> Tensor: ...
+    def narrow(self, terms: Terms) -> Bound: ...
 
 
 class Task(Slot):
@@ -141,6 +163,11 @@ class Aggregator(Slot):
     plain: ClassVar[bool] = False  # lift only scales: a clipped update stays bounded in the sum
     needs: ClassVar[int] = 1  # fewest messages that `combine` accepts
 
+    @property
+    def reads(self) -> bool:
+        """Does it look at single messages?"""
+        return self.form == "all"
+
     def lift(self, m: Message, ctx: Ctx) -> Lift:
         raise NotImplementedError
 
@@ -225,8 +252,7 @@ class Selector(Slot):
         """The client's half: what it tells when asked."""
         raise NotImplementedError
 
-    def select(self, pool: Mapping[str, int], state: State, ctx: Ctx, answers: Mapping[str, Message]
-               ) -> tuple[Plan, State]:
+    def select(self, pool: Mapping[str, int], state: State, ctx: Ctx, answers: Mapping[str, Message]) -> tuple[Plan, State]:
         return Plan(tuple((i, Terms()) for i in pool), sampling={"kind": "all"}), state
 
 
@@ -260,7 +286,7 @@ class Pace(Slot):
 class Adversary(Slot):
     """Malicious parties: poison a client from inside, or forge messages knowing all of them."""
 
-    forges: ClassVar[bool] = False
+    reads: ClassVar[bool] = False  # it forges
 
     def members(self, ids: Sequence[str], ctx: Ctx) -> frozenset[str]:
         """The malicious parties: the same for the whole run."""

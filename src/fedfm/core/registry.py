@@ -14,7 +14,6 @@ import functools
 import importlib
 import importlib.metadata
 import importlib.util
-import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,12 +32,12 @@ class Card:
     name: str
     kind: str  # "method" | "recipe"
     slots: tuple[str, ...]
-    section: str  # of the survey, e.g. "IV.C"
-    survey: tuple[int, ...]  # reference numbers of the survey
-    paper: str
-    summary: str
     module: str
     qualname: str
+    summary: str
+    section: str  # of the survey, e.g. "IV.C"
+    survey: tuple[int, ...] = ()  # reference numbers of the survey
+    paper: str = ""
     reduces_to: str = ""  # "fedprox(mu=0) is local", a law test holds it to that
     departs: str = ""  # how it differs from the paper
     atlas: tuple[str, ...] = ()  # rows of the field's map that this fills
@@ -47,23 +46,9 @@ class Card:
     def slot(self) -> str:
         return "/".join(self.slots)
 
-    def row(self) -> dict[str, Any]:
-        """The public record of `fedfm list --json`."""
-        keys = ("name", "kind", "slot", "section", "survey", "paper", "summary")
-        return {k: list(v) if isinstance(v := getattr(self, k), tuple) else v for k in keys}
 
-
-def method(
-    name: str,
-    *,
-    slot: str | tuple[str, ...],
-    section: str,
-    survey: tuple[int, ...] = (),
-    paper: str = "",
-    reduces_to: str = "",
-    departs: str = "",
-    atlas: tuple[str, ...] = (),
-) -> Callable[[type[T]], type[T]]:
+def method(name: str, *, slot: str | tuple[str, ...], section: str, survey: tuple[int, ...] = (), paper: str = "",
+           reduces_to: str = "", departs: str = "", atlas: tuple[str, ...] = ()) -> Callable[[type[T]], type[T]]:
     """Register a frozen dataclass as a method. All arguments must be literals (they are read from source)."""
 
     def mark(cls: type[T]) -> type[T]:
@@ -73,15 +58,8 @@ def method(
     return mark
 
 
-def recipe(
-    name: str,
-    *,
-    section: str,
-    survey: tuple[int, ...] = (),
-    paper: str = "",
-    departs: str = "",
-    atlas: tuple[str, ...] = (),
-) -> Callable[[Callable[..., T]], Callable[..., T]]:
+def recipe(name: str, *, section: str, survey: tuple[int, ...] = (), paper: str = "", departs: str = "",
+           atlas: tuple[str, ...] = ()) -> Callable[[Callable[..., T]], Callable[..., T]]:
     """Register a function without required arguments that returns a `Federation`."""
 
     def mark(fn: Callable[..., T]) -> Callable[..., T]:
@@ -91,20 +69,11 @@ def recipe(
     return mark
 
 
-def knob(
-    default: Any = dataclasses.MISSING,
-    doc: str = "",
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    choices: tuple[str, ...] = (),
-    factory: Any = dataclasses.MISSING,
-) -> Any:
+def knob(default: Any = dataclasses.MISSING, doc: str = "", *, low: float | None = None, high: float | None = None,
+         choices: tuple[str, ...] = (), factory: Any = dataclasses.MISSING) -> Any:
     """A dataclass field with the sentence, range and choices that `show` prints and `config` enforces."""
     meta = {"doc": doc, "low": low, "high": high, "choices": choices}
-    if factory is not dataclasses.MISSING:
-        return dataclasses.field(default_factory=factory, metadata=meta)
-    return dataclasses.field(default=default, metadata=meta)
+    return dataclasses.field(default=default, default_factory=factory, metadata=meta)
 
 
 @functools.cache
@@ -155,26 +124,7 @@ def load(name: str, slot: str | None = None) -> Any:
 
 def name_of(spec: Any) -> str:
     """The registered name of a method's instance; its class's name if it has none."""
-    name: str = getattr(spec, "method_name", type(spec).__name__)
-    return name
-
-
-def describe(cls: Any) -> list[dict[str, Any]]:
-    """Fields of a method with default, range and sentence, for `fedfm show` and the docs."""
-    rows = []
-    for f in dataclasses.fields(cls):
-        if not f.init:
-            continue
-        default = f.default if f.default is not dataclasses.MISSING else (
-            f.default_factory() if f.default_factory is not dataclasses.MISSING else "required")
-        rows.append({"name": f.name, "type": str(f.type), "default": default, **{
-            k: f.metadata.get(k) for k in ("doc", "low", "high", "choices")}})
-    return rows
-
-
-def doc(card: Card) -> str:
-    """The whole docstring of the card's class or function."""
-    return inspect.getdoc(getattr(importlib.import_module(card.module), card.qualname)) or ""
+    return str(getattr(spec, "method_name", type(spec).__name__))
 
 
 def _modules() -> Iterator[tuple[str, Path]]:
@@ -197,7 +147,5 @@ def _read(module: str, tree: ast.Module) -> Iterator[Card]:
                 continue
             args = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg}
             slot = args.pop("slot", "recipe")
-            yield Card(name=ast.literal_eval(call.args[0]), kind=call.func.id,
-                       slots=slot if isinstance(slot, tuple) else (slot,), module=module, qualname=node.name,
-                       summary=(ast.get_docstring(node) or "").split("\n")[0],
-                       survey=tuple(args.pop("survey", ())), paper=args.pop("paper", ""), **args)
+            yield Card(ast.literal_eval(call.args[0]), call.func.id, slot if isinstance(slot, tuple) else (slot,), module, node.name,
+                       (ast.get_docstring(node) or "").split("\n")[0], **args)

@@ -6,23 +6,22 @@ process, in worker processes and in a party's own process. It does no input or o
 
 from __future__ import annotations
 
-import json
 import time
 import traceback
 from collections.abc import Generator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fedfm.core.bound import Bound
-from fedfm.core.combine import stages_of
+from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx, Event, Terms
 from fedfm.core.errors import ClientFailed
-from fedfm.core.fold import phases, weights_behind
+from fedfm.core.fold import weights_behind
 from fedfm.core.message import Message, finite, nothing
-from fedfm.core.protocols import Say
+from fedfm.core.protocols import Bound, Say
 from fedfm.core.registry import name_of
 from fedfm.core.state import Store
 
@@ -43,9 +42,8 @@ class Job:
     kind: str
     id: str
     epoch: int
-    round: int = 0
+    round: int = 0  # in which it begins: also the version of its brief
     attempt: int = 0
-    version: int = 0  # server version of the brief
     base: int = 0  # the client state to start from
     due: float = 0.0  # simulated time of completion
     position: int = 0  # in the plan
@@ -53,13 +51,10 @@ class Job:
     part: tuple[int, int] = (0, 1)  # score: this part of so many
     malicious: bool = False
 
-    def dumps(self) -> str:
-        return json.dumps(asdict(self))
-
     @classmethod
-    def loads(cls, text: str) -> Job:
-        raw = json.loads(text)
-        return cls(**raw | {"terms": Terms(**raw["terms"]), "part": tuple(raw["part"])})
+    def of(cls, plain: dict[str, Any]) -> Job:
+        """The inverse of `dataclasses.asdict`."""
+        return cls(**plain | {"terms": Terms(**plain["terms"]), "part": tuple(plain["part"])})
 
 
 @dataclass(frozen=True)
@@ -69,7 +64,7 @@ class Said:
     id: str
     epoch: int
     phase: str
-    message: Message | None = None
+    message: Message = field(default_factory=nothing)
     state_version: int = 0
     last: bool = False  # the session ends with this
     events: tuple[Event, ...] = ()
@@ -81,30 +76,16 @@ class Site:
 
     def __init__(self, fed: Federation, bound: Bound, parties: Any, store: Store):
         self.fed, self.bound, self.parties, self.store = fed, bound, parties, store
-        self._encoded: dict[Any, Any] = {}
+        self.data, self.held_out = cache(self._data), cache(self._held_out)  # encoded once
 
-    def data(self, client: str) -> Any:
-        """A party's training data, encoded once; the id "pooled" is everybody's."""
-        if client not in self._encoded:
-            rows = self.parties.pooled() if client == "pooled" else self.parties.train(client)
-            self._encoded[client] = self.bound.encode(rows)
-        return self._encoded[client]
+    def _data(self, client: str) -> Any:
+        """A party's training data; the id "pooled" is everybody's."""
+        return self.bound.encode(self.parties.pooled() if client == "pooled" else self.parties.train(client))
 
-    def held_out(self, part: int, parts: int) -> Any:
-        """One of `parts` slices of the common test set, encoded once."""
-        key = ("test", part, parts)
-        if key not in self._encoded:
-            rows = self.parties.test()
-            self._encoded[key] = self.bound.encode(replace(rows, rows=rows.rows[part::parts]))
-        return self._encoded[key]
-
-    def dropped(self) -> dict[str, int]:
-        """Rows that the task could not use, by reason, over all parties."""
-        total: dict[str, int] = {}
-        for client in self.parties.ids:
-            for reason, n in getattr(self._encoded.get(client), "dropped", {}).items():
-                total[reason] = total.get(reason, 0) + n
-        return total
+    def _held_out(self, part: int, parts: int) -> Any:
+        """One of `parts` slices of the common test set."""
+        rows = self.parties.test()
+        return self.bound.encode(replace(rows, rows=rows.rows[part::parts]))
 
     def ctx(self, job: Job) -> Ctx:
         return Ctx(self.fed.seed, job.round, job.attempt, job.id, job.terms, simulated=self.fed.simulated, events=[])
@@ -112,81 +93,60 @@ class Site:
     def run(self, job: Job, brief: Message) -> Generator[Said, Message, None]:
         """The session of `job` as a stream of `Said`; ends with phase "done", or "gone" with the error."""
         ctx = self.ctx(job)
-        talk = {"train": self._train, "alone": self._alone, "ask": self._ask, "score": self._score}[job.kind](job, brief, ctx)
-        reply: Message | None = None
-        events = ctx.events
-        assert events is not None
+        talk = {"train": self._train, "ask": self._ask}.get(job.kind, self._score)(job, brief, ctx)
+        reply, phase, error = None, "gone", ""
         try:
-            with torch.enable_grad():
-                said = next(talk)
             while True:
-                taken, events[:] = tuple(events), []
-                reply = yield Said(job.id, job.epoch, said.phase, said.message, said.state_version, said.last, taken)
+                with torch.enable_grad():
+                    said = talk.send(reply)  # type: ignore[arg-type]  # None begins
+                reply = yield Said(job.id, job.epoch, said.phase, said.message, said.state_version, said.last, ctx.drain())
                 if said.last:
                     return
-                with torch.enable_grad():
-                    said = talk.send(reply)
         except StopIteration:
-            yield Said(job.id, job.epoch, "done", last=True, events=tuple(events))
+            phase = "done"
         except ClientFailed as e:
-            yield Said(job.id, job.epoch, "gone", last=True, events=tuple(events), error=str(e))
+            error = str(e)
         except Exception as e:  # noqa: BLE001 - a client's own bug must not end the federation; it is an event
             at = traceback.extract_tb(e.__traceback__)[-1]
             error = f"{type(e).__name__}: {e} ({Path(at.filename).name}:{at.lineno}, in {at.name})"
-            yield Said(job.id, job.epoch, "gone", last=True, events=tuple(events), error=error)
+        yield Said(job.id, job.epoch, phase, last=True, events=ctx.drain(), error=error)
 
     # ---- the kinds of session ---------------------------------------------------------------------------------
     def _train(self, job: Job, brief: Message, ctx: Ctx) -> Generator[Say, Message, None]:
-        fed, stages, bound = self.fed, stages_of(self.fed.uplink), self.bound.narrow(ctx.terms)
+        fed, stack, bound = self.fed, Pipe(self.fed.uplink), self.bound.narrow(ctx.terms)
         client = fed.adversary.wrap(fed.client) if job.malicious else fed.client
         kept = self.store.load(job.id, job.base)
         mine, wire, down = kept.get("client", {}), kept.get("wire", {}), kept.get("down", {})
 
-        for i, stage in enumerate(stages):
-            join = stage.join(wire.get(str(i), {}), ctx.within(i))
-            wire[str(i)] = yield from self._relay(join, ctx, fed.talk)
-        model = fed.server.gives(bound.layout)
-        x, down = fed.downlink.decode(brief.x, brief.side, down, ctx.at(layout=model).within("down"))
+        wire = yield from self._relay(stack.join(wire, ctx), ctx)
+        x, down = fed.downlink.decode(brief.x, brief.side, down, ctx.at(layout=fed.server.gives(bound.layout)).within("down"))
         brief = replace(brief, x=x, side={})
 
         start = time.perf_counter()
         with ctx.ambient():
             out = client.work(brief, self.data(job.id), mine, ctx, bound)
-        m, mine = out if isinstance(out, tuple) else (yield from self._relay(out, ctx, fed.talk))
+        m, mine = out if isinstance(out, tuple) else (yield from self._relay(out, ctx))
         worked = time.perf_counter()
-        m = replace(m, sender=job.id, version=job.version)
+        m = replace(m, sender=job.id, version=job.round)
         if not all(finite(t) for t in (m.x, *m.side.values())):
             raise ClientFailed(f"the update of {job.id} is not finite (NaN or Inf); lower the learning rate or look at its data")
         told = {"norm": float(torch.linalg.vector_norm(m.x.float())), **m.info.get("facts", {})} if ctx.simulated else {}
         ctx.note("upload", mass=m.mass, version=m.version, **told)  # a real party's norm and losses are its own
 
-        layout = client.gives(bound.layout)
-        ctx, sizes, side = ctx.at(layout=layout), {"raw": m.x.numel() * m.x.element_size()}, dict(m.side)
-        for i, stage in enumerate(stages):
+        ctx, sizes, side = ctx.at(layout=client.gives(bound.layout)), {"raw": m.x.nbytes}, dict(m.side)
+        for i, stage in enumerate(stack.stages):
             if stage.opaque:
                 m = _shared(fed, m, ctx.at(layout=client.gives(self.bound.layout)))  # the sum is of whole models
             x, extra, wire[str(i)] = stage.encode(m.x, wire.get(str(i), {}), ctx.within(i))
             side |= {f"{i}/{k}": v for k, v in extra.items()}
             m = replace(m, x=x, side=dict(side))
-            name = name_of(stage)
-            sizes[name] = sum(t.numel() * t.element_size() for t in (x, *side.values()))
+            sizes[name_of(stage)] = sum(t.nbytes for t in (x, *side.values()))
         ctx.note("seconds", work=worked - start, encode=time.perf_counter() - worked)
         self._lost(UPLOAD, ctx)
         version = self.store.save(job.id, job.epoch, {"client": mine, "wire": wire, "down": down})
         ctx.note("bytes", direction="up", total=m.nbytes, stages=sizes)
-        reply = yield Say(UPLOAD, m, version, last=UPLOAD not in phases(fed.uplink))
-        for i, stage in enumerate(stages):
-            leave = stage.leave(wire.get(str(i), {}), reply, ctx.within(i))
-            yield from self._relay(leave, ctx, fed.talk)
-
-    def _alone(self, job: Job, brief: Message, ctx: Ctx) -> Generator[Say, Message, None]:
-        """A baseline: train from the brief without the others, then score what came out."""
-        client = self.fed.client.alone()
-        with ctx.ambient():
-            out = client.work(brief, self.data(job.id), {}, ctx, self.bound)
-            assert isinstance(out, tuple), "what a party runs alone does not converse"
-            scores = self.bound.score(self.held_out(0, 1))
-        yield Say("score", nothing(scores=scores), last=True)
+        reply = yield Say(UPLOAD, m, version, last=UPLOAD not in stack.phases)
+        yield from self._relay(stack.leave(wire, reply, ctx), ctx)
 
     def _ask(self, job: Job, brief: Message, ctx: Ctx) -> Generator[Say, Message, None]:
         layout = self.fed.server.gives(self.bound.layout)
@@ -197,24 +157,27 @@ class Site:
         yield Say("bid", replace(answer, sender=job.id), last=True)
 
     def _score(self, job: Job, brief: Message, ctx: Ctx) -> Generator[Say, Message, None]:
-        self.bound.load(brief.x)
+        """Score the brief; for a baseline, train from it first, without the others."""
         with ctx.ambient():
+            if job.kind == "alone":
+                out = self.fed.client.alone().work(brief, self.data(job.id), {}, ctx, self.bound)
+                assert isinstance(out, tuple), "what a party runs alone does not converse"
+            else:
+                self.bound.load(brief.x)
             scores = self.bound.score(self.held_out(*job.part))
         yield Say("score", nothing(scores=scores), last=True)
 
-    def _relay(self, talk: Generator[Say, Message, Any], ctx: Ctx, codec: Any) -> Generator[Say, Message, Any]:
+    def _relay(self, talk: Generator[Say, Message, Any], ctx: Ctx) -> Generator[Say, Message, Any]:
         """Pass a method's own conversation on, through the `talk` codec, counting its bytes."""
+        codec, there = self.fed.talk, ctx.at(layout=None).within("talk")
         try:
             said = next(talk)
             while True:
                 self._lost(said.phase, ctx)
-                there = ctx.at(layout=None).within("talk")
-                x, side, _ = codec.encode(said.message.x, {}, there.within("up"))
-                m = replace(said.message, x=x, side={**said.message.side, **side}, sender=ctx.client)
+                m = replace(said.message.coded(codec, there.within("up")), sender=ctx.client)
                 ctx.note("bytes", direction="talk", total=m.nbytes, stages={})
                 reply = yield Say(said.phase, m)
-                x, _ = codec.decode(reply.x, reply.side, {}, there.within("down"))
-                said = talk.send(replace(reply, x=x))
+                said = talk.send(reply.decoded(codec, there.within("down")))
         except StopIteration as end:
             return end.value
 

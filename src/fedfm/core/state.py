@@ -92,9 +92,7 @@ class Store:
         return self.folder / client.replace("/", "_") / f"{version:08d}.safetensors"
 
     def load(self, client: str, version: int) -> State:
-        if version == 0:
-            return {}
-        return thaw(self._path(client, version))
+        return thaw(self._path(client, version)) if version else {}
 
     def save(self, client: str, version: int, state: State) -> int:
         """Returns the version that now holds `state`: 0 when there is nothing to keep."""

@@ -1,4 +1,4 @@
-"""Trees of trainable parameters: named tensors that are views on one flat, aligned buffer.
+"""The tree of trainable parameters: named tensors that are views on one flat, aligned vector.
 
 Aggregators, codecs, clipping, noise, masks and robust rules work on the flat vector at memory bandwidth;
 per-layer methods go through the `Layout`. The frozen base is never in here.
@@ -65,20 +65,23 @@ class Layout:
             at += part.size
         return cls(tuple(entries), at)
 
+    def like(self, shapes: Mapping[str, Iterable[int]]) -> Layout:
+        """Some of these tensors with other shapes."""
+        mine = {e.name: e for e in self.entries}
+        return Layout.of(shapes, axes={n: mine[n].axes for n in shapes}, buffers=[n for n in shapes if not mine[n].trainable])
+
     def part(self, prefix: str) -> slice:
         """Where the vector that `join` put under `prefix` lies."""
         mine = [i for i, e in enumerate(self.entries) if e.name.startswith(prefix + "/")]
         if not mine:
             raise KeyError(f"no part '{prefix}' in this layout")
-        after = mine[-1] + 1
-        return slice(self.entries[mine[0]].offset,
-                     self.entries[after].offset if after < len(self.entries) else self.size)
+        ends = [*(e.offset for e in self.entries), self.size]
+        return slice(ends[mine[0]], ends[mine[-1] + 1])
 
     def sub(self, pattern: str, *, rest: bool = False) -> tuple[Layout, Tensor]:
         """The layout of the tensors that match (`rest`: of the others), and where its elements lie in this one."""
         kept = [e for e in self.entries if fnmatch.fnmatchcase(e.name, pattern) != rest]
-        sub = Layout.of({e.name: e.shape for e in kept}, axes={e.name: e.axes for e in kept},
-                        buffers=[e.name for e in kept if not e.trainable])
+        sub = self.like({e.name: e.shape for e in kept})
         where = [torch.arange(e.offset, e.offset + _up(e.size)) for e in kept]
         return sub, torch.cat(where) if where else torch.empty(0, dtype=torch.long)
 
@@ -105,13 +108,9 @@ class Layout:
                 view.copy_(tensors[name])
         return flat
 
-    @property
-    def numel(self) -> int:
-        """Parameters, without padding."""
-        return sum(e.size for e in self.entries)
-
     @functools.cached_property
     def trainable(self) -> int:
+        """Parameters, without padding and buffers."""
         return sum(e.size for e in self.entries if e.trainable)
 
     @functools.cached_property
@@ -162,26 +161,9 @@ def cut(layout: Layout, width: float = 1.0, rank: int | None = None) -> Cut | No
             return max(1, math.ceil(width * n))
         return min(rank, n) if axis == "rank" and rank is not None else n
 
-    kept = {e.name: tuple(keep(n, a) for n, a in zip(e.shape, e.axes or ("",) * len(e.shape), strict=True))
-            for e in layout.entries}
-    sub = Layout.of(kept, axes={e.name: e.axes for e in layout.entries},
-                    buffers=[e.name for e in layout.entries if not e.trainable])
-    full_views = layout.views(torch.arange(layout.size))
-    sub_views = sub.views(torch.arange(sub.size))
+    kept = {e.name: tuple(keep(n, a) for n, a in zip(e.shape, e.axes or ("",) * len(e.shape), strict=True)) for e in layout.entries}
+    sub = layout.like(kept)
+    full_views, sub_views = layout.views(torch.arange(layout.size)), sub.views(torch.arange(sub.size))
     source = [full_views[n][tuple(slice(k) for k in shape)].reshape(-1) for n, shape in kept.items()]
     target = [sub_views[n].reshape(-1) for n in kept]
     return Cut(sub, layout, torch.cat(source), torch.cat(target))
-
-
-@dataclass(frozen=True)
-class Tree:
-    """A flat vector with its layout."""
-
-    layout: Layout
-    flat: Tensor
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self.layout.views(self.flat)[name]
-
-    def tensors(self) -> dict[str, Tensor]:
-        return self.layout.views(self.flat)

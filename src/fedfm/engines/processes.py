@@ -17,7 +17,7 @@ import struct
 import threading
 from collections import deque
 from collections.abc import Generator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -160,7 +160,7 @@ class ProcessEngine:
             known = key in worker.briefs
             if not known:
                 worker.briefs = [*worker.briefs, key][-KEPT:]
-            self._put(worker, {"do": "start", "job": job.dumps(), "brief": key, "keep": worker.briefs}, None if known else brief)
+            self._put(worker, {"do": "start", "job": asdict(job), "brief": key, "keep": worker.briefs}, None if known else brief)
             worker.load += 1
             self._home[job.id, job.epoch] = worker
             self._fresh.add((job.id, job.epoch))
@@ -229,7 +229,7 @@ def _work(pipe: Connection, others: list[Connection], site: Site) -> None:
         while not todo or not inbox.empty():
             head, message = inbox.get()
             if head["do"] == "start":
-                job = Job.loads(head["job"])
+                job = Job.of(head["job"])
                 briefs = {k: b for k, b in briefs.items() if k in head["keep"]}
                 if message is not None:
                     briefs[head["brief"]] = message

@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 
-from fedfm.core.bound import Bound
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.errors import ClientFailed
 from fedfm.core.message import Message, nothing
-from fedfm.core.protocols import Plan, Selector, State
+from fedfm.core.protocols import Bound, Plan, Selector, State
 from fedfm.core.registry import knob, method
 from fedfm.incentives.answers import numbers
 

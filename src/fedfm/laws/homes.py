@@ -14,7 +14,7 @@ import torch
 from fedfm.core import ledger
 from fedfm.core.context import Ctx, Event, Terms
 from fedfm.core.federation import Federation
-from fedfm.core.loop import Run, make_store
+from fedfm.core.loop import Run
 from fedfm.core.message import Message
 from fedfm.core.protocols import (
     Adversary,
@@ -31,6 +31,7 @@ from fedfm.core.protocols import (
 )
 from fedfm.core.registry import load, methods
 from fedfm.core.session import Job, Site
+from fedfm.core.state import Store
 from fedfm.data.source import Parties, Shard
 from fedfm.efficiency.training.local import Local
 from fedfm.evaluation.held_out import HeldOut
@@ -123,7 +124,7 @@ def play(fed: Federation, folder: Path | None = None, *, resume: bool = False,
         with tempfile.TemporaryDirectory() as temporary:
             return play(fed, Path(temporary), resume=resume, around=around)
     parties, engine = fed.data.open(fed.seed), fed.engine.make()
-    site = Site(fed, fed.task.open(parties), parties, make_store(folder))
+    site = Site(fed, fed.task.open(parties), parties, Store(folder / "clients"))
     engine.open(site)
     try:
         run = Run(fed, folder, site, engine, resume=resume)
@@ -142,7 +143,7 @@ class Home:
         self.fed = fed
         self.parties = fed.data.open(fed.seed)
         self.bound = fed.task.open(self.parties)
-        self.store = make_store(folder)
+        self.store = Store(folder / "clients")
         self.site = Site(fed, self.bound, self.parties, self.store)
         self.ids: tuple[str, ...] = self.parties.ids
 
@@ -151,11 +152,11 @@ class Home:
         """What `id` uploads in `round` from the initial model; the version of its new state; or the error."""
         fed = self.fed if client is None else dataclasses.replace(self.fed, client=client)
         site = Site(fed, self.bound, self.parties, self.store)
-        site._encoded = self.site._encoded
+        site.data, site.held_out = self.site.data, self.site.held_out
         ctx = Ctx(fed.seed, round, layout=fed.client.gives(self.bound.layout))
         state = fed.server.init(self.bound, ctx)
         brief = fed.server.brief(state, Terms())
-        said, talk = None, site.run(Job("train", id, round + 1, round, version=round, base=base), brief)
+        said, talk = None, site.run(Job("train", id, round + 1, round, base=base), brief)
         for _ in range(10_000):
             said = (
                 next(talk)

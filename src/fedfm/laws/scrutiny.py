@@ -49,7 +49,7 @@ def only_members_messages_change(a: Adversary, within: Federation | None) -> Non
         )
         hold(same(ms, before), "it changed the messages in place")
         hold(same(a.forge(dict(ms), members, _ctx()), forged), "the same forgery differs")
-        hold(a.forges or not any(forged[i].x is not ms[i].x for i in ms), "it forges and does not declare it")
+        hold(a.reads or not any(forged[i].x is not ms[i].x for i in ms), "it forges and does not declare `reads`")
 
 
 @law(Adversary)

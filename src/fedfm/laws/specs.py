@@ -64,11 +64,7 @@ def its_config_makes_it_again(spec: Any, within: Federation | None) -> None:
     hold(read == plain, f"YAML changes {plain.get(slot or 'part')} to {read.get(slot or 'part')}")
     problems: list[Problem] = []
     part = read.pop("part", None)
-    got = (
-        getattr(config.from_config(read), slot)
-        if slot
-        else config._value(type(spec), part, "part", problems, None)
-    )
+    got = getattr(config.from_config(read), slot) if slot else config.build(type(spec), part, "part", problems)
     hold(not problems, "; ".join(map(str, problems)))
     hold(got == spec, f"the config gives {got!r}")
     hold(config.to_config(got) == config.to_config(spec), "the config of the config differs")

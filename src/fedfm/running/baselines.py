@@ -47,7 +47,7 @@ def baselines(run: Run, kinds: Sequence[str], tick: Callable[[int, int], None]) 
     if "local" in todo:
         jobs += [_job(run, i, Terms(steps=steps[i] or None)) for i in parties]
     brief = Message(fed.server.model(fed.server.init(run.bound, run.ctx0)), "weights")
-    sessions = run.hub.collect(jobs, brief, lambda done: tick(done, len(jobs)))
+    sessions = run.hub.collect(jobs, lambda job: brief, lambda done: tick(done, len(jobs)))
     tick(len(jobs), len(jobs))
     scores = {s.job.id: merge([s.upload.info["scores"]]) if s.upload is not None else {"failed": s.error} for s in sessions}
     if "pooled" in todo:

@@ -10,9 +10,9 @@ from typing import Any
 
 from fedfm.core import config as configs
 from fedfm.core.context import Ctx, Terms
-from fedfm.core.loop import make_store
 from fedfm.core.message import Message
-from fedfm.core.session import Job, Site
+from fedfm.core.session import UPLOAD, Job, Site
+from fedfm.core.state import Store
 from fedfm.running.progress import Silent
 
 STEPS = 3  # local steps that are timed
@@ -24,7 +24,7 @@ def estimate(config: configs.Config) -> dict[str, Any]:
     fed = configs.from_config(config)
     with tempfile.TemporaryDirectory() as folder:
         site = open_site(fed, Path(folder), Silent())
-        site.store = make_store(Path(folder))
+        site.store = Store(Path(folder) / "clients")
         rows = {i: len(site.parties.train(i)) for i in site.parties.ids}
         brief = fed.server.brief(fed.server.init(site.bound, Ctx(fed.seed)), Terms())
         steps = fed.client.steps_for(max(rows.values()))
@@ -55,4 +55,4 @@ def _upload_bytes(site: Site) -> int:
     fed, first = site.fed, site.parties.ids[0]
     brief = fed.server.brief(fed.server.init(site.bound, Ctx(fed.seed)), Terms())
     said = next(site.run(Job("train", first, 1, terms=Terms(steps=1)), brief))
-    return said.message.nbytes if said.phase == "upload" and said.message is not None else 0
+    return said.message.nbytes if said.phase == UPLOAD else 0

@@ -13,10 +13,10 @@ from fedfm.core import config as configs
 from fedfm.core.check import check
 from fedfm.core.errors import ConfigError, FedfmError, Problem, ResumeError
 from fedfm.core.federation import Federation
-from fedfm.core.loop import Run, make_store
+from fedfm.core.loop import Run
 from fedfm.core.registry import recipes
 from fedfm.core.session import Site
-from fedfm.core.state import write
+from fedfm.core.state import Store, write
 from fedfm.running import baselines as base
 from fedfm.running.progress import Progress, Silent
 from fedfm.running.summary import dumps, summarise
@@ -98,7 +98,7 @@ def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
     device = fed.device if fed.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     with progress.step("model"):
         bound = fed.task.open(parties, device)
-    return Site(fed, bound, parties, make_store(folder))
+    return Site(fed, bound, parties, Store(folder / "clients"))
 
 
 def _go(folder: Path, config: configs.Config, kinds: tuple[str, ...], tracked: list[str], progress: Progress, before_s: float,

@@ -29,6 +29,7 @@ def summarise(run: Run, config: configs.Config, *, status: str, seconds: float, 
     local = {i: s[name] for i, s in baseline.get("local", {}).items() if name in s}
     total = {way: sum(r["bytes"][way] for r in records) for way in ("up", "down", "talk")}
     model = run.fed.server.model(run.state.server)
+    dropped = sum((Counter(getattr(run.site.data(i), "dropped", {})) for i in run.parties), Counter(run.site.parties.dropped))
     return {
         "recipe": config.get("recipe"), "status": status, "rounds": run.state.round, "seed": fed.seed,
         "seconds": round(seconds, 3),
@@ -45,7 +46,7 @@ def summarise(run: Run, config: configs.Config, *, status: str, seconds: float, 
         "engine": config["engine"]["name"], "workers": run.engine.workers, "threads": fed.threads, "device": str(bound.device),
         "parties": {i: {"rows": n, "distribution": dist} for (i, n), dist in
                     zip(run.parties.items(), run.site.parties.distribution().values(), strict=True)},
-        "dropped": {**run.site.parties.dropped, **run.site.dropped()},
+        "dropped": dict(dropped),
         "failures": dict(Counter(e["kind"] for e in ledger.read(run.folder / "events.jsonl")
                                  if e["kind"] in ("failed", "refused", "dropout", "late", "round_failed"))),
         "citations": list(citations(config)),

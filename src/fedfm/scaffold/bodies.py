@@ -20,10 +20,9 @@ BODIES = {
     "client": Body("IV.A", "Client", """\
 from typing import Any
 
-from fedfm.core.bound import Bound
 from fedfm.core.context import Ctx
 from fedfm.core.message import Message
-from fedfm.core.protocols import Client, State
+from fedfm.core.protocols import Bound, Client, State
 from fedfm.core.registry import knob, method
 from fedfm.efficiency.training.local import Local
 """, "Local steps as `local` takes them.", '''\
@@ -131,7 +130,7 @@ from fedfm.trust.robustness.membership import drawn
     fraction: float = knob(0.25, "share of the parties that are malicious", low=0.0, high=1.0)
     scale: float = knob(1.0, "factor on a malicious update; 1: honest")
 
-    forges = True  # it acts at the barrier, knowing all messages; override `wrap` to poison a client from inside
+    reads = True  # it acts at the barrier, knowing all messages; override `wrap` to poison a client from inside
 
     def members(self, ids: Sequence[str], ctx: Ctx) -> frozenset[str]:
         return drawn(ids, self.fraction, 0, ctx)

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedfm.core.bound import Bound, Scores
 from fedfm.core.errors import DataError
-from fedfm.core.protocols import Task
+from fedfm.core.protocols import Scores, Task
 from fedfm.core.registry import knob, load, method
+from fedfm.tasks.bound import BoundModule
 from fedfm.tasks.dialogue import Dialogue
 from fedfm.tasks.export import reload, source
 from fedfm.tasks.network import load_base, load_tokenizer
@@ -50,7 +50,7 @@ class CausalLM(Task):
     dtype: str = knob("float32", "of the frozen network; what is added is float32", choices=("float32", "bfloat16"))
     gradient_checkpointing: bool = knob(False, "compute activations twice instead of keeping them")
 
-    def open(self, data: Any, device: str = "cpu") -> Bound:
+    def open(self, data: Any, device: str = "cpu") -> BoundModule:
         """Raises ModelError when the model cannot be used. `data` is not looked at."""
         return Instruction(self, load_tokenizer(self.model)).bind(device)
 

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedfm.core.bound import Bound, Scores
 from fedfm.core.errors import DataError, nearest
-from fedfm.core.protocols import Task
+from fedfm.core.protocols import Scores, Task
 from fedfm.core.registry import knob, load, method
+from fedfm.tasks.bound import BoundModule
 from fedfm.tasks.export import reload, source
 from fedfm.tasks.features import Features
 from fedfm.tasks.network import fresh, load_base, load_tokenizer
@@ -45,7 +45,7 @@ class SequenceClassification(Task):
                       choices=("float32", "bfloat16"))
     gradient_checkpointing: bool = knob(False, "compute activations twice instead of keeping them")
 
-    def open(self, data: Any, device: str = "cpu") -> Bound:
+    def open(self, data: Any, device: str = "cpu") -> BoundModule:
         """Raises DataError when the data set has no labels, ModelError when the model cannot be used."""
         if not data.labels:
             raise DataError("sequence-classification needs rows with `text` and `label`; these have no labels\n"
@@ -135,7 +135,7 @@ class Classification(TextObjective):
         super().__init__(task, tokenizer, lambda t: build(t, len(labels)), labels)
         self.whole, self.frozen = module, False
 
-    def bind(self, device: str) -> Bound:
+    def bind(self, device: str) -> BoundModule:
         bound = super().bind(device)
         encoder = self.network(bound.module)
         self.frozen = not self.task.dropout and not any(p.requires_grad for p in encoder.parameters())

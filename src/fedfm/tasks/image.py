@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from fedfm.core.bound import Bound, Objective, Scores
 from fedfm.core.context import Terms
 from fedfm.core.errors import DataError
-from fedfm.core.protocols import Task
+from fedfm.core.protocols import Scores, Task
 from fedfm.core.registry import knob, method
+from fedfm.tasks.bound import BoundModule, Objective
 
 
 @method("image-classification", slot="task", section="VII")
@@ -30,14 +30,14 @@ class ImageClassification(Task):
     cut: int = knob(1, "blocks that a split model keeps at the client", low=1)
     init_seed: int = knob(0, "seed of the initial weights, the same at every party", low=0)
 
-    def open(self, data: Any, device: str = "cpu") -> Bound:
+    def open(self, data: Any, device: str = "cpu") -> BoundModule:
         image, labels = data.shards[0].rows[0]["image"], data.labels
         if labels is None or image.dim() != 3:
             raise DataError("image-classification needs rows of `image` (uint8, C x H x W) and `label`")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.init_seed)
             net = _Net(image.shape[0], self.channels, len(labels), self.cut)
-        return Bound(net, _Objective(self, image.shape[0], tuple(labels)), axes=_axes(net), device=device)
+        return BoundModule(net, _Objective(self, image.shape[0], tuple(labels)), axes=_axes(net), device=device)
 
 
 class _Net(nn.Module):

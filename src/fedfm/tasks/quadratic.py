@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedfm.core.bound import Bound, Objective, Scores
 from fedfm.core.context import Terms
-from fedfm.core.protocols import Task
+from fedfm.core.protocols import Scores, Task
 from fedfm.core.registry import knob, method
 from fedfm.data.source import Parties, Shard
+from fedfm.tasks.bound import BoundModule, Objective
 
 
 @method("quadratic", slot="task", section="VII")
@@ -27,8 +27,8 @@ class Quadratic(Task):
 
     dim: int = knob(1, "values of x", low=1)
 
-    def open(self, data: Any, device: str = "cpu") -> Bound:
-        return Bound(_Point(self.dim), _Objective(self.dim), axes={"x": ("width",)}, device=device)
+    def open(self, data: Any, device: str = "cpu") -> BoundModule:
+        return BoundModule(_Point(self.dim), _Objective(self.dim), axes={"x": ("width",)}, device=device)
 
 
 class _Point(nn.Module):

@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import nn
 
-from fedfm.core.bound import Bound, Objective
 from fedfm.core.context import Terms
 from fedfm.core.errors import FedfmError
+from fedfm.tasks.bound import BoundModule, Objective
 from fedfm.tasks.export import write_task
 from fedfm.tasks.network import longest, share
 
@@ -25,11 +25,11 @@ class TextObjective(Objective):
         self.task, self.tokenizer, self.build, self.labels = task, tokenizer, build, labels
         self.whole: nn.Module | None = None  # the task's own module, whose frozen parameters its sub-models share
 
-    def bind(self, device: str) -> Bound:
+    def bind(self, device: str) -> BoundModule:
         """Build the task's module and bind it, in training mode (the caller's seeded context governs dropout)."""
         self.whole = self.build(self.task).train()
         tuning = self.task.tuning
-        return Bound(self.whole, self, axes=tuning.axes(self.whole), buffers=tuning.buffers(self.whole), device=device)
+        return BoundModule(self.whole, self, axes=tuning.axes(self.whole), buffers=tuning.buffers(self.whole), device=device)
 
     def narrow(self, terms: Terms) -> nn.Module:
         """The module of a tuning of smaller rank. Raises FedfmError for a width below 1."""

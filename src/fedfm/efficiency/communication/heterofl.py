@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 
-from fedfm.core.bound import Bound
 from fedfm.core.context import Ctx
 from fedfm.core.message import Message
-from fedfm.core.protocols import Plan, Selector, State
+from fedfm.core.protocols import Bound, Plan, Selector, State
 from fedfm.core.registry import knob, method
 
 

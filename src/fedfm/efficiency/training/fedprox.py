@@ -7,10 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from fedfm.core.bound import Bound
 from fedfm.core.context import Ctx
 from fedfm.core.message import Message
-from fedfm.core.protocols import Client, State
+from fedfm.core.protocols import Bound, Client, State
 from fedfm.core.registry import knob, method
 from fedfm.efficiency.training.local import Local, descend, outcome
 

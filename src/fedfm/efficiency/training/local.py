@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedfm.core.bound import Bound
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ClientFailed
 from fedfm.core.message import Message
-from fedfm.core.protocols import Client, State
+from fedfm.core.protocols import Bound, Client, State
 from fedfm.core.registry import knob, method
 
 Correction = Callable[[Tensor, Tensor], None]  # (parameters, gradients): change the gradients in place

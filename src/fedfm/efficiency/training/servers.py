@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from fedfm.core.bound import Bound
 from fedfm.core.context import Ctx
-from fedfm.core.protocols import Aggregate, Server, State
+from fedfm.core.protocols import Aggregate, Bound, Server, State
 from fedfm.core.registry import knob, method
 
 

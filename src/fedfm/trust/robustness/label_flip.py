@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedfm.core.bound import Bound
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ClientFailed
 from fedfm.core.message import Message
-from fedfm.core.protocols import Adversary, Client, State
+from fedfm.core.protocols import Adversary, Bound, Client, State
 from fedfm.core.registry import knob, method
 from fedfm.core.tree import Layout
 from fedfm.trust.robustness.membership import drawn

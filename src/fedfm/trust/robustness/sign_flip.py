@@ -9,11 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedfm.core.bound import Bound
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ConfigError, Problem
 from fedfm.core.message import Message
-from fedfm.core.protocols import Adversary, Client, Say, State
+from fedfm.core.protocols import Adversary, Bound, Client, Say, State
 from fedfm.core.registry import knob, method
 from fedfm.core.tree import Layout
 from fedfm.trust.robustness.membership import drawn
@@ -36,7 +35,7 @@ class SignFlip(Adversary):
     omniscient: bool = knob(False, "know and reverse the honest parties' mean instead of the own update")
 
     @property
-    def forges(self) -> bool:  # type: ignore[override]
+    def reads(self) -> bool:  # type: ignore[override]
         return self.omniscient
 
     def members(self, ids: Sequence[str], ctx: Ctx) -> frozenset[str]:

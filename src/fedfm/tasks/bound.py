@@ -1,4 +1,4 @@
-"""A model bound to one flat buffer: every trainable tensor is a view on it, every gradient a view on another.
+"""A torch module bound to one flat buffer: every trainable tensor is a view on it, every gradient a view on another.
 
 Changing client is one copy into the buffer. Some ordinary calls break the views without a word
 (`zero_grad(set_to_none=True)`, `.to(dtype)`, `load_state_dict(assign=True)`, embedding resizes), so `load`
@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from fedfm.core.context import Terms
 from fedfm.core.errors import FedfmError
+from fedfm.core.protocols import Bound, Scores
 from fedfm.core.tree import Cut, Layout, cut
-
-Scores = dict[str, tuple[float, int]]  # metric -> (sum over examples, number of examples)
 
 
 class Objective:
@@ -62,8 +61,8 @@ class Objective:
         raise FedfmError("this task does not export a model")
 
 
-class Bound:
-    """`layout`, `init`, the live buffers `params` and `grads`, and the objective's loss and score over them."""
+class BoundModule(Bound):
+    """The module's trainable tensors on the flat buffer, and the objective's loss and score over them."""
 
     def __init__(self, module: nn.Module, objective: Objective, *, axes: Mapping[str, tuple[str, ...]] | None = None,
                  buffers: tuple[str, ...] = (), device: str | torch.device = "cpu", cutting: Cut | None = None):
@@ -93,7 +92,7 @@ class Bound:
             self._pointers.append((name, t, t.data_ptr(), t.grad.data_ptr() if t.grad is not None else 0))
         self.init = self.params.detach().to("cpu", copy=True)
         self.total = sum(p.numel() for p in module.parameters())
-        self._narrow: dict[tuple[float, int | None], Bound] = {}
+        self._narrow: dict[tuple[float, int | None], BoundModule] = {}
 
     # ---- the buffer -------------------------------------------------------------------------------------------
     def load(self, flat: Tensor) -> None:
@@ -165,14 +164,15 @@ class Bound:
         return self.objective.back(self.module, params, acts, target)
 
     # ---- sub-models -------------------------------------------------------------------------------------------
-    def narrow(self, terms: Terms) -> Bound:
+    def narrow(self, terms: Terms) -> BoundModule:
         """The bound sub-model for these terms (itself when they cut nothing); made once per shape."""
         if terms.shape not in self._narrow:
             cutting = cut(self.layout, *terms.shape)
             if cutting is None:
                 return self
-            sub = Bound(self.objective.narrow(terms), self.objective, axes={e.name: e.axes for e in self.layout.entries},
-                        device=self.device, cutting=cutting, buffers=tuple(e.name for e in cutting.layout.entries if not e.trainable))
+            still = tuple(e.name for e in cutting.layout.entries if not e.trainable)
+            sub = BoundModule(self.objective.narrow(terms), self.objective, axes={e.name: e.axes for e in self.layout.entries},
+                              device=self.device, cutting=cutting, buffers=still)
             if [(e.name, e.shape) for e in sub.layout.entries] != [(e.name, e.shape) for e in cutting.layout.entries]:
                 raise FedfmError("the task's narrow module has other shapes than the layout's cut")
             self._narrow[terms.shape] = sub

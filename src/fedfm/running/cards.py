@@ -1,0 +1,34 @@
+"""What `fedfm list` and `fedfm show` say of a method: its record, its fields, its docstring."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+from typing import Any
+
+from fedfm.core.registry import Card
+
+
+def record(card: Card) -> dict[str, Any]:
+    """The public record of `fedfm list --json`."""
+    keys = ("name", "kind", "slot", "section", "survey", "paper", "summary")
+    return {k: list(v) if isinstance(v := getattr(card, k), tuple) else v for k in keys}
+
+
+def describe(cls: Any) -> list[dict[str, Any]]:
+    """Fields of a method with default, range and sentence, for `fedfm show` and the docs."""
+    rows = []
+    for f in dataclasses.fields(cls):
+        if not f.init:
+            continue
+        default = f.default if f.default is not dataclasses.MISSING else (
+            f.default_factory() if f.default_factory is not dataclasses.MISSING else "required")
+        rows.append({"name": f.name, "type": str(f.type), "default": default, **{
+            k: f.metadata.get(k) for k in ("doc", "low", "high", "choices")}})
+    return rows
+
+
+def doc(card: Card) -> str:
+    """The whole docstring of the card's class or function."""
+    return inspect.getdoc(getattr(importlib.import_module(card.module), card.qualname)) or ""

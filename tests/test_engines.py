@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +224,23 @@ def test_below_the_threshold_every_round_fails_and_nothing_moves(drive: Any) -> 
     played = twice(drive, digits(**SECURE["secure, below"]))
     assert len(played.failed) == 3 and all("secagg" in why for why in played.failed)
     assert torch.equal(played.model, played.run.bound.init) and played.run.state.accepted == {}
+
+
+class LastFirst(deque[Any]):
+    """Whoever was started or answered last is heard first."""
+
+    def popleft(self) -> Any:
+        return self.pop()
+
+
+@pytest.mark.parametrize("name", SECURE)
+def test_who_is_heard_first_changes_nothing(name: str, drive: Any) -> None:
+    """A party that was lost once missed its place in a failed round's ledger when it was heard late."""
+    def backwards(run: Any) -> None:
+        run.engine._todo = LastFirst()
+
+    one, two = drive(digits(**SECURE[name]), workers=0), drive(digits(**SECURE[name]), workers=0, around=backwards)
+    assert torch.equal(one.model, two.model) and one.digest == two.digest
 
 
 TOPICS = {"sky": "star moon sun cloud wind rain", "farm": "cow corn barn field hen seed"}

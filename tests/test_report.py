@@ -16,9 +16,9 @@ import pytest
 from fake_run import fake_run
 from fedfm.core.errors import ResumeError
 from fedfm.report import rundir, write
-from fedfm.report.charts import apart, bins, thin, ticks
+from fedfm.report.drawing.charts import apart, bins, thin, ticks
+from fedfm.report.drawing.markup import clip, data, esc
 from fedfm.report.folds import fold
-from fedfm.report.markup import clip, data, esc
 from fedfm.report.numbers import alike, decimals, fixed, share, short, size, span
 from fedfm.report.outline import sentence, verdict
 

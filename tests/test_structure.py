@@ -17,7 +17,7 @@ BELOW = {"data", "models", "tasks", "engines"}  # what methods and recipes stand
 ABOVE = {"recipes", "running", "report", "cli", "laws", "bench", "deploy", "scaffold"}  # what combines methods
 MOST_LINES = 400
 CORE_LINES = 1800  # of code
-MOST_FILES = 20  # of a folder; the plan says 12, report/ has more
+MOST_FILES = 12  # of a folder; core/ is exempt: docs/design.md names its modules one by one
 ALLOWED = {"core": {"core"}, **{s: {"core", s, *BELOW} for s in SECTIONS}, **{b: {"core", *BELOW} for b in BELOW}}
 
 
@@ -148,7 +148,7 @@ def test_code_lines_are_counted_right(tmp_path: Path) -> None:
 
 
 def test_folders_split_by_idea() -> None:
-    for folder in {p.parent for p in FILES}:
+    for folder in {p.parent for p in FILES} - {ROOT / "core"}:
         files = [p for p in folder.glob("*.py") if p.name != "__init__.py"]
         assert len(files) <= MOST_FILES, f"{folder.relative_to(ROOT)} has {len(files)} files"
 

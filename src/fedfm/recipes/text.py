@@ -45,7 +45,7 @@ def fedavg() -> Federation:
         paper="McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, 2017")
 def fedsgd() -> Federation:
     """One gradient a party and round; the server takes the step."""
-    return replace(quickstart(), client=Local(optimizer="sgd", lr=1.0, steps=1, batch=64), server=Apply(lr=1.0, momentum=0.9), rounds=30)
+    return replace(quickstart(), client=Local(optimizer="sgd", lr=0.1, steps=1, batch=64), server=Apply(momentum=0.9), rounds=20)
 
 
 @recipe("fedprox", section="IV.A", survey=(28,), atlas=("fedprox",),
@@ -59,7 +59,7 @@ def fedprox() -> Federation:
         paper="Karimireddy et al., SCAFFOLD: Stochastic Controlled Averaging for Federated Learning, 2020")
 def scaffold() -> Federation:
     """Control variates against client drift; plain SGD at the clients."""
-    return replace(quickstart(), client=Scaffold(Local(optimizer="sgd", lr=0.5, steps=8, batch=8)), server=ScaffoldServer())
+    return replace(quickstart(), client=Scaffold(Local(optimizer="sgd", lr=0.15, steps=8, batch=8)), server=ScaffoldServer())
 
 
 @recipe("fedadam", section="IV.A", survey=(13, 52), atlas=("fedopt",),

@@ -9,13 +9,14 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from fedfm.report import cohort, cost, learning, outline, record, trust
-from fedfm.report.markup import clip, esc
+from fedfm.report import outline
+from fedfm.report.drawing.markup import clip, esc
+from fedfm.report.drawing.script import SCRIPT
+from fedfm.report.drawing.style import sheet
 from fedfm.report.numbers import plural
-from fedfm.report.outcome import chip, comparison, head_facts, ladder_card, tiles, verdict
 from fedfm.report.rundir import Run, read_runs
-from fedfm.report.script import SCRIPT
-from fedfm.report.style import sheet
+from fedfm.report.sections import cohort, cost, learning, record, trust
+from fedfm.report.sections.outcome import chip, comparison, head_facts, ladder_card, tiles, verdict
 
 
 def write(dirs: list[Path], out: Path | None = None) -> Path:

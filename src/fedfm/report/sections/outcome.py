@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from fedfm.report import outline
-from fedfm.report.bars import Rung, ladder
-from fedfm.report.charts import spark
-from fedfm.report.markup import both, card, clip, esc, figure, table
+from fedfm.report.drawing.bars import Rung, ladder
+from fedfm.report.drawing.charts import spark
+from fedfm.report.drawing.markup import both, card, clip, esc, figure, table
 from fedfm.report.numbers import brief, count, decimals, finite, fixed, plural, share, short, size, span
 from fedfm.report.rundir import Run, mapping
 

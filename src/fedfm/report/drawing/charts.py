@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fedfm.report.markup import clip, esc, svg
+from fedfm.report.drawing.markup import clip, esc, svg
 from fedfm.report.numbers import short
 
 LETTER = 6.3  # average width in px of a character of a chart's text

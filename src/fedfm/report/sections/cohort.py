@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from fedfm.report import outline
-from fedfm.report.bars import Bar, bars, stacked
-from fedfm.report.charts import bins
+from fedfm.report.drawing.bars import Bar, bars, stacked
+from fedfm.report.drawing.charts import bins
+from fedfm.report.drawing.grids import CELLS, heat, participation
+from fedfm.report.drawing.markup import SPANS, both, card, clip, esc, figure, legend, table
 from fedfm.report.folds import OUTCOMES, SEVERITY
-from fedfm.report.grids import CELLS, heat, participation
-from fedfm.report.markup import SPANS, both, card, clip, esc, figure, legend, table
 from fedfm.report.numbers import alike, count, finite, fixed, plural, share, short
 from fedfm.report.rundir import Run, mapping
 

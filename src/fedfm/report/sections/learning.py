@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from fedfm.report import outline
-from fedfm.report.charts import Line, Rule, line_tip, lines
-from fedfm.report.markup import NARROW, both, card, clip, esc, figure, legend, table
+from fedfm.report.drawing.charts import Line, Rule, line_tip, lines
+from fedfm.report.drawing.markup import NARROW, both, card, clip, esc, figure, legend, table
 from fedfm.report.numbers import decimals, finite, fixed, plural, share, short, size
-from fedfm.report.outcome import ROLES, colour
 from fedfm.report.rundir import Run, mapping
+from fedfm.report.sections.outcome import ROLES, colour
 
 MULTIPLES = 24
 TRAIN = "train_loss"

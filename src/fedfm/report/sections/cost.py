@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from fedfm.report import outline
-from fedfm.report.bars import Bar, bars
-from fedfm.report.charts import bins, columns
-from fedfm.report.markup import both, card, esc, figure, legend, table
+from fedfm.report.drawing.bars import Bar, bars
+from fedfm.report.drawing.charts import bins, columns
+from fedfm.report.drawing.markup import both, card, esc, figure, legend, table
 from fedfm.report.numbers import finite, fixed, plural, share, size, span
 from fedfm.report.rundir import Run, mapping
 

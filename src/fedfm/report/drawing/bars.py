@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fedfm.report.charts import LETTER, labelled, ticks
-from fedfm.report.markup import clip, esc, svg
+from fedfm.report.drawing.charts import LETTER, labelled, ticks
+from fedfm.report.drawing.markup import clip, esc, svg
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fedfm.report import outline
-from fedfm.report.bars import Bar, bars
-from fedfm.report.charts import Line, line_tip, lines
-from fedfm.report.cohort import read_only, sample
-from fedfm.report.markup import both, card, clip, esc, figure, fold_away, table
+from fedfm.report.drawing.bars import Bar, bars
+from fedfm.report.drawing.charts import Line, line_tip, lines
+from fedfm.report.drawing.markup import both, card, clip, esc, figure, fold_away, table
 from fedfm.report.numbers import alike, count, finite, plural, share, short
 from fedfm.report.rundir import Run, mapping
+from fedfm.report.sections.cohort import read_only, sample
 
 SHOWN = 24
 

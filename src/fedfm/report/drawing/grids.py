@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from fedfm.report.charts import LETTER
-from fedfm.report.markup import clip, esc, svg
+from fedfm.report.drawing.charts import LETTER
+from fedfm.report.drawing.markup import clip, esc, svg
 
 # Outcomes differ in height as well as in colour, so that the grid reads without colour too.
 CELLS = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from fedfm.report.drawing.markup import card, clip, esc, fold_away, table
 from fedfm.report.folds import log_rows
-from fedfm.report.markup import card, clip, esc, fold_away, table
 from fedfm.report.numbers import count, finite, plural
 from fedfm.report.rundir import Run, mapping
 

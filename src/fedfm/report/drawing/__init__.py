@@ -1,0 +1,1 @@
+"""How the page draws: charts, markup, style and script; nothing here reads a run."""

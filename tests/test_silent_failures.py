@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import time
-import weakref
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,14 +12,13 @@ import torch
 from torch import nn
 
 from fedfm.core.check import check
-from fedfm.core.combine import ByClient, Pipe
+from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx, Terms
-from fedfm.core.errors import ClientFailed, FedfmError, MessageRefused
-from fedfm.core.federation import Federation
+from fedfm.core.errors import FedfmError, MessageRefused
 from fedfm.core.hub import Hub
 from fedfm.core.loop import Run
 from fedfm.core.message import Message
-from fedfm.core.protocols import Aggregator, Client, Lift, State, Wire
+from fedfm.core.protocols import Aggregator, Lift, Wire
 from fedfm.core.session import Job, Said
 from fedfm.core.tree import Layout
 from fedfm.efficiency.communication.error_feedback import ErrorFeedback
@@ -39,10 +34,8 @@ from fedfm.tasks.bound import BoundModule, Objective
 from fedfm.tasks.quadratic import Quadratics
 from fedfm.trust.privacy.gaussian import ClipNoise
 from fedfm.trust.privacy.secagg import SecAgg
-from fedfm.trust.robustness.median import CoordinateMedian
 
 EQUAL = Mean(weights="equal")
-LOCAL = Local(lr=0.05, steps=3, batch=2)
 
 
 # ---- the flat buffer ----------------------------------------------------------------------------------------------
@@ -272,165 +265,3 @@ def test_a_failed_round_moves_nobodys_state(drive: Any) -> None:
     assert torch.equal(one.model, two.model)
     states = [p.run.site.store.load("party-3", p.run.state.accepted["party-3"]) for p in (one, two)]
     assert same(*states) and states[0]["wire"]["0"]["residual"].any()
-
-
-# ---- sick clients -------------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Sick(Client):
-    """Local training, but what `who` does with it is `how`."""
-
-    how: str
-    who: str = "party-1"
-
-    def work(self, brief: Message, data: Any, state: State, ctx: Ctx, bound: BoundModule) -> Any:
-        m, state = LOCAL.work(brief, data, state, ctx, bound)
-        if ctx.client != self.who:
-            return m, state
-        if self.how == "raises":
-            raise IndexError("a bug of its own")
-        if self.how == "refuses":
-            raise ClientFailed("policy")
-        x = m.x.clone()
-        x[0] = {"nan": math.nan, "inf": math.inf}.get(self.how, 2.0 ** 30)
-        return {
-            "nan": dataclasses.replace(m, x=x),
-            "inf": dataclasses.replace(m, x=x),
-            "far": dataclasses.replace(m, x=x),
-            "short": dataclasses.replace(m, x=m.x[:2]),
-            "heavy": dataclasses.replace(m, mass=math.inf),
-            "negative": dataclasses.replace(m, mass=-1.0),
-            "weight nan": dataclasses.replace(m, mass=math.nan),
-            "side": dataclasses.replace(m, side={"a": torch.tensor([math.nan])}),
-            "matrix": dataclasses.replace(m, x=m.x.view(4, -1)),
-        }[self.how], state
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize(
-    ("how", "kind", "words"),
-    [
-        ("nan", "failed", "not finite"),
-        ("inf", "failed", "not finite"),
-        ("side", "failed", "not finite"),
-        ("raises", "failed", "IndexError: a bug of its own"),
-        ("refuses", "failed", "policy"),
-        ("short", "refused", "were agreed"),
-        ("matrix", "refused", "were agreed"),
-        ("heavy", "refused", "claims the weight"),
-        ("negative", "refused", "claims the weight"),
-        ("weight nan", "refused", "claims the weight"),
-    ],
-)
-def test_a_sick_client_is_left_out_and_the_round_goes_on(
-    how: str, kind: str, words: str, workers: int, drive: Any
-) -> None:
-    played = drive(quadratics(client=Sick(how)), workers=workers)
-    assert [r["clients"] for r in played.records[1:]] == [4, 4]
-    told = [e for e in played.events if e["kind"] in ("failed", "refused")]
-    assert [(e["kind"], e["client"]) for e in told] == [(kind, "party-1")] * 2
-    assert all(words in (e.get("error") or e["reason"]) for e in told), told
-    without = drive(quadratics(client=Sick("refuses")), workers=0)
-    assert torch.equal(played.model, without.model)
-
-
-def test_a_loss_that_is_not_finite_stops_that_client(drive: Any) -> None:
-    data = Quadratics(a=(1.0, 2.0, 1e30), b=(0.0, 1.0, 2.0))
-    played = drive(quadratics(data=data, client=Local(lr=0.1, steps=9, batch=0)))
-    failed = [e for e in played.events if e["kind"] == "failed"]
-    assert [e["client"] for e in failed] == ["party-2"] * 2 and all("lower client.lr" in e["error"] for e in failed)
-    assert bool(played.model.isfinite().all()) and [r["clients"] for r in played.records[1:]] == [2, 2]
-
-
-def test_a_value_beyond_the_exact_folds_range_is_left_out(drive: Any) -> None:
-    played = drive(quadratics(client=Sick("far"), fold="fixed"))
-    assert [r["clients"] for r in played.records[1:]] == [4, 4]
-    assert torch.equal(played.model, drive(quadratics(client=Sick("refuses"), fold="fixed")).model)
-
-
-@dataclass(frozen=True)
-class Undecodable(Wire):
-    """What the server makes of party-1's bytes is an exception of this kind."""
-
-    kind: type[Exception] = ValueError
-
-    def decode(self, x: torch.Tensor, side: Any, state: State, ctx: Ctx) -> Any:
-        if ctx.client == "party-1":
-            raise self.kind("bytes of a stranger")
-        return x, state
-
-
-@pytest.mark.parametrize(
-    "kind",
-    [
-        MessageRefused,
-        RuntimeError,
-        KeyError,
-        IndexError,
-        ValueError,
-        TypeError,
-        OverflowError,
-        ClientFailed,
-    ],
-)
-def test_bytes_that_cannot_be_decoded_are_refused(kind: type[Exception], drive: Any) -> None:
-    played = drive(quadratics(uplink=Undecodable(kind)))
-    assert [r["clients"] for r in played.records[1:]] == [4, 4]
-    assert {e["client"] for e in played.events if e["kind"] == "refused"} == {"party-1"}
-
-
-def test_weights_inside_by_client_are_noticed() -> None:
-    """The server would add models as if they were differences."""
-    assert check(quadratics(client=ByClient({"*": Local(send="weights")})))
-
-
-# ---- memory -------------------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Slow(Client):
-    """party-0 takes its time."""
-
-    def work(self, brief: Message, data: Any, state: State, ctx: Ctx, bound: BoundModule) -> Any:
-        if ctx.client == "party-0":
-            time.sleep(0.3)
-        return LOCAL.work(brief, data, state, ctx, bound)
-
-
-def crowd(n: int, **slots: Any) -> Federation:
-    return quadratics(data=Quadratics(a=(1.0,) * n, b=tuple(float(k) for k in range(n))), rounds=1, **slots)
-
-
-def test_one_slow_client_does_not_pile_up_the_others_messages(drive: Any) -> None:
-    """Without a window 268 of 300 messages once waited in memory."""
-    most = 0
-
-    def around(run: Run) -> None:
-        pump = run.hub.pump
-
-        def counted() -> None:
-            nonlocal most
-            pump()
-            most = max(most, sum(s.upload is not None for s in run.hub.live.values() if s.job.kind == "train"))
-
-        run.hub.pump = counted  # type: ignore[method-assign]
-
-    played = drive(crowd(60, client=Slow()), workers=2, around=around)
-    assert played.records[1]["clients"] == 60 and 2 <= most <= played.run.engine.ahead
-
-
-@pytest.mark.parametrize(("aggregate", "limit"), [(Mean(), 2), (CoordinateMedian(), 30)], ids=["sum form", "all form"])
-def test_the_sum_form_keeps_no_message(aggregate: Aggregator, limit: int, drive: Any) -> None:
-    alive: list[weakref.ref[Any]] = []
-    most = 0
-
-    def around(run: Run) -> None:
-        accept = run.hub.accept
-
-        def counted(m: Message) -> None:
-            nonlocal most
-            alive.append(weakref.ref(m.x))
-            most = max(most, sum(r() is not None for r in alive))
-            accept(m)
-
-        run.hub.accept = counted
-
-    drive(crowd(30, aggregate=aggregate), around=around)
-    assert len(alive) == 30 and (most <= limit if limit < 30 else most == 30)

@@ -116,6 +116,13 @@ def test_a_file_is_short_and_named_after_an_idea(path: Path) -> None:
     assert not {"utils", "util", "helpers", "helper", "common", "misc"} & {path.stem, *path.relative_to(ROOT).parts}
 
 
+def test_tests_and_scripts_are_short_too() -> None:
+    checkout = ROOT.parents[1]
+    files = [p for folder in ("tests", "scripts") for p in (checkout / folder).rglob("*.py")]
+    long = {p.name: n for p in files if (n := p.read_text(encoding="utf-8").count("\n")) > MOST_LINES}
+    assert files and not long, long
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_nothing_is_unpickled_and_nothing_is_drawn_from_global_streams(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))

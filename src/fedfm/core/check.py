@@ -92,7 +92,7 @@ def _central_noise(fed: Federation) -> Iterator[Problem]:
     if getattr(fed.aggregate, "weights", "equal") != "equal":
         yield Problem("aggregate.weights", "clients are weighted by their examples", f"one client could move the sum by its weight "
                       f"times clip_norm, but {name} adds noise for clip_norm", "aggregate.weights=equal")
-    if getattr(fed.select, "random_size", False) and not getattr(fed.aggregate, "denominator", 0.0):
+    if fed.select.random_size and not getattr(fed.aggregate, "denominator", 0.0):
         yield Problem("aggregate.denominator", "the mean divides by the cohort's random size", "that size is private under Poisson "
                       "sampling", "aggregate.denominator = rate x number of parties")
     if fed.select.releases:
@@ -110,13 +110,16 @@ def _central_noise(fed: Federation) -> Iterator[Problem]:
 
 
 def _sub_models(fed: Federation) -> Iterator[Problem]:
-    widths = getattr(fed.select, "widths", (1.0,))
-    if any(w < 1.0 for w in widths):
+    if fed.select.cuts:
         for slot, name in readers(fed):
             yield Problem(slot, f"{name} compares messages, but sub-models differ in size", "their vectors have no common "
                           "coordinates", f"drop {slot}={name}, or {name_of(fed.select)}")
         if fed.aggregate.form == "sum" and not fed.aggregate.plain:
             yield Problem("aggregate", f"{name_of(fed.aggregate)} does not know sub-models", "it needs whole messages", "aggregate=mean")
+        for i, stage in enumerate(stages_of(fed.uplink)[:Pipe(fed.uplink).hidden or 0]):
+            if not stage.after_sum:  # what acts on the sum too keeps the length
+                yield Problem(f"uplink.{i}", f"{name_of(stage)} codes sub-models before they are masked", "only vectors of the whole "
+                              "model can be summed under masks", f"drop {name_of(stage)}, or {name_of(fed.select)}")
 
 
 def _misplaced(fed: Federation) -> Iterator[Problem]:
@@ -142,8 +145,7 @@ def _idle_switches(fed: Federation) -> Iterator[Problem]:
 
 
 def _place(fed: Federation) -> Iterator[Problem]:
-    noisy = any(hasattr(s, "noise_multiplier") for s in stages_of(fed.uplink))
-    if noisy and importlib.util.find_spec("dp_accounting") is None:
+    if any(hasattr(s, "noise_multiplier") for s in stages_of(fed.uplink)) and importlib.util.find_spec("dp_accounting") is None:
         yield Problem("uplink", "the privacy spent cannot be computed", "dp-accounting is not installed", "pip install 'fedfm[privacy]'")
     if fed.device == "cuda" and not torch.cuda.is_available():
         yield Problem("device", "no CUDA device is visible", "torch.cuda.is_available() is false", "device=auto")

@@ -30,7 +30,7 @@ CHUNK = 1 << 16  # elements: the int64 temporaries of the exact fold stay in cac
 
 def weights_behind(fed: Federation, n: int) -> int:
     """Values of mass behind a hidden payload of n: one, or one a coordinate where parties train sub-models."""
-    return n if any(w < 1.0 for w in getattr(fed.select, "widths", ())) else 1
+    return n if fed.select.cuts else 1
 
 
 def validate(m: Message, size: int) -> None:

@@ -6,7 +6,7 @@ Every utterance carries its session's epoch, so a cancelled session's late uploa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -160,8 +160,7 @@ class Hub:
         At most `window` sessions are started beyond the one awaited, so one slow party cannot pile up the others'
         messages; with a barrier all start at once, because it waits for all.
         """
-        together = "all" in self._barriers.values()
-        started = 0
+        together, started = "all" in self._barriers.values(), 0
         for i, job in enumerate(queue):
             if stop(job):
                 return
@@ -174,9 +173,8 @@ class Hub:
                 self.pump()
             yield self.live[job.id]
 
-    def finish(self, ids: Iterable[str]) -> None:
+    def finish(self, ids: Collection[str]) -> None:
         """Pump until these sessions have said their last word (the phases after the upload)."""
-        ids = list(ids)
         self._close_barrier()  # those it waited for may have been cancelled
         while any(not self.live[i].ended for i in ids if i in self.live):
             self.pump()

@@ -193,7 +193,7 @@ class Run:
         self._note(s, r.ctx, s.upload is None)
         if s.upload is not None:
             try:
-                m = self._decoded(s, r, there)
+                m = self._decoded(s.upload, s.job, r, there)
                 if self.reads_each:
                     r.messages[s.job.id] = m
                 else:
@@ -203,15 +203,16 @@ class Run:
                 there.note("refused", by="hub", reason=str(e))
         s.upload, s.asked = None, s.asked and s.asked.light()  # O(1) memory: the fold has it
 
-    def _decoded(self, s: Session, r: Round, there: Ctx) -> Message:
-        """The upload, decoded and validated; raises MessageRefused."""
-        assert s.upload is not None
-        m, c, memory = s.upload, cut(self.bound.layout, *s.job.terms.shape), self.state.decode.get(s.job.id, {})
+    def _decoded(self, m: Message, job: Job, r: Round, there: Ctx) -> Message:
+        """An upload, decoded and validated; raises MessageRefused."""
+        c, memory = cut(self.bound.layout, *job.terms.shape), self.state.decode.get(job.id, {})
         layout = self.fed.client.gives(c.layout) if c else self.layout
         try:
-            x, r.decoders[s.job.id] = self.hub.stack.decode(m.x, m.side, memory, there.at(round=s.job.round, layout=layout))
+            x, r.decoders[job.id] = self.hub.stack.decode(m.x, m.side, memory, there.at(round=job.round, layout=layout))
+        except MessageRefused:
+            raise
         except Exception as e:  # noqa: BLE001 - whatever a stranger's bytes do to a decoder, the round goes on
-            raise e if isinstance(e, MessageRefused) else MessageRefused(f"{type(e).__name__}: {e}") from e
+            raise MessageRefused(f"{type(e).__name__}: {e}") from e
         m = replace(m, x=x, side={})
         if self.hub.stack.hidden is None:
             folding.validate(m, layout.size)

@@ -240,6 +240,8 @@ class Selector(Slot):
 
     asks: ClassVar[bool] = False
     releases: ClassVar[bool] = False  # the answers say something about the private data (a loss)
+    random_size: ClassVar[bool] = False  # how many take part is random, hence private under sampling
+    cuts: bool = False  # some parties get a sub-model
 
     def init(self, pool: Mapping[str, int], ctx: Ctx) -> State:
         return {}

@@ -87,12 +87,9 @@ class Site:
         rows = self.parties.test()
         return self.bound.encode(replace(rows, rows=rows.rows[part::parts]))
 
-    def ctx(self, job: Job) -> Ctx:
-        return Ctx(self.fed.seed, job.round, job.attempt, job.id, job.terms, simulated=self.fed.simulated, events=[])
-
     def run(self, job: Job, brief: Message) -> Generator[Said, Message, None]:
         """The session of `job` as a stream of `Said`; ends with phase "done", or "gone" with the error."""
-        ctx = self.ctx(job)
+        ctx = Ctx(self.fed.seed, job.round, job.attempt, job.id, job.terms, simulated=self.fed.simulated, events=[])
         talk = {"train": self._train, "ask": self._ask}.get(job.kind, self._score)(job, brief, ctx)
         reply, phase, error = None, "gone", ""
         try:

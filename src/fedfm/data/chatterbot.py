@@ -29,6 +29,7 @@ class Chatterbot:
     test_fraction: float = knob(
         0.2, "share of the questions of every topic that is held out", low=0.0, high=0.9
     )
+    test_rows: int = knob(12, "held-out rows of a topic, at most: one question may have fifty answers", low=1)
 
     def open(self, seed: int) -> Parties:
         """Read and hold out; `DataError` for an unknown language, `MissingExtra` without the package."""
@@ -53,7 +54,10 @@ class Chatterbot:
         ]
         if seen := sum(map(len, held_out)) - sum(map(len, fresh)):
             dropped["held-out question that occurs in training"] += seen
-        return Parties(tuple(shards), tuple(s for s in fresh if s.rows), None, dict(dropped))
+        scored = [Shard(s.party, s.rows[: self.test_rows]) for s in fresh if s.rows]
+        if more := sum(map(len, fresh)) - sum(map(len, scored)):
+            dropped["held-out row beyond test_rows of its topic"] += more
+        return Parties(tuple(shards), tuple(scored), None, dict(dropped))
 
     def _topics(self, dropped: Counter[str]) -> dict[str, list[Row]]:
         import yaml

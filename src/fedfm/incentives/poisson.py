@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -25,7 +26,7 @@ class Poisson(Selector):
 
     rate: float = knob(0.1, "probability of taking part in a round", low=0.0, high=1.0)
 
-    random_size = True
+    random_size: ClassVar[bool] = True
 
     def select(self, pool: Mapping[str, int], state: State, ctx: Ctx, answers: Mapping[str, Message]
                ) -> tuple[Plan, State]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import tempfile
 from collections.abc import Mapping
@@ -70,6 +71,20 @@ def a_plan_follows_from_its_context(s: Selector, within: Federation | None) -> N
         before = kept((dict(pool), state))
         s.select(pool, state, ctx.at(round=3), answers)
         hold(same((dict(pool), state), before), "it changed the pool or its state in place")
+
+
+class _Curious(Selector):
+    """Asks for losses, of a cohort of random size."""
+
+    asks = releases = random_size = True
+
+
+@law(Selector, when=lambda s: hasattr(s, "inner"))
+def a_wrapper_says_what_its_inner_selector_does(s: Selector, within: Federation | None) -> None:
+    """`check` refuses by these facts; one that is lost inside a wrapper is a promise that is silently broken."""
+    wrapped = dataclasses.replace(s, inner=_Curious())  # type: ignore[type-var]
+    for fact in ("asks", "releases", "random_size"):
+        hold(getattr(wrapped, fact), f"its inner selector's `{fact}` is not its own")
 
 
 @law(Selector)

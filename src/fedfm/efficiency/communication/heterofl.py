@@ -35,6 +35,18 @@ class HeteroFL(Selector):
     def asks(self) -> bool:  # type: ignore[override]
         return self.inner.asks
 
+    @property
+    def releases(self) -> bool:  # type: ignore[override]
+        return self.inner.releases
+
+    @property
+    def random_size(self) -> bool:  # type: ignore[override]
+        return self.inner.random_size
+
+    @property
+    def cuts(self) -> bool:  # type: ignore[override]
+        return any(w < 1.0 for w in self.widths)
+
     def init(self, pool: Mapping[str, int], ctx: Ctx) -> State:
         order = torch.randperm(len(pool), generator=ctx.shared("heterofl")).tolist()
         levels = {i: self.widths[k % len(self.widths)] for i, k in zip(pool, order, strict=True)}

@@ -273,6 +273,16 @@ def test_a_tuned_encoder_too(name: str, drive: Any, encoder: str) -> None:
     assert not played.failed and not torch.equal(played.model, played.run.bound.init)
 
 
+def test_labels_of_texts_can_be_flipped(drive: Any, encoder: str) -> None:
+    """Of two classes both are swapped: where all lie, the model learns the opposite of what honest parties teach it."""
+    fed = Federation(SequenceClassification(model=encoder, tuning=LoRA(r=2)), Words(), rounds=6,
+                     client=Local(lr=0.02, steps=10, batch=8, optimizer="adamw"))
+    honest, lying = drive(fed, workers=0), drive(fed, workers=0, adversary=LabelFlip(fraction=1.0))
+    assert not [e for e in lying.events if e["kind"] in ("failed", "refused")]
+    right, wrong = (p.records[-1]["metrics"]["accuracy"] for p in (honest, lying))
+    assert right > 0.9 and wrong < 0.1
+
+
 def test_more_parties_than_the_window(drive: Any) -> None:
     """40 parties: sessions are started a few ahead of the one awaited, and released in the order of the plan."""
     from fedfm.tasks.quadratic import Quadratics

@@ -29,6 +29,7 @@ from fedfm.incentives.shapley_exact import ShapleyExact
 from fedfm.incentives.shapley_permutation import ShapleyPermutation
 from fedfm.incentives.uniform import Uniform
 from fedfm.laws.homes import quadratics
+from fedfm.running.text import override, parse
 from fedfm.tasks.quadratic import Quadratic, Quadratics
 
 
@@ -39,7 +40,7 @@ def plain(**slots: Any) -> dict[str, Any]:
 
 def problems(c: dict[str, Any], *settings_: str) -> list[tuple[str, str]]:
     with pytest.raises(ConfigError) as e:
-        config.from_config(config.override(c, settings_))
+        config.from_config(override(c, settings_))
     return [(p.where, f"{p.what}; {p.why}; {p.fix}") for p in e.value.problems]
 
 
@@ -84,7 +85,7 @@ def test_ranges_types_and_choices() -> None:
                            ("client.lr=fast", "float is expected"), ("fold=exact", "one of float, fixed")):
         (where, text), = problems(plain(), setting)
         assert where == setting.split("=")[0] and words in text, text
-    assert config.from_config(config.override(plain(), ["client.lr=1"])).client.lr == 1.0  # type: ignore[attr-defined]
+    assert config.from_config(override(plain(), ["client.lr=1"])).client.lr == 1.0  # type: ignore[attr-defined]
 
 
 def test_what_a_spec_itself_refuses_is_a_problem_of_its_slot() -> None:
@@ -94,7 +95,7 @@ def test_what_a_spec_itself_refuses_is_a_problem_of_its_slot() -> None:
 
 def test_overrides_reach_into_slots_lists_and_mappings() -> None:
     c = plain(uplink=Pipe(TopK(0.5), QSGD()), pace=Quorum(drop={"party-0": ""}))
-    c = config.override(c, ["uplink.0.fraction=0.25", "uplink.1.levels=7", "pace.drop.party-1=upload", "client=fedprox",
+    c = override(c, ["uplink.0.fraction=0.25", "uplink.1.levels=7", "pace.drop.party-1=upload", "client=fedprox",
                             "client.mu=0.5", "select={name: uniform, count: 2}"])
     fed = config.from_config(c)
     assert fed.uplink == Pipe(TopK(0.25), QSGD(levels=7)) and fed.pace == Quorum(
@@ -109,12 +110,12 @@ def test_overrides_reach_into_slots_lists_and_mappings() -> None:
         ("client.lr=[", "no YAML value"),
     ):
         with pytest.raises(ConfigError, match="1 problem in") as e:
-            config.override(plain(uplink=Pipe(TopK(), QSGD())), [setting])
+            override(plain(uplink=Pipe(TopK(), QSGD())), [setting])
         assert words in str(e.value), e.value
 
 
 def test_overrides_reach_into_what_was_left_to_its_default() -> None:
-    fed = config.from_config(config.override(plain(), ["client=fedprox", "client.local.steps=2"]))
+    fed = config.from_config(override(plain(), ["client=fedprox", "client.local.steps=2"]))
     assert fed.client == FedProx(local=Local(steps=2))
 
 
@@ -179,9 +180,9 @@ def test_a_recipe_with_nested_settings() -> None:
     assert other["client"] == {"name": "fedprox", "mu": 0.1}  # another method: nothing of the old one is left
     assert config.from_config(other).client == FedProx(mu=0.1)
     with pytest.raises(ConfigError):
-        config.parse("a: [", "x.yaml")
+        parse("a: [", "x.yaml")
     with pytest.raises(ConfigError, match="a config is a mapping"):
-        config.parse("- a", "x.yaml")
+        parse("- a", "x.yaml")
 
 
 def test_digest_is_of_what_determines_the_result() -> None:

@@ -96,7 +96,8 @@ def show(name: Annotated[str, typer.Argument(help="a method or a recipe")]) -> N
             if text:
                 out.print(f"[bold]{label}[/bold]: {text}")
         if c.kind == "recipe":
-            from fedfm.core.config import dump, to_config
+            from fedfm.core.config import to_config
+            from fedfm.running.text import dump
             out.print(dump(to_config(load(name, "recipe")())), markup=False, highlight=False)
             continue
         table = Table(box=None, padding=(0, 2, 0, 0))

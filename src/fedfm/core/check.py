@@ -19,8 +19,8 @@ from fedfm.core.registry import name_of
 
 def check(fed: Federation) -> list[Problem]:
     """Every problem of this federation; an empty list means that it can run."""
-    rules = (_pairs, _hidden_messages, _central_noise, _sub_models, _misplaced, _idle_switches, _place)
-    return [problem for rule in rules for problem in rule(fed)]
+    return [problem for rule in (_pairs, _hidden_messages, _central_noise, _sub_models, _misplaced, _unprotected, _idle_switches, _place)
+            for problem in rule(fed)]
 
 
 def readers(fed: Federation) -> Iterator[tuple[str, str]]:
@@ -35,11 +35,15 @@ def _pairs(fed: Federation) -> Iterator[Problem]:
         yield Problem("client", f"{name_of(fed.client)} speaks '{fed.client.dialect}', the server '{fed.server.dialect}'",
                       "client and server halves of a method belong together",
                       f"set server to the one that belongs to {name_of(fed.client)} (fedfm list --slot server), or client=local")
+    if fed.server.phases and fed.pace.late == "keep":
+        yield Problem("pace", f"{name_of(fed.pace)} lets work outlive its round", f"{name_of(fed.server)} ends its "
+                      "conversations with a round", "pace=synchronous, or quorum with late=cancel")
     send = sends(fed.client)
     takes = getattr(fed.server, "takes", "delta")
-    if fed.server.dialect == "model" and send != takes:
-        yield Problem("server.takes", f"clients send {send}, the server takes {takes}",
-                      "adding weights as if they were differences doubles the model", f"server.takes={send}")
+    if send != takes:
+        fix = f"server.takes={send}" if hasattr(fed.server, "takes") else f"client.local.send={takes}"
+        yield Problem("server.takes", f"clients send {send}, {name_of(fed.server)} takes {takes}",
+                      "adding weights as if they were differences doubles the model", fix)
     if fed.aggregate.takes and fed.aggregate.takes != send:
         where = "client.send" if hasattr(fed.client, "send") else "client.local.send"
         yield Problem(where, f"{name_of(fed.aggregate)} needs {fed.aggregate.takes}, clients send {send}",
@@ -76,11 +80,10 @@ def _hidden_messages(fed: Federation) -> Iterator[Problem]:
 def _central_noise(fed: Federation) -> Iterator[Problem]:
     """Noise on the sum: valid for a clipped sum with equal weights and for nothing else that looks at the messages."""
     stages = stages_of(fed.uplink)
-    noisy = [(i, s) for i, s in enumerate(stages) if s.after_sum and not s.opaque]
-    if not noisy:
+    i = next((i for i, s in enumerate(stages) if s.after_sum and not s.opaque), None)
+    if i is None:
         return
-    i, stage = noisy[0]
-    name = name_of(stage)
+    name = name_of(stages[i])
     for slot, reader in readers(fed):
         if slot != "adversary":
             yield Problem(slot, f"{reader} reads single messages under {name}", "the noise covers the sum; what is computed from "
@@ -95,14 +98,14 @@ def _central_noise(fed: Federation) -> Iterator[Problem]:
     if fed.select.random_size and not getattr(fed.aggregate, "denominator", 0.0):
         yield Problem("aggregate.denominator", "the mean divides by the cohort's random size", "that size is private under Poisson "
                       "sampling", "aggregate.denominator = rate x number of parties")
-    if fed.select.releases:
-        yield Problem("select", f"{name_of(fed.select)} publishes what clients computed from their data",
-                      "this release is not covered by the noise", "select=uniform or poisson")
     if fed.pace.late == "keep":
         yield Problem("pace", f"{name_of(fed.pace)} mixes rounds", "the accountant assumes that a round's cohort was drawn for it",
                       "pace=synchronous")
     if sends(fed.client) == "weights":
         yield Problem("client.send", "clients send weights", f"{name} would clip the model itself, not the update", "client.send=delta")
+    for k, before in enumerate(stages[:i] if Pipe(fed.uplink).hidden is None else ()):
+        yield Problem(f"uplink.{k}", f"{name_of(before)} is decoded after {name} has clipped its code", "what it makes of a clipped code "
+                      "may be longer than clip_norm", f"drop {name_of(before)}, or add secagg behind {name}")
     for k, after in enumerate(stages[i + 1:], i + 1):
         if not (after.lossless or after.opaque):
             yield Problem(f"uplink.{k}", f"{name_of(after)} changes the update after {name} has clipped it",
@@ -123,14 +126,25 @@ def _sub_models(fed: Federation) -> Iterator[Problem]:
 
 
 def _misplaced(fed: Federation) -> Iterator[Problem]:
-    """Protection that acts on the round's sum, or converses, works as a stage of the uplink itself and nowhere else."""
+    """Protection covers whole uploads or their sum: it works as a stage of the uplink itself and nowhere else."""
     for slot in ("uplink", "downlink", "talk"):
         for i, stage in enumerate(stages_of(getattr(fed, slot))):
-            inside = [s for rule in getattr(stage, "rules", {}).values() for s in stages_of(rule)]
-            for s in inside if slot == "uplink" else [stage, *inside]:
-                if s.after_sum or s.opaque or s.phases:
-                    yield Problem(f"{slot}.{i}", f"{name_of(s)} has no effect here", "it acts on the sum of a round's uploads, which only "
-                                  "the uplink's own stages see", f"make {name_of(s)} a stage of the uplink")
+            if (slot != "uplink" or hasattr(stage, "rules")) and (stage.after_sum or stage.opaque or stage.phases or stage.perturbs):
+                yield Problem(f"{slot}.{i}", f"the protection of {name_of(stage)} has no effect here", "it covers whole uploads, or the "
+                              "sum of a round's, which only the uplink's own stages see", "make it a stage of the uplink")
+
+
+def _unprotected(fed: Federation) -> Iterator[Problem]:
+    """Noise on the uploads, central or local, covers nothing that reaches the server another way."""
+    noisy = " and ".join(name_of(s) for s in stages_of(fed.uplink) if s.perturbs)
+    if noisy and fed.select.releases:
+        yield Problem("select", f"{name_of(fed.select)} publishes what clients computed from their data",
+                      f"this release is not covered by the noise of {noisy}", "select=uniform or poisson")
+    if noisy and fed.server.phases:
+        yield Problem("server", f"{name_of(fed.server)} learns from conversations, which {noisy} does not cover",
+                      "what a party tells there is as private as its upload", f"drop {noisy}")
+    if noisy and importlib.util.find_spec("dp_accounting") is None:
+        yield Problem("uplink", "the privacy spent cannot be computed", "dp-accounting is not installed", "pip install 'fedfm[privacy]'")
 
 
 def _idle_switches(fed: Federation) -> Iterator[Problem]:
@@ -145,8 +159,6 @@ def _idle_switches(fed: Federation) -> Iterator[Problem]:
 
 
 def _place(fed: Federation) -> Iterator[Problem]:
-    if any(hasattr(s, "noise_multiplier") for s in stages_of(fed.uplink)) and importlib.util.find_spec("dp_accounting") is None:
-        yield Problem("uplink", "the privacy spent cannot be computed", "dp-accounting is not installed", "pip install 'fedfm[privacy]'")
     if fed.device == "cuda" and not torch.cuda.is_available():
         yield Problem("device", "no CUDA device is visible", "torch.cuda.is_available() is false", "device=auto")
     elif fed.device == "cuda" and name_of(fed.engine) == "processes":

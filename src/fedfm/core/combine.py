@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,7 +44,7 @@ class Pipe(Wire):
         """The position of the stage that hides single messages."""
         return next((i for i, s in enumerate(self.stages) if s.opaque), None)
 
-    opaque, after_sum = _fact(any, "opaque"), _fact(any, "after_sum")
+    opaque, after_sum, perturbs = (_fact(any, name) for name in ("opaque", "after_sum", "perturbs"))
     linear, unbiased, lossless = (_fact(all, name) for name in ("linear", "unbiased", "lossless"))
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
@@ -59,7 +59,7 @@ class Pipe(Wire):
         """Down to the stage that hides single messages, if there is one: it and those before it wait for the sum."""
         for i in reversed(range(0 if self.hidden is None else self.hidden + 1, len(self.stages))):
             x, sub = self.stages[i].decode(x, below(side, i), state.get(str(i), {}), ctx.within(i))
-            state = state | {str(i): sub} if sub else state
+            state = {k: v for k, v in (state | {str(i): sub}).items() if v}
         return x, state
 
     def join(self, state: State, ctx: Ctx) -> Generator[Say, Message, State]:
@@ -111,6 +111,9 @@ class ByPath(Wire):
     """Other stages for other tensors: `{"dc/*": QSGD(8), "*": TopK(0.01)}`; the first pattern that matches wins."""
 
     rules: Mapping[str, Wire] = field(default_factory=dict)
+
+    stages = property(lambda self: tuple(self.rules.values()))
+    opaque, after_sum, perturbs, phases = Pipe.opaque, Pipe.after_sum, Pipe.perturbs, Pipe.phases  # refused wherever they hide
 
     def _groups(self, layout: Layout) -> list[tuple[str, Wire, list[Entry]]]:
         groups: dict[str, list[Entry]] = {p: [] for p in self.rules}
@@ -176,11 +179,18 @@ class ByClient(Client):
     def send(self) -> str:
         return " and ".join(sorted({sends(c) for c in self.rules.values()}))
 
+    batch = property(lambda self: max(getattr(c, "batch", 0) for c in self.rules.values()))
+
+    def alone(self) -> Client:
+        return ByClient({p: c.alone() for p, c in self.rules.items()})
+
+    def steps_for(self, rows: int) -> int:
+        return max(c.steps_for(rows) for c in self.rules.values())
+
     def gives(self, layout: Layout) -> Layout:
-        given: Sequence[Layout] = list({c.gives(layout).digest: c.gives(layout) for c in self.rules.values()}.values())
-        if len(given) != 1:
+        if len(given := {c.gives(layout) for c in self.rules.values()}) != 1:
             raise ValueError("by-client: all clients of one federation must give messages of one layout")
-        return given[0]
+        return given.pop()
 
     def work(self, brief: Message, data: Any, state: State, ctx: Ctx, bound: Any) -> Any:
         return self.rules[_first(self.rules, ctx.client, "by-client")].work(brief, data, state, ctx, bound)

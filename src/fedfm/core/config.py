@@ -1,4 +1,4 @@
-"""YAML, `repr` and the Python object are the same thing.
+"""Plain data and the Python object are the same thing (and so is YAML, which `fedfm.running.text` reads).
 
 A config is `recipe: NAME` plus overrides, or a whole federation; a slot's value is `{name: topk, fraction: 0.01}`,
 a list of those is a pipe, null is the identity. Unknown keys, wrong types and values out of range are problems
@@ -13,10 +13,8 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
-
-import yaml
 
 from fedfm.core.combine import Pipe
 from fedfm.core.errors import ConfigError, Problem, nearest
@@ -25,13 +23,14 @@ from fedfm.core.protocols import Task, Wire
 from fedfm.core.registry import SLOT_OF, load, methods
 
 Config = dict[str, Any]
-OUTSIDE = ("engine",)  # slots that never change a result, hence not in the digest
 
 
 def to_config(value: Any) -> Any:
     """Plain data that `from_config` turns back into `value`."""
     if isinstance(value, Pipe):
         return [to_config(s) for s in value.stages]
+    if type(value).__module__ == "fedfm.core.protocols":
+        return None  # the identity of a slot
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         plain = {f.name: to_config(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
         name = getattr(type(value), "method_name", None)
@@ -42,8 +41,6 @@ def to_config(value: Any) -> Any:
         return [to_config(v) for v in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if type(value).__module__ == "fedfm.core.protocols":
-        return None  # the identity of a slot
     raise TypeError(f"{type(value).__name__} is not registered, so a config cannot name it; put @method above it")
 
 
@@ -62,49 +59,18 @@ def resolve(config: Config) -> Config:
     return _merge({} if name is None else {"recipe": name, **to_config(load(name, "recipe")())}, config)
 
 
-def override(config: Config, settings: Iterable[str]) -> Config:
-    """Apply `slot.field=value` settings (values are YAML) to a complete config."""
-    problems: list[Problem] = []
-    for setting in settings:
-        path, eq, text = setting.partition("=")
-        problem: Problem | None = Problem(setting, "not a setting", "a setting reads slot.field=value", f"{setting}=VALUE")
-        try:
-            problem = _put(config, path, yaml.safe_load(text)) if eq else problem
-        except yaml.YAMLError as e:
-            problem = Problem(path, f"'{text}' is no YAML value", str(e).split("\n")[0], "quote it")
-        problems += [problem] if problem else []
-    if problems:
-        raise ConfigError(problems)
-    return config
-
-
 def digest(config: Config) -> str:
     """SHA-256 of what determines the result (the engine does not)."""
-    kept = {k: v for k, v in config.items() if k not in OUTSIDE}
+    kept = {k: v for k, v in config.items() if k != "engine"}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
-
-
-def dump(config: Config) -> str:
-    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=110)
-
-
-def parse(text: str, where: str) -> Config:
-    """A config from YAML text."""
-    try:
-        config = yaml.safe_load(text)
-    except yaml.YAMLError as e:
-        raise ConfigError([Problem(where, "this is no YAML", str(e).replace("\n", " "), "mend the line it names")]) from e
-    if not isinstance(config, dict):
-        raise ConfigError([Problem(where, "a config is a mapping", f"this is {type(config).__name__}", "start with `recipe: NAME`")])
-    return config
 
 
 # ---- building -------------------------------------------------------------------------------------------------
 def _merge(base: Config, over: Config) -> Config:
     merged = dict(base)
     for key, value in over.items():
-        if "." in key:
-            if problem := _put(merged, key, value):
+        if "." in str(key):
+            if problem := put(merged, key, value):
                 raise ConfigError([problem])
         elif isinstance(value, dict) and isinstance(old := merged.get(key), dict) and value.get("name", old.get("name")) == old.get("name"):
             merged[key] = _merge(merged[key], value)
@@ -113,13 +79,13 @@ def _merge(base: Config, over: Config) -> Config:
     return merged
 
 
-def _put(config: Config, path: str, value: Any) -> Problem | None:
+def put(config: Config, path: str, value: Any) -> Problem | None:
     """Set what lies at a dotted path; what a config leaves to its default is written out on the way."""
     keys, node = path.split("."), typing.cast(Any, config)
     for depth, key in enumerate(keys, 1):
         here = ".".join(keys[:depth - 1])
         if isinstance(node, list):
-            if not key.isdigit() or int(key) >= len(node):
+            if not key.isdecimal() or int(key) >= len(node):
                 return Problem(path, f"{here} has no stage '{key}'", f"it has {len(node)} stages, counted from 0", "see fedfm show")
         elif not isinstance(node, dict):
             return Problem(path, f"{here} is {node!r}", "it has no keys", f"set {here} to a mapping with a name")
@@ -137,7 +103,7 @@ def _put(config: Config, path: str, value: Any) -> Problem | None:
 
 def _default(name: Any, key: str) -> Any:
     """The config of a field that a config leaves to its default; an empty mapping where there is none."""
-    f = next((f for f in dataclasses.fields(load(name)) if f.name == key), None) if name in methods() else None
+    f = next((f for f in dataclasses.fields(load(name)) if f.name == key), None) if str(name) in methods() else None
     if f is None or f.default is f.default_factory:  # both missing
         return {}
     return to_config(f.default if f.default_factory is dataclasses.MISSING else f.default_factory())
@@ -153,20 +119,21 @@ def build(hint: Any, value: Any, where: str, problems: list[Problem], slot: str 
         return specs[0]()
     if isinstance(value, list) and Wire in specs:
         return Pipe(*(build(Wire, stage, f"{where}.{i}", problems, "wire") for i, stage in enumerate(value)))
-    if specs or slot or (isinstance(value, dict) and "name" in value):
+    kinds = {typing.get_origin(h) or h for h in args}
+    if specs or slot or (Any in kinds and isinstance(value, dict) and "name" in value):
         return _spec(specs, {"name": value} if isinstance(value, str) else value, where, problems, SLOT_OF.get(slot, slot))
-    if isinstance(value, dict):
+    if isinstance(value, dict) and kinds & {dict, Mapping, Any}:
         inner = (*typing.get_args(hint), Any, Any)[1]
         return {k: build(inner, v, f"{where}.{k}", problems) for k, v in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list) and kinds & {tuple, Any}:
         inner = next((typing.get_args(h)[0] for h in args if typing.get_origin(h) is tuple), Any)
         return tuple(build(inner, v, f"{where}.{i}", problems) for i, v in enumerate(value))
     wanted = [h for h in args if h in _SCALARS]
     if float in wanted and str not in wanted and isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
         with contextlib.suppress(ValueError):
             value = float(value)
-    if wanted and not any(type(value) in _SCALARS[h] for h in wanted):
-        expected = " or ".join(h.__name__ for h in wanted)
+    if not kinds & {Any, typing.Literal} and not any(type(value) in _SCALARS[h] for h in wanted):
+        expected = " or ".join(sorted(h.__name__ for h in kinds))
         problems.append(Problem(where, f"{value!r} is {type(value).__name__}", f"{expected} is expected", f"give {expected}"))
     return float(value) if float in wanted and int not in wanted and type(value) is int else value
 
@@ -205,12 +172,12 @@ def _fields(cls: Any, config: Mapping[str, Any], where: str, problems: list[Prob
         if key == "recipe" and cls is Federation:
             continue
         if key not in known:
-            problems.append(Problem(at, f"unknown key '{key}'", nearest(key, known), "rename or remove it"))
+            problems.append(Problem(at, f"unknown key '{key}'", nearest(str(key), known), "rename or remove it"))
             continue
         given[key] = v = build(hints.get(key, Any), value, at, problems, key if key in slots else "")
         meta = known[key].metadata
         for bound, sign in (("low", -1), ("high", 1)):
-            if (limit := meta.get(bound)) is not None and isinstance(v, int | float) and sign * v > sign * limit:
+            if (limit := meta.get(bound)) is not None and isinstance(v, int | float) and not sign * v <= sign * limit:
                 problems.append(Problem(at, f"{v} is out of range", f"{bound}est allowed is {limit:g}", f"set {at}={limit:g}"))
         if meta.get("choices") and v not in meta["choices"]:
             problems.append(Problem(at, f"'{v}' is no choice", nearest(str(v), meta["choices"]), "one of " + ", ".join(meta["choices"])))

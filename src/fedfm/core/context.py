@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -86,12 +87,12 @@ class Ctx:
         return torch.Generator().manual_seed(seed)
 
     @contextlib.contextmanager
-    def ambient(self) -> Iterator[None]:
+    def ambient(self, purpose: str = "") -> Iterator[None]:
         """Torch's global generators (dropout and the like) seeded for this work, restored afterwards."""
         devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
         with torch.random.fork_rng(devices=devices):
             # torch.manual_seed would format a traceback per absent accelerator, and queue it there for good
-            seed = self._seed("ambient", "", self.client)
+            seed = self._seed("ambient", purpose, self.client)
             torch.default_generator.manual_seed(seed)
             if devices:
                 torch.cuda.manual_seed_all(seed)
@@ -116,4 +117,5 @@ class Ctx:
     def note(self, kind: str, **facts: Any) -> None:
         """Record a fact: the one way a pure method has to tell the ledger anything."""
         if self.events is not None:
-            self.events.append({"round": self.round, "kind": kind, "client": self.client or None, **facts})
+            json.dumps(facts)  # what the ledger cannot hold is an error here, where it was written
+            self.events.append({**facts, "round": self.round, "kind": kind, "client": self.client or None})

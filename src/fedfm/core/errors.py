@@ -76,6 +76,11 @@ class MessageRefused(FedfmError):
     """A message that must not be used."""
 
 
+def reason(e: Exception) -> str:
+    """Why a message was refused: our own words, or what its bytes did to a decoder."""
+    return str(e) if isinstance(e, MessageRefused) else f"{type(e).__name__}: {e}"
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """` (did you mean 'x'?)`, or the sorted list of what exists when nothing is near."""
     known = sorted(known)

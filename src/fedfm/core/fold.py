@@ -37,9 +37,9 @@ def validate(m: Message, size: int) -> None:
     """Refuse a decoded message that must not reach an aggregate."""
     if m.x.dim() != 1 or (size >= 0 and m.x.numel() != size):
         raise MessageRefused(f"{m.sender} sent {tuple(m.x.shape)} values where ({size},) were agreed")
-    if not finite(m.x):
+    if (size >= 0 and not m.x.is_floating_point()) or not finite(m.x):
         raise MessageRefused(f"{m.sender} sent values that are not finite")
-    if not 0.0 <= m.mass < float("inf"):
+    if not 0.0 <= m.mass <= 2.0 ** 63:
         raise MessageRefused(f"{m.sender} claims the weight {m.mass}")
 
 
@@ -52,6 +52,7 @@ class Fold:
     exact: Fraction = Fraction(0)  # the mass (float sums depend on their order)
     spread: Any = 0.0  # and what of it is one a coordinate
     ids: list[str] = field(default_factory=list)
+    reach: float = 0.0  # no coordinate of fold=fixed is farther from zero
     masses: int = 0  # values of mass behind the payload of an opaque sum
 
     @property
@@ -60,11 +61,14 @@ class Fold:
         return total
 
     def add(self, lift: Lift, sender: str) -> None:
+        mass = lift.mass if isinstance(lift.mass, Tensor) else Fraction(lift.mass)  # may raise: before anything is added
         if self.kind == "fixed" and lift.x.is_floating_point():
             if self.x is None:
                 self.x = torch.zeros(lift.x.numel(), dtype=torch.int64)
-            if lift.x.numel() and not max(map(abs, map(float, lift.x.aminmax()))) * abs(lift.alpha) <= FIXED_RANGE:  # all or nothing
-                raise MessageRefused(f"{sender}: a value beyond the declared range {FIXED_RANGE:g} of fold=fixed")
+            top = max(map(abs, map(float, lift.x.aminmax()))) * abs(lift.alpha) if lift.x.numel() else 0.0
+            if not (top <= FIXED_RANGE and self.reach + top < 2.0 ** (63 - FIXED_BITS)):  # all or nothing
+                raise MessageRefused(f"{sender}: a value beyond the declared range {FIXED_RANGE:g} of fold=fixed, or too large a sum")
+            self.reach += top
             scale = lift.alpha * 2.0 ** FIXED_BITS  # a power of two rounds nothing
             for at in range(0, lift.x.numel(), CHUNK):
                 self.x[at:at + CHUNK] += lift.x[at:at + CHUNK].double().mul_(scale).round_().long()
@@ -72,10 +76,10 @@ class Fold:
             self.x = lift.x.float() * lift.alpha if lift.x.is_floating_point() else lift.x.clone()
         else:
             self.x.add_(lift.x, alpha=lift.alpha if lift.x.is_floating_point() else 1)
-        if isinstance(lift.mass, Tensor):
-            self.spread = self.spread + lift.mass
+        if isinstance(mass, Tensor):
+            self.spread = self.spread + mass
         else:
-            self.exact += Fraction(lift.mass)
+            self.exact += mass
         self.ids.append(sender)
 
     def total(self) -> Tensor:
@@ -104,7 +108,7 @@ def settle(fed: Federation, kept: Sequence[Message] | Fold, host: State, ctx: Ct
     if not isinstance(kept, Fold):
         fold = Fold(fed.fold)
         for m in kept:
-            gather(fed, m, fold, ctx)
+            gather(fed, m, fold, ctx.at(client=m.sender))
         kept = fold
     if not kept.ids:
         raise RoundFailed("nobody contributed")
@@ -117,4 +121,6 @@ def settle(fed: Federation, kept: Sequence[Message] | Fold, host: State, ctx: Ct
         if i == hidden:
             tail = x[x.numel() - kept.masses:]
             x, mass = x[:x.numel() - kept.masses], (float(tail) if kept.masses == 1 else tail)
-    return Aggregate(fed.aggregate.finish(x, mass, len(kept.ids), ctx), len(kept.ids), tuple(kept.ids), population)
+    if not finite(x := fed.aggregate.finish(x, mass, len(kept.ids), ctx)):
+        raise RoundFailed("the sum of the contributions is not finite: somebody's values or weight are too large")
+    return Aggregate(x, len(kept.ids), tuple(kept.ids), population)

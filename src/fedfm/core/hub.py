@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx, Event
-from fedfm.core.errors import MessageRefused
+from fedfm.core.errors import MessageRefused, RoundFailed, reason
+from fedfm.core.fold import validate
 from fedfm.core.message import Message, nothing
 from fedfm.core.protocols import Bound, State
 from fedfm.core.session import UPLOAD, Job, Said, Site
@@ -44,11 +45,12 @@ class Session:
     job: Job
     status: str = "running"
     phase: str = ""
-    asked: Message | None = None  # what it waits for an answer to
+    asked: Message = field(default_factory=nothing)  # what it waits for an answer to
     upload: Message | None = None  # or its answer or score
     state_version: int = 0
     events: list[Event] = field(default_factory=list)
     error: str = ""
+    told: bool = False  # the ledger knows that it failed
 
     @property
     def ended(self) -> bool:
@@ -94,14 +96,16 @@ class Hub:
         s.phase, s.asked = said.phase, said.message
         if said.phase in ("done", "gone"):
             s.status, s.error = said.phase, said.error
+        elif not said.last and said.phase not in self._barriers:
+            self._refuse(s, MessageRefused(f"'{said.phase}' is no phase of this federation"))
         elif said.last or said.phase == UPLOAD:
             s.status = "done" if said.last else "waiting"
             try:
                 if s.job.kind == "train":
                     self.accept(said.message)
                 s.upload, s.state_version = said.message, said.state_version
-            except MessageRefused as e:
-                self._refuse(s, str(e))
+            except Exception as e:  # noqa: BLE001 - a stranger's bytes
+                self._refuse(s, e)
         elif self._barriers[said.phase] == "each":
             self._serve(said.phase, {said.id: said.message})
         else:
@@ -118,7 +122,7 @@ class Hub:
         if (phase := next((p for p in self._order if p in waiting), None)) is not None:
             cohort.sort(key=lambda s: s.job.position)
             # an upload that was released is in the fold already: who uploaded is all that is left of it
-            self._serve(phase, {s.job.id: nothing() if s.asked is None else s.asked for s in cohort if s.phase == phase})
+            self._serve(phase, {s.job.id: nothing() if phase == UPLOAD else s.asked for s in cohort if s.phase == phase})
 
     def _serve(self, phase: str, messages: Mapping[str, Message]) -> None:
         """Let the stage or the server that declared `phase` answer, through the `talk` codec; may raise RoundFailed."""
@@ -127,14 +131,22 @@ class Hub:
         if phase in self.stack.phases:
             replies, self.wire = self.stack.serve(self.wire, phase, messages, self.ctx)
         else:
-            replies, self.server = self.fed.server.serve(self.server, phase, messages, self.ctx, self.bound)
+            try:
+                replies, self.server = self.fed.server.serve(self.server, phase, messages, self.ctx, self.bound)
+            except Exception as e:  # noqa: BLE001 - a stranger's bytes
+                if isinstance(e, RoundFailed) or self._barriers[phase] == "all":
+                    raise
+                for i in messages:
+                    self._refuse(self.live[i], e)
+                return
         for id in messages:
             reply = replies.get(id, nothing())
             if phase != UPLOAD:
                 reply = reply.coded(self.fed.talk, self._talk(id).within("down"))
-            self.ctx.at(client=id).note("bytes", direction="talk", total=reply.nbytes, stages={})
-            self.live[id].status = "running"
-            self.engine.send(id, self.live[id].job.epoch, reply)
+            s = self.live[id]
+            s.events.append({"round": s.job.round, "kind": "bytes", "client": id, "direction": "talk", "total": reply.nbytes, "stages": {}})
+            s.status = "running"
+            self.engine.send(id, s.job.epoch, reply)
 
     def _talk(self, id: str) -> Ctx:
         return self.ctx.at(client=id, layout=None, terms=self.live[id].job.terms, round=self.live[id].job.round).within("talk")
@@ -142,14 +154,15 @@ class Hub:
     def _heard(self, id: str, m: Message) -> Message | None:
         """A message of a conversation, decoded; one that cannot be ends its session."""
         try:
-            return m.decoded(self.fed.talk, self._talk(id).within("up"))
+            validate(m := m.decoded(self.fed.talk, self._talk(id).within("up")), -1)
+            return m
         except Exception as e:  # noqa: BLE001 - whatever a stranger's bytes do to a decoder, the round goes on
-            self._refuse(self.live[id], f"{type(e).__name__}: {e}")
+            self._refuse(self.live[id], e)
             return None
 
-    def _refuse(self, s: Session, reason: str) -> None:
-        s.events.append({"round": s.job.round, "kind": "refused", "client": s.job.id, "by": "hub", "reason": reason})
-        s.status, s.error = "gone", reason
+    def _refuse(self, s: Session, e: Exception) -> None:
+        s.events.append({"round": s.job.round, "kind": "refused", "client": s.job.id, "by": "hub", "reason": reason(e)})
+        s.status, s.error, s.told = "gone", reason(e), True
         self.engine.cancel(s.job.id, s.job.epoch)
 
     # ---- a round ----------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from fedfm.core.context import Event
+from fedfm.core.errors import ResumeError
 
 MEASURED = frozenset({"seconds"})  # kinds that a clock made
 
@@ -24,6 +25,8 @@ class Ledger:
         self.path, self.length = path, length
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as f:
+            if f.tell() < length:
+                raise ResumeError(f"{path} is shorter than its checkpoint says ({f.tell()} of {length} bytes): restore it")
             f.truncate(length)  # what an interrupted round wrote is not committed
 
     def commit(self, events: Iterable[Event]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -17,12 +18,12 @@ from fedfm.core import fold as folding
 from fedfm.core.check import readers
 from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx, Event, Terms
-from fedfm.core.errors import MessageRefused, RoundFailed
+from fedfm.core.errors import FedfmError, MessageRefused, RoundFailed, reason
 from fedfm.core.federation import Federation
 from fedfm.core.fold import Fold
 from fedfm.core.hub import Engine, Hub, Session
 from fedfm.core.ledger import Ledger
-from fedfm.core.message import Message
+from fedfm.core.message import Message, nothing
 from fedfm.core.protocols import Bound, Plan, Scores, State
 from fedfm.core.registry import name_of
 from fedfm.core.session import Job, Site
@@ -67,12 +68,20 @@ class Round:
     select: State  # the selector's, once the round has succeeded
     queue: list[Job]  # with those that earlier rounds left at work, in order of completion
     start: float  # simulated seconds
+    down: State  # the downlink's, before this round's briefs
     fold: Fold
     seen: int = 0  # of the queue
     kept: dict[str, Session] = field(default_factory=dict)  # the contributors
     messages: dict[str, Message] = field(default_factory=dict)  # theirs, where somebody reads single ones
     decoders: dict[str, State] = field(default_factory=dict)
     failed: str = ""
+    last: float = field(default_factory=time.perf_counter)
+    seconds: Counter[str] = field(default_factory=Counter)  # wall seconds by what they were spent on
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name] += now - self.last  # type: ignore[assignment]
+        self.last = now
 
 
 class Run:
@@ -106,14 +115,13 @@ class Run:
         if st.round == 0 and not self.metrics.length:
             yield self._commit({"round": 0, "metrics": self.score(fed.server.model(st.server))}, [])
         while st.round < fed.rounds:
-            clock = Clock()
             r = self._begin()
-            clock.lap("other")
+            r.lap("other")
             try:
                 for s in hub.released(r.queue, self._brief, self.engine.ahead, partial(self._enough, r)):
-                    clock.lap("train")
+                    r.lap("train")
                     self._take(s, r)
-                    clock.lap("aggregate")
+                    r.lap("aggregate")
                 self._barrier(r)
                 agg = self.settle(list(r.messages.values()) if self.reads_each else r.fold, r.ctx)
                 server = fed.server.step(hub.server, agg, r.ctx)
@@ -121,21 +129,21 @@ class Run:
                 paid, reward = fed.reward.pay(r.plan, agg.ids, values, st.reward, r.ctx)
                 self._keep(r, server, reward, values, paid)
             except RoundFailed as e:  # nobody's state moves
-                r.failed, r.kept = str(e), {}
+                r.failed, r.kept, st.down = str(e), {}, r.down
                 r.ctx.note("round_failed", reason=r.failed)
             self._free(r)
-            clock.lap("aggregate")
+            r.lap("aggregate")
             st.round += 1
             record = {"round": st.round, "clients": len(r.kept), "planned": len(r.plan.jobs), "clock": st.clock, "failed": r.failed}
             if st.round % fed.evaluate.every == 0 or st.round == fed.rounds:
                 record["metrics"] = self.score(fed.server.model(st.server))
-            clock.lap("evaluate")
-            yield self._commit(record | {"seconds": clock.laps}, r.ctx.events or [])
+            r.lap("evaluate")
+            yield self._commit(record | {"seconds": r.seconds}, r.ctx.events or [])
 
     # ---- the start of a round ---------------------------------------------------------------------------------
     def _begin(self) -> Round:
         """Plan, and make a job of each planned party; the hub starts it when its turn comes."""
-        fed, st = self.fed, self.state
+        fed, st, down, start = self.fed, self.state, self.state.down, time.perf_counter()
         ctx = Ctx(fed.seed, st.round, st.attempt, layout=self.layout, simulated=fed.simulated, events=[])
         plan, select = self._plan(ctx)
         for position, (i, terms) in enumerate(plan.jobs):
@@ -144,7 +152,7 @@ class Run:
             ctx.at(client=i).note("bytes", direction="down", total=self._brief(job).nbytes, stages={})
         self.hub.begin(st.server, ctx)
         queue = sorted(st.busy.values(), key=lambda j: (j.due, j.epoch))
-        return Round(ctx, plan, select, queue, st.clock, Fold(fed.fold))
+        return Round(ctx, plan, select, queue, st.clock, down, Fold(fed.fold), last=start)
 
     def _plan(self, ctx: Ctx) -> tuple[Plan, State]:
         """Whom to ask to work: the selector's plan, after its questions, cut to the pace's room."""
@@ -154,7 +162,7 @@ class Run:
         answers: dict[str, Message] = {}
         for s in self.hub.collect([self.job("ask", i, k) for k, i in enumerate(asked)], self._brief):
             ctx.at(client=s.job.id).note("bytes", direction="down", total=self._brief(s.job).nbytes, stages={})
-            self._note(s, ctx, s.upload is None)
+            self._note(s, ctx)
             if s.upload is not None:
                 answers[s.job.id] = s.upload
         plan, select = fed.select.select(pool, st.select, ctx, answers)
@@ -186,11 +194,10 @@ class Run:
     # ---- its messages -----------------------------------------------------------------------------------------
     def _take(self, s: Session, r: Round) -> None:
         """Put a released session's upload where it belongs: into the fold, or among those that somebody reads."""
-        self.state.clock = max(self.state.clock, s.job.due)
         r.seen += 1
         self.tick(r.seen, len(r.queue))
         there = r.ctx.at(client=s.job.id, terms=s.job.terms)
-        self._note(s, r.ctx, s.upload is None)
+        self._note(s, r.ctx)
         if s.upload is not None:
             try:
                 m = self._decoded(s.upload, s.job, r, there)
@@ -199,44 +206,39 @@ class Run:
                 else:
                     folding.gather(self.fed, m, r.fold, there)
                 r.kept[s.job.id] = s
-            except MessageRefused as e:
-                there.note("refused", by="hub", reason=str(e))
-        s.upload, s.asked = None, s.asked and s.asked.light()  # O(1) memory: the fold has it
+            except Exception as e:  # noqa: BLE001 - whatever a stranger's bytes do to a decoder, the round goes on
+                there.note("refused", by="hub", reason=reason(e))
+        s.upload, s.asked = None, nothing()  # O(1) memory: the fold has it
 
     def _decoded(self, m: Message, job: Job, r: Round, there: Ctx) -> Message:
         """An upload, decoded and validated; raises MessageRefused."""
         c, memory = cut(self.bound.layout, *job.terms.shape), self.state.decode.get(job.id, {})
         layout = self.fed.client.gives(c.layout) if c else self.layout
-        try:
-            x, r.decoders[job.id] = self.hub.stack.decode(m.x, m.side, memory, there.at(round=job.round, layout=layout))
-        except MessageRefused:
-            raise
-        except Exception as e:  # noqa: BLE001 - whatever a stranger's bytes do to a decoder, the round goes on
-            raise MessageRefused(f"{type(e).__name__}: {e}") from e
-        m = replace(m, x=x, side={})
+        x, r.decoders[job.id] = self.hub.stack.decode(m.x, m.side, memory, there.at(round=job.round, layout=layout))
+        m = replace(m, x=x, side={}, sender=job.id, version=job.round)
         if self.hub.stack.hidden is None:
             folding.validate(m, layout.size)
         return m
 
     def _check_upload(self, m: Message) -> None:
         """Under an opaque stage a wrong length must be caught before the barrier names the survivors."""
-        stages = self.hub.stack.stages
         if (at := self.hub.stack.hidden) is not None:
             nought, ctx = torch.zeros(self.fed.aggregate.lifted(self.layout)), self.hub.ctx.muted().at(client=m.sender)
-            n = Pipe(*stages[:at]).encode(nought, {}, ctx)[0].numel()  # linear stages: the length says nothing of the data
+            n = Pipe(*self.hub.stack.stages[:at]).encode(nought, {}, ctx)[0].numel()  # linear stages: the length says nothing of the data
             masses = folding.weights_behind(self.fed, n)
-            last = at == len(stages) - 1  # a lossless stage behind the mask may change the length
-            if m.info.get("masses") != masses or (last and m.x.numel() != n + masses):
-                raise MessageRefused(f"{m.sender} sent {m.x.numel()} masked values; {n} and {masses} of mass were agreed")
+            x, _ = self.hub.stack.decode(m.x, m.side, {}, ctx)  # down to the masked values
+            if m.info.get("masses") != masses or x.shape != (n + masses,) or x.dtype != torch.int64:
+                raise MessageRefused(f"{m.sender} sent {tuple(x.shape)} {x.dtype} where {n} and {masses} of mass were agreed")
 
     def settle(self, kept: Sequence[Message] | Fold, ctx: Ctx) -> Any:
         return folding.settle(self.fed, kept, self.hub.wire, ctx, len(self.parties))
 
-    def _note(self, s: Session, ctx: Ctx, failed: bool) -> None:
+    def _note(self, s: Session, ctx: Ctx) -> None:
         """Move a session's facts to the round's ledger."""
         ctx.extend(s.events)
         s.events.clear()
-        if failed:
+        if s.status == "gone" and not s.told:
+            s.told = True
             ctx.at(client=s.job.id).note("failed", error=s.error)
 
     def _enough(self, r: Round, job: Job) -> bool:
@@ -253,8 +255,8 @@ class Run:
             self.hub.cancel(j.id for j in late)
         self.hub.finish(r.kept)
         r.messages = fed.adversary.forge(r.messages, self.malicious, r.ctx)
-        for i, reason in fed.detect.flag(r.messages, r.ctx).items():
-            r.ctx.at(client=i).note("refused", by=name_of(fed.detect), reason=reason)
+        for i, why in fed.detect.flag(r.messages, r.ctx).items():
+            r.ctx.at(client=i).note("refused", by=name_of(fed.detect), reason=why)
             del r.messages[i], r.kept[i]
         if len(r.kept) < (needed := fed.pace.quorum(len(r.plan.jobs))):
             raise RoundFailed(f"{len(r.kept)} of {len(r.plan.jobs)} parties contributed, {needed} are needed")
@@ -263,10 +265,9 @@ class Run:
         """The round has succeeded: its states become the run's, the contributors' versions are accepted."""
         st = self.state
         st.server, st.reward, st.select = server, reward, r.select
-        st.decode |= {i: d for i, d in r.decoders.items() if i in r.kept and d}
+        st.decode = {i: d for i, d in (st.decode | {i: r.decoders[i] for i in r.kept}).items() if d}
         for i, s in r.kept.items():
-            if s.state_version:
-                self.site.store.keep(i, {st.accepted.get(i, 0), s.state_version})
+            if s.state_version != st.accepted.get(i, 0):
                 st.accepted[i] = s.state_version
         for i, value in values.items():
             r.ctx.at(client=i).note("value", value=value)
@@ -276,9 +277,11 @@ class Run:
     def _free(self, r: Round) -> None:
         """Free those whose work has ended (all of them after a failure), cancel or keep who is late."""
         st, hub = self.state, self.hub
-        for k, job in enumerate(r.queue if r.failed else r.queue[:r.seen]):
-            if (s := hub.live.get(job.id)) is not None:
-                self._note(s, r.ctx, failed=k >= r.seen and s.status == "gone")  # whether it was released in time is chance
+        ended = r.queue[:r.seen] if self.fed.pace.late == "keep" else [j for j in r.queue if j.id in hub.live]
+        st.clock = max([st.clock, *(j.due for j in ended)])
+        for job in ended:
+            self._note(hub.live[job.id], r.ctx)  # whether it was released in time is chance
+            self.site.store.keep(job.id, {job.base, st.accepted.get(job.id, 0)})
             del st.busy[job.id]
             hub.cancel([job.id])
         if self.fed.pace.late == "cancel":
@@ -312,7 +315,10 @@ class Run:
         """The held-out scores of a model, computed in parts wherever sessions run."""
         parts = self.fed.evaluate.parts
         brief, jobs = Message(model, "weights"), [replace(self.job("score", f"score/{k}", k), part=(k, parts)) for k in range(parts)]
-        return merge([s.upload.info["scores"] for s in self.hub.collect(jobs, lambda job: brief) if s.upload is not None])
+        sessions = self.hub.collect(jobs, lambda job: brief)
+        if errors := [s.error for s in sessions if s.upload is None]:
+            raise FedfmError(f"the model cannot be scored: {errors[0]}")
+        return merge([s.upload.info["scores"] for s in sessions if s.upload is not None])
 
     def game(self, messages: Mapping[str, Message], before: State, ctx: Ctx) -> Callable[[frozenset[str]], float]:
         """The round's coalition game: a subset's worth is the score of the model that it alone would have made."""
@@ -346,15 +352,3 @@ def merge(parts: Sequence[Scores]) -> dict[str, float]:
     sums = {name: [sum(both) for both in zip(*(p[name] for p in parts if name in p), strict=True)]
             for name in sorted({name for p in parts for name in p})}
     return {name: s / n for name, (s, n) in sums.items() if n}
-
-
-class Clock:
-    """Wall seconds by what they were spent on."""
-
-    def __init__(self) -> None:
-        self.last, self.laps = time.perf_counter(), {"train": 0.0, "aggregate": 0.0, "evaluate": 0.0, "other": 0.0}
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.laps[name] += now - self.last
-        self.last = now

@@ -39,10 +39,6 @@ class Message:
     side: Mapping[str, Tensor] = field(default_factory=dict)
     info: Mapping[str, Any] = field(default_factory=dict)
 
-    def light(self) -> Message:
-        """The message with as many values, that take no memory."""
-        return replace(self, x=self.x.new_zeros(1).expand(self.x.shape) if self.x.numel() else self.x)
-
     def coded(self, codec: Any, ctx: Any) -> Message:
         """As a conversation's `codec` sends it; it keeps no state."""
         x, side, _ = codec.encode(self.x, {}, ctx)

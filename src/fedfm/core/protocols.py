@@ -36,17 +36,9 @@ class Say:
 Replies = dict[str, Message]
 
 
+@dataclass(frozen=True)
 class Slot:
     """What all slots share: two identities of a slot are equal, and print as what makes them."""
-
-    def __eq__(self, other: object) -> bool:
-        return type(self) is type(other)
-
-    def __hash__(self) -> int:
-        return hash(type(self))
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
 
 
 class Bound(Protocol):
@@ -195,6 +187,7 @@ class Wire(Slot):
     lossless: ClassVar[bool] = False  # decode(encode(x)) is x
     after_sum: ClassVar[bool] = False  # undone once, on the sum
     opaque: ClassVar[bool] = False  # no single message is readable
+    perturbs: ClassVar[bool] = False  # adds noise for differential privacy
     phases: ClassVar[Mapping[str, Barrier]] = {}  # in order; "upload" among them makes the upload a barrier
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:

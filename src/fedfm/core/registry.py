@@ -9,6 +9,7 @@ through the entry-point group `fedfm.methods`.
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import functools
 import importlib
@@ -61,12 +62,7 @@ def method(name: str, *, slot: str | tuple[str, ...], section: str, survey: tupl
 def recipe(name: str, *, section: str, survey: tuple[int, ...] = (), paper: str = "", departs: str = "",
            atlas: tuple[str, ...] = ()) -> Callable[[Callable[..., T]], Callable[..., T]]:
     """Register a function without required arguments that returns a `Federation`."""
-
-    def mark(fn: Callable[..., T]) -> Callable[..., T]:
-        fn.recipe_name = name  # type: ignore[attr-defined]
-        return fn
-
-    return mark
+    return lambda fn: fn
 
 
 def knob(default: Any = dataclasses.MISSING, doc: str = "", *, low: float | None = None, high: float | None = None,
@@ -82,9 +78,7 @@ def cards() -> tuple[Card, ...]:
     found: dict[tuple[str, str], Card] = {}
     for module, path in _modules():
         text = path.read_text(encoding="utf-8")
-        if "@method(" not in text and "@recipe(" not in text:
-            continue
-        for card in _read(module, ast.parse(text, str(path))):
+        for card in _read(module, ast.parse(text, str(path))) if "@method(" in text or "@recipe(" in text else ():
             key = (card.name, card.kind)
             if key in found:
                 raise ConfigError([Problem(card.module, f"the name '{card.name}' is taken", f"{found[key].module} has it",
@@ -105,14 +99,14 @@ def recipes() -> dict[str, Card]:
 
 def find(name: str, slot: str | None = None) -> Card:
     """The card called `name` that fits `slot` ("recipe" for recipes); otherwise raises and names the nearest."""
+    name = str(name)  # a config may hold anything
     known = recipes() if slot == "recipe" else {n: c for n, c in methods().items() if slot is None or slot in c.slots}
     if name in known:
         return known[name]
-    where = slot or "name"
     if name in methods() and slot != "recipe":
-        raise ConfigError([Problem(where, f"'{name}' cannot fill this slot", f"it fits {methods()[name].slot}, not {slot}",
+        raise ConfigError([Problem(slot or "name", f"'{name}' cannot fill this slot", f"it fits {methods()[name].slot}, not {slot}",
                                    "use one of: " + ", ".join(known))])
-    raise ConfigError([Problem(where, f"there is no {'recipe' if slot == 'recipe' else 'method'} '{name}'",
+    raise ConfigError([Problem(slot or "name", f"there is no {'recipe' if slot == 'recipe' else 'method'} '{name}'",
                                nearest(name, known), f"fedfm list{f' --slot {slot}' if slot else ''} shows all")])
 
 
@@ -133,9 +127,9 @@ def _modules() -> Iterator[tuple[str, Path]]:
         parts = path.relative_to(root.parent).with_suffix("").parts
         yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
     for entry in importlib.metadata.entry_points(group="fedfm.methods"):
-        spec = importlib.util.find_spec(entry.module)
-        if spec and spec.origin and spec.origin.endswith(".py"):
-            yield entry.module, Path(spec.origin)
+        with contextlib.suppress(ModuleNotFoundError):  # an entry point whose package is gone
+            if (spec := importlib.util.find_spec(entry.module)) and (spec.origin or "").endswith(".py"):
+                yield entry.module, Path(str(spec.origin))
 
 
 def _read(module: str, tree: ast.Module) -> Iterator[Card]:

@@ -6,6 +6,7 @@ process, in worker processes and in a party's own process. It does no input or o
 
 from __future__ import annotations
 
+import itertools
 import time
 import traceback
 from collections.abc import Generator
@@ -21,7 +22,7 @@ from fedfm.core.context import Ctx, Event, Terms
 from fedfm.core.errors import ClientFailed
 from fedfm.core.fold import weights_behind
 from fedfm.core.message import Message, finite, nothing
-from fedfm.core.protocols import Bound, Say
+from fedfm.core.protocols import Bound, Say, State
 from fedfm.core.registry import name_of
 from fedfm.core.state import Store
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from fedfm.core.federation import Federation
 
 UPLOAD = "upload"
+POOLED = "<everybody>"  # the id of the one owner of all data, a baseline
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,8 @@ class Site:
         self.data, self.held_out = cache(self._data), cache(self._held_out)  # encoded once
 
     def _data(self, client: str) -> Any:
-        """A party's training data; the id "pooled" is everybody's."""
-        return self.bound.encode(self.parties.pooled() if client == "pooled" else self.parties.train(client))
+        """A party's training data, or everybody's."""
+        return self.bound.encode(self.parties.pooled() if client == POOLED else self.parties.train(client))
 
     def _held_out(self, part: int, parts: int) -> Any:
         """One of `parts` slices of the common test set."""
@@ -92,13 +94,15 @@ class Site:
         ctx = Ctx(self.fed.seed, job.round, job.attempt, job.id, job.terms, simulated=self.fed.simulated, events=[])
         talk = {"train": self._train, "ask": self._ask}.get(job.kind, self._score)(job, brief, ctx)
         reply, phase, error = None, "gone", ""
+
+        def word(reply: Message | None) -> Said:
+            with torch.enable_grad():
+                said = talk.send(reply)  # type: ignore[arg-type]  # None begins
+            return Said(job.id, job.epoch, said.phase, said.message, said.state_version, said.last, ctx.drain())
+
         try:
             while True:
-                with torch.enable_grad():
-                    said = talk.send(reply)  # type: ignore[arg-type]  # None begins
-                reply = yield Said(job.id, job.epoch, said.phase, said.message, said.state_version, said.last, ctx.drain())
-                if said.last:
-                    return
+                reply = yield word(reply)
         except StopIteration:
             phase = "done"
         except ClientFailed as e:
@@ -110,12 +114,15 @@ class Site:
 
     # ---- the kinds of session ---------------------------------------------------------------------------------
     def _train(self, job: Job, brief: Message, ctx: Ctx) -> Generator[Say, Message, None]:
+        kept, stack = self.store.load(job.id, job.base), Pipe(self.fed.uplink)
+        wire = yield from self._relay(stack.join(kept.get("wire", {}), ctx), ctx)
+        reply = yield (yield from self._work(job, brief, ctx, kept.get("client", {}), kept.get("down", {}), wire))
+        yield from self._relay(stack.leave(wire, reply, ctx), ctx)
+
+    def _work(self, job: Job, brief: Message, ctx: Ctx, mine: State, down: State, wire: State) -> Generator[Say, Message, Say]:
+        """The upload; no vector of it stays behind while the session waits for its answer. Moves `wire`."""
         fed, stack, bound = self.fed, Pipe(self.fed.uplink), self.bound.narrow(ctx.terms)
         client = fed.adversary.wrap(fed.client) if job.malicious else fed.client
-        kept = self.store.load(job.id, job.base)
-        mine, wire, down = kept.get("client", {}), kept.get("wire", {}), kept.get("down", {})
-
-        wire = yield from self._relay(stack.join(wire, ctx), ctx)
         x, down = fed.downlink.decode(brief.x, brief.side, down, ctx.at(layout=fed.server.gives(bound.layout)).within("down"))
         brief = replace(brief, x=x, side={})
 
@@ -124,10 +131,11 @@ class Site:
             out = client.work(brief, self.data(job.id), mine, ctx, bound)
         m, mine = out if isinstance(out, tuple) else (yield from self._relay(out, ctx))
         worked = time.perf_counter()
-        m = replace(m, sender=job.id, version=job.round)
+        facts = m.info.get("facts", {})
+        m = replace(m, sender=job.id, version=job.round, info={k: v for k, v in m.info.items() if k != "facts"})
         if not all(finite(t) for t in (m.x, *m.side.values())):
             raise ClientFailed(f"the update of {job.id} is not finite (NaN or Inf); lower the learning rate or look at its data")
-        told = {"norm": float(torch.linalg.vector_norm(m.x.float())), **m.info.get("facts", {})} if ctx.simulated else {}
+        told = {"norm": float(torch.linalg.vector_norm(m.x.float())), **facts} if ctx.simulated else {}
         ctx.note("upload", mass=m.mass, version=m.version, **told)  # a real party's norm and losses are its own
 
         ctx, sizes, side = ctx.at(layout=client.gives(bound.layout)), {"raw": m.x.nbytes}, dict(m.side)
@@ -142,13 +150,11 @@ class Site:
         self._lost(UPLOAD, ctx)
         version = self.store.save(job.id, job.epoch, {"client": mine, "wire": wire, "down": down})
         ctx.note("bytes", direction="up", total=m.nbytes, stages=sizes)
-        reply = yield Say(UPLOAD, m, version, last=UPLOAD not in stack.phases)
-        yield from self._relay(stack.leave(wire, reply, ctx), ctx)
+        return Say(UPLOAD, m, version, last=UPLOAD not in stack.phases)
 
     def _ask(self, job: Job, brief: Message, ctx: Ctx) -> Generator[Say, Message, None]:
-        layout = self.fed.server.gives(self.bound.layout)
-        x, _ = self.fed.downlink.decode(brief.x, brief.side, {}, ctx.at(layout=layout).within("down"))
-        model = x[layout.part("w")] if layout.size != self.bound.layout.size else x
+        x, _ = self.fed.downlink.decode(brief.x, brief.side, {}, ctx.at(layout=self.fed.server.gives(self.bound.layout)).within("down"))
+        model = x[:self.bound.layout.size]  # what else a server sends comes behind it
         answer = self.fed.select.answer(replace(brief, x=model, side={}), self.data(job.id), ctx, self.bound)
         ctx.note("bytes", direction="talk", total=answer.nbytes, stages={})
         yield Say("bid", replace(answer, sender=job.id), last=True)
@@ -166,17 +172,17 @@ class Site:
 
     def _relay(self, talk: Generator[Say, Message, Any], ctx: Ctx) -> Generator[Say, Message, Any]:
         """Pass a method's own conversation on, through the `talk` codec, counting its bytes."""
-        codec, there = self.fed.talk, ctx.at(layout=None).within("talk")
-        try:
-            said = next(talk)
-            while True:
-                self._lost(said.phase, ctx)
-                m = replace(said.message.coded(codec, there.within("up")), sender=ctx.client)
-                ctx.note("bytes", direction="talk", total=m.nbytes, stages={})
-                reply = yield Say(said.phase, m)
-                said = talk.send(reply.decoded(codec, there.within("down")))
-        except StopIteration as end:
-            return end.value
+        codec, there, reply = self.fed.talk, ctx.at(layout=None).within("talk"), None
+        for turn in itertools.count():
+            try:
+                with ctx.ambient(f"turn {turn}"):
+                    said = talk.send(reply)  # type: ignore[arg-type]  # None begins
+            except StopIteration as end:
+                return end.value
+            self._lost(said.phase, ctx)
+            m = replace(said.message.coded(codec, there.within("up")), sender=ctx.client)
+            ctx.note("bytes", direction="talk", total=m.nbytes, stages={})
+            reply = (yield Say(said.phase, m)).decoded(codec, there.within("down"))
 
     def _lost(self, phase: str, ctx: Ctx) -> None:
         if self.fed.pace.lost(phase, ctx):

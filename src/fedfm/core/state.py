@@ -10,6 +10,7 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import torch
 from safetensors import safe_open
@@ -48,7 +49,7 @@ def freeze(state: State) -> bytes:
             return node
         raise TypeError(f"a state holds tensors, numbers, strings, lists and dicts; not {type(node).__name__}")
 
-    skeleton = json.dumps(strip(state))
+    skeleton = json.dumps(strip(state))  # fills `tensors`
     return bytes(save(tensors or {"": torch.zeros(0)}, metadata={"state": skeleton}))
 
 
@@ -67,8 +68,7 @@ def thaw(path: Path) -> State:
                     return [fill(v) for v in node["$list"]]
                 return {k: fill(v) for k, v in node["$dict"]}
 
-            state: State = fill(skeleton)
-            return state
+            return dict(fill(skeleton))
     except Exception as e:  # noqa: BLE001 - any damage means the same to the user
         raise ResumeError(f"{path} is damaged or no state file ({e}); restore it, or resume from an older checkpoint") from e
 
@@ -89,7 +89,7 @@ class Store:
         self.folder = folder
 
     def _path(self, client: str, version: int) -> Path:
-        return self.folder / client.replace("/", "_") / f"{version:08d}.safetensors"
+        return self.folder / quote(client, safe="") / f"{version:08d}.safetensors"
 
     def load(self, client: str, version: int) -> State:
         return thaw(self._path(client, version)) if version else {}
@@ -104,7 +104,6 @@ class Store:
 
     def keep(self, client: str, versions: set[int]) -> None:
         """Delete what neither the last nor the current checkpoint can name."""
-        folder = self._path(client, 0).parent
-        for path in folder.glob("*.safetensors") if folder.exists() else ():
+        for path in self._path(client, 0).parent.glob("*.safetensors"):
             if int(path.stem) not in versions:
                 path.unlink(missing_ok=True)

@@ -70,14 +70,6 @@ class Layout:
         mine = {e.name: e for e in self.entries}
         return Layout.of(shapes, axes={n: mine[n].axes for n in shapes}, buffers=[n for n in shapes if not mine[n].trainable])
 
-    def part(self, prefix: str) -> slice:
-        """Where the vector that `join` put under `prefix` lies."""
-        mine = [i for i, e in enumerate(self.entries) if e.name.startswith(prefix + "/")]
-        if not mine:
-            raise KeyError(f"no part '{prefix}' in this layout")
-        ends = [*(e.offset for e in self.entries), self.size]
-        return slice(ends[mine[0]], ends[mine[-1] + 1])
-
     def sub(self, pattern: str, *, rest: bool = False) -> tuple[Layout, Tensor]:
         """The layout of the tensors that match (`rest`: of the others), and where its elements lie in this one."""
         kept = [e for e in self.entries if fnmatch.fnmatchcase(e.name, pattern) != rest]
@@ -157,9 +149,8 @@ def cut(layout: Layout, width: float = 1.0, rank: int | None = None) -> Cut | No
         return None
 
     def keep(n: int, axis: str) -> int:
-        if axis == "width":
-            return max(1, math.ceil(width * n))
-        return min(rank, n) if axis == "rank" and rank is not None else n
+        least = max(1, math.ceil(width * n)) if axis == "width" else rank if axis == "rank" else None
+        return n if least is None else min(least, n)
 
     kept = {e.name: tuple(keep(n, a) for n, a in zip(e.shape, e.axes or ("",) * len(e.shape), strict=True)) for e in layout.entries}
     sub = layout.like(kept)

@@ -82,7 +82,7 @@ class _Curious(Selector):
 @law(Selector, when=lambda s: hasattr(s, "inner"))
 def a_wrapper_says_what_its_inner_selector_does(s: Selector, within: Federation | None) -> None:
     """`check` refuses by these facts; one that is lost inside a wrapper is a promise that is silently broken."""
-    wrapped = dataclasses.replace(s, inner=_Curious())  # type: ignore[type-var]
+    wrapped = dataclasses.replace(s, inner=_Curious())  # type: ignore[call-arg]
     for fact in ("asks", "releases", "random_size"):
         hold(getattr(wrapped, fact), f"its inner selector's `{fact}` is not its own")
 
@@ -171,7 +171,7 @@ def truth_pays(s: Selector, within: Federation | None) -> None:
 
         import dataclasses
         for budget in (5.0, 20.0, 100.0):
-            honest: Any = dataclasses.replace(s, budget=budget, misreport={})  # type: ignore[type-var]
+            honest: Any = dataclasses.replace(s, budget=budget, misreport={})  # type: ignore[call-arg]
             true = gains(honest)
             hold(all(g >= -1e-9 for g in true.values()), f"somebody is paid below cost: {true}")
             for i in home.ids:

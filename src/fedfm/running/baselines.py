@@ -16,7 +16,7 @@ from fedfm.core.context import Terms
 from fedfm.core.errors import ConfigError, Problem, nearest
 from fedfm.core.loop import Run, merge
 from fedfm.core.message import Message
-from fedfm.core.session import Job
+from fedfm.core.session import POOLED, Job
 from fedfm.core.state import write
 
 KINDS = ("local", "pooled")
@@ -43,7 +43,7 @@ def baselines(run: Run, kinds: Sequence[str], tick: Callable[[int, int], None]) 
     steps = {i: fed.rounds * client.steps_for(n) for i, n in parties.items()}
     jobs = []
     if "pooled" in todo:  # the longest first
-        jobs.append(_job(run, "pooled", Terms(steps=max(steps.values()) or None, batch=getattr(client, "batch", 0) * len(parties) or None)))
+        jobs.append(_job(run, POOLED, Terms(steps=max(steps.values()) or None, batch=getattr(client, "batch", 0) * len(parties) or None)))
     if "local" in todo:
         jobs += [_job(run, i, Terms(steps=steps[i] or None)) for i in parties]
     brief = Message(fed.server.model(fed.server.init(run.bound, run.ctx0)), "weights")
@@ -51,7 +51,7 @@ def baselines(run: Run, kinds: Sequence[str], tick: Callable[[int, int], None]) 
     tick(len(jobs), len(jobs))
     scores = {s.job.id: merge([s.upload.info["scores"]]) if s.upload is not None else {"failed": s.error} for s in sessions}
     if "pooled" in todo:
-        known["pooled"] = scores.pop("pooled")
+        known["pooled"] = scores.pop(POOLED)
     if "local" in todo:
         known["local"] = scores
     write(path, json.dumps(known, indent=1).encode())

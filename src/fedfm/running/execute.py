@@ -18,6 +18,7 @@ from fedfm.core.registry import recipes
 from fedfm.core.session import Site
 from fedfm.core.state import Store, write
 from fedfm.running import baselines as base
+from fedfm.running import text
 from fedfm.running.progress import Progress, Silent
 from fedfm.running.summary import dumps, summarise
 
@@ -48,11 +49,11 @@ def configure(what: str | Path | Mapping[str, Any] | Federation, settings: Itera
     elif Path(what).suffix in (".yaml", ".yml") or Path(what).is_file():
         if not Path(what).is_file():
             raise ConfigError([Problem(str(what), "there is no such file", f"looked in {Path.cwd()}", "give the path of a YAML config")])
-        config = configs.resolve(configs.parse(Path(what).read_text(encoding="utf-8"), str(what)))
+        config = configs.resolve(text.parse(Path(what).read_text(encoding="utf-8"), str(what)))
     else:
         config = configs.resolve({"recipe": str(what)})  # raises, and names the nearest
     config.update({k: configs.to_config(v) for k, v in (slots or {}).items()})
-    config = configs.override(config, settings)
+    config = text.override(config, settings)
     config.update({k: v for k, v in {"rounds": rounds, "seed": seed}.items() if v is not None})
     if engine is not None:
         config["engine"] = {"name": engine}
@@ -71,7 +72,7 @@ def execute(config: configs.Config, out: str | Path | None = None, *, baselines:
         raise ConfigError([Problem("--out", f"{folder} is not empty", "a run never overwrites another",
                                    f"choose another folder, or `fedfm resume {folder}`")])
     folder.mkdir(parents=True, exist_ok=True)
-    write(folder / "config.yaml", configs.dump(config).encode())
+    write(folder / "config.yaml", text.dump(config).encode())
     write(folder / "run.json", json.dumps({"baselines": baselines, "trackers": list(trackers), "seconds": 0.0}).encode())
     return _go(folder, config, kinds, list(trackers), progress or Silent(), 0.0, resume=False)
 
@@ -81,7 +82,7 @@ def resume(folder: str | Path, *, progress: Progress | None = None) -> Result:
     folder = Path(folder)
     if not (folder / "config.yaml").is_file():
         raise ResumeError(f"{folder} is no run directory: it has no config.yaml; give the folder that `fedfm run` wrote")
-    config = configs.parse((folder / "config.yaml").read_text(encoding="utf-8"), str(folder / "config.yaml"))
+    config = text.parse((folder / "config.yaml").read_text(encoding="utf-8"), str(folder / "config.yaml"))
     plan = json.loads((folder / "run.json").read_text())
     summary = folder / "summary.json"
     if summary.exists() and json.loads(summary.read_text()).get("status") == "finished":

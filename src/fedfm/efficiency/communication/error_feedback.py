@@ -40,9 +40,9 @@ class ErrorFeedback(Wire):
             if isinstance(stage, RandK) and stage.unbiased:
                 raise ValueError("error-feedback over randk(unbiased=true) diverges, because d/k times a mask is no "
                                  "contraction: set unbiased=false")
-            if stage.opaque or stage.after_sum or stage.phases:
+            if stage.opaque or stage.after_sum or stage.phases or stage.perturbs:
                 raise ValueError(f"error-feedback cannot wrap {type(stage).__name__}: the client cannot see what the "
-                                 "server will decode; put that stage behind error-feedback")
+                                 "server will decode, and noise fed back would cancel; put that stage behind error-feedback")
 
     @property
     def linear(self) -> bool:  # type: ignore[override]

@@ -35,6 +35,10 @@ class SplitFed(Client):
 
     dialect = "split"
 
+    def __post_init__(self) -> None:
+        if self.local.optimizer != "sgd" or self.local.momentum or self.local.weight_decay or self.local.clip_grad:
+            raise ValueError("SplitFed takes plain SGD steps on the front half: optimizer=sgd, momentum=weight_decay=clip_grad=0")
+
     def alone(self) -> Client:
         return self.local
 

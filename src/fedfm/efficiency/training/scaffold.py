@@ -30,6 +30,10 @@ class Scaffold(Client):
 
     dialect = "control variates"
 
+    def __post_init__(self) -> None:
+        if self.local.optimizer != "sgd" or self.local.momentum or self.local.weight_decay or self.local.clip_grad:
+            raise ValueError("SCAFFOLD's control variates assume plain SGD: optimizer=sgd, momentum=weight_decay=clip_grad=0")
+
     def alone(self) -> Client:
         return self.local
 
@@ -40,8 +44,6 @@ class Scaffold(Client):
         return Layout.join(delta=layout, dc=layout)
 
     def work(self, brief: Message, data: Any, state: State, ctx: Ctx, bound: Bound) -> tuple[Message, State]:
-        if self.local.optimizer != "sgd" or self.local.momentum or self.local.weight_decay or self.local.clip_grad:
-            raise ValueError("SCAFFOLD's control variates assume plain SGD: optimizer=sgd, momentum=weight_decay=clip_grad=0")
         d = bound.layout.size
         theta, c = brief.x[:d], brief.x[d:]
         ci = state.get("c", torch.zeros_like(c))

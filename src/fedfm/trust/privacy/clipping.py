@@ -45,10 +45,4 @@ def perturb(x: Tensor, std: float, noise: torch.Generator, layout: Layout | None
     for at in range(0, x.numel(), CHUNK):
         part = out[at:at + CHUNK]
         part += torch.randn(part.numel(), generator=noise, dtype=torch.float64).mul_(std).to(x.dtype)
-    if layout is not None and layout.size == x.numel():
-        end = 0
-        for e in layout.entries:
-            out[end:e.offset] = x[end:e.offset]
-            end = e.offset + e.size
-        out[end:] = x[end:]
-    return out
+    return layout.blank(out) if layout is not None and layout.size == x.numel() else out

@@ -34,6 +34,7 @@ class ClipNoise(Wire):
                                         "C", low=0.0)
 
     linear: ClassVar[bool] = True
+    perturbs: ClassVar[bool] = True
     after_sum: ClassVar[bool] = True
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:

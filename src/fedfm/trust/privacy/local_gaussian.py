@@ -31,6 +31,7 @@ class LocalGaussian(Wire):
     noise_multiplier: float = knob(4.0, "z: standard deviation of each party's noise, in units of C", low=0.0)
 
     linear: ClassVar[bool] = True
+    perturbs: ClassVar[bool] = True
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
         """Clip and perturb; raises ClientFailed on NaN or Inf."""

@@ -9,11 +9,13 @@ import torch
 
 from fedfm.core.check import check
 from fedfm.core.combine import ByClient, ByPath, Pipe
+from fedfm.core.protocols import Wire
 from fedfm.efficiency.communication.error_feedback import ErrorFeedback
 from fedfm.efficiency.communication.heterofl import HeteroFL
 from fedfm.efficiency.communication.qsgd import QSGD
 from fedfm.efficiency.communication.randk import RandK
 from fedfm.efficiency.communication.topk import TopK
+from fedfm.efficiency.computation.splitfed import SplitFed, SplitFedServer
 from fedfm.efficiency.training.fedbuff import FedBuff
 from fedfm.efficiency.training.fedprox import FedProx
 from fedfm.efficiency.training.local import Local
@@ -29,10 +31,13 @@ from fedfm.incentives.proportional_share import ProportionalShare
 from fedfm.incentives.shapley_exact import ShapleyExact
 from fedfm.laws.homes import quadratics
 from fedfm.trust.privacy.gaussian import ClipNoise
+from fedfm.trust.privacy.local_gaussian import LocalGaussian
 from fedfm.trust.privacy.secagg import SecAgg
 from fedfm.trust.robustness.krum import Krum
 
 NOISE = {"uplink": ClipNoise(), "aggregate": Mean(weights="equal")}
+LOCAL_NOISE = {"uplink": LocalGaussian(), "aggregate": Mean(weights="equal")}
+SPLIT = {"client": SplitFed(), "server": SplitFedServer()}
 SECRET = {"uplink": SecAgg()}
 WEIGHTS = {"client": Local(send="weights"), "server": Apply(takes="weights")}
 
@@ -53,6 +58,13 @@ WEIGHTS = {"client": Local(send="weights"), "server": Apply(takes="weights")}
     (NOISE | {"uplink": Pipe(ClipNoise(), TopK())}, "uplink.1", "put it before gaussian"),
     (NOISE | {"pace": Buffered(2, 4)}, "pace", "mixes rounds"),
     (NOISE | {"select": PowerOfChoice(1, 2)}, "select", "publishes"),
+    (NOISE | {"uplink": Pipe(RandK(0.1), ClipNoise())}, "uplink.0", "longer than clip_norm"),
+    (NOISE | {"uplink": Pipe(QSGD(), ClipNoise())}, "uplink.0", "longer than clip_norm"),
+    (NOISE | SPLIT, "server", "learns from conversations, which gaussian does not cover"),
+    (LOCAL_NOISE | SPLIT, "server", "learns from conversations, which local-gaussian does not cover"),
+    (LOCAL_NOISE | {"select": PowerOfChoice(1, 2)}, "select", "not covered by the noise of local-gaussian"),
+    (SPLIT | {"pace": Buffered(2, 4), "aggregate": FedBuff()}, "pace", "outlive its round"),
+    ({"client": Scaffold(Local(send="weights")), "server": ScaffoldServer()}, "server.takes", "client.local.send=delta"),
     ({"client": Scaffold()}, "client", "belong together"),
     ({"server": ScaffoldServer()}, "client", "belong together"),
     ({"client": Local(send="weights")}, "server.takes", "doubles the model"),
@@ -102,11 +114,27 @@ def test_what_works_together_passes(slots: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("slots", [
     {"uplink": ByPath({"*": ClipNoise()})}, {"uplink": ByPath({"*": SecAgg()})}, {"downlink": ClipNoise()},
-    {"talk": ClipNoise()}, {"downlink": SecAgg()},
-], ids=["noise by path", "masks by path", "noise downlink", "noise talk", "masks downlink"])
+    {"talk": ClipNoise()}, {"downlink": SecAgg()}, {"downlink": LocalGaussian()}, {"uplink": ByPath({"a": LocalGaussian(), "*": Wire()})},
+    {"uplink": ByPath({"*": ByPath({"*": ClipNoise()})})}, {"uplink": ByPath({"*": Pipe(TopK(), ByPath({"*": SecAgg()}))})},
+], ids=["noise by path", "masks by path", "noise downlink", "noise talk", "masks downlink", "local noise downlink", "local noise in part",
+        "noise deep inside", "masks deep inside"])
 def test_protection_where_it_cannot_work_is_refused(slots: dict[str, Any]) -> None:
     """None of these ever adds its noise or masks: each must be an error, never run to the end."""
     assert check(quadratics(aggregate=Mean(weights="equal"), **slots))
+
+
+@pytest.mark.parametrize("inner", [ClipNoise(), LocalGaussian(), SecAgg(), ByPath({"*": ClipNoise()}), ByPath({"*": SecAgg()})], ids=repr)
+def test_what_protects_is_never_fed_back(inner: Wire) -> None:
+    """Error feedback would send the noise again with its sign changed, and cannot see through masks."""
+    with pytest.raises(ValueError, match="error-feedback cannot wrap"):
+        ErrorFeedback(inner)
+
+
+@pytest.mark.parametrize("local", [Local(optimizer="adamw"), Local(momentum=0.9), Local(clip_grad=1.0), Local(weight_decay=0.1)], ids=repr)
+def test_what_a_client_would_ignore_is_refused(local: Local) -> None:
+    for client in (Scaffold, SplitFed):
+        with pytest.raises(ValueError, match="plain SGD"):
+            client(local)
 
 
 def test_weights_inside_by_client_are_noticed() -> None:

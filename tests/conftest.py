@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from fedfm.core import registry
 from fedfm.core.federation import Federation
 from fedfm.core.loop import Run
 from fedfm.engines.inprocess import InProcess
@@ -19,6 +20,16 @@ from fedfm.laws.homes import Played, play
 torch.set_num_threads(1)  # bits depend on it; a worker has one thread too
 
 Drive = Callable[..., Played]
+
+
+@pytest.fixture(autouse=True)
+def own_methods() -> Iterator[None]:
+    """What a test registers is forgotten after it."""
+    yield
+    if registry._elsewhere:
+        registry._elsewhere.clear()
+        registry.cards.cache_clear()
+        registry.methods.cache_clear()
 
 
 @pytest.fixture

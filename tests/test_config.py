@@ -114,6 +114,26 @@ def test_overrides_reach_into_slots_lists_and_mappings() -> None:
         assert words in str(e.value), e.value
 
 
+@pytest.mark.parametrize(
+    ("setting", "says", "fix"),
+    [
+        ("uplink={name: topk, fraction", "expected ',' or '}', but got 'the end'", "} is missing at the end"),
+        ("uplink=[{name: topk, fraction: 0.1", "column 28", "}] is missing at the end"),
+        ("uplink={name: topk}}", "found '}'", "drop or correct"),
+        ("uplink='topk", "end of stream", "end the quotation mark"),
+        ("data.path=*.jsonl", "alias", "quote it: 'data.path=\"*.jsonl\"'"),
+    ],
+)
+def test_what_is_no_yaml_is_told_in_a_line_with_a_fix_that_fits(setting: str, says: str, fix: str) -> None:
+    with pytest.raises(ConfigError) as e:
+        override(plain(), [setting])
+    (problem,) = e.value.problems
+    assert says in problem.why and fix in problem.fix and "\n" not in problem.why + problem.fix, problem
+    with pytest.raises(ConfigError) as e:
+        parse(f"recipe: x\n{setting.replace('=', ': ', 1)}", "x.yaml")
+    assert "\n" not in e.value.problems[0].why and "line 2" in e.value.problems[0].why
+
+
 def test_overrides_reach_into_what_was_left_to_its_default() -> None:
     fed = config.from_config(override(plain(), ["client=fedprox", "client.local.steps=2"]))
     assert fed.client == FedProx(local=Local(steps=2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from fedfm.data.partition.by_field import ByField
 from fedfm.data.partition.dirichlet import Dirichlet
 from fedfm.data.partition.iid import Iid
 from fedfm.data.reasoning_gym import ReasoningGym
+from fedfm.running.text import override
 from said import said
 
 
@@ -210,6 +212,33 @@ def test_column_map_errors(folder: Path) -> None:
     assert "one owner only" in said(
         lambda: Files("a.jsonl", columns=columns, party_column="topic", partition=Iid(2)).open(0)
     )
+
+
+def test_a_missing_column_is_one_problem_with_a_setting_to_paste(folder: Path) -> None:
+    for k in range(5):
+        write(folder / f"shop-{k}.jsonl", [{"review": f"row {i}", "stars": i % 2} for i in range(4)])
+    message = said(lambda: Files("shop-*.jsonl").open(0))
+    assert message.startswith("2 problems")
+    assert "shop-0.jsonl, shop-1.jsonl, shop-2.jsonl and 2 more: there is no column 'text'" in message
+    assert message.count("they have: review, stars\n") == 2 and "known here" not in message
+    fix = message.rsplit("fix: ", 1)[1]
+    assert fix == "'data.columns={text: review, label: stars}'" and message.count(fix) == 2
+    columns = override({"data": {"name": "files"}}, shlex.split(fix))["data"]["columns"]
+    assert len(Files("shop-*.jsonl", columns=columns).open(0).ids) == 5
+    # What is mapped already stays, and a name with a space or a comma is quoted.
+    write(folder / "odd.jsonl", [{"what, where": "a long text", "topic": "x"}])
+    message = said(lambda: Files("odd.jsonl", columns={"label": "topic", "text": "body"}).open(0))
+    assert "it has: what, where, topic" in message
+    fix = shlex.split(message.rsplit("fix: ", 1)[1])
+    assert override({"data": {}}, fix)["data"]["columns"] == {"label": "topic", "text": "what, where"}
+    write(folder / "plain.jsonl", site(1))
+    columns_of = {"label": "label", "text": "body"}
+    message = said(lambda: Files("plain.jsonl", columns=columns_of).open(0))
+    assert "data.columns={label: label, text: text}" in message
+    message = said(lambda: Files("odd.jsonl", columns={"text": "topic", "lable": "x"}).open(0))
+    assert "fix: 'data.columns={text: topic, label: x}'" in message
+    message = said(lambda: Files("shop-*.jsonl", columns=columns, test_group="ward", party_column="shop").open(0))
+    assert message.startswith("2 problems") and "data.test_group=" in message and "data.party_column=" in message
 
 
 def test_label_of_the_test_only(folder: Path) -> None:

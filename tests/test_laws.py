@@ -31,7 +31,7 @@ from fedfm.core.protocols import (
     Valuer,
     Wire,
 )
-from fedfm.core.registry import cards, knob, load, methods, recipes
+from fedfm.core.registry import knob, load, methods, recipes
 from fedfm.efficiency.communication.entropy import Entropy
 from fedfm.efficiency.communication.error_feedback import ErrorFeedback
 from fedfm.efficiency.communication.heterofl import HeteroFL
@@ -63,9 +63,10 @@ def test_a_method_keeps_its_laws(name: str) -> None:
 
 def test_all_cards_were_seen() -> None:
     """Run after the others in this file: no method slips past the laws."""
-    assert len(methods()) == sum(c.kind == "method" for c in cards()) >= 60
+    ours = {name for name, card in methods().items() if card.module.startswith("fedfm.")}  # tests import some of their own
+    assert len(ours) >= 60
     if SEEN:  # not when this test is run alone
-        assert set(methods()) == SEEN
+        assert ours <= SEEN
 
 
 @pytest.mark.parametrize(

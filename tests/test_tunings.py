@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from pathlib import Path
 from typing import Any
 
@@ -239,3 +240,16 @@ def test_bound_holds(encoder: str, tmp_path: Path, tuning: Any, dtype: str) -> N
     bound.load(flat)
     assert torch.equal(bound.read(), flat) and bound.module.training
     assert bound.loss(batch) < start
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o027])
+@pytest.mark.parametrize("tuning", [LoRA(r=2), Full(), Head()])
+def test_what_is_written_has_the_rights_of_the_umask(encoder: str, tmp_path: Path, tuning: Any, mask: int) -> None:
+    bound, _ = opened(encoder, tuning)
+    before = os.umask(mask)
+    try:
+        bound.objective.save(bound.module, str(tmp_path / "model"))
+    finally:
+        os.umask(before)
+    modes = {p.name: p.stat().st_mode & 0o777 for p in (tmp_path / "model").iterdir()}
+    assert "head.safetensors" in modes and set(modes.values()) == {0o666 & ~mask}, modes

@@ -15,7 +15,8 @@ from fedfm.core.errors import FedfmError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False,
                   help="Federated learning with foundation models. Start with [bold]fedfm run quickstart[/bold].")
-out, err = Console(), Console(stderr=True)
+out = Console(width=None if sys.stdout.isatty() else 2000)  # nothing is cut in a pipe
+err = Console(stderr=True)
 
 What = Annotated[str, typer.Argument(metavar="NAME_OR_FILE", help="a recipe (fedfm list --slot recipe) or a YAML config")]
 Settings = Annotated[list[str] | None, typer.Argument(metavar="[SLOT.FIELD=VALUE ...]",
@@ -44,6 +45,15 @@ def run(what: What, settings: Settings = None,
     result = execute(config, out_dir, baselines=baselines, progress=Live(err), trackers=tracker or ())
     out.print(table(result.summary, str(result.folder)))
     out.print(f"[dim]look at {result.folder / 'report.html'}[/dim]")
+    _judge(result)
+
+
+def _judge(result: Any) -> None:
+    """Exit 1 unless the run finished."""
+    if result.summary["status"] != "finished":
+        err.print("[red]every round failed[/red]: the model is the one it began with; the events of "
+                  f"{result.folder / 'events.jsonl'} say why")
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -53,6 +63,7 @@ def resume(folder: Annotated[Path, typer.Argument(metavar="DIR", help="the run d
     from fedfm.running.progress import Live, table
     result = go(folder, progress=Live(err))
     out.print(table(result.summary, str(result.folder)))
+    _judge(result)
 
 
 @app.command(name="list")
@@ -102,7 +113,7 @@ def show(name: Annotated[str, typer.Argument(help="a method or a recipe")]) -> N
             continue
         table = Table(box=None, padding=(0, 2, 0, 0))
         for column in ("field", "default", "range", "meaning"):
-            table.add_column(column)
+            table.add_column(column, no_wrap=column == "field", overflow="fold")
         for f in describe(load(name)):
             span = "|".join(f["choices"] or ()) or " .. ".join("" if v is None else f"{v:g}" for v in (f["low"], f["high"])).strip(" ")
             table.add_row(f["name"], str(f["default"]), "" if span == ".." else span, f["doc"] or "")
@@ -116,8 +127,11 @@ def check(what: What, settings: Settings = None, rounds: Rounds = None, engine: 
     from fedfm.running.execute import configure
     from fedfm.running.progress import size
     config = configure(what, settings or (), rounds=rounds, engine=engine)
-    err.print("[green]no problems[/green]; estimating (this loads the model and takes a few local steps) ...")
+    err.print("the federation is sound; opening data and model, and taking a few local steps ...")
     e = estimate(config)
+    err.print("[green]no problems[/green]")
+    if e["cut"]:
+        err.print(f"[yellow]{e['cut']:,} of {e['rows']:,} training texts are longer than task.max_tokens and are cut[/yellow]")
     table = Table(show_header=False, box=None, padding=(0, 2))
     table.add_row("trained parameters", f"{e['trainable_parameters']:,} of {e['total_parameters']:,}")
     table.add_row("parties / rounds", f"{e['parties']} / {e['rounds']}")
@@ -146,7 +160,8 @@ def inspect(what: What, settings: Settings = None,
             text.append(token, style="black on green" if lossy else "dim")
             text.append(" ")
         out.print(text)
-        out.print(f"[dim]{len(found['tokens'])} tokens, {sum(found['loss_mask'])} of them carry loss (green)[/dim]")
+        said = "the label carries the loss" if "label" in found else f"{sum(found['loss_mask'])} of them carry loss (green)"
+        out.print(f"[dim]{len(found['tokens'])} tokens; {said}[/dim]")
 
 
 @app.command()
@@ -190,7 +205,7 @@ def models(fetch: Annotated[list[str] | None, typer.Argument(metavar="[NAME ...]
         return
     table = Table(box=None, padding=(0, 2, 0, 0))
     for column in ("name", "kind", "parameters", "license", "cached"):
-        table.add_column(column)
+        table.add_column(column, no_wrap=column == "name", overflow="fold")
     for r in store.status():
         table.add_row(f"[bold]{r.name}[/bold]", r.kind, f"{r.parameters:,}", r.license, f"{size(r.bytes)}  {r.path}" if r.cached else "no")
     out.print(table)

@@ -146,9 +146,8 @@ class ByPath(Wire):
             n = int(side["lengths"][i])
             if "types" in side:
                 dtype = _TYPES[int(side["types"][i])]
-                width = torch.empty(0, dtype=dtype).element_size()
-                piece = x[at:at + n * width].clone().view(dtype)
-                at += n * width
+                piece = x[at:at + n * dtype.itemsize].clone().view(dtype)
+                at += n * dtype.itemsize
             else:
                 piece, at = x[at:at + n], at + n
             sub = Layout.of({e.name: e.shape for e in entries})

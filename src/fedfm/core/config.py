@@ -19,7 +19,7 @@ from typing import Any
 from fedfm.core.combine import Pipe
 from fedfm.core.errors import ConfigError, Problem, nearest
 from fedfm.core.federation import Federation
-from fedfm.core.protocols import Task, Wire
+from fedfm.core.protocols import Aggregator, Client, Server, Task, Wire
 from fedfm.core.registry import SLOT_OF, load, methods
 
 Config = dict[str, Any]
@@ -115,7 +115,7 @@ def build(hint: Any, value: Any, where: str, problems: list[Problem], slot: str 
     specs = tuple(h for h in args if isinstance(h, type) and h not in (*_SCALARS, type(None), object, Any))
     if value is None and type(None) in args:
         return None
-    if value is None and specs and specs[0].__module__ == "fedfm.core.protocols" and specs[0] is not Task:
+    if value is None and specs and specs[0].__module__ == "fedfm.core.protocols" and specs[0] not in (Task, Client, Aggregator, Server):
         return specs[0]()
     if isinstance(value, list) and Wire in specs:
         return Pipe(*(build(Wire, stage, f"{where}.{i}", problems, "wire") for i, stage in enumerate(value)))

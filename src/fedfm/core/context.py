@@ -8,12 +8,11 @@ operating system, because the server knows the seed.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -54,15 +53,15 @@ class Ctx:
 
     def at(self, **changes: Any) -> Ctx:
         """The same context with some fields changed."""
-        return dataclasses.replace(self, **changes)
+        return replace(self, **changes)
 
     def within(self, name: str | int) -> Ctx:
         """The context of a part (a pipe's second stage draws other numbers than its first)."""
-        return dataclasses.replace(self, path=f"{self.path}/{name}")
+        return replace(self, path=f"{self.path}/{name}")
 
     def muted(self) -> Ctx:
         """The same streams, no events: for what-if computations such as coalition utilities."""
-        return dataclasses.replace(self, events=None)
+        return replace(self, events=None)
 
     # ---- randomness -------------------------------------------------------------------------------------------
     def _seed(self, stream: str, purpose: str, client: str) -> int:
@@ -104,11 +103,6 @@ class Ctx:
         return os.urandom(n_bytes)
 
     # ---- facts ------------------------------------------------------------------------------------------------
-    def extend(self, events: list[Event]) -> None:
-        """Record facts that were noted elsewhere."""
-        if self.events is not None:
-            self.events.extend(events)
-
     def drain(self) -> tuple[Event, ...]:
         """Hand over what was noted so far."""
         events, self.events[:] = tuple(self.events or ()), ()  # type: ignore[index]

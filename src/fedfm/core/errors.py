@@ -40,8 +40,7 @@ class ConfigError(FedfmError):
 
     def __init__(self, problems: Iterable[Problem]):
         self.problems = tuple(problems)
-        n = len(self.problems)
-        head = f"{n} problem{'s' if n != 1 else ''} in this federation"
+        head = f"{len(self.problems)} problem{'s' if len(self.problems) != 1 else ''} in this federation"
         super().__init__("\n".join([head, *(f"  {i}. {p}" for i, p in enumerate(self.problems, 1))]))
 
 

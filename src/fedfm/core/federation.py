@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
+from dataclasses import replace as replace  # a federation with some slots filled otherwise
 from typing import Any
 
 from fedfm.core.protocols import Adversary, Aggregator, Client, Detector, Pace, Reward, Selector, Server, Task, Valuer, Wire
@@ -37,6 +37,3 @@ class Federation:
     device: str = knob("auto", "auto, cpu or cuda")
 
     simulated = True  # a real party's process says otherwise
-
-
-replace = dataclasses.replace  # a federation with some slots filled otherwise

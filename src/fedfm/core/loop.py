@@ -235,7 +235,8 @@ class Run:
 
     def _note(self, s: Session, ctx: Ctx) -> None:
         """Move a session's facts to the round's ledger."""
-        ctx.extend(s.events)
+        if ctx.events is not None:
+            ctx.events.extend(s.events)
         s.events.clear()
         if s.status == "gone" and not s.told:
             s.told = True

@@ -15,18 +15,19 @@ import functools
 import importlib
 import importlib.metadata
 import importlib.util
+import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from fedfm.core.errors import ConfigError, Problem, nearest
 
 T = TypeVar("T")
+_elsewhere: dict[str, Path] = {}  # modules outside this package whose methods were imported
 SLOT_OF = {"uplink": "wire", "downlink": "wire", "talk": "wire"}  # slots of a federation that one kind of method fills
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Card:
     """One registered method or recipe. `slots` are the slots of `Federation` (or of a spec) that it fits."""
 
@@ -54,6 +55,10 @@ def method(name: str, *, slot: str | tuple[str, ...], section: str, survey: tupl
 
     def mark(cls: type[T]) -> type[T]:
         cls.method_name = name  # type: ignore[attr-defined]
+        if not cls.__module__.startswith("fedfm."):  # a file of the user's own, or a package
+            _elsewhere[cls.__module__] = Path(getattr(sys.modules[cls.__module__], "__file__", None) or "")
+            cards.cache_clear()
+            methods.cache_clear()
         return cls
 
     return mark
@@ -68,8 +73,7 @@ def recipe(name: str, *, section: str, survey: tuple[int, ...] = (), paper: str 
 def knob(default: Any = dataclasses.MISSING, doc: str = "", *, low: float | None = None, high: float | None = None,
          choices: tuple[str, ...] = (), factory: Any = dataclasses.MISSING) -> Any:
     """A dataclass field with the sentence, range and choices that `show` prints and `config` enforces."""
-    meta = {"doc": doc, "low": low, "high": high, "choices": choices}
-    return dataclasses.field(default=default, default_factory=factory, metadata=meta)
+    return dataclasses.field(default=default, default_factory=factory, metadata={"doc": doc, "low": low, "high": high, "choices": choices})
 
 
 @functools.cache
@@ -129,7 +133,8 @@ def _modules() -> Iterator[tuple[str, Path]]:
     for entry in importlib.metadata.entry_points(group="fedfm.methods"):
         with contextlib.suppress(ModuleNotFoundError):  # an entry point whose package is gone
             if (spec := importlib.util.find_spec(entry.module)) and (spec.origin or "").endswith(".py"):
-                yield entry.module, Path(str(spec.origin))
+                _elsewhere[entry.module] = Path(str(spec.origin))
+    yield from ((module, path) for module, path in _elsewhere.items() if path.is_file())
 
 
 def _read(module: str, tree: ast.Module) -> Iterator[Card]:

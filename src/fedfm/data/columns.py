@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import math
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from fedfm.core.errors import nearest
+import yaml
+
 from fedfm.data.faults import Faults
 from fedfm.data.source import Row
 
@@ -17,6 +19,12 @@ INSTRUCTION = ("instruction", "answer")
 OPTIONAL = ("input", "group", "task", "entry")
 _PROSE = ("text", "instruction", "input")
 _NAMES = ("label", "answer", "group", "task")
+_USUAL = {  # what people call them, to propose a column
+    "text": ("review", "body", "sentence", "content", "message", "comment"),
+    "label": ("topic", "class", "category", "target", "sentiment", "stars"),
+    "instruction": ("question", "prompt", "query"),
+    "answer": ("reply", "response", "output", "completion"),
+}
 
 
 def required(mapping: Mapping[str, str], found: Iterable[str], faults: Faults) -> tuple[str, ...]:
@@ -33,7 +41,7 @@ def required(mapping: Mapping[str, str], found: Iterable[str], faults: Faults) -
                 "columns",
                 f"unknown canonical column '{name}'",
                 f"did you mean '{close[0]}'?",
-                "write columns as {canonical name: your column}",
+                setting({close[0] if k == name else k: v for k, v in mapping.items()}),
             )
         else:
             names.append(name)
@@ -68,15 +76,11 @@ def canonical_rows(
         return []
     found = list(dict.fromkeys(key for _, row in raw for key in row))
     missing = [c for c in needed if mapping.get(c, c) not in found]
-    for column in missing:
-        theirs = mapping.get(column, column)
-        faults.add(
-            place,
-            f"there is no column '{theirs}'" + (f" (for '{column}')" if theirs != column else ""),
-            f"it has: {', '.join(found)}; {nearest(theirs, found)}",
-            f"name your column: columns={{{column}: ...}}",
-        )
     if missing:
+        fix = setting(_proposed(missing, mapping, raw, found))
+        for column in missing:
+            theirs = mapping.get(column, column)
+            faults.absent(place, theirs, f"for '{column}'" if theirs != column else "", found, fix)
         return []
     wanted = [*needed, *(c for c in OPTIONAL if c not in needed and c in found and c not in mapping.values())]
     kept = []
@@ -103,6 +107,36 @@ def canonical_rows(
             row[column] = fit
         else:
             kept.append((row, source))
+    return kept
+
+
+def setting(columns: Mapping[str, str]) -> str:
+    """The column map as a setting that can be pasted into a shell."""
+    plain = yaml.safe_dump(dict(columns), default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**6)
+    return shlex.quote(f"data.columns={plain.strip()}")
+
+
+def _proposed(
+    missing: Sequence[str],
+    mapping: Mapping[str, str],
+    raw: Sequence[tuple[int, Mapping[str, Any]]],
+    found: Sequence[str],
+) -> dict[str, str]:
+    """The user's map with a column for each missing one: of a like name, of a usual name, or of a likely content."""
+    kept = {c: theirs for c, theirs in mapping.items() if c not in missing}
+    free = [f for f in found if f not in kept.values() and f not in (*CLASSIFICATION, *INSTRUCTION)]
+    sample = [row for _, row in raw[:100]]
+    for column in missing:
+        low = {f.lower(): f for f in free}
+        close = difflib.get_close_matches(mapping.get(column, column), free, n=1, cutoff=0.5)
+        usual = [low[name] for name in _USUAL.get(column, ()) if name in low]
+        if column in _PROSE:
+            likely = sorted(free, key=lambda f: -sum(len(v) for r in sample if isinstance(v := r.get(f), str)))
+        else:
+            likely = sorted(free, key=lambda f: len({str(r.get(f)) for r in sample}))
+        itself = [column] if column in found else []  # it was mapped elsewhere, to nothing
+        kept[column] = next(iter((*itself, *close, *usual, *likely)), "YOUR_COLUMN")
+        free = [f for f in free if f != kept[column]]
     return kept
 
 

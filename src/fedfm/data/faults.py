@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from fedfm.core.errors import DataError, Problem
 
 _PER_PLACE = 5  # a file with a million bad rows still gives a readable message
+_FILES = 3  # named of those that lack the same column
 
 
 @dataclass
@@ -17,6 +20,7 @@ class Faults:
     what: str
     problems: list[Problem] = field(default_factory=list)
     seen: Counter[str] = field(default_factory=Counter)
+    _absent: dict[str, tuple[int, dict[str, tuple[str, ...]]]] = field(default_factory=dict)
 
     def add(self, place: str, what: str, why: str, fix: str, line: int | None = None) -> None:
         """Note a problem in `place` (a file), at a line where there is one."""
@@ -24,11 +28,31 @@ class Faults:
         if self.seen[place] <= _PER_PLACE:
             self.problems.append(Problem(f"{place}:{line}" if line else place, what, why, fix))
 
+    def absent(self, place: str, column: str, role: str, found: Sequence[str], fix: str) -> None:
+        """Note that `place` lacks a column; the same column missing in several files is one problem."""
+        what = f"there is no column '{column}'" + (f" ({role})" if role else "")
+        at, places = self._absent.setdefault(what, (len(self.problems), {}))
+        places[place] = tuple(found)
+        names = list(places)
+        where = ", ".join(names[:_FILES]) + (f" and {len(names) - _FILES} more" if len(names) > _FILES else "")
+        first = next(iter(places.values()))
+        who = "it has" if len(names) == 1 else "they have" if len(set(places.values())) == 1 else f"{names[0]} has"
+        close = difflib.get_close_matches(column, first, n=1, cutoff=0.5)
+        why = f"{who}: {', '.join(first)}" + (f"; did you mean '{close[0]}'?" if close else "")
+        if len(names) == 1:
+            self.problems.append(Problem(where, what, why, fix))
+        else:  # the first file's fix stands for all
+            self.problems[at] = Problem(where, what, why, self.problems[at].fix)
+
+    def spoilt(self, place: str) -> bool:
+        """Was anything noted in this file?"""
+        return place in self.seen or any(place in places for _, places in self._absent.values())
+
     def settle(self) -> None:
         """Raise `DataError` with everything that was noted, if anything was."""
         if not self.problems:
             return
-        n = sum(self.seen.values())
+        n = sum(self.seen.values()) + len(self._absent)
         lines = [f"{n} problem{'s' if n != 1 else ''} in the data of {self.what}"]
         lines += [f"  {i}. {p}" for i, p in enumerate(self.problems, 1)]
         lines += [

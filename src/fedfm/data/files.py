@@ -72,6 +72,10 @@ class Files:
         for path, lines in raw.items():
             # The groups are the test rows', which are everybody's when they are held out at random.
             grouped = self.test_group if path in tests or not tests else ""
+            has = dict.fromkeys(k for _, row in lines for k in row)
+            if grouped and lines and grouped not in has:
+                faults.absent(str(path), grouped, "test_group", list(has), "name one of them: data.test_group=COLUMN")
+                grouped = ""
             mapping = {**self.columns, **({"group": grouped} if grouped else {})}
             columns = tuple(dict.fromkeys((*needed, *(("group",) if grouped else ()))))
             pairs[path] = self._rows(path, lines, columns, mapping, faults, dropped)
@@ -121,7 +125,7 @@ class Files:
         dropped: Counter[str],
     ) -> Pairs:
         kept = canonical_rows(lines, needed, mapping, str(path), faults, dropped)
-        if not kept and not faults.seen[str(path)]:
+        if not kept and not faults.spoilt(str(path)):
             why = f"all {len(lines)} rows lack {' or '.join(needed)}" if lines else "it is empty"
             faults.add(
                 str(path), "the file gives no rows", why, "fill the file or leave it out of the pattern"
@@ -137,12 +141,8 @@ class Files:
             for path in paths:
                 columns = dict.fromkeys(k for _, source in pairs[path] for k in source)
                 if columns and self.party_column not in columns:
-                    faults.add(
-                        str(path),
-                        f"there is no column '{self.party_column}' (party_column)",
-                        f"it has: {', '.join(columns)}",
-                        "name the column that says whose row it is",
-                    )
+                    fix = "name the column that says whose row it is: data.party_column=COLUMN"
+                    faults.absent(str(path), self.party_column, "party_column", list(columns), fix)
                 for row, source in pairs[path]:
                     if source.get(self.party_column) in (None, ""):
                         dropped["no party"] += 1

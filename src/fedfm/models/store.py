@@ -182,12 +182,14 @@ def _check_folder(folder: Path) -> None:
     if (folder / "config.json").is_file():
         return
     if (folder / "adapter_config.json").is_file():
-        why = "it is an adapter: name its base model instead"
+        why, fix = "it is an adapter", "name its base model instead"
     elif files := sorted(folder.glob("*.gguf")):
-        why = f"{files[0].name} is a GGUF file: convert it to safetensors first"
+        why, fix = f"{files[0].name} is a GGUF file", "convert it to Hugging Face layout (safetensors) first"
     else:
         why = "a model folder holds config.json, the tokenizer and the weights"
-    raise ModelError(f"{folder}: no config.json here\n    why: {why}")
+        inside = sorted(p.parent.name for p in folder.glob("*/config.json"))
+        fix = f"did you mean {folder / inside[0]}?" if inside else "name a folder that does, or one of `fedfm models`"
+    raise ModelError(f"{folder}: no config.json here\n    why: {why}\n    fix: {fix}")
 
 
 def _near(word: str) -> str | None:

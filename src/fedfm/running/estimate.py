@@ -30,12 +30,13 @@ def estimate(config: configs.Config) -> dict[str, Any]:
         steps = fed.client.steps_for(max(rows.values()))
         seconds = _seconds_a_step(site) * sum(fed.client.steps_for(n) for n in rows.values()) * fed.rounds
         up = _upload_bytes(site) or site.bound.layout.size * 4
+        cut = sum(getattr(site.data(i), "cut", 0) for i in rows)
     workers = fed.engine.make().workers
     return {"trainable_parameters": site.bound.layout.trainable, "total_parameters": site.bound.total, "parties": len(rows),
             "rounds": fed.rounds, "local_steps": steps, "down_bytes": brief.nbytes, "up_bytes": up,
             "total_bytes": (brief.nbytes + up) * len(rows) * fed.rounds,
             "memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "workers": workers,
-            "seconds": seconds / workers}
+            "seconds": seconds / workers, "rows": sum(rows.values()), "cut": cut}
 
 
 def _seconds_a_step(site: Site) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import json
+import shutil
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -10,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from fedfm.core import config as configs
+from fedfm.core import ledger
 from fedfm.core.check import check
-from fedfm.core.errors import ConfigError, FedfmError, Problem, ResumeError
+from fedfm.core.errors import ConfigError, DataError, FedfmError, ModelError, Problem, ResumeError
 from fedfm.core.federation import Federation
 from fedfm.core.loop import Run
 from fedfm.core.registry import recipes
@@ -19,6 +22,7 @@ from fedfm.core.session import Site
 from fedfm.core.state import Store, write
 from fedfm.running import baselines as base
 from fedfm.running import text
+from fedfm.running.feasible import feasible
 from fedfm.running.progress import Progress, Silent
 from fedfm.running.summary import dumps, summarise
 
@@ -55,12 +59,22 @@ def configure(what: str | Path | Mapping[str, Any] | Federation, settings: Itera
     config.update({k: configs.to_config(v) for k, v in (slots or {}).items()})
     config = text.override(config, settings)
     config.update({k: v for k, v in {"rounds": rounds, "seed": seed}.items() if v is not None})
+    _anchor(config)
     if engine is not None:
         config["engine"] = {"name": engine}
     fed = configs.from_config(config)
     if problems := check(fed):
         raise ConfigError(problems)
     return {**({"recipe": config["recipe"]} if "recipe" in config else {}), **configs.to_config(fed)}
+
+
+def _anchor(config: configs.Config) -> None:
+    """Paths that exist from here become absolute: a run is resumed, and its model loaded, from anywhere."""
+    for slot, key in (("data", "path"), ("data", "test_path"), ("task", "model")):
+        spec = config.get(slot)
+        value = spec.get(key) if isinstance(spec, dict) else None
+        if isinstance(spec, dict) and isinstance(value, str) and value and next(iter(glob.iglob(value)), None) is not None:
+            spec[key] = str(Path(value).absolute())
 
 
 def execute(config: configs.Config, out: str | Path | None = None, *, baselines: str = "local,pooled", progress: Progress | None = None,
@@ -74,7 +88,12 @@ def execute(config: configs.Config, out: str | Path | None = None, *, baselines:
     folder.mkdir(parents=True, exist_ok=True)
     write(folder / "config.yaml", text.dump(config).encode())
     write(folder / "run.json", json.dumps({"baselines": baselines, "trackers": list(trackers), "seconds": 0.0}).encode())
-    return _go(folder, config, kinds, list(trackers), progress or Silent(), 0.0, resume=False)
+    try:
+        return _go(folder, config, kinds, list(trackers), progress or Silent(), 0.0, resume=False)
+    except (ConfigError, DataError, ModelError):
+        if {p.name for p in folder.iterdir()} == {"config.yaml", "run.json"}:  # it never began
+            shutil.rmtree(folder)
+        raise
 
 
 def resume(folder: str | Path, *, progress: Progress | None = None) -> Result:
@@ -97,6 +116,8 @@ def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
     with progress.step("data"):
         parties = fed.data.open(fed.seed)
     device = fed.device if fed.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    if problems := feasible(fed, len(parties.ids)):
+        raise ConfigError(problems)
     with progress.step("model"):
         bound = fed.task.open(parties, device)
     return Site(fed, bound, parties, Store(folder / "clients"))
@@ -108,6 +129,9 @@ def _go(folder: Path, config: configs.Config, kinds: tuple[str, ...], tracked: l
     fed, start = configs.from_config(config), time.perf_counter()
     loggers = [tracking.open_tracker(name, folder, config) for name in tracked]
     site = open_site(fed, folder, progress)
+    plan = json.loads((folder / "run.json").read_text())
+    if plan.setdefault("data", site.parties.digest) != site.parties.digest:
+        raise ResumeError(f"the data have changed since {folder} began: restore them, or start another run")
     with progress.step("encoding"):
         for i in site.parties.ids:
             site.data(i)
@@ -117,7 +141,7 @@ def _go(folder: Path, config: configs.Config, kinds: tuple[str, ...], tracked: l
             site.held_out(0, 1)
     engine = fed.engine.make()
     engine.open(site)
-    status, found = "failed", dict[str, Any]()
+    status, found = "", dict[str, Any]()
     run = Run(fed, folder, site, engine, resume)
     try:
         with progress.rounds(fed.rounds, run) as shown:
@@ -126,18 +150,20 @@ def _go(folder: Path, config: configs.Config, kinds: tuple[str, ...], tracked: l
                 for logger in loggers:
                     logger.log(record["round"], record.get("metrics", {}))
         with progress.bar("baselines") as tick:
-            found = base.baselines(run, kinds, tick) if kinds else {}
-        status = "finished"
+            found = base.baselines(run, kinds, tick) if kinds and fed.rounds else {}
+        why = [r.get("failed", "") for r in ledger.read(run.metrics.path) if r["round"]]
+        status = "failed" if why and all(why) else "finished"
     except KeyboardInterrupt:
         status = "interrupted"
         raise
     finally:
         engine.close()
         seconds = before_s + time.perf_counter() - start
-        write(folder / "run.json", json.dumps({"baselines": ",".join(kinds) or "none", "trackers": tracked, "seconds": seconds}).encode())
+        plan |= {"baselines": ",".join(kinds) or "none", "trackers": tracked, "seconds": seconds}
+        write(folder / "run.json", json.dumps(plan).encode())
         for logger in loggers:
             logger.close()
-        if status != "failed":
+        if status:
             summary = summarise(run, config, status=status, seconds=seconds, baseline=found)
             write(folder / "summary.json", dumps(summary))
     bound = site.bound

@@ -9,7 +9,7 @@ from fedfm.core.errors import DataError, nearest
 
 
 def example(config: configs.Config, client: str | None, row: int) -> dict[str, Any]:
-    """The row, and for text its tokens and which of them carry loss. No training data is encoded for it."""
+    """The row, and for text its tokens and which of them carry loss (with a `label`, that does). No training data is encoded for it."""
     fed = configs.from_config(config)
     parties = fed.data.open(fed.seed)
     client = client or parties.ids[0]
@@ -24,5 +24,5 @@ def example(config: configs.Config, client: str | None, row: int) -> dict[str, A
     objective = fed.task.open(parties).objective
     if (explain := getattr(objective, "explain", None)) is not None:
         told = explain(raw)
-        found |= {k: told[k] for k in ("text", "tokens", "loss_mask") if k in told}
+        found |= {k: told[k] for k in ("text", "tokens", "loss_mask", "label") if k in told}
     return found

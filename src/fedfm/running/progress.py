@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
@@ -118,6 +119,8 @@ def table(summary: dict[str, Any], folder: str) -> Table:
         p = summary["privacy"]
         out.add_row("privacy spent", f"epsilon {p['epsilon']:.2f} at delta {p['delta']:g}")
     out.add_row("trained parameters", f"{summary['trainable_parameters']:,} of {summary['total_parameters']:,}")
+    if summary["dropped"]:
+        out.add_row("rows left out", ", ".join(f"{n} ({escape(why)})" for why, n in summary["dropped"].items()))
     if summary["failures"]:
         out.add_row("events", ", ".join(f"{n} {k}" for k, n in summary["failures"].items()))
     out.add_row("seconds", f"{summary['seconds']:.1f}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterable
 
 import yaml
@@ -19,7 +21,7 @@ def parse(text: str, where: str) -> Config:
     try:
         config = yaml.safe_load(text)
     except yaml.YAMLError as e:
-        raise ConfigError([Problem(where, "this is no YAML", str(e).replace("\n", " "), "mend the line it names")]) from e
+        raise ConfigError([Problem(where, "this is no YAML", _says(e), "mend the line it names")]) from e
     if not isinstance(config, dict):
         raise ConfigError([Problem(where, "a config is a mapping", f"this is {type(config).__name__}", "start with `recipe: NAME`")])
     return config
@@ -34,8 +36,36 @@ def override(config: Config, settings: Iterable[str]) -> Config:
         try:
             problem = put(config, path, yaml.safe_load(text)) if eq else problem
         except yaml.YAMLError as e:
-            problem = Problem(path, f"'{text}' is no YAML value", str(e).split("\n")[0], "quote it")
+            problem = Problem(path, f"'{text}' is no YAML value", _says(e), _mended(path, text))
         problems += [problem] if problem else []
     if problems:
         raise ConfigError(problems)
     return config
+
+
+def _says(e: yaml.YAMLError) -> str:
+    """What YAML complains about, in one line."""
+    told = [str(t) for t in (getattr(e, "context", None), getattr(e, "problem", None)) if t]
+    mark = getattr(e, "problem_mark", None)
+    at = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+    return " ".join((", ".join(told) or str(e)).split()).replace("<stream end>", "the end") + at
+
+
+def _mended(path: str, text: str) -> str:
+    """How to write a value that YAML cannot read: with its closing brackets, else as a string in quotes."""
+    open_, strange = [], False
+    for c in text:
+        if c in "{[":
+            open_.append("}" if c == "{" else "]")
+        elif c in "}]":
+            strange = strange or not open_ or open_.pop() != c
+    if strange:
+        return "every } and ] closes a { or [ before it: drop or correct the one that does not"
+    if open_:
+        missing = "".join(reversed(open_))
+        return f"close what is open: {missing} is missing at the end"
+    if text.lstrip()[:1] in ("'", '"'):
+        return "end the quotation mark that it starts with"
+    if text.lstrip()[:1] in ("{", "["):
+        return "a mapping reads {key: value, ...} and a list [a, b, ...]; put odd words in quotation marks"
+    return "if it is text, quote it: " + shlex.quote(f"{path}={json.dumps(text, ensure_ascii=False)}")

@@ -72,6 +72,13 @@ from fedfm.core.registry import method
         if not isinstance(mass, Tensor) and mass <= 0:
             raise RoundFailed("the weights of all contributions sum to zero")
         return x / mass
+
+    # With form = "all", in place of lift, share and finish (and without `shares` and `plain`):
+    #
+    # needs = 3  # contributors at the least; a round with fewer fails
+    #
+    # def combine(self, messages: Sequence[Message], ctx: Ctx) -> Tensor:  # imports: torch, collections.abc.Sequence
+    #     return torch.stack([m.x for m in messages]).median(0).values
 '''),
     "wire": Body("IV.C", "Wire", """\
 from collections.abc import Mapping
@@ -88,6 +95,7 @@ from fedfm.efficiency.communication.finite import finite
     lossless = True
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
+        # chance comes from ctx.rng("purpose") (client, round and purpose make its stream), never from torch.rand(n) alone
         return finite(x, "NAME"), {}, state  # the payload, what travels beside it, this party's memory
 
     def decode(self, x: Tensor, side: Mapping[str, Tensor], state: State, ctx: Ctx) -> tuple[Tensor, State]:

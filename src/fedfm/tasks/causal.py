@@ -77,6 +77,7 @@ class Dialogues:
     prompts: Tensor
     rows: tuple[dict[str, Any], ...]
     dropped: dict[str, int] = field(default_factory=dict)
+    cut: int = 0  # pairs longer than max_tokens
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -114,7 +115,8 @@ class Instruction(TextObjective):
         lost = len(pairs) - len(kept)
         prompts = torch.tensor([n for _, n in cuts], dtype=torch.long)
         dropped = {"no answer token within max_tokens": lost} if lost else {}
-        return Dialogues(Ragged.of([c for c, _ in cuts]), prompts, tuple(kept), dropped)
+        longer = sum(len(prompt) + len(answer) > self.limit for prompt, answer in pairs)
+        return Dialogues(Ragged.of([c for c, _ in cuts]), prompts, tuple(kept), dropped, longer)
 
     def explain(self, row: dict[str, Any]) -> dict[str, Any]:
         """What the model sees of a row: `text`, `tokens` and `loss_mask` (true where the loss is)."""

@@ -16,7 +16,7 @@ from fedfm.core.errors import DataError, nearest
 from fedfm.core.protocols import Scores, Task
 from fedfm.core.registry import knob, load, method
 from fedfm.tasks.bound import BoundModule
-from fedfm.tasks.export import reload, source
+from fedfm.tasks.export import reload, source, write_weights
 from fedfm.tasks.features import Features
 from fedfm.tasks.network import fresh, load_base, load_tokenizer
 from fedfm.tasks.ragged import Ragged
@@ -106,6 +106,7 @@ class Texts:
     labels: Tensor
     groups: tuple[str | None, ...] = ()
     features: Features | None = field(default=None, repr=False)  # where the encoder is frozen
+    cut: int = 0  # texts that fill max_tokens: they were cut, but for those that fit to the token
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -146,11 +147,9 @@ class Classification(TextObjective):
 
     def save(self, module: Any, folder: str) -> None:
         """Write the encoder's part as the tuning does, the head as `head.safetensors`, and a README."""
-        from safetensors.torch import save_file
-
         Path(folder).mkdir(parents=True, exist_ok=True)
         head = {n: p.detach().to("cpu", copy=True) for n, p in module.head.state_dict().items()}
-        save_file(head, Path(folder) / "head.safetensors", metadata={"format": "pt"})
+        write_weights(head, Path(folder) / "head.safetensors")
         super().save(module, folder)
 
     # ---- rows -------------------------------------------------------------------------------------------------
@@ -171,7 +170,8 @@ class Classification(TextObjective):
         tokens = self._tokens([r["text"] for r in rows.rows])
         groups = tuple(None if r.get("group") is None else str(r["group"]) for r in rows.rows)
         labels = torch.tensor([numbers[r["label"]] for r in rows.rows], dtype=torch.long)
-        return Texts(tokens, labels, groups, Features(tokens) if self.frozen else None)
+        full = int((tokens.lengths >= self.limit).sum())
+        return Texts(tokens, labels, groups, Features(tokens) if self.frozen else None, full)
 
     def explain(self, row: dict[str, Any]) -> dict[str, Any]:
         """What the model sees of a row: `text`, `tokens`, `loss_mask` (false: the loss is on the `label`)."""

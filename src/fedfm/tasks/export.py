@@ -29,6 +29,13 @@ def write_task(task: Any, labels: tuple[str, ...] | None, folder: Path) -> None:
     (folder / "README.md").write_text(task.readme(folder, labels), encoding="utf-8")
 
 
+def write_weights(tensors: dict[str, torch.Tensor], file: Path) -> None:
+    """A safetensors file with the rights that the umask gives (the library's own writer makes it private)."""
+    from safetensors.torch import save
+
+    file.write_bytes(save(tensors, metadata={"format": "pt"}))
+
+
 def source(model: str, folder: Path) -> tuple[str, str]:
     """Python source for the README: an import line (or nothing), and the expression for the base model."""
     from fedfm import models

@@ -136,8 +136,8 @@ class _Objective(Objective):
         import json
         from pathlib import Path
 
-        from safetensors.torch import save_file
-        save_file({n: p.detach().clone() for n, p in module.state_dict().items()}, f"{folder}/model.safetensors")
+        from fedfm.tasks.export import write_weights
+        write_weights({n: p.detach().clone() for n, p in module.state_dict().items()}, Path(folder, "model.safetensors"))
         Path(folder, "config.json").write_text(json.dumps({"architecture": "fedfm image-classification", "inputs": self.inputs,
                                                            "channels": self.task.channels, "cut": self.task.cut,
                                                            "labels": self.labels}, indent=2))

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
-from fedfm.core.errors import ModelError
+from fedfm.models.reach import cached_at_least, refusal
 
 SEED = 20_240_917  # of every fresh tensor (heads, LoRA's A), so that all workers start from the same bits
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -31,10 +32,12 @@ def quiet() -> Iterator[None]:
     """No progress bars, reports or notices of the libraries' own deprecations from what is inside."""
     import logging as levels
 
+    from huggingface_hub.utils import logging as hub
     from transformers.utils import logging
 
-    level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    level, bar, retries = logging.get_verbosity(), logging.is_progress_bar_enabled(), hub.get_verbosity()
     logging.set_verbosity(levels.ERROR)
+    hub.set_verbosity(levels.ERROR)
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         with warnings.catch_warnings():
@@ -42,6 +45,7 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.set_verbosity(level)
+        hub.set_verbosity(retries)
         if bar:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
@@ -62,16 +66,15 @@ def load_base(auto: str, model: str, *, dtype: str = "float32", dropout: float =
     import transformers
 
     where = folder(model)
-    with fresh(), quiet():
-        try:
+    try:
+        with fresh(), quiet(), cached_at_least(where):
             config = transformers.AutoConfig.from_pretrained(where)
             for key, value in vars(config).items():
                 if re.search("dropout|pdrop", key) and isinstance(value, int | float) and not isinstance(value, bool):
                     setattr(config, key, dropout)
             network = getattr(transformers, auto).from_pretrained(where, config=config, dtype=DTYPES[dtype])
-        except (OSError, ValueError, KeyError) as e:
-            raise ModelError(f"{model}: {auto} cannot load it\n    why: {e}\n"
-                             "    fix: name a packaged model, or a folder in Hugging Face layout") from e
+    except (OSError, ValueError, KeyError, SafetensorError) as e:
+        raise refusal(model, where, f"{auto} cannot load it", e) from e
     if checkpointing:
         network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return network
@@ -82,11 +85,12 @@ def load_tokenizer(model: str) -> Any:
     import transformers
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its thread pool does not survive a fork
-    with quiet():
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder(model))
-        except (OSError, ValueError, KeyError) as e:
-            raise ModelError(f"{model}: its tokenizer cannot be loaded\n    why: {e}") from e
+    where = folder(model)
+    try:
+        with quiet(), cached_at_least(where):
+            tokenizer = transformers.AutoTokenizer.from_pretrained(where)
+    except (OSError, ValueError, KeyError) as e:
+        raise refusal(model, where, "its tokenizer cannot be loaded", e) from e
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

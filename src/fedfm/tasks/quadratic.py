@@ -62,8 +62,10 @@ class _Objective(Objective):
         return _Point(max(1, -int(-terms.width * self.dim // 1)))
 
     def save(self, module: nn.Module, folder: str) -> None:
-        from safetensors.torch import save_file
-        save_file({n: p.detach().clone() for n, p in module.named_parameters()}, f"{folder}/model.safetensors")
+        from pathlib import Path
+
+        from fedfm.tasks.export import write_weights
+        write_weights({n: p.detach().clone() for n, p in module.named_parameters()}, Path(folder, "model.safetensors"))
 
 
 @method("quadratics", slot="data", section="VII")

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from fedfm.core.errors import ModelError, nearest
 from fedfm.core.registry import knob, method
+from fedfm.tasks.export import write_weights
 from fedfm.tasks.network import fresh, quiet
 from fedfm.tasks.tuning import Tuning
 
@@ -74,15 +75,13 @@ class LoRA(Tuning):
 
     def save(self, network: Any, base: str, folder: Path) -> None:
         """A plain PEFT adapter. A residual is folded in, by a rank of at most r + rank(R), exact to rounding."""
-        from safetensors.torch import save_file
-
         pairs = {name: _pair(layer) for name, layer in adapted(network)}
         rank, scale = max(a.shape[0] for a, _ in pairs.values()), self.alpha / self.r
         tensors = {}
         for name, (a, b) in pairs.items():  # layers of a smaller rank get zero directions: one rank for all
             tensors[f"{name}.lora_A.weight"] = functional.pad(a, (0, 0, 0, rank - a.shape[0])).contiguous()
             tensors[f"{name}.lora_B.weight"] = functional.pad(b, (0, rank - b.shape[1])).contiguous()
-        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        write_weights(tensors, folder / "adapter_model.safetensors")
         config = network.peft_config[ADAPTER].to_dict()
         config |= {"r": rank, "lora_alpha": scale * rank, "inference_mode": True, "base_model_name_or_path": base,
                    "target_modules": sorted(config["target_modules"])}

@@ -67,6 +67,7 @@ class SecAgg(Wire):
     linear: ClassVar[bool] = True
     after_sum: ClassVar[bool] = True
     opaque: ClassVar[bool] = True
+    least: ClassVar[int] = 3  # parties: of two, each learns the other's update from the sum
     phases: ClassVar[Mapping[str, Barrier]] = {"keys": "all", "shares": "all", "upload": "all", "unmask": "all"}
 
     def needed(self, n: int) -> int:
@@ -173,7 +174,7 @@ class SecAgg(Wire):
             except ValueError:  # a key of low order: its sender is left out
                 continue
         roster, n = tuple(given), len(given)
-        if n < 3:
+        if n < self.least:
             raise RoundFailed(f"secagg: {n} parties gave keys; below 3, one learns another's update from the "
                               "sum")
         if n > self.capacity:

@@ -114,6 +114,24 @@ def test_a_new_method_keeps_the_laws(slot: str, tmp_path: Path) -> None:
     assert f"fresh-{slot}-one" in hint(f"fresh-{slot}-one", [method, test])
 
 
+def test_the_aggregators_other_form_keeps_the_laws_too(tmp_path: Path) -> None:
+    method, test = new("aggregate", "fresh-all-one", tmp_path)
+    text = method.read_text()
+    kept, rest = text.split('    form = "sum"')
+    stub = rest.split("# form = ")[1]
+    lines = [line.replace("    # ", "    ", 1) for line in f"    # form = {stub}".splitlines() if line.strip() != "#"]
+    code = kept.replace("from torch import", "import torch\nfrom torch import") + "\n".join(lines) + "\n"
+    method.write_text(code.replace("fresh-all-one", "fresh-all-two"))
+    module = module_of(method)
+    spec = module.FreshAllOne()
+    assert spec.form == "all" and spec.needs == 3
+    fedfm.laws.check(spec)
+
+
+def test_a_new_wire_says_where_chance_comes_from(tmp_path: Path) -> None:
+    assert 'ctx.rng("purpose")' in new("wire", "fresh-chance", tmp_path)[0].read_text()
+
+
 def test_every_slot_with_a_protocol_has_a_template() -> None:
     parts = {"task", "data", "evaluate", "engine", "tuning", "partition", "speed"}  # no protocol with laws of its own
     assert {s for c in methods().values() for s in c.slots} - set(BODIES) <= parts, "add a template"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,10 @@ import torch
 
 from fedfm.core.check import check
 from fedfm.core.combine import ByClient, ByPath, Pipe
+from fedfm.core.context import Ctx
 from fedfm.core.federation import Federation
+from fedfm.core.message import Message
+from fedfm.core.protocols import Bound, Client, State
 from fedfm.data.digits import Digits
 from fedfm.data.partition.dirichlet import Dirichlet
 from fedfm.data.source import Parties, Shard
@@ -40,7 +45,7 @@ from fedfm.incentives.shapley_exact import ShapleyExact
 from fedfm.incentives.shapley_permutation import ShapleyPermutation
 from fedfm.incentives.uniform import Uniform
 from fedfm.laws.compare import near
-from fedfm.laws.homes import Played, quadratics
+from fedfm.laws.homes import Played, pictures, quadratics
 from fedfm.models import tiny
 from fedfm.tasks.classify import SequenceClassification
 from fedfm.tasks.image import ImageClassification
@@ -241,6 +246,38 @@ def test_who_is_heard_first_changes_nothing(name: str, drive: Any) -> None:
 
     one, two = drive(digits(**SECURE[name]), workers=0), drive(digits(**SECURE[name]), workers=0, around=backwards)
     assert torch.equal(one.model, two.model) and one.digest == two.digest
+
+
+@dataclass(frozen=True)
+class Rolling(SplitFed):
+    """Draws from torch's global generator behind its conversation, as dropout would."""
+
+    def work(self, brief: Message, data: Any, state: State, ctx: Ctx, bound: Bound) -> Any:
+        m, state = yield from super().work(brief, data, state, ctx, bound)
+        return replace(m, x=m.x + 0.01 * torch.rand(m.x.shape)), state
+
+
+@dataclass(frozen=True)
+class Sleepy(Client):
+    """One party takes its time, by the wall."""
+
+    def work(self, brief: Message, data: Any, state: State, ctx: Ctx, bound: Bound) -> Any:
+        time.sleep(0.2 * (ctx.client == "party-3"))
+        return Local(lr=0.05, steps=3, batch=2).work(brief, data, state, ctx, bound)
+
+
+SPLIT = {"client": SplitFed(Local(lr=0.1, steps=2, batch=4)), "server": SplitFedServer(lr=0.1)}
+
+
+@pytest.mark.parametrize("fed", [
+    pictures(rounds=2, **SPLIT | {"client": Rolling(Local(lr=0.1, steps=2, batch=4))}),
+    pictures(rounds=4, pace=Quorum(0.5, eager=True, speed=SLOW), **SPLIT),
+    quadratics(rounds=4, pace=Quorum(0.9, deadline_s=8.0, late="keep", speed=SLOW)),
+    quadratics(rounds=2, client=Sleepy(), uplink=SecAgg(threshold=0.9), pace=AllArrive(speed=SLOW, drop={"party-1": "upload"})),
+], ids=["global generator", "cancelled in mid-talk", "late in a failed round", "slow below the threshold"])
+def test_when_things_happen_changes_nothing(fed: Federation, drive: Any) -> None:
+    """Bytes of cancelled talk, work that outlives a failed round, and its clock once depended on who was quick."""
+    twice(drive, fed)
 
 
 TOPICS = {"sky": "star moon sun cloud wind rain", "farm": "cow corn barn field hen seed"}

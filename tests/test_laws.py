@@ -328,3 +328,27 @@ def test_the_laws_catch_who_breaks_them(spec: Any, names: set[str]) -> None:
         laws.check(spec)
     missed = {n for n in names if n not in str(e.value)}
     assert not missed, f"not caught: {missed}\n{e.value}"
+
+
+@dataclass(frozen=True)
+class Widens(Wire):
+    """Claims to be lossless, and gives every type back as float64 (or, with `nudge`, as it was but for one value)."""
+
+    lossless = True
+    nudge: bool = False
+
+    def decode(self, x: Tensor, side: Any, state: State, ctx: Ctx) -> Any:
+        if not self.nudge:
+            return x.double(), state
+        out = x.clone()
+        out[:1] += 1
+        return out, state
+
+
+def test_lossless_says_what_changed() -> None:
+    (law,) = [law for law in laws.laws_of(Widens()) if law.name == "lossless means exact"]
+    assert law.broken(Widens()) == (
+        "a vector of 0 values went in as torch.float32 and came out as torch.float64: the type changed"
+    )
+    assert law.broken(Widens(nudge=True)) == "1 of 1 values of torch.float32 changed"
+    assert not law.broken(Entropy())

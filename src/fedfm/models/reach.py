@@ -16,8 +16,7 @@ _answers: dict[str, tuple[bool, float]] = {}
 
 def reachable() -> bool:
     """Does the hub answer, whatever it says? False as well where HF_HUB_OFFLINE forbids to ask."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
+    from huggingface_hub import constants, get_session
 
     if constants.HF_HUB_OFFLINE:
         return False

@@ -58,7 +58,7 @@ from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregator, Lift
 from fedfm.core.registry import method
 """, "sum_i m_i x_i / sum_i m_i, with m_i = local examples.", '''\
-    form = "sum"  # "all": override `combine` instead, and say how many messages it `needs`
+    form = "sum"  # "all": see the end
     shares = True  # the lift can run on the client, under secure aggregation
     plain = True  # the lift only scales, so a clipped message stays bounded
 
@@ -73,12 +73,15 @@ from fedfm.core.registry import method
             raise RoundFailed("the weights of all contributions sum to zero")
         return x / mass
 
-    # With form = "all", in place of lift, share and finish (and without `shares` and `plain`):
+    # The other form sees every message at once; in place of all of the above (import torch and Sequence):
     #
-    # needs = 3  # contributors at the least; a round with fewer fails
+    # form = "all"
+    # needs = 3  # messages at the least
     #
-    # def combine(self, messages: Sequence[Message], ctx: Ctx) -> Tensor:  # imports: torch, collections.abc.Sequence
-    #     return torch.stack([m.x for m in messages]).median(0).values
+    # def combine(self, messages: Sequence[Message], ctx: Ctx) -> Tensor:
+    #     if len(messages) < self.needs:
+    #         raise RoundFailed(f"{len(messages)} messages came, {self.needs} are needed")
+    #     return torch.stack([m.x.float() for m in messages]).median(0).values
 '''),
     "wire": Body("IV.C", "Wire", """\
 from collections.abc import Mapping
@@ -95,7 +98,7 @@ from fedfm.efficiency.communication.finite import finite
     lossless = True
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
-        # chance comes from ctx.rng("purpose") (client, round and purpose make its stream), never from torch.rand(n) alone
+        # draw from ctx.rng("purpose"), as in torch.rand(x.shape, generator=ctx.rng("purpose")); a code must repeat
         return finite(x, "NAME"), {}, state  # the payload, what travels beside it, this party's memory
 
     def decode(self, x: Tensor, side: Mapping[str, Tensor], state: State, ctx: Ctx) -> tuple[Tensor, State]:

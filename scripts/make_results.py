@@ -29,7 +29,7 @@ Written by `scripts/make_results.py`: every recipe at its defaults, as `fedfm ru
 the range. "Alone" is the mean of parties that train without the others for as many steps. Rows are not a ranking: tasks,
 rounds, optimisers and the number of parties differ between recipes (`fedfm show NAME`).
 
-| recipe | seeds | scored by | before | alone | federated | sent, a party and round | of note |
+| recipe | seeds | scored by | before | alone | federated | up and talk, a party and round | of note |
 |---|---|---|---|---|---|---|---|
 """
 Summary = dict[str, Any]
@@ -66,7 +66,7 @@ def spread(values: Iterable[float | None], show: Callable[[float], str] = "{:.3f
 def row(name: str, told: list[Summary]) -> str:
     metric = told[0]["metric"]["name"] + ("" if told[0]["metric"]["higher_is_better"] else ", lower is better")
     scores = [spread(s["metric"][key] for s in told) for key in ("base", "local", "federated")]
-    sent = [s["bytes"]["up"] / max(1, uploads(name, s["seed"])) for s in told]
+    sent = [(s["bytes"]["up"] + s["bytes"]["talk"]) / max(1, uploads(name, s["seed"])) for s in told]
     epsilon = [s["privacy"]["epsilon"] for s in told if s["privacy"]]
     note = f"epsilon {spread(epsilon, '{:.2f}'.format)} at delta {told[0]['privacy']['delta']:g}" if epsilon else ""
     cells = [f"`{name}`", ", ".join(str(s["seed"]) for s in told), metric, *scores, spread(sent, size), note]

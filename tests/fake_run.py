@@ -8,6 +8,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+NO_QUORUM = "4 of 8 parties contributed, 6 are needed"
 TASKS = ("chain_sum", "leg_counting", "word_sorting", "basic_arithmetic")
 
 
@@ -25,8 +26,14 @@ def fake_run(
     paid: bool = True,
     baselines: bool = True,
     summary: dict[str, Any] | None = None,
+    broken: tuple[int, ...] = (),
+    config: str = "",
 ) -> Path:
-    """Writes a run directory: drop-outs, late, refused and failed parties, central DP, an auction."""
+    """Writes a run directory: drop-outs, late, refused and failed parties, central DP, an auction.
+
+    Events count rounds from 0 and metrics from 1, as a run's do; `broken` rounds (from 1) failed, and `config`
+    is put before the rest of config.yaml.
+    """
     rng = random.Random(seed)
     place.mkdir(parents=True, exist_ok=True)
     ids = names or [f"hospital-{i + 1}" for i in range(parties)]
@@ -38,46 +45,42 @@ def fake_run(
         spread[p] = {k: int(size_of[p] * w / sum(pull)) for k, w in zip(labels, pull, strict=True)}
     events: list[dict[str, Any]] = []
     metrics: list[dict[str, Any]] = [{"round": 0, "metrics": _scores(rng, 0.31, 0)}]
-    dropped: dict[str, int] = {}
+    lost: dict[str, int] = {}
     ups = downs = 0
     epsilon = clock = seconds = 0.0
 
-    def lose(number: int, kind: str, who: str, **facts: Any) -> None:
-        events.append({"round": number, "kind": kind, "client": who, **facts})
-        reason = facts.get("reason") or facts.get("error") or kind
-        dropped[reason] = dropped.get(reason, 0) + 1
+    def note(kind: str, who: str | None = None, **facts: Any) -> None:
+        events.append({"round": t - 1, "kind": kind, "client": who, **facts})
+
+    def lose(kind: str, who: str, **facts: Any) -> None:
+        note(kind, who, **facts)
+        lost[kind] = lost.get(kind, 0) + 1
 
     for t in range(1, rounds + 1):
         plan = ids if cohort is None else rng.sample(ids, cohort)
-        events.append({"round": t, "kind": "plan", "client": None, "clients": list(plan)})
+        note("plan", clients=list(plan))
         up = down = done = 0
+        failed = t in broken
+        if failed:
+            note("round_failed", reason=NO_QUORUM)
         for p in plan:
-            events.append({"round": t, "kind": "start", "client": p})
+            note("start", p)
             down += raw
-            events.append(
-                {
-                    "round": t,
-                    "kind": "bytes",
-                    "client": p,
-                    "direction": "down",
-                    "total": raw,
-                    "stages": {"raw": raw},
-                }
-            )
+            note("bytes", p, direction="down", total=raw, stages={"raw": raw})
             if paid:
-                events.append({"round": t, "kind": "bid", "client": p, "ask": round(1 + rng.random(), 3)})
+                note("bid", p, ask=round(1 + rng.random(), 3))
             luck = rng.random()
             if luck < 0.07:
-                lose(t, "dropout", p, phase="work", reason="lost the connection")
+                lose("dropout", p, phase="work", reason="lost the connection")
                 continue
             if luck < 0.1:
-                lose(t, "late", p)
+                lose("late", p)
                 continue
             if luck < 0.12:
-                lose(t, "refused", p, by="norm", reason="norm 41 is above 10 x the median")
+                lose("refused", p, by="norm", reason="norm 41 is above 10 x the median")
                 continue
             if luck < 0.13:
-                lose(t, "failed", p, error="ClientFailed: loss is not finite")
+                lose("failed", p, error="ClientFailed: loss is not finite")
                 continue
             done += 1
             passed, sizes = float(raw), {}
@@ -86,49 +89,17 @@ def fake_run(
                 sizes[name] = int(passed)
             up += int(passed)
             first = 2.1 * math.exp(-t / 7) + 0.4 + rng.random() * 0.1
-            events.append(
-                {
-                    "round": t,
-                    "kind": "upload",
-                    "client": p,
-                    "mass": size_of[p],
-                    "version": t - 1,
-                    "staleness": 0,
-                    "loss_first": first,
-                    "loss_last": first * 0.8,
-                    "norm": 1.3,
-                }
-            )
-            events.append(
-                {
-                    "round": t,
-                    "kind": "bytes",
-                    "client": p,
-                    "direction": "up",
-                    "total": int(passed),
-                    "stages": sizes,
-                }
-            )
-            if paid:
-                events.append({"round": t, "kind": "value", "client": p, "value": rng.gauss(0.012, 0.01)})
-                events.append(
-                    {"round": t, "kind": "pay", "client": p, "amount": round(1.6 + rng.random(), 3)}
-                )
+            losses = {"loss_first": first, "loss_last": first * 0.8}
+            note("upload", p, mass=size_of[p], version=t - 1, staleness=0, norm=1.3, **losses)
+            note("bytes", p, direction="up", total=int(passed), stages=sizes)
+            if paid and not failed:
+                note("value", p, value=rng.gauss(0.012, 0.01))
+                note("pay", p, amount=round(1.6 + rng.random(), 3))
         if private:
             epsilon = 0.62 * math.sqrt(t)
-            events.append(
-                {
-                    "round": t,
-                    "kind": "privacy",
-                    "client": None,
-                    "mechanism": "gaussian",
-                    "noise_multiplier": 1.1,
-                    "clip_norm": 1.0,
-                    "sampling": {"kind": "poisson", "rate": 0.5},
-                    "count": done,
-                }
-            )
-        events.append({"round": t, "kind": "weather", "client": None, "sky": "clear"})
+            facts = {"noise_multiplier": 1.1, "clip_norm": 1.0, "sampling": {"kind": "poisson", "rate": 0.5}}
+            note("privacy", mechanism="gaussian", count=done, **facts)
+        note("weather", sky="clear")
         work = {"train": 2 + rng.random(), "encode": 0.05, "aggregate": 0.02, "evaluate": 0.6, "other": 0.03}
         seconds += sum(work.values())
         clock += 30 + 5 * rng.random()
@@ -137,14 +108,14 @@ def fake_run(
             {
                 "round": t,
                 "metrics": _scores(rng, score, t),
-                "clients": done,
+                "clients": 0 if failed else done,
                 "planned": len(plan),
                 "train_loss": 2.1 * math.exp(-t / 7) + 0.4,
                 "seconds": work,
                 "bytes": {"up": up, "down": down, "talk": 0},
                 "clock": clock,
                 "epsilon": epsilon if private else None,
-                "failed": False,
+                "failed": NO_QUORUM if failed else "",
             }
         )
         ups, downs = ups + up, downs + down
@@ -184,7 +155,8 @@ def fake_run(
         "engine": "inprocess",
         "workers": 1,
         "parties": {p: {"rows": sum(spread[p].values()), "distribution": spread[p]} for p in ids},
-        "dropped": dropped,
+        "dropped": {},
+        "failures": lost,
         "citations": [
             {
                 "name": "fedit",
@@ -199,7 +171,7 @@ def fake_run(
     (place / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in metrics))
     (place / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
     (place / "config.yaml").write_text(
-        f"recipe: fedit\nseed: {seed}\nrounds: {rounds}\nmodel: all-MiniLM-L6-v2\nuplink:\n"
+        f"{config}recipe: fedit\nseed: {seed}\nrounds: {rounds}\nmodel: all-MiniLM-L6-v2\nuplink:\n"
         "  - {name: topk, fraction: 0.01}\n  - {name: qsgd, bits: 4}\n"
     )
     return place

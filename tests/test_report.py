@@ -15,12 +15,11 @@ import pytest
 
 from fake_run import fake_run
 from fedfm.core.errors import ResumeError
-from fedfm.report import rundir, write
+from fedfm.report import outline, rundir, write
 from fedfm.report.drawing.charts import apart, bins, thin, ticks
 from fedfm.report.drawing.markup import clip, data, esc
 from fedfm.report.folds import fold
 from fedfm.report.numbers import alike, decimals, fixed, share, short, size, span
-from fedfm.report.outline import sentence, verdict
 
 EVIL = '<script>alert("x")</script>'
 
@@ -82,24 +81,10 @@ def test_one_run_has_every_section_and_fetches_nothing(one: Path) -> None:
     assert not re.search(r"https?://|@import|url\(", text)
     assert len(text.encode()) < 500_000
     for title in (
-        "Who gains what",
-        "Accuracy over rounds",
-        "By task",
-        "Losses and other metrics",
-        "Who took part",
-        "Data per party",
-        "Lost on the way",
-        "Contribution",
-        "Payments",
-        "Data sent per round",
-        "Stages of the wire",
-        "Time per round",
-        "Privacy spent",
-        "Repeat it",
-        "Versions and digests",
-        "Methods to cite",
-        "Every party",
-        "Event log",
+        "Who gains what", "Accuracy over rounds", "By task", "Losses and other metrics",
+        "Who took part", "Data per party", "Lost on the way", "Contribution", "Payments",
+        "Data sent per round", "Stages of the wire", "Time per round", "Privacy spent", "Repeat it",
+        "Versions and digests", "Methods to cite", "Every party", "Event log"
     ):
         assert f"<h3>{title}</h3>" in text, title
     assert "fedfm run config.yaml" in text and "weather" in text and "gaussian" in text
@@ -126,14 +111,7 @@ def test_labels_tell_runs_with_equal_names_apart(tmp_path: Path) -> None:
 
 
 def test_everything_is_escaped(tmp_path: Path) -> None:
-    names = [
-        EVIL,
-        "</script><img src=x onerror=alert(1)>",
-        '" onmouseover="alert(1)',
-        "a & b",
-        "x\u202ey\ud800\x00",
-        "p|q",
-    ]
+    names = [EVIL, "</script><img src=x onerror=alert(1)>", '" onmouseover="alert(1)', "a & b", "x\u202ey\ud800\x00", "p|q"]
     place = fake_run(tmp_path / EVIL.replace("/", "_"), names=names, labels=(EVIL, "b", "]]>"))
     told = json.loads((place / "summary.json").read_text())
     told["recipe"] = told["engine"] = told["config_digest"] = EVIL
@@ -246,7 +224,7 @@ def test_nulls_and_lower_is_better(tmp_path: Path, summary: dict[str, Any]) -> N
     text = _page(place)
     _Outline(text)
     if summary["metric"]:
-        words = sentence(verdict(rundir.read_runs([place])[0]))
+        words = outline.sentence(outline.verdict(rundir.read_runs([place])[0]))
         assert words == (
             "Federated perplexity 14.00 falls short of the parties alone (12.00) by 2.00 "
             "and stands 5.00 above pooled training (9.00)."
@@ -255,7 +233,7 @@ def test_nulls_and_lower_is_better(tmp_path: Path, summary: dict[str, Any]) -> N
 
 def test_the_verdict_adds_up_as_printed(one: Path) -> None:
     run = rundir.read_runs([one])[0]
-    words = sentence(verdict(run))
+    words = outline.sentence(outline.verdict(run))
     fed, local, by, under, pooled = map(float, re.findall(r"\d\.\d+", words))
     assert round(fed - local, 3) == by and round(pooled - fed, 3) == under
     assert "beats the parties alone" in words and words.endswith(".")
@@ -304,43 +282,90 @@ def test_a_very_long_ledger_is_read_in_whole_rounds(tmp_path: Path, monkeypatch:
 def test_outcomes_of_a_round() -> None:
     facts = fold(
         [
-            {"round": 1, "kind": "plan", "clients": ["a", "b", "c", "d", "e", "f", "g"]},
-            *({"round": 1, "kind": "upload", "client": c, "mass": 2} for c in "abcd"),
-            {"round": 1, "kind": "dropout", "client": "b", "phase": "unmask"},
-            {"round": 1, "kind": "refused", "client": "c", "by": "krum"},
-            {"round": 1, "kind": "dropout", "client": "d", "phase": "work"},
-            {"round": 1, "kind": "late", "client": "e"},
-            {"round": 1, "kind": "failed", "client": "f", "error": "boom"},
-            {"round": 2, "kind": "round_failed", "reason": "no quorum"},
+            {"round": 0, "kind": "plan", "clients": ["a", "b", "c", "d", "e", "f", "g"]},
+            *({"round": 0, "kind": "upload", "client": c, "mass": 2} for c in "abcd"),
+            {"round": 0, "kind": "dropout", "client": "b", "phase": "unmask"},
+            {"round": 0, "kind": "refused", "client": "c", "by": "krum"},
+            {"round": 0, "kind": "dropout", "client": "d", "phase": "work"},
+            {"round": 0, "kind": "failed", "client": "d", "error": "the end of the session"},
+            {"round": 0, "kind": "late", "client": "e"},
+            {"round": 0, "kind": "failed", "client": "f", "error": "boom"},
+            {"round": 1, "kind": "plan", "clients": ["a", "b"]},
+            {"round": 1, "kind": "round_failed", "reason": "no quorum"},
+            {"round": 1, "kind": "upload", "client": "a", "mass": 2},
+            {"round": 0, "kind": "upload", "client": "g"},
+            {"round": 2, "kind": "plan", "clients": []},
+            {"round": 1, "kind": "upload", "client": "b"},
         ]
     )
-    assert facts.outcome[1] == {"a": "c", "b": "c", "c": "r", "d": "d", "e": "l", "f": "f", "g": "p"}
-    assert facts.failed_rounds == {2: "no quorum"} and facts.parties["a"].mass == 2
+    # What arrives in a failed round is thrown away, whenever it was begun.
+    assert facts.outcome[1] == {"a": "c", "b": "c", "c": "r", "d": "d", "e": "l", "f": "f", "g": "s"}
+    assert facts.outcome[2] == {"a": "s", "b": "c"} and facts.failed_rounds == {2: "no quorum"}
+    a = facts.parties["a"]
+    assert (a.mass, a.uploads, a.thrown) == (4, 1, 1) and facts.parties["d"].trouble == {"dropout": 1}
+
+
+def _card(text: str, title: str) -> str:
+    return next(c for c in re.findall(r"<article.*?</article>", text, re.DOTALL) if f"<h3>{title}</h3>" in c)
+
+
+def test_the_page_counts_rounds_from_one_everywhere(tmp_path: Path) -> None:
+    place = fake_run(tmp_path / "run", rounds=4, broken=(2,))
+    with (place / "events.jsonl").open("a") as file:
+        file.write('{"round": 3, "kind": "late", "client": "hospital-1"}\n')
+    run, text = rundir.read_runs([place])[0], _page(place)
+    assert sorted(run.facts.outcome) == [1, 2, 3, 4] and list(outline.failed_rounds(run)) == [2]
+    grid = _card(text, "Who took part")
+    assert '"cols":["round 1","round 2","round 3","round 4"]' in grid
+    assert re.findall(r'<text class="t m"[^>]*>(\d+)</text>', grid)[:4] == ["1", "2", "3", "4"]
+    for title in ("Lost on the way", "Event log"):
+        rows = re.findall(r'<tr><th scope="row"[^>]*>(\d+)</th><td>(.*?)</td><td>(.*?)</td>', _card(text, title))
+        assert {"1", "2", "3", "4"} >= {n for n, _, _ in rows}, title
+        assert any(n == "4" and {a, b} == {"late", "hospital-1"} for n, a, b in rows), title
+    assert ("2", "all", "round failed") in re.findall(
+        r'<th scope="row"[^>]*>(\d+)</th><td>(.*?)</td><td>(.*?)</td>', _card(text, "Lost on the way")
+    )
+
+
+def test_uploads_of_failed_rounds_are_no_contributions(tmp_path: Path) -> None:
+    place = fake_run(tmp_path / "run", rounds=3, broken=(1, 2, 3))
+    run, text = rundir.read_runs([place])[0], _page(place)
+    done, planned = outline.turnout(run)
+    assert done == 0 and planned == 24 and not any(t.uploads for t in run.facts.parties.values())
+    sent = sum(t.thrown for t in run.facts.parties.values())
+    grid = _card(text, "Who took part")
+    assert sent > 10 and f"{sent} uploads of 3 rounds that failed (×) counted for nothing" in grid
+    assert "0 % of the planned party-rounds uploaded in a round that gave a model" in grid
+    assert '<path class="f-c1" d=""/>' in grid and "contributed" not in grid
+    (place / "events.jsonl").unlink()  # the metrics know of failed rounds by themselves
+    assert list(outline.failed_rounds(rundir.read_runs([place])[0])) == [1, 2, 3]
+
+
+def test_runs_of_different_tests_are_not_ranked(tmp_path: Path) -> None:
+    def pair(name: str, other: str, **changes: Any) -> str:
+        one_ = fake_run(tmp_path / name / "one", config="task: {name: t}\ndata: {name: d, partition: {alpha: 1}}\n")
+        two = fake_run(tmp_path / name / "two", seed=3, gain=0.2, stages=(("raw", 0.01),), config=other, **changes)
+        return _page(one_, two)
+
+    for name, other, why in (
+        ("tasks", "task: {name: u}\ndata: {name: d}\n", "of different tasks"),
+        ("data", "task: {name: t}\ndata: {name: e}\n", "judged on different data"),
+    ):
+        text = pair(name, other)
+        assert why in text and "is best" not in text and 'class="n best"' not in text and "sent least" not in text
+    text = pair("metrics", "", summary={"metric": {"name": "loss", "federated": 0.1, "higher_is_better": False}})
+    assert "judged by different metrics" in text and "is best" not in text and 'class="n best"' not in text
+    text = pair("same", "task: {name: t}\ndata: {name: d, partition: {alpha: 9}}\n")
+    # Run two sent less in all, and needs more for what it reaches.
+    assert "one is best at" in text and "as all of them do, one sent least" in text
 
 
 def test_numbers_are_written_for_readers() -> None:
-    assert [size(v) for v in (0, 999, 1234, 1.5e6, 2.34e9)] == [
-        "0 B",
-        "999 B",
-        "1.23 kB",
-        "1.50 MB",
-        "2.34 GB",
-    ]
-    assert [span(v) for v in (0, 0.0123, 12.34, 190, 7500)] == [
-        "0 s",
-        "12.3 ms",
-        "12.3 s",
-        "3 min 10 s",
-        "2 h 05 min",
-    ]
-    assert [short(v) for v in (None, 0, 0.5, 1e-5, -3.14159, 1234)] == [
-        "–",
-        "0",
-        "0.5",
-        "1e−5",
-        "−3.14",
-        "1,234",
-    ]
+    assert [size(v) for v in (0, 999, 1234, 1.5e6, 2.34e9)] == ["0 B", "999 B", "1.23 kB", "1.50 MB", "2.34 GB"]
+    told = ["0 s", "12.3 ms", "12.3 s", "3 min 10 s", "2 h 05 min"]
+    assert [span(v) for v in (0, 0.0123, 12.34, 190, 7500)] == told
+    told = ["–", "0", "0.5", "1e−5", "−3.14", "1,234"]
+    assert [short(v) for v in (None, 0, 0.5, 1e-5, -3.14159, 1234)] == told
     assert fixed(-0.001, 2) == "0.00" and fixed(0.22, 2, sign=True) == "+0.22" and share(1, 3) == "33 %"
     assert alike([0.2, 0.245, None]) == ["0.200", "0.245", "–"]
     assert decimals([0.83, 0.61]) == 2 and decimals([0.831, 0.834]) == 3 and decimals([None]) == 2

@@ -14,11 +14,11 @@ from fedfm.recipes.vision import fedavg_vision
         paper="Ghorbani and Zou, Data Shapley: Equitable Valuation of Data for Machine Learning, 2019")
 def shapley_rewards() -> Federation:
     """Each round's budget is split by the parties' Shapley values on the round's coalition game."""
-    return replace(fedavg_vision(), value=ShapleyPermutation(permutations=8), reward=BudgetSplit(budget=10.0), rounds=5)
+    return replace(fedavg_vision(), value=ShapleyPermutation(permutations=8), reward=BudgetSplit(budget=10.0), rounds=10)
 
 
 @recipe("budget-auction", section="VI.C", survey=(148,), paper="Singer, Budget Feasible Mechanisms, 2010")
 def budget_auction() -> Federation:
     """A truthful auction buys the cohort within a budget; who does not deliver is not paid."""
     auction = ProportionalShare(budget=10.0)
-    return replace(fedavg_vision(), select=auction, reward=auction, rounds=5)
+    return replace(fedavg_vision(), select=auction, reward=auction)

@@ -25,7 +25,7 @@ def fedavg_vision() -> Federation:
         paper="Diao et al., HeteroFL: Computation and Communication Efficient FL for Heterogeneous Clients, 2021")
 def heterofl() -> Federation:
     """Parties train the whole network, half or a quarter of its width."""
-    return replace(fedavg_vision(), select=HeteroFL(widths=(1.0, 0.5, 0.25)), aggregate=Mean(weights="equal"))
+    return replace(fedavg_vision(), select=HeteroFL(widths=(1.0, 0.5, 0.25)), aggregate=Mean(weights="equal"), rounds=25)
 
 
 @recipe("splitfed", section="IV.B", survey=(207,), atlas=("splitfed",),

@@ -1,18 +1,23 @@
-"""One pass over the ledger: every figure of the report that comes from events is a fold made here."""
+"""One pass over the ledger: every figure of the report that comes from events is a fold made here.
+
+Events count rounds from 0 (the round in which they happened), metrics from 1 (rounds done). Everything that
+leaves this module counts as the metrics do: an event of round t belongs to round t + 1 of the page.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from fedfm.report.numbers import finite
 
 # Later in this string wins when a party has several outcomes in one round.
-SEVERITY = ".pcldrf"
+SEVERITY = ".pcsldrf"
 OUTCOMES = {
-    "c": "contributed",
+    "c": "uploaded",
+    "s": "sent, but the round failed",
     "l": "late",
     "d": "dropped out",
     "r": "refused",
@@ -30,7 +35,8 @@ class Tally:
     """What one party did over the run."""
 
     planned: int = 0
-    uploads: int = 0
+    uploads: int = 0  # accepted, and the round gave a model
+    thrown: int = 0  # accepted, but the round failed
     trouble: Counter[str] = field(default_factory=Counter)
     mass: float = 0.0
     first: list[float] = field(default_factory=lambda: [0.0, 0.0])  # sum and count of the first loss of a job
@@ -42,7 +48,10 @@ class Tally:
 
 @dataclass(frozen=True)
 class Facts:
-    """Folds over the events: outcomes per round and party, bytes per wire stage, money, privacy, trouble."""
+    """Folds over the events: outcomes per round and party, bytes per wire stage, money, privacy, trouble.
+
+    Rounds count from 1, also those of the events kept in `trouble`, `unusual` and `routine`.
+    """
 
     outcome: dict[int, dict[str, str]] = field(default_factory=dict)
     parties: dict[str, Tally] = field(default_factory=dict)
@@ -51,6 +60,7 @@ class Facts:
     pipe_rounds: dict[str, set[int]] = field(default_factory=dict)
     trouble: list[dict[str, Any]] = field(default_factory=list)
     reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
+    arrived: dict[tuple[int, str], int] = field(default_factory=dict)  # uploads of a later round than the plan
     failed_rounds: dict[int, str] = field(default_factory=dict)
     privacy: dict[str, dict[str, Any]] = field(default_factory=dict)
     kinds: Counter[str] = field(default_factory=Counter)
@@ -58,20 +68,28 @@ class Facts:
     routine: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
 
 
-def fold(events: Iterable[dict[str, Any]]) -> Facts:
-    """Facts of a ledger; unknown kinds are counted and kept for the log, malformed fields skipped."""
-    facts = Facts()
+def fold(events: Iterable[dict[str, Any]], failed: Mapping[int, str] | None = None) -> Facts:
+    """Facts of a ledger; unknown kinds are counted and kept for the log, malformed fields skipped.
+
+    `failed` are the failed rounds that the metrics know of, with their reasons.
+    """
+    facts = Facts(failed_rounds=dict(failed or {}))
+    pass_ = _Pass(facts)
     for position, event in enumerate(events):
         kind = event.get("kind")
         kind = kind if isinstance(kind, str) else str(kind)
         facts.kinds[kind] += 1
+        told = event.get("round")
+        number = told + 1 if isinstance(told, int) and not isinstance(told, bool) else None
+        if number is not None:
+            event = {**event, "round": number}
         log = facts.routine if kind in ROUTINE else facts.unusual
         if len(log) < LOG_ROWS:
             log.append((position, event))
-        number = event.get("round")
-        number = number if isinstance(number, int) and not isinstance(number, bool) else 0
-        who = event.get("client")
-        _one(facts, kind, number, None if who is None else str(who), event)
+        if number is not None:
+            who = event.get("client")
+            pass_.take(kind, number, None if who is None else str(who), event)
+    pass_.finish()
     return facts
 
 
@@ -82,28 +100,70 @@ def log_rows(facts: Facts) -> list[dict[str, Any]]:
     return [event for _, event in sorted(rows, key=lambda row: row[0])]
 
 
-def _one(facts: Facts, kind: str, number: int, who: str | None, event: dict[str, Any]) -> None:
-    if kind == "plan":
-        clients = event.get("clients")
-        for client in clients if isinstance(clients, list) else ():
-            _mark(facts, number, str(client), "p")
-            _tally(facts, str(client)).planned += 1
-    elif kind == "upload" and who is not None:
-        _upload(facts, number, who, event)
-    elif kind == "bytes":
-        _bytes(facts, number, event)
-    elif kind in TROUBLE:
-        _trouble(facts, kind, number, who, event)
-    elif kind == "round_failed":
-        facts.failed_rounds[number] = str(event.get("reason") or "no reason noted")
-    elif kind == "privacy":
-        facts.privacy[str(event.get("mechanism") or "mechanism")] = event
-    elif kind in ("value", "bid", "pay") and who is not None:
-        name, source = {"value": ("value", "value"), "bid": ("asked", "ask"), "pay": ("paid", "amount")}[kind]
-        amount = finite(event.get(source))
-        if amount is not None:
-            tally = _tally(facts, who)
-            setattr(tally, name, (getattr(tally, name) or 0.0) + amount)
+class _Pass:
+    """What the fold must remember between events, beside the facts."""
+
+    def __init__(self, facts: Facts):
+        self.facts = facts
+        self.now = 0  # the round that is being read; a ledger is in the order of its rounds
+        self.gone: dict[str, int] = {}  # who dropped out, and in which round that was noted
+
+    def take(self, kind: str, number: int, who: str | None, event: dict[str, Any]) -> None:
+        """One event, whose round counts from 1."""
+        facts = self.facts
+        self.now = max(self.now, number)
+        if kind == "plan":
+            clients = event.get("clients")
+            for client in clients if isinstance(clients, list) else ():
+                _mark(facts, number, str(client), "p")
+                _tally(facts, str(client)).planned += 1
+        elif kind == "upload" and who is not None:
+            if self.now > number:
+                facts.arrived[(number, who)] = self.now
+            _upload(facts, number, who, event)
+        elif kind == "bytes":
+            _bytes(facts, number, event)
+        elif kind in TROUBLE:
+            self._trouble(kind, number, who, event)
+        elif kind == "round_failed":
+            facts.failed_rounds[number] = str(event.get("reason") or "no reason noted")
+        elif kind == "privacy":
+            facts.privacy[str(event.get("mechanism") or "mechanism")] = event
+        elif kind in ("value", "bid", "pay") and who is not None:
+            name, source = {"value": ("value", "value"), "bid": ("asked", "ask"), "pay": ("paid", "amount")}[kind]
+            amount = finite(event.get(source))
+            if amount is not None:
+                tally = _tally(facts, who)
+                setattr(tally, name, (getattr(tally, name) or 0.0) + amount)
+
+    def finish(self) -> None:
+        """Uploads are counted last: what came in a round that failed was thrown away."""
+        for number, row in self.facts.outcome.items():
+            for who, code in row.items():
+                if code != "c":
+                    continue
+                if self.facts.arrived.get((number, who), number) in self.facts.failed_rounds:
+                    row[who] = "s"
+                    _tally(self.facts, who).thrown += 1
+                else:
+                    _tally(self.facts, who).uploads += 1
+
+    def _trouble(self, kind: str, number: int, who: str | None, event: dict[str, Any]) -> None:
+        facts = self.facts
+        if kind == "dropout" and who is not None:
+            self.gone[who] = self.now
+        elif kind == "failed" and who is not None and self.gone.pop(who, None) == self.now:
+            return  # the end of the session that the drop-out broke off: the same loss, told again
+        reason = event.get("reason") or event.get("error") or event.get("by") or event.get("phase") or ""
+        facts.reasons[(kind, str(reason))] += 1
+        if len(facts.trouble) < 200:
+            facts.trouble.append(event)
+        if who is None:
+            return
+        _tally(facts, who).trouble[kind] += 1
+        # A party lost only after its upload was folded (while masks are taken off) is in the sum all the same.
+        if not (kind == "dropout" and event.get("phase") in ("unmask", "leave")):
+            _mark(facts, number, who, TROUBLE[kind])
 
 
 def _tally(facts: Facts, who: str) -> Tally:
@@ -122,7 +182,6 @@ def _mark(facts: Facts, number: int, who: str, code: str) -> None:
 def _upload(facts: Facts, number: int, who: str, event: dict[str, Any]) -> None:
     _mark(facts, number, who, "c")
     tally = _tally(facts, who)
-    tally.uploads += 1
     tally.mass += finite(event.get("mass")) or 0.0
     for total, name in ((tally.first, "loss_first"), (tally.last, "loss_last")):
         loss = finite(event.get(name))
@@ -143,17 +202,3 @@ def _bytes(facts: Facts, number: int, event: dict[str, Any]) -> None:
         sums[i] += n
     facts.pipe_messages[key] += 1
     facts.pipe_rounds.setdefault(direction, set()).add(number)
-
-
-def _trouble(facts: Facts, kind: str, number: int, who: str | None, event: dict[str, Any]) -> None:
-    reason = event.get("reason") or event.get("error") or event.get("by") or event.get("phase") or ""
-    facts.reasons[(kind, str(reason))] += 1
-    if len(facts.trouble) < 200:
-        facts.trouble.append(event)
-    if who is None:
-        return
-    _tally(facts, who).trouble[kind] += 1
-    # A party lost only after its upload was folded (while masks are taken off) is in the sum all the same.
-    after = kind == "dropout" and event.get("phase") in ("unmask", "leave")
-    if not (after and facts.outcome.get(number, {}).get(who) == "c"):
-        _mark(facts, number, who, TROUBLE[kind])

@@ -16,6 +16,7 @@ BASELINES = (
     ("federated", "federated"),
     ("pooled", "pooled data"),
 )
+LOSS = {"dropout": "dropped out", "late": "late", "refused": "refused", "failed": "failed"}
 LOSSES = re.compile(r"loss|perplexity|error|nll|rmse|mae|mse|eer|wer|cer", re.IGNORECASE)
 
 
@@ -129,11 +130,14 @@ def total(values: dict[str, float | None]) -> float | None:
 
 
 def seconds(run: Run) -> float | None:
-    """Wall-clock seconds of the run."""
+    """Wall-clock seconds of the run, with all that came before, between and after its rounds."""
     told = finite(run.summary.get("seconds"))
-    if told is not None:
-        return told
-    parts = [finite(v) or 0.0 for row in run.rounds for v in mapping(row.get("seconds")).values()]
+    return round_seconds(run) if told is None else told
+
+
+def round_seconds(run: Run) -> float | None:
+    """Wall-clock seconds of the rounds alone: no baselines, no loading."""
+    parts = [finite(v) or 0.0 for row in trained(run) for v in mapping(row.get("seconds")).values()]
     return sum(parts) if parts else None
 
 
@@ -158,26 +162,32 @@ def privacy(run: Run) -> dict[str, Any]:
 
 
 def turnout(run: Run) -> tuple[float, float]:
-    """Party-rounds that contributed and party-rounds that were planned."""
-    done = sum(finite(row.get("clients")) or 0.0 for row in trained(run))
+    """Party-rounds whose upload was accepted in a round that gave a model, and party-rounds planned."""
+    done = sum(arrivals(run))
     planned = sum(finite(row.get("planned")) or 0.0 for row in trained(run))
     return done, planned
 
 
+def arrivals(run: Run) -> list[float]:
+    """Accepted uploads of each round; none where the round failed, because they were thrown away."""
+    return [0.0 if row.get("failed") else finite(row.get("clients")) or 0.0 for row in trained(run)]
+
+
 def troubles(run: Run) -> Counter[str]:
-    """How many party-rounds were lost, by reason: the summary's account, else the events'."""
-    told = mapping(run.summary.get("dropped"))
-    found = Counter({str(k): int(finite(v) or 0) for k, v in told.items()})
-    if not found:
-        for (kind, reason), n in run.facts.reasons.items():
-            found[reason or kind] += n
+    """How many party-rounds were lost, by reason: the events' account, else the summary's, by kind."""
+    found: Counter[str] = Counter()
+    for (kind, reason), n in run.facts.reasons.items():
+        found[f"{LOSS[kind]} ({reason})" if kind == "dropout" and reason else reason or LOSS[kind]] += n
+    told = mapping(run.summary.get("failures"))
+    if told and (run.sampled or not run.facts.kinds):
+        found = Counter({word: int(finite(told.get(kind)) or 0) for kind, word in LOSS.items()})
+        found["failed"] -= found["dropped out"]  # a drop-out ends its session, which is noted as a failure too
     return +found
 
 
 def failed_rounds(run: Run) -> dict[int, str]:
-    """Rounds that gave no model, with the reason where the ledger tells it."""
-    found = {int(row["round"]): "no reason noted" for row in trained(run) if row.get("failed") is True}
-    return {**found, **run.facts.failed_rounds}
+    """Rounds that gave no model, with the reason where one was noted."""
+    return dict(sorted(run.facts.failed_rounds.items()))
 
 
 def verdict(run: Run) -> list[tuple[str, str]]:

@@ -107,10 +107,11 @@ def _read(path: Path, label: str) -> Run:
         rounds = sorted({int(r["round"]): r for r in rounds}.values(), key=lambda r: r["round"])
     else:
         notes.append("metrics.jsonl is missing: no curves")
-    facts, sampled = Facts(), False
+    failed = {int(r["round"]): _why(r) for r in rounds if r.get("failed")}
+    facts, sampled = Facts(failed_rounds=failed), False
     if (path / "events.jsonl").is_file():
         events = _Events(path / "events.jsonl")
-        facts = fold(events)
+        facts = fold(events, failed)
         sampled = events.sampled
         notes.extend(events.notes())
     else:
@@ -121,6 +122,11 @@ def _read(path: Path, label: str) -> Run:
     else:
         notes.append("config.yaml is missing: the run cannot be repeated from this directory")
     return Run(path, label, summary, tuple(rounds), facts, config, tuple(notes), sampled)
+
+
+def _why(row: dict[str, Any]) -> str:
+    reason = row["failed"]  # text, empty in a round that gave a model
+    return reason if isinstance(reason, str) else "no reason noted"
 
 
 class _Events:
@@ -165,13 +171,14 @@ class _Events:
                 number = int(found.group(1)) if found else own if own is not None else 0
                 if skip is not None and skip < 0:
                     skip = number
-                if skip == number and own is None:
+                # What an earlier round began may end here: such events name that earlier round.
+                if skip is not None and number <= skip and own is None:
                     continue
                 if own is None:
                     if number in done:
                         break
                     own = number
-                elif number != own:
+                elif number > own:
                     break
                 yield line
             if own is not None:

@@ -126,7 +126,7 @@ def ladder(
     # Stems stand for lengths only when they start at zero.
     stems = 0 <= low < 0.75 * high
     low, high = (0.0 if stems else low - pad), high + pad
-    left = 14 + LETTER * max(len(clip(r.name, 20)) for r in rungs)
+    left = 20 + LETTER * max(len(clip(r.name, 20)) for r in rungs)
     right = 18 + 1.75 * LETTER * max(len(show(r.value)) for r in rungs)
     plot, height = width - left - right, row * len(rungs) + 24
 

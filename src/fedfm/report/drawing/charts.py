@@ -203,7 +203,7 @@ def columns(
     heights = [sum(values[i] for _, _, values in stacks) for i in range(n)]
     high = (top_value or max(heights, default=0.0) or 1.0) * 1.04
     grid = labelled(ticks(0.0, high, 4), show)
-    left, top, bottom = 10 + LETTER * max(len(text) for _, text in grid), 10, 28
+    left, top, bottom = 10 + LETTER * max(len(text) for _, text in grid), 12, 28
     plot = width - left - 6
     step = plot / max(n, 1)
     bar = min(step - (3 if step > 12 else 1 if step > 4 else 0), 56.0)
@@ -228,7 +228,7 @@ def columns(
             out.append(f'<path class="col f-{colour}" d="{"".join(parts)}"/>')
     for i in bad:
         x = first + i * step + bar / 2
-        out.append(f'<path class="bad" d="M{x - 3:.1f} {height - bottom - 8}l6 6m0 -6l-6 6"/>')
+        out.append(f'<path class="bad" d="M{x - 3:.1f} {py(base[i]) - 11:.1f}l6 6m0 -6l-6 6"/>')
     every = max(1, math.ceil(n * 44 / max(step * n, 1)))
     for i in range(0, n, every):
         out.append(

@@ -11,12 +11,14 @@ from fedfm.report.drawing.markup import clip, esc, svg
 # Outcomes differ in height as well as in colour, so that the grid reads without colour too.
 CELLS = {
     "c": ("c1", 1.0),
+    "s": ("c8", 0.5),
     "l": ("c5", 0.62),
     "d": ("c2", 0.38),
     "r": ("c4", 0.62),
     "f": ("bad", 1.0),
     "p": ("mute", 0.2),
 }
+TOP = "uploaded"  # the name of the row of columns above the grid
 
 
 def participation(
@@ -27,17 +29,21 @@ def participation(
     ends: Sequence[str],
     heights: Sequence[tuple[float, float]],
     width: int,
+    bad: Sequence[int] = (),
 ) -> str:
-    """A cell per party and round (`codes`: a string per party); on top contributed and planned per round."""
+    """A cell per party and round (`codes`: a string per party); on top uploaded and planned per round.
+
+    Rounds in `bad` columns gave no model; they are flagged.
+    """
     names = [clip(p, 16) for p in parties]
-    left = 12 + LETTER * max(map(len, names), default=0)
+    left = 12 + LETTER * max(len(TOP), *map(len, names))
     right = 12 + LETTER * max(map(len, ends), default=0)
     n = len(rounds)
     cw = max(5.0, min(70.0, (width - left - right) / max(n, 1)))
     ch = 22.0 if len(parties) <= 12 else 16.0 if len(parties) <= 30 else 11.0
     top, wide = 54.0, left + right + cw * n
     gap = 3.0 if cw > 14 else 1.4 if cw > 7 else 0.8
-    out = [f'<text class="t" x="0" y="{top - 22:.0f}">contributed</text>']
+    out = [f'<text class="t" x="0" y="{top - 22:.0f}">{TOP}</text>']
     most = max((planned for _, planned in heights), default=0.0) or 1.0
     for kind, which in (("f-mute", 1), ("f-c1", 0)):
         path = ""
@@ -46,6 +52,9 @@ def participation(
             if h > 0:
                 path += f"M{left + i * cw:.1f} {top - 10:.1f}v-{h:.1f}h{cw - gap:.1f}v{h:.1f}z"
         out.append(f'<path class="{kind}" d="{path}"/>')
+    for i in bad:
+        x = left + i * cw + (cw - gap) / 2
+        out.append(f'<path class="bad" d="M{x - 3:.1f} {top - 51:.1f}l6 6m0 -6l-6 6"/>')
     high = 1 - (3 if ch > 12 else 1.6) / ch
     out.append(_layer("s-none", high, [(j, 0, n) for j in range(len(parties))], (left, top, cw, ch), gap))
     for code, (colour, tall) in CELLS.items():

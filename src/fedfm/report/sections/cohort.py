@@ -17,6 +17,7 @@ from fedfm.report.numbers import alike, count, finite, fixed, plural, share, sho
 from fedfm.report.rundir import Run, mapping
 
 PARTIES, LABELS = 60, 30
+THROWN = "sent in failed rounds"
 COLUMNS = {12: 120, 6: 56, 4: 30}  # columns of the page's grid -> rounds drawn apart
 PART_COLOURS = ("c1", "c2", "c3", "c4", "c5", "c6", "c7", "c8")
 
@@ -54,6 +55,8 @@ def grid_card(run: Run, tag: str, columns: int) -> str:
     heights = [(sum(done[r] for r in g) / len(g), sum(planned[r] for r in g) / len(g)) for g in groups]
     ends = [f"{_uploads(run, n)}/{max(run.facts.parties[n].planned, _uploads(run, n))}" for n in chosen]
     names = [str(g[0]) if len(g) == 1 else f"{g[0]}–{g[-1]}" for g in groups]
+    broken = outline.failed_rounds(run)
+    bad = [i for i, g in enumerate(groups) if any(r in broken for r in g)]
     words = _turnout_words(run, found, len(rounds))
     who = plural(len(chosen), "party", "parties")
     label = f"Participation of {who} over {plural(len(rounds), 'round')}. {words}"
@@ -66,16 +69,21 @@ def grid_card(run: Run, tag: str, columns: int) -> str:
     starts = [str(g[0]) for g in groups]
 
     def draw(width: int) -> str:
-        return participation(label, chosen, starts, codes, ends, heights, width)
+        return participation(label, chosen, starts, codes, ends, heights, width, bad)
 
     image = both(draw, columns) if len(groups) <= 16 else draw(SPANS[columns])
-    keys = legend((OUTCOMES[c], CELLS[c][0], count(found[c])) for c in "cldrfp" if c in seen or found[c])
+    keys = legend((OUTCOMES[c], CELLS[c][0], count(found[c])) for c in "csldrfp" if c in seen or found[c])
     notes = []
     if len(chosen) < len(active):
         notes.append(f"{len(chosen)} of {len(active):,} parties, evenly spaced")
     if len(groups) < len(rounds):
         notes.append(
             f"{len(rounds):,} rounds in {len(groups)} columns, each showing the most frequent outcome"
+        )
+    if late := len(run.facts.arrived):
+        notes.append(
+            f"{plural(late, 'upload')} came in a later round and {'stands' if late == 1 else 'stand'} "
+            "where planned"
         )
     if run.sampled:
         notes.append(f"{len(rounds):,} rounds of a long ledger were read")
@@ -94,13 +102,13 @@ def _uploads(run: Run, name: str) -> int:
 
 
 def _grid_numbers(run: Run, chosen: Sequence[str]) -> str:
-    rows = []
+    rows, broken = [], outline.failed_rounds(run)
     for name in chosen:
         t = run.facts.parties[name]
-        rows.append(
-            (name, t.planned, t.uploads, *(t.trouble[k] for k in ("dropout", "late", "refused", "failed")))
-        )
-    return table(("party", "planned", "uploads", "dropped out", "late", "refused", "failed"), rows, sort=True)
+        lost = (t.trouble[k] for k in outline.LOSS)
+        rows.append((name, t.planned, t.uploads, *((t.thrown,) if broken else ()), *lost))
+    thrown = (THROWN,) if broken else ()
+    return table(("party", "planned", "uploads", *thrown, *outline.LOSS.values()), rows, sort=True)
 
 
 def _usual(outcome: dict[int, dict[str, str]], group: Sequence[int], name: str) -> str:
@@ -116,9 +124,14 @@ def _turnout_words(run: Run, found: Counter[str], rounds: int) -> str:
         planned = float(sum(found.values()))
         done = float(found["c"])
     lost = [f"{count(found[c])} {OUTCOMES[c]}" for c in "dlrf" if found[c]]
-    words = f"{share(done, planned)} of the planned party-rounds contributed"
-    if done == planned and not lost:
-        return "Every planned party contributed in every round."
+    broken = outline.failed_rounds(run)
+    if done == planned and not lost and not broken:
+        return "Every planned party uploaded in every round."
+    words = f"{share(done, planned)} of the planned party-rounds uploaded"
+    if broken:
+        words += " in a round that gave a model"
+        failed = plural(len(broken), "round that failed", "rounds that failed")
+        lost.insert(0, f"{plural(found['s'], 'upload')} of {failed} (×) counted for nothing")
     where = f" in the {rounds} rounds read" if run.sampled else ""
     return f"{words}; {', '.join(lost)}{where}." if lost else f"{words}."
 
@@ -150,6 +163,11 @@ def data_card(run: Run, tag: str, columns: int) -> str:
         if len(chosen) < len(rows)
         else ""
     )
+    gone = {str(k): n for k, v in mapping(run.summary.get("dropped")).items() if (n := finite(v)) and n > 0}
+    if gone:
+        why = "; ".join(f"{clip(k, 60)}: {count(n)}" for k, n in sorted(gone.items(), key=lambda p: -p[1])[:5])
+        left = plural(sum(gone.values()), "row was", "rows were")
+        note += f'<p class="note">{esc(left)} left out of the data ({esc(why)}).</p>'
     labels = sorted(labels, key=_natural) if len(labels) <= LABELS else labels
     head = ("party", "rows", *(clip(k, 16) for k in labels[:12]))
     numbers = table(
@@ -227,6 +245,7 @@ def party_table(run: Run, tag: str) -> str:
     column("rows", [count(finite(mapping(parties.get(n)).get("rows"))) for n in names])
     column("planned", [count(t.planned) if t else "–" for t in tallies])
     column("uploads", [count(t.uploads) if t else "–" for t in tallies])
+    column(THROWN, [count(t.thrown) if t else "–" for t in tallies])
     column("lost", [count(sum(t.trouble.values())) if t else "–" for t in tallies])
     column("loss before", alike([t.first[0] / t.first[1] if t and t.first[1] else None for t in tallies]))
     column("loss after", alike([t.last[0] / t.last[1] if t and t.last[1] else None for t in tallies]))

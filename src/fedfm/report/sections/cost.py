@@ -28,7 +28,13 @@ def bytes_card(run: Run, tag: str, width: int, most: float | None = None) -> str
         return ""
     rounds = len(stacks[0][2])
     top = max(totals, key=lambda k: totals[k])
-    words = f"{size(sent / rounds)} travel per round, {share(totals[top], sent)} of it {_way(top)}."
+    words = f"{size(sent / rounds)} travel per round, {share(totals[top], sent)} of it {_way(top)}"
+    broken = outline.failed_rounds(run)
+    lost = sum(
+        v for _, _, vs in stacks for r, v in zip(outline.trained(run), vs, strict=True) if r["round"] in broken
+    )
+    failed = plural(len(broken), "round that failed", "rounds that failed")
+    words += f"; {size(lost)} in all went into {failed} (×)." if lost else "."
     titles = {key: title for key, _, title in WAYS}
     keys = legend((titles[k], c, size(totals[k])) for k, c, _ in stacks if totals[k])
     shown = [(titles[k], c, v) for k, c, v in stacks]
@@ -91,7 +97,7 @@ def time_card(run: Run, tag: str, width: int, most: float | None = None) -> str:
     rounds = len(stacks[0][2])
     top = max(totals, key=lambda k: totals[k])
     name = "everything else" if top == "other" else top
-    words = f"{span(spent / rounds)} a round; {name} takes {share(totals[top], spent)}"
+    words = f"{span(spent / rounds)} a round without baselines and loading; {name} takes {share(totals[top], spent)}"
     side = totals["encode"] + totals["aggregate"]
     words += (
         f", encoding and aggregating {share(side, spent)}."

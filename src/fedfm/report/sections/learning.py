@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate
 
-from fedfm.report import outline
+from fedfm.report import matching, outline
 from fedfm.report.drawing.charts import Line, Rule, line_tip, lines
 from fedfm.report.drawing.markup import NARROW, both, card, clip, esc, figure, legend, table
 from fedfm.report.numbers import decimals, finite, fixed, plural, share, short, size
@@ -94,14 +94,16 @@ def _several(runs: Sequence[Run]) -> str:
     if not curves:
         return ""
     digits = outline.score_digits(list(runs))
-    rules = []
+    rules, why = [], matching.obstacle(runs)
     for key, title in outline.BASELINES:
         values = {outline.scores(r)[key] for r in runs}
-        if key != "federated" and len(values) == 1 and (value := values.pop()) is not None:
+        if not why and key != "federated" and len(values) == 1 and (value := values.pop()) is not None:
             rules.append(Rule(title, "c8", value))
     names = {outline.metric_name(r) for r in runs}
     name = names.pop() if len(names) == 1 else "score"
     words = "The metric after each round; baselines that all runs share are dotted."
+    if why:
+        words = f"The metric after each round. The runs are {why}: the height of one says nothing of another."
     chart = both(
         lambda w: lines(w, 340 if w > 400 else 260, words, curves, rules, show=lambda v: fixed(v, digits)), 12
     )
@@ -123,8 +125,7 @@ def _over_bytes(runs: Sequence[Run]) -> str:
     if len(curves) < 2:
         return ""
     digits = outline.score_digits(list(runs))
-    cheap = min(curves, key=lambda c: c.xs[-1])
-    words = f"What each byte bought: {cheap.name} needs least, {size(cheap.xs[-1])} in all."
+    words = _price(curves, runs, digits)
     chart = both(
         lambda w: lines(
             w, 300 if w > 400 else 250, words, curves, show=lambda v: fixed(v, digits), show_x=size, x_name=""
@@ -135,6 +136,30 @@ def _over_bytes(runs: Sequence[Run]) -> str:
     return card(
         "Score against data sent", words, figure(words, chart), 12, table(("run", "sent", "score"), rows)
     )
+
+
+def _price(curves: Sequence[Line], runs: Sequence[Run], digits: int) -> str:
+    """What the runs sent until each of them had a score that all of them reach, if they can be ranked."""
+    words = "What each byte bought."
+    if why := matching.obstacle(runs):
+        return f"{words} The runs are {why}: what one sent says nothing of another."
+    up = 1.0 if outline.higher_is_better(runs[0]) else -1.0
+    ends = {c.name: up * outline.known(list(c.ys))[-1] for c in curves}
+    common = min(ends.values())
+    sent = sorted(
+        (next(x for x, y in zip(c.xs, c.ys, strict=True) if y is not None and up * y >= common), c.name)
+        for c in curves
+    )
+    (least, first), (next_, second) = sent[:2]
+    best = max(ends, key=lambda name: ends[name])
+    if not least < next_:
+        return words
+    words += f" To reach {fixed(up * common, digits)}, as all of them do,"
+    if ends[first] == ends[best]:
+        return f"{words} {first} sent least, {size(least)}; {second} sent {size(next_)}."
+    spent = next(x for x, name in sent if name == best)
+    goal = fixed(up * ends[best], digits)
+    return f"{words} {first} sent {size(least)} and {best} {size(spent)}; {best} ends best, at {goal}."
 
 
 def _tasks(runs: Sequence[Run]) -> str:

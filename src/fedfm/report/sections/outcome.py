@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from fedfm.report import outline
+from fedfm.report import matching, outline
 from fedfm.report.drawing.bars import Rung, ladder
 from fedfm.report.drawing.charts import spark
 from fedfm.report.drawing.markup import both, card, clip, esc, figure, table
@@ -12,6 +12,7 @@ from fedfm.report.numbers import brief, count, decimals, finite, fixed, plural, 
 from fedfm.report.rundir import Run, mapping
 
 ROLES = {"base": "c8", "local": "c2", "federated": "c1", "pooled": "c3"}
+BOLD = "Bold marks the best score and the least cost."
 RUN_COLOURS = ("c1", "c2", "c3", "c4", "c5", "c6", "c7", "c8")
 
 
@@ -69,15 +70,20 @@ def tiles(run: Run) -> str:
     if time is not None:
         rows = outline.trained(run)
         clock = finite(rows[-1].get("clock")) if rows else None
-        mean = f"{span(time / len(rows))} a round" if rows else ""
+        own = outline.round_seconds(run)
+        mean = f"{span(own / len(rows))} a round" if own else "in all"
+        mean += f", {span(time - own)} outside the rounds" if own and time - own > 0.01 * time else ""
         taken = [sum(finite(v) or 0.0 for v in mapping(r.get("seconds")).values()) for r in rows]
         simulated = f", {span(clock)} of simulated time" if clock and abs(clock - time) > 0.01 * time else ""
         out.append(_tile("Wall-clock time", span(time), mean + simulated, _steady(taken, "c8")))
     done, planned = outline.turnout(run)
     if planned:
         rows = outline.trained(run)
-        text = f"{short(done / len(rows))} of {short(planned / len(rows))} planned parties a round"
-        shares = [(finite(r.get("clients")) or 0.0) / (finite(r.get("planned")) or 1.0) for r in rows]
+        text = f"{short(done / len(rows))} uploads for {short(planned / len(rows))} planned parties a round"
+        broken = outline.failed_rounds(run)
+        text += f", {plural(len(broken), 'round')} failed" if broken else ""
+        came = zip(outline.arrivals(run), rows, strict=True)
+        shares = [n / (finite(r.get("planned")) or 1.0) for n, r in came]
         out.append(_tile("Turnout", share(done, planned), text, _steady(shares, "c1")))
     spent = outline.privacy(run)
     epsilon = finite(spent.get("epsilon"))
@@ -134,9 +140,11 @@ def ladder_card(run: Run, tag: str, columns: int, reach: Sequence[float] = ()) -
 
 
 def comparison(runs: Sequence[Run]) -> str:
-    """One column a run; the best value of a row stands in bold."""
+    """One column a run; the best value of a row stands in bold, where the runs had the same test."""
+    ranked = not matching.obstacle(runs)
     digits = outline.score_digits(list(runs))
-    name = outline.metric_name(runs[0]).replace("_", " ")
+    metrics = [outline.metric_name(r).replace("_", " ") for r in runs]
+    name = metrics[0] if len(set(metrics)) == 1 else "score"
     found = [outline.scores(r) for r in runs]
     up = [1.0 if outline.higher_is_better(r) else -1.0 for r in runs]
 
@@ -165,7 +173,8 @@ def comparison(runs: Sequence[Run]) -> str:
         ("sent up", [outline.traffic(r)["up"] for r in runs], size, -1.0),
         ("sent down", [outline.traffic(r)["down"] for r in runs], size, -1.0),
         ("sent in conversations", [outline.traffic(r)["talk"] for r in runs], size, -1.0),
-        ("wall-clock time", [outline.seconds(r) for r in runs], span, -1.0),
+        ("time of the rounds", [outline.round_seconds(r) for r in runs], span, -1.0),
+        ("whole time, with baselines", [outline.seconds(r) for r in runs], span, 0.0),
         ("privacy spent, ε", [finite(outline.privacy(r).get("epsilon")) for r in runs], short, -1.0),
         ("at δ", [finite(outline.privacy(r).get("delta")) for r in runs], short, 0.0),
         ("trainable parameters", [finite(r.summary.get("trainable_parameters")) for r in runs], count, 0.0),
@@ -180,6 +189,9 @@ def comparison(runs: Sequence[Run]) -> str:
         _text_row("recipe", [outline.recipe(r) for r in runs]),
         _text_row("status", [outline.status(r) for r in runs]),
     ]
+    if not ranked:
+        told = [(slot, [matching.named(r, slot) or "–" for r in runs]) for slot in ("task", "data")]
+        body += [_text_row(title, cells) for title, cells in (*told, ("metric", metrics)) if len(set(cells)) > 1]
     for title, values, show, sign in rows:
         if all(v is None or v == 0 and show is size for v in values):
             continue
@@ -187,7 +199,7 @@ def comparison(runs: Sequence[Run]) -> str:
         keyed = [v * s for v, s in zip(values, signs, strict=True) if v is not None]
         best = (
             max(keyed)
-            if len(set(keyed)) > 1 and all(signs) and (show is not short or None not in values)
+            if ranked and len(set(keyed)) > 1 and all(signs) and (show is not short or None not in values)
             else None
         )
         cells = "".join(
@@ -206,21 +218,18 @@ def comparison(runs: Sequence[Run]) -> str:
 def _winner(runs: Sequence[Run]) -> str:
     scored = [(outline.scores(r)["federated"], r) for r in runs]
     ranked = [(v, r) for v, r in scored if v is not None]
-    if len({outline.metric_name(r) for r in runs}) > 1:
-        return "These runs are judged by different metrics, so their scores cannot be ranked."
+    if why := matching.obstacle(runs):
+        return f"These runs are {why}, so they cannot be ranked."
     if len(ranked) < 2:
-        return "Bold marks the best value of a row."
+        return BOLD
     ranked.sort(key=lambda p: p[0], reverse=outline.higher_is_better(runs[0]))
     digits = max(outline.score_digits(list(runs)), decimals(v for v, _ in ranked))
     (top, first), (next_, second) = ranked[:2]
     if round(top, digits) == round(next_, digits):
         both_ = f"{first.label} and {second.label}"
-        return f"{both_} tie at {fixed(top, digits)}. Bold marks the best value of a row."
+        return f"{both_} tie at {fixed(top, digits)}. {BOLD}"
     gap = fixed(abs(round(top, digits) - round(next_, digits)), digits)
-    return (
-        f"{first.label} is best at {fixed(top, digits)}, {gap} ahead of {second.label}. "
-        "Bold marks the best value of a row."
-    )
+    return f"{first.label} is best at {fixed(top, digits)}, {gap} ahead of {second.label}. {BOLD}"
 
 
 def _text_row(title: str, cells: Sequence[str]) -> str:

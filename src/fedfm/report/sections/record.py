@@ -71,7 +71,10 @@ def log_card(run: Run, tag: str) -> str:
         return ""
     total = sum(run.facts.kinds.values())
     kinds = ", ".join(f"{k} {count(n)}" for k, n in run.facts.kinds.most_common(20))
-    words = f"{plural(total, 'event')} read: {clip(kinds, 300)}."
+    words = (
+        f"{plural(total, 'event')} read: {clip(kinds, 300)}. Rounds count from 1, as everywhere on this page; "
+        "the file counts them from 0."
+    )
     cells = [
         (
             _plain(e.get("round")),

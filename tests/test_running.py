@@ -112,6 +112,13 @@ def test_a_run_goes_on_from_any_folder(texts: Federation, tmp_path: Path, monkey
     assert fedfm.tasks.load_tuned(tmp_path / "run" / "model").predict(["left number 1"])[0] in ("0", "1")  # type: ignore[attr-defined]
 
 
+def test_a_packaged_model_wins_over_a_folder_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "minilm").mkdir()
+    assert configure("quickstart")["task"]["model"] == "minilm"
+    assert configure("quickstart", ["task.model=./minilm"])["task"]["model"] == str(tmp_path / "minilm")
+
+
 def test_a_run_does_not_go_on_with_other_data(texts: Federation, tmp_path: Path) -> None:
     fedfm.run(texts, out="run")
     (tmp_path / "run" / "summary.json").unlink()

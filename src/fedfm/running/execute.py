@@ -20,6 +20,7 @@ from fedfm.core.loop import Run
 from fedfm.core.registry import recipes
 from fedfm.core.session import Site
 from fedfm.core.state import Store, write
+from fedfm.models.store import catalog
 from fedfm.running import baselines as base
 from fedfm.running import text
 from fedfm.running.feasible import feasible
@@ -73,7 +74,9 @@ def _anchor(config: configs.Config) -> None:
     for slot, key in (("data", "path"), ("data", "test_path"), ("task", "model")):
         spec = config.get(slot)
         value = spec.get(key) if isinstance(spec, dict) else None
-        if isinstance(spec, dict) and isinstance(value, str) and value and next(iter(glob.iglob(value)), None) is not None:
+        if not isinstance(spec, dict) or not isinstance(value, str) or (key == "model" and value in catalog()):
+            continue  # a packaged model wins over a folder of its name
+        if value and next(iter(glob.iglob(value)), None) is not None:
             spec[key] = str(Path(value).absolute())
 
 

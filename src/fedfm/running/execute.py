@@ -20,7 +20,7 @@ from fedfm.core.loop import Run
 from fedfm.core.registry import recipes
 from fedfm.core.session import Site
 from fedfm.core.state import Store, write
-from fedfm.models.store import catalog
+from fedfm.models import catalog
 from fedfm.running import baselines as base
 from fedfm.running import text
 from fedfm.running.feasible import feasible

@@ -15,12 +15,12 @@ quickstart: install  ## tune a real encoder across 8 parties (about a minute aft
 
 install: $(CORE)  ## the package and its core dependencies
 
-test: $(DEV)  ## lint, types and the tests (about 10 minutes)
+test: $(DEV)  ## lint, types and the tests (about 5 minutes)
 	$(BIN)/ruff check src tests
 	$(BIN)/mypy
 	$(BIN)/python -m pytest
 
-test-slow: $(DEV)  ## the tests that need a large model or minutes
+test-slow: $(DEV)  ## every recipe at its defaults, and the tests that need a large model (an hour or two)
 	$(BIN)/python -m pytest -m slow
 
 lint: $(DEV)  ## ruff and mypy only

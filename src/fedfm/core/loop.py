@@ -237,6 +237,7 @@ class Run:
         """Move a session's facts to the round's ledger."""
         if ctx.events is not None:
             ctx.events.extend(s.events)
+        s.told = s.told or any(e["kind"] == "dropout" for e in s.events)  # that says it already
         s.events.clear()
         if s.status == "gone" and not s.told:
             s.told = True

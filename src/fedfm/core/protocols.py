@@ -186,7 +186,7 @@ class Wire(Slot):
     unbiased: ClassVar[bool] = False  # the mean of decode(encode(x)) is x
     lossless: ClassVar[bool] = False  # decode(encode(x)) is x
     after_sum: ClassVar[bool] = False  # undone once, on the sum
-    opaque: ClassVar[bool] = False  # no single message is readable
+    opaque: ClassVar[bool] = False  # no single message is readable; its payload is int64, its sum modulo 2^64
     perturbs: ClassVar[bool] = False  # adds noise for differential privacy
     phases: ClassVar[Mapping[str, Barrier]] = {}  # in order; "upload" among them makes the upload a barrier
 

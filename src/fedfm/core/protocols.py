@@ -172,6 +172,7 @@ class Aggregator(Slot):
         return layout.size
 
     def finish(self, x: Tensor, mass: float | Tensor, count: int, ctx: Ctx) -> Tensor:
+        """From the sum to the result; `x` belongs to the fold, which is done with it: it may be changed in place."""
         raise NotImplementedError
 
     def combine(self, messages: Sequence[Message], ctx: Ctx) -> Tensor:

@@ -43,9 +43,9 @@ class Mean(Aggregator):
 
     def finish(self, x: Tensor, mass: float | Tensor, count: int, ctx: Ctx) -> Tensor:
         if self.denominator:
-            return x / self.denominator
+            return x.div_(self.denominator)
         if isinstance(mass, Tensor):
             return x / mass.clamp(min=1e-30) * (mass > 0)
         if mass <= 0:
             raise RoundFailed("the weights of all contributions sum to zero")
-        return x / mass
+        return x.div_(mass)

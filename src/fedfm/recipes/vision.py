@@ -25,7 +25,8 @@ def fedavg_vision() -> Federation:
         paper="Diao et al., HeteroFL: Computation and Communication Efficient FL for Heterogeneous Clients, 2021")
 def heterofl() -> Federation:
     """Parties train the whole network, half or a quarter of its width."""
-    return replace(fedavg_vision(), select=HeteroFL(widths=(1.0, 0.5, 0.25)), aggregate=Mean(weights="equal"), rounds=25)
+    return replace(fedavg_vision(), client=Local(lr=0.05, momentum=0.9, steps=20, batch=32), rounds=25,
+                   select=HeteroFL(widths=(1.0, 0.5, 0.25)), aggregate=Mean(weights="equal"))
 
 
 @recipe("splitfed", section="IV.B", survey=(207,), atlas=("splitfed",),

@@ -277,7 +277,7 @@ SPLIT = {"client": SplitFed(Local(lr=0.1, steps=2, batch=4)), "server": SplitFed
 ], ids=["global generator", "cancelled in mid-talk", "late in a failed round", "slow below the threshold"])
 def test_when_things_happen_changes_nothing(fed: Federation, drive: Any) -> None:
     """Bytes of cancelled talk, work that outlives a failed round, and its clock once depended on who was quick."""
-    twice(drive, fed)
+    assert len(twice(drive, fed).records) == fed.rounds + 1
 
 
 TOPICS = {"sky": "star moon sun cloud wind rain", "farm": "cow corn barn field hen seed"}
@@ -324,7 +324,8 @@ def test_more_parties_than_the_window(drive: Any) -> None:
     """40 parties: sessions are started a few ahead of the one awaited, and released in the order of the plan."""
     from fedfm.tasks.quadratic import Quadratics
     data = Quadratics(a=tuple(1.0 + k % 7 for k in range(40)), b=tuple(float(k % 5) for k in range(40)))
-    twice(drive, quadratics(data=data, client=Local(lr=0.01, steps=2, batch=0)))
+    played = twice(drive, quadratics(data=data, client=Local(lr=0.01, steps=2, batch=0)))
+    assert all(r["clients"] == 40 for r in played.records[1:])
 
 
 def test_a_worker_that_dies_takes_its_sessions_only(drive: Any, tmp_path: Path) -> None:

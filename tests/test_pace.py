@@ -13,11 +13,7 @@ from fedfm.core.check import check
 from fedfm.core.config import from_config, to_config
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.federation import Federation
-from fedfm.core.ledger import read
-from fedfm.core.loop import Run
 from fedfm.core.message import Message
-from fedfm.core.session import Site
-from fedfm.core.state import Store
 from fedfm.core.tree import Layout
 from fedfm.efficiency.training.fedbuff import FedBuff
 from fedfm.efficiency.training.local import Local
@@ -25,6 +21,7 @@ from fedfm.efficiency.training.mean import Mean
 from fedfm.engines.pace import AllArrive, Buffered, Quorum, Speed
 from fedfm.incentives.uniform import Uniform
 from fedfm.tasks.quadratic import Quadratic, Quadratics
+from play import play
 
 SPREAD = Speed(mean_s=10.0, spread=1.0)
 
@@ -36,17 +33,6 @@ def parties(n: int) -> Quadratics:
 def fed(n: int, **slots: Any) -> Federation:
     defaults: dict[str, Any] = {"client": Local(lr=0.01, steps=2, batch=0), "rounds": 3}
     return Federation(Quadratic(), parties(n), **defaults | slots)
-
-
-def play(federation: Federation, folder: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]], Run]:
-    """Run the federation; returns its records, its events and the run."""
-    data, engine = federation.data.open(federation.seed), federation.engine.make()
-    site = Site(federation, federation.task.open(data), data, Store(folder / "clients"))
-    engine.open(site)
-    run = Run(federation, folder, site, engine)
-    records = list(run.rounds())
-    engine.close()
-    return records, list(read(folder / "events.jsonl")), run
 
 
 def seconds(speed: Speed, n: int, t: int = 0) -> list[float]:

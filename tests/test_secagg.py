@@ -13,21 +13,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedfm.core import ledger
 from fedfm.core.check import check
 from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx
 from fedfm.core.errors import RoundFailed
 from fedfm.core.federation import Federation
-from fedfm.core.loop import Run
 from fedfm.core.protocols import Pace
-from fedfm.core.session import Site
-from fedfm.core.state import Store
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.mean import Mean
 from fedfm.tasks.quadratic import Quadratic, Quadratics
 from fedfm.trust.privacy.gaussian import ClipNoise
 from fedfm.trust.privacy.secagg import SecAgg
+from play import play
 from secagg_round import PHASES, drive, oracle, vectors_of
 
 
@@ -123,14 +120,8 @@ def trained(folder: Any, **slots: Any) -> tuple[list[dict[str, Any]], Tensor, li
     fed = Federation(Quadratic(dim=40), data, client=Local(lr=0.01, steps=2, batch=0), rounds=3,
                      aggregate=Mean(weights="equal"), **slots)
     assert check(fed) == []
-    parties, engine = fed.data.open(0), fed.engine.make()
-    site = Site(fed, fed.task.open(parties), parties, Store(folder / "clients"))
-    engine.open(site)
-    run = Run(fed, folder, site, engine)
-    records = list(run.rounds())
-    engine.close()
-    events = [e for e in ledger.read(folder / "events.jsonl") if e["kind"] == "privacy"]
-    return records, fed.server.model(run.state.server), events
+    records, events, run = play(fed, folder)
+    return records, fed.server.model(run.state.server), [e for e in events if e["kind"] == "privacy"]
 
 
 def test_loop_with_drop_outs_gives_the_plain_model(tmp_path: Any) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +16,11 @@ from fedfm.core.errors import ClientFailed, MessageRefused
 from fedfm.core.federation import Federation
 from fedfm.core.loop import Run
 from fedfm.core.message import Message
-from fedfm.core.protocols import Aggregator, Client, State, Wire
+from fedfm.core.protocols import Client, State, Wire
 from fedfm.efficiency.training.local import Local
-from fedfm.efficiency.training.mean import Mean
 from fedfm.laws.homes import quadratics
 from fedfm.tasks.bound import BoundModule
 from fedfm.tasks.quadratic import Quadratics
-from fedfm.trust.robustness.median import CoordinateMedian
 
 LOCAL = Local(lr=0.05, steps=3, batch=2)
 
@@ -163,23 +160,3 @@ def test_one_slow_client_does_not_pile_up_the_others_messages(drive: Any) -> Non
 
     played = drive(crowd(60, client=Slow()), workers=2, around=around)
     assert played.records[1]["clients"] == 60 and 2 <= most <= played.run.engine.ahead
-
-
-@pytest.mark.parametrize(("aggregate", "limit"), [(Mean(), 2), (CoordinateMedian(), 30)], ids=["sum form", "all form"])
-def test_the_sum_form_keeps_no_message(aggregate: Aggregator, limit: int, drive: Any) -> None:
-    alive: list[weakref.ref[Any]] = []
-    most = 0
-
-    def around(run: Run) -> None:
-        accept = run.hub.accept
-
-        def counted(m: Message) -> None:
-            nonlocal most
-            alive.append(weakref.ref(m.x))
-            most = max(most, sum(r() is not None for r in alive))
-            accept(m)
-
-        run.hub.accept = counted
-
-    drive(crowd(30, aggregate=aggregate), around=around)
-    assert len(alive) == 30 and (most <= limit if limit < 30 else most == 30)

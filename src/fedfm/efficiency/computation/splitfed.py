@@ -13,7 +13,7 @@ from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregate, Bound, Client, Replies, Say, Server, State
 from fedfm.core.registry import knob, method
 from fedfm.core.tree import Layout
-from fedfm.efficiency.training.local import Local, batches
+from fedfm.efficiency.training.local import Local, batches, plain_sgd
 
 FRONT = "front.*"  # the client's tensors; the rest is the server's
 
@@ -36,8 +36,7 @@ class SplitFed(Client):
     dialect = "split"
 
     def __post_init__(self) -> None:
-        if self.local.optimizer != "sgd" or self.local.momentum or self.local.weight_decay or self.local.clip_grad:
-            raise ValueError("SplitFed takes plain SGD steps on the front half: optimizer=sgd, momentum=weight_decay=clip_grad=0")
+        plain_sgd(self.local, "SplitFed")
 
     def alone(self) -> Client:
         return self.local

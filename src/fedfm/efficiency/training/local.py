@@ -48,6 +48,12 @@ class Local(Client):
         return outcome(self, brief.x, data, bound, first, last), state
 
 
+def plain_sgd(local: Local, who: str) -> None:
+    """Raises ValueError unless `local` takes plain SGD steps, which is all that `who` can honour."""
+    if local.optimizer != "sgd" or local.momentum or local.weight_decay or local.clip_grad:
+        raise ValueError(f"{who} takes plain SGD steps: set optimizer=sgd, momentum=weight_decay=clip_grad=0")
+
+
 def outcome(local: Local, start: Tensor, data: Any, bound: Bound, first: float, last: float) -> Message:
     """The message of a client that trained `bound` from `start`."""
     x = bound.read()

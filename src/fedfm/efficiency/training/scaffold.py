@@ -13,7 +13,7 @@ from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregate, Bound, Client, Server, State
 from fedfm.core.registry import knob, method
 from fedfm.core.tree import Layout
-from fedfm.efficiency.training.local import Local, descend, outcome
+from fedfm.efficiency.training.local import Local, descend, outcome, plain_sgd
 
 
 @method("scaffold", slot="client", section="IV.A", survey=(29,),
@@ -31,8 +31,7 @@ class Scaffold(Client):
     dialect = "control variates"
 
     def __post_init__(self) -> None:
-        if self.local.optimizer != "sgd" or self.local.momentum or self.local.weight_decay or self.local.clip_grad:
-            raise ValueError("SCAFFOLD's control variates assume plain SGD: optimizer=sgd, momentum=weight_decay=clip_grad=0")
+        plain_sgd(self.local, "SCAFFOLD")
 
     def alone(self) -> Client:
         return self.local

@@ -2,6 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN = $(VENV)/bin
+WORKERS ?= auto
 CORE = $(VENV)/.core
 DEV = $(VENV)/.dev
 
@@ -15,16 +16,18 @@ quickstart: install  ## tune a real encoder across 8 parties (about a minute aft
 
 install: $(CORE)  ## the package and its core dependencies
 
-test: $(DEV)  ## lint, types and the tests (about 5 minutes)
+test: $(DEV)  ## lint, types and the tests (about 2 minutes)
 	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS)
 
 test-slow: $(DEV)  ## every recipe at its defaults, and the tests that need a large model (an hour or two)
 	$(BIN)/python -m pytest -m slow
 
 lint: $(DEV)  ## ruff and mypy only
 	$(BIN)/ruff check src tests
+	$(BIN)/ruff format --check src tests
 	$(BIN)/mypy
 
 bench: $(DEV)  ## the project's own measurements, as JSON

@@ -1,6 +1,6 @@
 """Five methods in one expression: FedProx, top-k with error feedback, Krum, an auction and Shapley values.
 
-    python examples/combine.py
+python examples/combine.py
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ def combined() -> Any:
         uplink=fedfm.ErrorFeedback(fedfm.TopK(0.05)),
         adversary=fedfm.SignFlip(),
         aggregate=fedfm.Krum(f=1, m=3),
-        select=auction, reward=auction,
+        select=auction,
+        reward=auction,
         value=fedfm.ShapleyPermutation(permutations=4),
     )
 

@@ -1,6 +1,6 @@
 """Your own files, one a party: here two clinics and a library, with columns that fedfm has never heard of.
 
-    python examples/own_data.py
+python examples/own_data.py
 """
 
 from __future__ import annotations
@@ -25,8 +25,16 @@ def main(model: str = "minilm", rounds: int = 2, folder: Path | None = None) -> 
         rows = (json.dumps({"body": body, "topic": topic}) for body, topic in notes)
         (folder / f"{name}.jsonl").write_text("\n".join(rows))
     result = fedfm.run(
-        "quickstart", model=model, rounds=rounds, out=folder / "run", engine="inprocess",
-        settings=("data=files", f"data.path={folder}/party-*.jsonl", "data.columns={text: body, label: topic}"),
+        "quickstart",
+        model=model,
+        rounds=rounds,
+        out=folder / "run",
+        engine="inprocess",
+        settings=(
+            "data=files",
+            f"data.path={folder}/party-*.jsonl",
+            "data.columns={text: body, label: topic}",
+        ),
     )
     print(fedfm.tasks.load_tuned(result.folder / "model").predict(["a cough", "a sprained ankle"]))
     return result

@@ -40,8 +40,12 @@ def filled(atlas: Iterable[Row], known: Iterable[Card]) -> dict[str, list[str]]:
 def strangers(atlas: Iterable[Row], known: Iterable[Card]) -> list[str]:
     """Complaints about cards that name rows which are not on the map."""
     ids = {row["id"] for row in atlas}
-    return [f"{c.module}: the card of '{c.name}' names the row '{id}', which docs/atlas.csv has not"
-            for c in known for id in c.atlas if id not in ids]
+    return [
+        f"{c.module}: the card of '{c.name}' names the row '{id}', which docs/atlas.csv has not"
+        for c in known
+        for id in c.atlas
+        if id not in ids
+    ]
 
 
 def table(atlas: list[Row], known: Iterable[Card]) -> str:
@@ -50,18 +54,35 @@ def table(atlas: list[Row], known: Iterable[Card]) -> str:
     names = filled(atlas, known)
     pillars = [(p, [r for r in atlas if r["pillar"] == p]) for p in dict.fromkeys(r["pillar"] for r in atlas)]
     done = sum(map(bool, names.values()))
-    out = ["| pillar | filled | of |", "|---|---:|---:|",
-           *(f"| {p} | {sum(bool(names[r['id']]) for r in of)} | {len(of)} |" for p, of in pillars),
-           f"| **all** | **{done}** | **{len(atlas)}** |", ""]
+    out = [
+        "| pillar | filled | of |",
+        "|---|---:|---:|",
+        *(f"| {p} | {sum(bool(names[r['id']]) for r in of)} | {len(of)} |" for p, of in pillars),
+        f"| **all** | **{done}** | **{len(atlas)}** |",
+        "",
+    ]
     for pillar, of in pillars:
-        out += ["<details>", f"<summary>{pillar}: {sum(bool(names[r['id']]) for r in of)} of {len(of)}</summary>", "",
-                "| on the map | references | in fedfm |", "|---|---|---|",
-                *(f"| {r['name']} | {r['refs'].replace(';', ', ')} | {_names(names[r['id']])} |" for r in of),
-                "", "</details>", ""]
+        out += [
+            "<details>",
+            f"<summary>{pillar}: {sum(bool(names[r['id']]) for r in of)} of {len(of)}</summary>",
+            "",
+            "| on the map | references | in fedfm |",
+            "|---|---|---|",
+            *(f"| {r['name']} | {r['refs'].replace(';', ', ')} | {_names(names[r['id']])} |" for r in of),
+            "",
+            "</details>",
+            "",
+        ]
     spare = [c for c in known if not any(c.name in n for n in names.values())]
     spare.sort(key=lambda c: (c.slots[0], c.name))
-    out += ["Registered besides, because the rest stands on them:", "",
-            *(f"- {slot}: {_names([c.name for c in of])}" for slot, of in groupby(spare, key=lambda c: c.slots[0]))]
+    out += [
+        "Registered besides, because the rest stands on them:",
+        "",
+        *(
+            f"- {slot}: {_names([c.name for c in of])}"
+            for slot, of in groupby(spare, key=lambda c: c.slots[0])
+        ),
+    ]
     return "\n".join(out)
 
 

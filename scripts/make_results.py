@@ -64,11 +64,17 @@ def spread(values: Iterable[float | None], show: Callable[[float], str] = "{:.3f
 
 
 def row(name: str, told: list[Summary]) -> str:
-    metric = told[0]["metric"]["name"] + ("" if told[0]["metric"]["higher_is_better"] else ", lower is better")
+    metric = told[0]["metric"]["name"] + (
+        "" if told[0]["metric"]["higher_is_better"] else ", lower is better"
+    )
     scores = [spread(s["metric"][key] for s in told) for key in ("base", "local", "federated")]
     sent = [(s["bytes"]["up"] + s["bytes"]["talk"]) / max(1, uploads(name, s["seed"])) for s in told]
     epsilon = [s["privacy"]["epsilon"] for s in told if s["privacy"]]
-    note = f"epsilon {spread(epsilon, '{:.2f}'.format)} at delta {told[0]['privacy']['delta']:g}" if epsilon else ""
+    note = (
+        f"epsilon {spread(epsilon, '{:.2f}'.format)} at delta {told[0]['privacy']['delta']:g}"
+        if epsilon
+        else ""
+    )
     cells = [f"`{name}`", ", ".join(str(s["seed"]) for s in told), metric, *scores, spread(sent, size), note]
     return "| " + " | ".join(cells) + " |\n"
 
@@ -80,7 +86,9 @@ def uploads(name: str, seed: int) -> int:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("names", nargs="*", default=sorted(recipes()))
     options.add_argument("--seeds", default="0,1,2")
     options.add_argument("--write", action="store_true")
@@ -92,7 +100,11 @@ def main() -> None:
                 run(name, seed)
     rows = []
     for name in sorted(recipes(), key=lambda name: (recipes()[name].section, name)):
-        seen = sorted(int(p.name.rpartition("-")[2]) for p in RUNS.glob(f"{name}-[0-9]*") if p.name.rpartition("-")[0] == name)
+        seen = sorted(
+            int(p.name.rpartition("-")[2])
+            for p in RUNS.glob(f"{name}-[0-9]*")
+            if p.name.rpartition("-")[0] == name
+        )
         if told := [s for seed in seen if (s := finished(name, seed)) is not None]:
             rows.append(row(name, told))
     PAGE.write_text(HEAD + "".join(rows), encoding="utf-8")

@@ -37,10 +37,18 @@ def drive(tmp_path: Path) -> Drive:
     """`drive(fed, workers=0, ...)`: run it in a fresh folder, in this process or in so many workers."""
     count = iter(range(1000))
 
-    def run(fed: Federation, workers: int | None = None, folder: Path | None = None, resume: bool = False,
-            around: Callable[[Run], None] = lambda run: None, **slots: Any) -> Played:
+    def run(
+        fed: Federation,
+        workers: int | None = None,
+        folder: Path | None = None,
+        resume: bool = False,
+        around: Callable[[Run], None] = lambda run: None,
+        **slots: Any,
+    ) -> Played:
         if workers is not None:
             slots["engine"] = Processes(workers) if workers else InProcess()
-        return play(replace(fed, **slots), folder or tmp_path / f"run-{next(count)}", resume=resume, around=around)
+        return play(
+            replace(fed, **slots), folder or tmp_path / f"run-{next(count)}", resume=resume, around=around
+        )
 
     return run

@@ -13,7 +13,7 @@ from fedfm.core.context import Ctx
 from fedfm.core.errors import ClientFailed
 from fedfm.core.message import Message, nothing, pack, unpack
 from fedfm.core.protocols import Say
-from fedfm.trust.privacy.secagg import SecAgg
+from fedfm.trust.privacy.secure.secagg import SecAgg
 
 PHASES = ("keys", "shares", "upload", "unmask")
 Tamper = Callable[[str, str, Message], Message]
@@ -31,8 +31,14 @@ class Round:
     failed: dict[str, str] = field(default_factory=dict)
 
 
-def drive(wire: SecAgg, vectors: Mapping[str, Tensor], drops: Mapping[str, str] | None = None, ctx: Ctx | None = None,
-          replies: Tamper = lambda phase, to, m: m, sent: Tamper = lambda phase, by, m: m) -> Round:
+def drive(
+    wire: SecAgg,
+    vectors: Mapping[str, Tensor],
+    drops: Mapping[str, str] | None = None,
+    ctx: Ctx | None = None,
+    replies: Tamper = lambda phase, to, m: m,
+    sent: Tamper = lambda phase, by, m: m,
+) -> Round:
     """Play the conversations with a barrier at each phase; a party leaves just before its phase in `drops`."""
     ctx, drops = ctx or Ctx(0, round=3), drops or {}
     out, host = Round(), wire.host(ctx)
@@ -82,5 +88,7 @@ def vectors_of(n: int, d: int, seed: int = 0, scale: float = 1.0) -> dict[str, T
 def oracle(wire: SecAgg, vectors: Mapping[str, Tensor], ids: Any) -> Tensor:
     """The fixed-point sum in Python integers. An fp32 value times 2^bits is exact in fp64; `round` is half-even too."""
     columns = zip(*(vectors[i].tolist() for i in ids), strict=True)
-    return torch.tensor([sum(round(v * 2**wire.bits) for v in column) / 2**wire.bits for column in columns],
-                        dtype=torch.float64).float()
+    return torch.tensor(
+        [sum(round(v * 2**wire.bits) for v in column) / 2**wire.bits for column in columns],
+        dtype=torch.float64,
+    ).float()

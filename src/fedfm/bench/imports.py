@@ -17,8 +17,11 @@ TARGETS = {"import fedfm": 0.3, "fedfm list": 1.0}
 def measure(quick: bool = False, *, repeats: int = 7) -> dict[str, Any]:
     """Seconds (wall and CPU) of each, the interpreter's own start included; a command that is missing is left out."""
     repeats = 1 if quick else repeats
-    commands = {"python": ["-c", "pass"], "import fedfm": ["-c", "import fedfm"],
-                "list of cards": ["-c", "from fedfm.core.registry import cards; cards()"]}
+    commands = {
+        "python": ["-c", "pass"],
+        "import fedfm": ["-c", "import fedfm"],
+        "list of cards": ["-c", "from fedfm.core.registry import cards; cards()"],
+    }
     if importlib.util.find_spec("fedfm.cli"):
         entry = "import sys; from fedfm.cli import main; sys.argv[0] = 'fedfm'; main()"
         commands |= {"fedfm list": ["-c", entry, "list"], "fedfm --help": ["-c", entry, "--help"]}
@@ -31,8 +34,11 @@ def measure(quick: bool = False, *, repeats: int = 7) -> dict[str, Any]:
             if k:
                 wall[name].append(time.perf_counter() - begun)
                 cpu[name].append(_children() - used)
-    return {"seconds": {name: machine.spread(v) for name, v in wall.items()},
-            "cpu": {name: machine.spread(v) for name, v in cpu.items()}, "targets": TARGETS}
+    return {
+        "seconds": {name: machine.spread(v) for name, v in wall.items()},
+        "cpu": {name: machine.spread(v) for name, v in cpu.items()},
+        "targets": TARGETS,
+    }
 
 
 def _children() -> float:

@@ -19,9 +19,13 @@ def describe() -> dict[str, Any]:
     """Cores, processor, memory in bytes, operating system, and the versions of what computes."""
     from fedfm.running.summary import versions
 
-    return {"cores": cores(), "processor": _field("/proc/cpuinfo", "model name") or platform.machine(),
-            "memory": int((_field("/proc/meminfo", "MemTotal") or "0").split()[0]) * 1024,
-            "system": f"{platform.system()} {platform.machine()}", "versions": versions()}
+    return {
+        "cores": cores(),
+        "processor": _field("/proc/cpuinfo", "model name") or platform.machine(),
+        "memory": int((_field("/proc/meminfo", "MemTotal") or "0").split()[0]) * 1024,
+        "system": f"{platform.system()} {platform.machine()}",
+        "versions": versions(),
+    }
 
 
 def cores() -> int:
@@ -36,7 +40,9 @@ def load() -> list[float]:
 
 def cpu(pids: Iterable[int] = ()) -> float:
     """CPU seconds so far of this process (all threads) and of the living processes `pids` (Linux)."""
-    return time.process_time() + sum(time.clock_gettime(~pid << 3 | 2) for pid in pids)  # clock_getcpuclockid(3)
+    return time.process_time() + sum(
+        time.clock_gettime(~pid << 3 | 2) for pid in pids
+    )  # clock_getcpuclockid(3)
 
 
 def resident(pid: int | None = None) -> int:

@@ -23,13 +23,13 @@ from fedfm.core.message import Message
 from fedfm.core.protocols import Bound, State
 from fedfm.data.partition.iid import Iid
 from fedfm.data.wordnet_topics import WordnetTopics
-from fedfm.efficiency.computation.lora import LoRA
+from fedfm.efficiency.computation.tuning.lora import LoRA
 from fedfm.efficiency.training.local import Local, batches
 from fedfm.engines.inprocess import InProcess
 from fedfm.engines.processes import Processes
 from fedfm.models import path
-from fedfm.tasks.classify import SequenceClassification
 from fedfm.tasks.network import quiet
+from fedfm.tasks.text.classify import SequenceClassification
 
 TARGETS = {"overhead": 1.05, "outside": 0.02}
 LABELS = 10  # topics
@@ -62,12 +62,25 @@ class Paired(Local):
         cpu, wall = time.thread_time(), time.perf_counter()
         loss = train(self.network, start, rows, order, self.lr, objective.tokenizer.pad_token_id)
         now, now_wall = time.thread_time(), time.perf_counter()
-        return {"bare_cpu": now - cpu, "bare_wall": now_wall - wall, "bare_loss": loss,
-                "aside_cpu": now - begun, "aside_wall": now_wall - begun_wall}
+        return {
+            "bare_cpu": now - cpu,
+            "bare_wall": now_wall - wall,
+            "bare_loss": loss,
+            "aside_cpu": now - begun,
+            "aside_wall": now_wall - begun_wall,
+        }
 
 
-def measure(quick: bool = False, *, clients: int = 10, steps: int = 5, batch: int = 8, repeats: int = 5,
-            model: str = "minilm", workers: int = 0) -> dict[str, Any]:
+def measure(
+    quick: bool = False,
+    *,
+    clients: int = 10,
+    steps: int = 5,
+    batch: int = 8,
+    repeats: int = 5,
+    model: str = "minilm",
+    workers: int = 0,
+) -> dict[str, Any]:
     """`overhead` and `outside` of rounds in one process; `inprocess` and `processes`: the same, and all raw numbers."""
     task, repeats = SequenceClassification(model=model, tuning=LoRA(RANK, ALPHA)), 1 if quick else repeats
     with quiet():
@@ -75,8 +88,14 @@ def measure(quick: bool = False, *, clients: int = 10, steps: int = 5, batch: in
     client = Paired(optimizer="adamw", lr=3e-3, steps=steps, batch=batch, network=network)
     found = {}
     for name, engine in (("inprocess", InProcess()), ("processes", Processes(workers))):
-        fed = Federation(task, WordnetTopics(partition=Iid(parties=clients)), client=client, engine=engine,
-                         evaluate=NEVER, rounds=ENDLESS)
+        fed = Federation(
+            task,
+            WordnetTopics(partition=Iid(parties=clients)),
+            client=client,
+            engine=engine,
+            evaluate=NEVER,
+            rounds=ENDLESS,
+        )
         with opened(fed) as arena:
             if other := set(parameters(network)) ^ {e.name for e in arena.run.bound.layout.entries}:
                 raise RuntimeError(f"overhead: only one of the two models trains {sorted(other)}")
@@ -87,17 +106,32 @@ def measure(quick: bool = False, *, clients: int = 10, steps: int = 5, batch: in
                 print(f"  {name} {k + 1}/{repeats}", file=sys.stderr, flush=True)
             found[name] = _ratios(laps, clients, one=name == "inprocess")
             found[name]["workers"] = len(machine.workers(arena.run.engine))
-    return {"overhead": found["inprocess"]["overhead"], "outside": found["inprocess"]["outside"], **found,
-            "targets": TARGETS, "threads": 1,
-            "setup": {"model": model, "clients": clients, "steps": steps, "batch": batch, "repeats": repeats,
-                      "tuning": "lora r=8", "optimizer": "adamw", "data": "wordnet-topics, iid"}}
+    return {
+        "overhead": found["inprocess"]["overhead"],
+        "outside": found["inprocess"]["outside"],
+        **found,
+        "targets": TARGETS,
+        "threads": 1,
+        "setup": {
+            "model": model,
+            "clients": clients,
+            "steps": steps,
+            "batch": batch,
+            "repeats": repeats,
+            "tuning": "lora r=8",
+            "optimizer": "adamw",
+            "data": "wordnet-topics, iid",
+        },
+    }
 
 
 def texts_of(data: Any) -> Rows:
     """A party's encoded rows as plain token ids and labels."""
     starts: list[int] = data.tokens.starts.tolist()
-    return [(data.tokens.tokens[a:b].long(), label)
-            for a, b, label in zip(starts, starts[1:], data.labels.tolist(), strict=False)]
+    return [
+        (data.tokens.tokens[a:b].long(), label)
+        for a, b, label in zip(starts, starts[1:], data.labels.tolist(), strict=False)
+    ]
 
 
 def _ratios(laps: list[Lap], clients: int, one: bool) -> dict[str, Any]:
@@ -114,10 +148,18 @@ def _ratios(laps: list[Lap], clients: int, one: bool) -> dict[str, Any]:
     cpu = [lap.cpu - aside for lap, aside in zip(laps, sums["aside_cpu"], strict=True)]
     overhead = [c / b for c, b in zip(cpu, sums["bare_cpu"], strict=True)]
     outside = [1 - w / c for c, w in zip(cpu, sums["work_cpu"], strict=True)]
-    rest = [(lap.wall - aside - work) / (lap.wall - aside)  # of wall time: meant for one process
-            for lap, aside, work in zip(laps, sums["aside_wall"], sums["work_wall"], strict=True)]
-    return {"overhead": round(statistics.median(overhead), 4), "outside": round(statistics.median(outside), 5),
-            "outside_wall": round(statistics.median(rest), 5) if one else None,
-            "overheads": machine.spread(overhead), "outsides": machine.spread(outside, 5),
-            "cpu": machine.spread(cpu), "round_wall": machine.spread(lap.wall for lap in laps),
-            **{key: machine.spread(values) for key, values in sums.items()}, "largest_loss_difference": differ}
+    rest = [
+        (lap.wall - aside - work) / (lap.wall - aside)  # of wall time: meant for one process
+        for lap, aside, work in zip(laps, sums["aside_wall"], sums["work_wall"], strict=True)
+    ]
+    return {
+        "overhead": round(statistics.median(overhead), 4),
+        "outside": round(statistics.median(outside), 5),
+        "outside_wall": round(statistics.median(rest), 5) if one else None,
+        "overheads": machine.spread(overhead),
+        "outsides": machine.spread(outside, 5),
+        "cpu": machine.spread(cpu),
+        "round_wall": machine.spread(lap.wall for lap in laps),
+        **{key: machine.spread(values) for key, values in sums.items()},
+        "largest_loss_difference": differ,
+    }

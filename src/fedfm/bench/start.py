@@ -20,7 +20,9 @@ from fedfm.bench import machine
 
 TARGETS = {"start": 2.0}
 BARE = "import torch, transformers, peft"
-USED = BARE + "; from transformers import AutoTokenizer, BertModel"  # what the quickstart's model needs of them
+USED = (
+    BARE + "; from transformers import AutoTokenizer, BertModel"
+)  # what the quickstart's model needs of them
 
 
 def measure(quick: bool = False, *, recipe: str = "quickstart", repeats: int = 5) -> dict[str, Any]:
@@ -31,24 +33,38 @@ def measure(quick: bool = False, *, recipe: str = "quickstart", repeats: int = 5
         bare.append(imports(BARE))
         laps.append(first_step(recipe))
         used.append(imports(USED))
-        print(f"  {k}: step {sum(laps[-1].values()):.2f} s, imports {bare[-1]:.2f} s", file=sys.stderr, flush=True)
+        print(
+            f"  {k}: step {sum(laps[-1].values()):.2f} s, imports {bare[-1]:.2f} s",
+            file=sys.stderr,
+            flush=True,
+        )
     laps, bare, used = laps[-repeats:], bare[-repeats:], used[-repeats:]
     extra = [sum(lap.values()) - b for lap, b in zip(laps, bare, strict=True)]
     unscored = [e - lap["score"] for e, lap in zip(extra, laps, strict=True)]
-    return {"start": round(statistics.median(extra), 3), "starts": machine.spread(extra),
-            "start_without_score": machine.spread(unscored),
-            "first_step": machine.spread(sum(lap.values()) for lap in laps), "imports": machine.spread(bare),
-            "imports_with_model_code": machine.spread(used),
-            "stages": {name: machine.spread(lap[name] for lap in laps) for name in laps[0]},
-            "recipe": recipe, "targets": TARGETS}
+    return {
+        "start": round(statistics.median(extra), 3),
+        "starts": machine.spread(extra),
+        "start_without_score": machine.spread(unscored),
+        "first_step": machine.spread(sum(lap.values()) for lap in laps),
+        "imports": machine.spread(bare),
+        "imports_with_model_code": machine.spread(used),
+        "stages": {name: machine.spread(lap[name] for lap in laps) for name in laps[0]},
+        "recipe": recipe,
+        "targets": TARGETS,
+    }
 
 
 def first_step(recipe: str, engine: str = "") -> dict[str, float]:
     """Seconds of each stage from the start of the process to the first local step, in order."""
     with tempfile.TemporaryDirectory(prefix="fedfm-bench-") as folder:
         begun = time.monotonic()
-        child = subprocess.Popen([sys.executable, "-m", "fedfm.bench.probe", recipe, f"{folder}/run", engine],
-                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        child = subprocess.Popen(
+            [sys.executable, "-m", "fedfm.bench.probe", recipe, f"{folder}/run", engine],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
         marks = [("begin", begun)]
         assert child.stdout is not None and child.stderr is not None
         try:
@@ -71,6 +87,10 @@ def first_step(recipe: str, engine: str = "") -> dict[str, float]:
 def imports(code: str) -> float:
     """Seconds from the start of an interpreter to the end of `code`."""
     begun = time.monotonic()
-    done = subprocess.run([sys.executable, "-c", f"{code}\nimport time; print('mark', time.monotonic())"],
-                          check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport time; print('mark', time.monotonic())"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     return float(done.stdout.split()[-1]) - begun

@@ -61,8 +61,13 @@ def _rates(wire: Wire, size: int, repeats: int) -> dict[str, Any]:
             encode.append(middle - begun)
             decode.append(end - middle)
             sent = len(pack(Message(y, side=side)))
-    return {"encode_mb_s": _rate(size, encode), "decode_mb_s": _rate(size, decode), "sent_bytes": sent,
-            "encode_seconds": machine.spread(encode, 6), "decode_seconds": machine.spread(decode, 6)}
+    return {
+        "encode_mb_s": _rate(size, encode),
+        "decode_mb_s": _rate(size, decode),
+        "sent_bytes": sent,
+        "encode_seconds": machine.spread(encode, 6),
+        "decode_seconds": machine.spread(decode, 6),
+    }
 
 
 def _rate(size: int, seconds: list[float]) -> float:

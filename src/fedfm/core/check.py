@@ -19,8 +19,20 @@ from fedfm.core.registry import name_of
 
 def check(fed: Federation) -> list[Problem]:
     """Every problem of this federation; an empty list means that it can run."""
-    return [problem for rule in (_pairs, _hidden_messages, _central_noise, _sub_models, _misplaced, _unprotected, _idle_switches, _place)
-            for problem in rule(fed)]
+    return [
+        problem
+        for rule in (
+            _pairs,
+            _hidden_messages,
+            _central_noise,
+            _sub_models,
+            _misplaced,
+            _unprotected,
+            _idle_switches,
+            _place,
+        )
+        for problem in rule(fed)
+    ]
 
 
 def readers(fed: Federation) -> Iterator[tuple[str, str]]:
@@ -32,22 +44,37 @@ def readers(fed: Federation) -> Iterator[tuple[str, str]]:
 
 def _pairs(fed: Federation) -> Iterator[Problem]:
     if fed.client.dialect != fed.server.dialect:
-        yield Problem("client", f"{name_of(fed.client)} speaks '{fed.client.dialect}', the server '{fed.server.dialect}'",
-                      "client and server halves of a method belong together",
-                      f"set server to the one that belongs to {name_of(fed.client)} (fedfm list --slot server), or client=local")
+        yield Problem(
+            "client",
+            f"{name_of(fed.client)} speaks '{fed.client.dialect}', the server '{fed.server.dialect}'",
+            "client and server halves of a method belong together",
+            f"set server to the one that belongs to {name_of(fed.client)} (fedfm list --slot server), or client=local",
+        )
     if fed.server.phases and fed.pace.late == "keep":
-        yield Problem("pace", f"{name_of(fed.pace)} lets work outlive its round", f"{name_of(fed.server)} ends its "
-                      "conversations with a round", "pace=synchronous, or quorum with late=cancel")
+        yield Problem(
+            "pace",
+            f"{name_of(fed.pace)} lets work outlive its round",
+            f"{name_of(fed.server)} ends its conversations with a round",
+            "pace=synchronous, or quorum with late=cancel",
+        )
     send = sends(fed.client)
     takes = getattr(fed.server, "takes", "delta")
     if send != takes:
         fix = f"server.takes={send}" if hasattr(fed.server, "takes") else f"client.local.send={takes}"
-        yield Problem("server.takes", f"clients send {send}, {name_of(fed.server)} takes {takes}",
-                      "adding weights as if they were differences doubles the model", fix)
+        yield Problem(
+            "server.takes",
+            f"clients send {send}, {name_of(fed.server)} takes {takes}",
+            "adding weights as if they were differences doubles the model",
+            fix,
+        )
     if fed.aggregate.takes and fed.aggregate.takes != send:
         where = "client.send" if hasattr(fed.client, "send") else "client.local.send"
-        yield Problem(where, f"{name_of(fed.aggregate)} needs {fed.aggregate.takes}, clients send {send}",
-                      "it combines whole factors", f"{where}={fed.aggregate.takes} and server.takes={fed.aggregate.takes}")
+        yield Problem(
+            where,
+            f"{name_of(fed.aggregate)} needs {fed.aggregate.takes}, clients send {send}",
+            "it combines whole factors",
+            f"{where}={fed.aggregate.takes} and server.takes={fed.aggregate.takes}",
+        )
 
 
 def _hidden_messages(fed: Federation) -> Iterator[Problem]:
@@ -57,24 +84,48 @@ def _hidden_messages(fed: Federation) -> Iterator[Problem]:
         return
     hider = name_of(stages[at])
     for slot, name in readers(fed):
-        yield Problem(slot, f"{name} reads single messages, which {hider} hides",
-                      "the server sees only the sum of the cohort", f"drop {slot}={name}, or drop {hider} from the uplink")
+        yield Problem(
+            slot,
+            f"{name} reads single messages, which {hider} hides",
+            "the server sees only the sum of the cohort",
+            f"drop {slot}={name}, or drop {hider} from the uplink",
+        )
     if fed.aggregate.form == "sum" and not fed.aggregate.shares:
-        yield Problem("aggregate", f"{name_of(fed.aggregate)} cannot be computed on the client", f"{hider} needs the client to "
-                      "weigh its own message before it is masked", "aggregate=mean")
+        yield Problem(
+            "aggregate",
+            f"{name_of(fed.aggregate)} cannot be computed on the client",
+            f"{hider} needs the client to weigh its own message before it is masked",
+            "aggregate=mean",
+        )
     if fed.pace.late == "keep" or fed.pace.partial:
-        yield Problem("pace", f"{name_of(fed.pace)} closes rounds on part of a cohort", f"the masks of {hider} cancel only over the "
-                      "whole cohort; a late upload could be unmasked alone", "pace=synchronous, or quorum with late=cancel, eager=false")
+        yield Problem(
+            "pace",
+            f"{name_of(fed.pace)} closes rounds on part of a cohort",
+            f"the masks of {hider} cancel only over the whole cohort; a late upload could be unmasked alone",
+            "pace=synchronous, or quorum with late=cancel, eager=false",
+        )
     for i, stage in enumerate(stages):
         if i < at and not stage.linear:
-            yield Problem(f"uplink.{i}", f"{name_of(stage)} stands before {hider} and is not linear",
-                          "only the sum is decoded, and this code of a sum is not the sum of the codes",
-                          f"move it out, or use a linear code with a shared seed (randk) before {hider}")
+            yield Problem(
+                f"uplink.{i}",
+                f"{name_of(stage)} stands before {hider} and is not linear",
+                "only the sum is decoded, and this code of a sum is not the sum of the codes",
+                f"move it out, or use a linear code with a shared seed (randk) before {hider}",
+            )
         if i > at and not stage.lossless:
-            yield Problem(f"uplink.{i}", f"{name_of(stage)} stands after {hider} and loses bits",
-                          "a masked vector that is changed cannot be unmasked", f"put it before {hider} if it is linear")
+            yield Problem(
+                f"uplink.{i}",
+                f"{name_of(stage)} stands after {hider} and loses bits",
+                "a masked vector that is changed cannot be unmasked",
+                f"put it before {hider} if it is linear",
+            )
         if i > at and stage.opaque:
-            yield Problem(f"uplink.{i}", f"{name_of(stage)} would mask what {hider} has masked", "one mask is enough", "keep one")
+            yield Problem(
+                f"uplink.{i}",
+                f"{name_of(stage)} would mask what {hider} has masked",
+                "one mask is enough",
+                "keep one",
+            )
 
 
 def _central_noise(fed: Federation) -> Iterator[Problem]:
@@ -86,80 +137,171 @@ def _central_noise(fed: Federation) -> Iterator[Problem]:
     name = name_of(stages[i])
     for slot, reader in readers(fed):
         if slot != "adversary":
-            yield Problem(slot, f"{reader} reads single messages under {name}", "the noise covers the sum; what is computed from "
-                          "single messages is a release that no accountant knows", f"drop {slot}={reader}, or use noise on the "
-                          "client (local-gaussian)")
+            yield Problem(
+                slot,
+                f"{reader} reads single messages under {name}",
+                "the noise covers the sum; what is computed from "
+                "single messages is a release that no accountant knows",
+                f"drop {slot}={reader}, or use noise on the client (local-gaussian)",
+            )
     if fed.aggregate.form == "sum" and not fed.aggregate.plain:
-        yield Problem("aggregate", f"{name_of(fed.aggregate)} transforms the clipped message", "its sum is no longer bounded by "
-                      "clip_norm, so the noise would be too small", "aggregate=mean with weights=equal")
+        yield Problem(
+            "aggregate",
+            f"{name_of(fed.aggregate)} transforms the clipped message",
+            "its sum is no longer bounded by clip_norm, so the noise would be too small",
+            "aggregate=mean with weights=equal",
+        )
     if getattr(fed.aggregate, "weights", "equal") != "equal":
-        yield Problem("aggregate.weights", "clients are weighted by their examples", f"one client could move the sum by its weight "
-                      f"times clip_norm, but {name} adds noise for clip_norm", "aggregate.weights=equal")
+        yield Problem(
+            "aggregate.weights",
+            "clients are weighted by their examples",
+            f"one client could move the sum by its weight "
+            f"times clip_norm, but {name} adds noise for clip_norm",
+            "aggregate.weights=equal",
+        )
     if fed.select.random_size and not getattr(fed.aggregate, "denominator", 0.0):
-        yield Problem("aggregate.denominator", "the mean divides by the cohort's random size", "that size is private under Poisson "
-                      "sampling", "aggregate.denominator = rate x number of parties")
+        yield Problem(
+            "aggregate.denominator",
+            "the mean divides by the cohort's random size",
+            "that size is private under Poisson sampling",
+            "aggregate.denominator = rate x number of parties",
+        )
     if fed.pace.late == "keep":
-        yield Problem("pace", f"{name_of(fed.pace)} mixes rounds", "the accountant assumes that a round's cohort was drawn for it",
-                      "pace=synchronous")
+        yield Problem(
+            "pace",
+            f"{name_of(fed.pace)} mixes rounds",
+            "the accountant assumes that a round's cohort was drawn for it",
+            "pace=synchronous",
+        )
     if sends(fed.client) == "weights":
-        yield Problem("client.send", "clients send weights", f"{name} would clip the model itself, not the update", "client.send=delta")
+        yield Problem(
+            "client.send",
+            "clients send weights",
+            f"{name} would clip the model itself, not the update",
+            "client.send=delta",
+        )
     for k, before in enumerate(stages[:i] if Pipe(fed.uplink).hidden is None else ()):
-        yield Problem(f"uplink.{k}", f"{name_of(before)} is decoded after {name} has clipped its code", "what it makes of a clipped code "
-                      "may be longer than clip_norm", f"drop {name_of(before)}, or add secagg behind {name}")
-    for k, after in enumerate(stages[i + 1:], i + 1):
+        yield Problem(
+            f"uplink.{k}",
+            f"{name_of(before)} is decoded after {name} has clipped its code",
+            "what it makes of a clipped code may be longer than clip_norm",
+            f"drop {name_of(before)}, or add secagg behind {name}",
+        )
+    for k, after in enumerate(stages[i + 1 :], i + 1):
         if not (after.lossless or after.opaque):
-            yield Problem(f"uplink.{k}", f"{name_of(after)} changes the update after {name} has clipped it",
-                          "the clipped norm would no longer hold", f"put it before {name}")
+            yield Problem(
+                f"uplink.{k}",
+                f"{name_of(after)} changes the update after {name} has clipped it",
+                "the clipped norm would no longer hold",
+                f"put it before {name}",
+            )
 
 
 def _sub_models(fed: Federation) -> Iterator[Problem]:
     if fed.select.cuts:
         for slot, name in readers(fed):
-            yield Problem(slot, f"{name} compares messages, but sub-models differ in size", "their vectors have no common "
-                          "coordinates", f"drop {slot}={name}, or {name_of(fed.select)}")
+            yield Problem(
+                slot,
+                f"{name} compares messages, but sub-models differ in size",
+                "their vectors have no common coordinates",
+                f"drop {slot}={name}, or {name_of(fed.select)}",
+            )
         if fed.aggregate.form == "sum" and not fed.aggregate.plain:
-            yield Problem("aggregate", f"{name_of(fed.aggregate)} does not know sub-models", "it needs whole messages", "aggregate=mean")
-        for i, stage in enumerate(stages_of(fed.uplink)[:Pipe(fed.uplink).hidden or 0]):
+            yield Problem(
+                "aggregate",
+                f"{name_of(fed.aggregate)} does not know sub-models",
+                "it needs whole messages",
+                "aggregate=mean",
+            )
+        for i, stage in enumerate(stages_of(fed.uplink)[: Pipe(fed.uplink).hidden or 0]):
             if not stage.after_sum:  # what acts on the sum too keeps the length
-                yield Problem(f"uplink.{i}", f"{name_of(stage)} codes sub-models before they are masked", "only vectors of the whole "
-                              "model can be summed under masks", f"drop {name_of(stage)}, or {name_of(fed.select)}")
+                yield Problem(
+                    f"uplink.{i}",
+                    f"{name_of(stage)} codes sub-models before they are masked",
+                    "only vectors of the whole model can be summed under masks",
+                    f"drop {name_of(stage)}, or {name_of(fed.select)}",
+                )
 
 
 def _misplaced(fed: Federation) -> Iterator[Problem]:
     """Protection covers whole uploads or their sum: it works as a stage of the uplink itself and nowhere else."""
     for slot in ("uplink", "downlink", "talk"):
         for i, stage in enumerate(stages_of(getattr(fed, slot))):
-            if (slot != "uplink" or hasattr(stage, "rules")) and (stage.after_sum or stage.opaque or stage.phases or stage.perturbs):
-                yield Problem(f"{slot}.{i}", f"the protection of {name_of(stage)} has no effect here", "it covers whole uploads, or the "
-                              "sum of a round's, which only the uplink's own stages see", "make it a stage of the uplink")
+            if (slot != "uplink" or hasattr(stage, "rules")) and (
+                stage.after_sum or stage.opaque or stage.phases or stage.perturbs
+            ):
+                yield Problem(
+                    f"{slot}.{i}",
+                    f"the protection of {name_of(stage)} has no effect here",
+                    "it covers whole uploads, or the "
+                    "sum of a round's, which only the uplink's own stages see",
+                    "make it a stage of the uplink",
+                )
 
 
 def _unprotected(fed: Federation) -> Iterator[Problem]:
     """Noise on the uploads, central or local, covers nothing that reaches the server another way."""
     noisy = " and ".join(name_of(s) for s in stages_of(fed.uplink) if s.perturbs)
     if noisy and fed.select.releases:
-        yield Problem("select", f"{name_of(fed.select)} publishes what clients computed from their data",
-                      f"this release is not covered by the noise of {noisy}", "select=uniform or poisson")
+        yield Problem(
+            "select",
+            f"{name_of(fed.select)} publishes what clients computed from their data",
+            f"this release is not covered by the noise of {noisy}",
+            "select=uniform or poisson",
+        )
     if noisy and fed.server.phases:
-        yield Problem("server", f"{name_of(fed.server)} learns from conversations, which {noisy} does not cover",
-                      "what a party tells there is as private as its upload", f"drop {noisy}")
+        yield Problem(
+            "server",
+            f"{name_of(fed.server)} learns from conversations, which {noisy} does not cover",
+            "what a party tells there is as private as its upload",
+            f"drop {noisy}",
+        )
     if noisy and importlib.util.find_spec("dp_accounting") is None:
-        yield Problem("uplink", "the privacy spent cannot be computed", "dp-accounting is not installed", "pip install 'fedfm[privacy]'")
+        yield Problem(
+            "uplink",
+            "the privacy spent cannot be computed",
+            "dp-accounting is not installed",
+            "pip install 'fedfm[privacy]'",
+        )
 
 
 def _idle_switches(fed: Federation) -> Iterator[Problem]:
     if fed.fold == "fixed" and (names := [name for _, name in readers(fed)]):
-        yield Problem("fold", "fixed has no effect here", "messages are kept, not folded: " + ", ".join(names), "fold=float")
-    if type(fed.value) is Valuer and type(fed.reward) is not Reward and getattr(fed.reward, "needs_values", False):
-        yield Problem("reward", f"{name_of(fed.reward)} pays by value, and nobody values", "every contribution would be zero",
-                      "value=shapley-permutation")
+        yield Problem(
+            "fold",
+            "fixed has no effect here",
+            "messages are kept, not folded: " + ", ".join(names),
+            "fold=float",
+        )
+    if (
+        type(fed.value) is Valuer
+        and type(fed.reward) is not Reward
+        and getattr(fed.reward, "needs_values", False)
+    ):
+        yield Problem(
+            "reward",
+            f"{name_of(fed.reward)} pays by value, and nobody values",
+            "every contribution would be zero",
+            "value=shapley-permutation",
+        )
     if getattr(fed.reward, "plans", False) and getattr(fed.select, "inner", fed.select) != fed.reward:
-        yield Problem("reward", f"{name_of(fed.reward)} pays what its own plan promised, and another selector plans",
-                      "nobody would be paid", "fill select and reward with the same auction")
+        yield Problem(
+            "reward",
+            f"{name_of(fed.reward)} pays what its own plan promised, and another selector plans",
+            "nobody would be paid",
+            "fill select and reward with the same auction",
+        )
 
 
 def _place(fed: Federation) -> Iterator[Problem]:
     if fed.device == "cuda" and not torch.cuda.is_available():
-        yield Problem("device", "no CUDA device is visible", "torch.cuda.is_available() is false", "device=auto")
+        yield Problem(
+            "device", "no CUDA device is visible", "torch.cuda.is_available() is false", "device=auto"
+        )
     elif fed.device == "cuda" and name_of(fed.engine) == "processes":
-        yield Problem("engine", "processes cannot share a GPU", "a process that uses CUDA cannot be forked", "engine=inprocess")
+        yield Problem(
+            "engine",
+            "processes cannot share a GPU",
+            "a process that uses CUDA cannot be forked",
+            "engine=inprocess",
+        )

@@ -75,7 +75,9 @@ class Pipe(Wire):
     def host(self, ctx: Ctx) -> State:
         return {str(i): s.host(ctx.within(i)) for i, s in enumerate(self.stages)}
 
-    def serve(self, host: State, phase: str, messages: Mapping[str, Message], ctx: Ctx) -> tuple[Replies, State]:
+    def serve(
+        self, host: State, phase: str, messages: Mapping[str, Message], ctx: Ctx
+    ) -> tuple[Replies, State]:
         i, stage = next((i, s) for i, s in enumerate(self.stages) if phase in s.phases)
         replies, sub = stage.serve(host[str(i)], phase, messages, ctx.within(i))
         return replies, host | {str(i): sub}
@@ -113,7 +115,12 @@ class ByPath(Wire):
     rules: Mapping[str, Wire] = field(default_factory=dict)
 
     stages = property(lambda self: tuple(self.rules.values()))
-    opaque, after_sum, perturbs, phases = Pipe.opaque, Pipe.after_sum, Pipe.perturbs, Pipe.phases  # refused wherever they hide
+    opaque, after_sum, perturbs, phases = (
+        Pipe.opaque,
+        Pipe.after_sum,
+        Pipe.perturbs,
+        Pipe.phases,
+    )  # refused wherever they hide
 
     def _groups(self, layout: Layout) -> list[tuple[str, Wire, list[Entry]]]:
         groups: dict[str, list[Entry]] = {p: [] for p in self.rules}
@@ -146,12 +153,14 @@ class ByPath(Wire):
             n = int(side["lengths"][i])
             if "types" in side:
                 dtype = _TYPES[int(side["types"][i])]
-                piece = x[at:at + n * dtype.itemsize].clone().view(dtype)
+                piece = x[at : at + n * dtype.itemsize].clone().view(dtype)
                 at += n * dtype.itemsize
             else:
-                piece, at = x[at:at + n], at + n
+                piece, at = x[at : at + n], at + n
             sub = Layout.of({e.name: e.shape for e in entries})
-            y, new = wire.decode(piece, below(side, i), state.get(pattern, {}), ctx.within(pattern).at(layout=sub))
+            y, new = wire.decode(
+                piece, below(side, i), state.get(pattern, {}), ctx.within(pattern).at(layout=sub)
+            )
             state = state | {pattern: new}
             for name, view in sub.views(y).items():
                 views[name].copy_(view)

@@ -82,7 +82,11 @@ class Ctx:
 
     def noise(self, purpose: str) -> torch.Generator:
         """For privacy noise: seeded in simulation (repeatable), from the operating system otherwise."""
-        seed = self._seed("noise", purpose, self.client) if self.simulated else int.from_bytes(os.urandom(8), "little") >> 1
+        seed = (
+            self._seed("noise", purpose, self.client)
+            if self.simulated
+            else int.from_bytes(os.urandom(8), "little") >> 1
+        )
         return torch.Generator().manual_seed(seed)
 
     @contextlib.contextmanager

@@ -6,7 +6,19 @@ from dataclasses import dataclass
 from dataclasses import replace as replace  # a federation with some slots filled otherwise
 from typing import Any
 
-from fedfm.core.protocols import Adversary, Aggregator, Client, Detector, Pace, Reward, Selector, Server, Task, Valuer, Wire
+from fedfm.core.protocols import (
+    Adversary,
+    Aggregator,
+    Client,
+    Detector,
+    Pace,
+    Reward,
+    Selector,
+    Server,
+    Task,
+    Valuer,
+    Wire,
+)
 from fedfm.core.registry import knob, load
 
 
@@ -32,8 +44,12 @@ class Federation:
     engine: Any = knob(factory=lambda: load("inprocess")(), doc="where sessions run; never changes a result")
     rounds: int = knob(10, "rounds to run", low=0)
     seed: int = knob(0, "seed of every stream of randomness", low=0)
-    threads: int = knob(1, "threads of one worker; part of the run's identity, because it changes bits", low=1)
-    fold: str = knob("float", "the sum: fp32 in release order, or exact fixed point", choices=("float", "fixed"))
+    threads: int = knob(
+        1, "threads of one worker; part of the run's identity, because it changes bits", low=1
+    )
+    fold: str = knob(
+        "float", "the sum: fp32 in release order, or exact fixed point", choices=("float", "fixed")
+    )
     device: str = knob("auto", "auto, cpu or cuda")
 
     simulated = True  # a real party's process says otherwise

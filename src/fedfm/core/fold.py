@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fedfm.core.federation import Federation
 
 FIXED_BITS = 32  # fractional bits of the exact fold
-FIXED_RANGE = 2.0 ** 20  # largest |alpha * x| it takes: 2^20 * 2^32 leaves 2^11 summands before 2^63
+FIXED_RANGE = 2.0**20  # largest |alpha * x| it takes: 2^20 * 2^32 leaves 2^11 summands before 2^63
 CHUNK = 1 << 16  # elements: the int64 temporaries of the exact fold stay in cache
 
 
@@ -39,7 +39,7 @@ def validate(m: Message, size: int) -> None:
         raise MessageRefused(f"{m.sender} sent {tuple(m.x.shape)} values where ({size},) were agreed")
     if (size >= 0 and not m.x.is_floating_point()) or not finite(m.x):
         raise MessageRefused(f"{m.sender} sent values that are not finite")
-    if not 0.0 <= m.mass <= 2.0 ** 63:
+    if not 0.0 <= m.mass <= 2.0**63:
         raise MessageRefused(f"{m.sender} claims the weight {m.mass}")
 
 
@@ -61,17 +61,21 @@ class Fold:
         return total
 
     def add(self, lift: Lift, sender: str) -> None:
-        mass = lift.mass if isinstance(lift.mass, Tensor) else Fraction(lift.mass)  # may raise: before anything is added
+        mass = (
+            lift.mass if isinstance(lift.mass, Tensor) else Fraction(lift.mass)
+        )  # may raise: before anything is added
         if self.kind == "fixed" and lift.x.is_floating_point():
             if self.x is None:
                 self.x = torch.zeros(lift.x.numel(), dtype=torch.int64)
             top = max(map(abs, map(float, lift.x.aminmax()))) * abs(lift.alpha) if lift.x.numel() else 0.0
             if not (top <= FIXED_RANGE and self.reach + top < 2.0 ** (63 - FIXED_BITS)):  # all or nothing
-                raise MessageRefused(f"{sender}: a value beyond the declared range {FIXED_RANGE:g} of fold=fixed, or too large a sum")
+                raise MessageRefused(
+                    f"{sender}: a value beyond the declared range {FIXED_RANGE:g} of fold=fixed, or too large a sum"
+                )
             self.reach += top
-            scale = lift.alpha * 2.0 ** FIXED_BITS  # a power of two rounds nothing
+            scale = lift.alpha * 2.0**FIXED_BITS  # a power of two rounds nothing
             for at in range(0, lift.x.numel(), CHUNK):
-                self.x[at:at + CHUNK] += lift.x[at:at + CHUNK].double().mul_(scale).round_().long()
+                self.x[at : at + CHUNK] += lift.x[at : at + CHUNK].double().mul_(scale).round_().long()
         elif self.x is None:
             self.x = lift.x.float() * lift.alpha if lift.x.is_floating_point() else lift.x.clone()
         else:
@@ -85,7 +89,9 @@ class Fold:
     def total(self) -> Tensor:
         assert self.x is not None
         if self.kind == "fixed" and self.x.dtype == torch.int64 and not self.masses:
-            return torch.cat([part.double().mul_(2.0 ** -FIXED_BITS).float() for part in torch.split(self.x, CHUNK)])
+            return torch.cat(
+                [part.double().mul_(2.0**-FIXED_BITS).float() for part in torch.split(self.x, CHUNK)]
+            )
         return self.x
 
 
@@ -98,7 +104,9 @@ def gather(fed: Federation, m: Message, fold: Fold, ctx: Ctx) -> None:
         fold.add(fed.aggregate.lift(m, ctx), m.sender)
 
 
-def settle(fed: Federation, kept: Sequence[Message] | Fold, host: State, ctx: Ctx, population: int) -> Aggregate:
+def settle(
+    fed: Federation, kept: Sequence[Message] | Fold, host: State, ctx: Ctx, population: int
+) -> Aggregate:
     """One vector from a round's messages: the coalition game uses this very function."""
     if not isinstance(kept, Fold) and fed.aggregate.form == "all":
         if len(kept) < fed.aggregate.needs:
@@ -119,8 +127,10 @@ def settle(fed: Federation, kept: Sequence[Message] | Fold, host: State, ctx: Ct
             x, _ = stages[i].decode(x, {}, {}, ctx.within(i))
         x = stages[i].decode_sum(x, host.get(str(i), {}), ctx.within(i))
         if i == hidden:
-            tail = x[x.numel() - kept.masses:]
-            x, mass = x[:x.numel() - kept.masses], (float(tail) if kept.masses == 1 else tail)
+            tail = x[x.numel() - kept.masses :]
+            x, mass = x[: x.numel() - kept.masses], (float(tail) if kept.masses == 1 else tail)
     if not finite(x := fed.aggregate.finish(x, mass, len(kept.ids), ctx)):
-        raise RoundFailed("the sum of the contributions is not finite: somebody's values or weight are too large")
+        raise RoundFailed(
+            "the sum of the contributions is not finite: somebody's values or weight are too large"
+        )
     return Aggregate(x, len(kept.ids), tuple(kept.ids), population)

@@ -68,7 +68,7 @@ class Hub:
         self.begin({}, Ctx(0))
         wire = list(self.stack.phases)
         at = wire.index(UPLOAD) if UPLOAD in wire else len(wire)
-        self._order = [*wire[:at], *fed.server.phases, UPLOAD, *wire[at + 1:]]
+        self._order = [*wire[:at], *fed.server.phases, UPLOAD, *wire[at + 1 :]]
         self._barriers: dict[str, str] = {**self.stack.phases, **fed.server.phases}
 
     def begin(self, server: State, ctx: Ctx) -> None:
@@ -122,17 +122,24 @@ class Hub:
         if (phase := next((p for p in self._order if p in waiting), None)) is not None:
             cohort.sort(key=lambda s: s.job.position)
             # an upload that was released is in the fold already: who uploaded is all that is left of it
-            self._serve(phase, {s.job.id: nothing() if phase == UPLOAD else s.asked for s in cohort if s.phase == phase})
+            self._serve(
+                phase,
+                {s.job.id: nothing() if phase == UPLOAD else s.asked for s in cohort if s.phase == phase},
+            )
 
     def _serve(self, phase: str, messages: Mapping[str, Message]) -> None:
         """Let the stage or the server that declared `phase` answer, through the `talk` codec; may raise RoundFailed."""
         if phase != UPLOAD:
-            messages = {i: m for i, m in ((i, self._heard(i, m)) for i, m in messages.items()) if m is not None}
+            messages = {
+                i: m for i, m in ((i, self._heard(i, m)) for i, m in messages.items()) if m is not None
+            }
         if phase in self.stack.phases:
             replies, self.wire = self.stack.serve(self.wire, phase, messages, self.ctx)
         else:
             try:
-                replies, self.server = self.fed.server.serve(self.server, phase, messages, self.ctx, self.bound)
+                replies, self.server = self.fed.server.serve(
+                    self.server, phase, messages, self.ctx, self.bound
+                )
             except Exception as e:  # noqa: BLE001 - a stranger's bytes
                 if isinstance(e, RoundFailed) or self._barriers[phase] == "all":
                     raise
@@ -144,12 +151,23 @@ class Hub:
             if phase != UPLOAD:
                 reply = reply.coded(self.fed.talk, self._talk(id).within("down"))
             s = self.live[id]
-            s.events.append({"round": s.job.round, "kind": "bytes", "client": id, "direction": "talk", "total": reply.nbytes, "stages": {}})
+            s.events.append(
+                {
+                    "round": s.job.round,
+                    "kind": "bytes",
+                    "client": id,
+                    "direction": "talk",
+                    "total": reply.nbytes,
+                    "stages": {},
+                }
+            )
             s.status = "running"
             self.engine.send(id, s.job.epoch, reply)
 
     def _talk(self, id: str) -> Ctx:
-        return self.ctx.at(client=id, layout=None, terms=self.live[id].job.terms, round=self.live[id].job.round).within("talk")
+        return self.ctx.at(
+            client=id, layout=None, terms=self.live[id].job.terms, round=self.live[id].job.round
+        ).within("talk")
 
     def _heard(self, id: str, m: Message) -> Message | None:
         """A message of a conversation, decoded; one that cannot be ends its session."""
@@ -161,13 +179,16 @@ class Hub:
             return None
 
     def _refuse(self, s: Session, e: Exception) -> None:
-        s.events.append({"round": s.job.round, "kind": "refused", "client": s.job.id, "by": "hub", "reason": reason(e)})
+        s.events.append(
+            {"round": s.job.round, "kind": "refused", "client": s.job.id, "by": "hub", "reason": reason(e)}
+        )
         s.status, s.error, s.told = "gone", reason(e), True
         self.engine.cancel(s.job.id, s.job.epoch)
 
     # ---- a round ----------------------------------------------------------------------------------------------
-    def released(self, queue: list[Job], brief: Callable[[Job], Message], window: int,
-                 stop: Callable[[Job], bool]) -> Iterator[Session]:
+    def released(
+        self, queue: list[Job], brief: Callable[[Job], Message], window: int, stop: Callable[[Job], bool]
+    ) -> Iterator[Session]:
         """Sessions in the order of `queue`, each as soon as it has uploaded or is gone; ends where `stop(job)` says so.
 
         At most `window` sessions are started beyond the one awaited, so one slow party cannot pile up the others'
@@ -192,7 +213,12 @@ class Hub:
         while any(not self.live[i].ended for i in ids if i in self.live):
             self.pump()
 
-    def collect(self, jobs: list[Job], brief: Callable[[Job], Message], tick: Callable[[int], None] = lambda done: None) -> list[Session]:
+    def collect(
+        self,
+        jobs: list[Job],
+        brief: Callable[[Job], Message],
+        tick: Callable[[int], None] = lambda done: None,
+    ) -> list[Session]:
         """Run independent jobs (questions, scores, baselines) side by side; in the order of `jobs`."""
         for job in jobs:
             self.start(job, brief(job))

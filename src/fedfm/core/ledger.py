@@ -26,7 +26,9 @@ class Ledger:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as f:
             if f.tell() < length:
-                raise ResumeError(f"{path} is shorter than its checkpoint says ({f.tell()} of {length} bytes): restore it")
+                raise ResumeError(
+                    f"{path} is shorter than its checkpoint says ({f.tell()} of {length} bytes): restore it"
+                )
             f.truncate(length)  # what an interrupted round wrote is not committed
 
     def commit(self, events: Iterable[Event]) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -23,65 +22,12 @@ from fedfm.core.federation import Federation
 from fedfm.core.fold import Fold
 from fedfm.core.hub import Engine, Hub, Session
 from fedfm.core.ledger import Ledger
+from fedfm.core.memory import Round, RunState
 from fedfm.core.message import Message, nothing
 from fedfm.core.protocols import Bound, Plan, Scores, State
 from fedfm.core.registry import name_of
 from fedfm.core.session import Job, Site
-from fedfm.core.state import freeze, thaw, write
 from fedfm.core.tree import cut
-
-
-@dataclass
-class RunState:
-    """All that the server must remember between rounds; one file a round."""
-
-    round: int = 0
-    attempt: int = 0
-    clock: float = 0.0  # simulated seconds
-    epoch: int = 0  # sessions begun so far
-    server: State = field(default_factory=dict)
-    select: State = field(default_factory=dict)
-    reward: State = field(default_factory=dict)
-    down: State = field(default_factory=dict)  # the downlink's, at the server
-    decode: dict[str, State] = field(default_factory=dict)  # the uplink's memory of each sender
-    accepted: dict[str, int] = field(default_factory=dict)  # client -> version of its state
-    busy: dict[str, Job] = field(default_factory=dict)  # sessions under way
-    briefs: dict[str, State] = field(default_factory=dict)  # what they started from, by version and shape
-    ledger: int = 0  # committed bytes
-    metrics: int = 0
-
-    def save(self, path: Path) -> None:
-        write(path, freeze(vars(self) | {"busy": {i: asdict(j) for i, j in self.busy.items()}}))
-
-    @classmethod
-    def load(cls, path: Path) -> RunState:
-        plain = thaw(path)
-        return cls(**plain | {"busy": {i: Job.of(j) for i, j in plain["busy"].items()}})
-
-
-@dataclass
-class Round:
-    """One round under way; nothing of it lasts unless it succeeds."""
-
-    ctx: Ctx
-    plan: Plan
-    select: State  # the selector's, once the round has succeeded
-    queue: list[Job]  # with those that earlier rounds left at work, in order of completion
-    start: float  # simulated seconds
-    down: State  # the downlink's, before this round's briefs
-    fold: Fold
-    seen: int = 0  # of the queue
-    kept: dict[str, Session] = field(default_factory=dict)  # the contributors
-    messages: dict[str, Message] = field(default_factory=dict)  # theirs, where somebody reads single ones
-    decoders: dict[str, State] = field(default_factory=dict)
-    failed: str = ""
-    last: float = field(default_factory=time.perf_counter)
-    seconds: Counter[str] = field(default_factory=Counter)  # wall seconds by what they were spent on
-
-    def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.seconds[name] += now - self.last  # type: ignore[assignment]
-        self.last = now
 
 
 class Run:
@@ -96,7 +42,9 @@ class Run:
         self.layout = fed.client.gives(self.bound.layout)
         last = max(self.checkpoints(), default=None) if resume else None
         if last is None:
-            self.state = RunState(server=fed.server.init(self.bound, self.ctx0), select=fed.select.init(self.parties, self.ctx0))
+            self.state = RunState(
+                server=fed.server.init(self.bound, self.ctx0), select=fed.select.init(self.parties, self.ctx0)
+            )
         else:
             self.state = RunState.load(self._checkpoint(last))
             self.state.attempt += 1
@@ -134,7 +82,13 @@ class Run:
             self._free(r)
             r.lap("aggregate")
             st.round += 1
-            record = {"round": st.round, "clients": len(r.kept), "planned": len(r.plan.jobs), "clock": st.clock, "failed": r.failed}
+            record = {
+                "round": st.round,
+                "clients": len(r.kept),
+                "planned": len(r.plan.jobs),
+                "clock": st.clock,
+                "failed": r.failed,
+            }
             if st.round % fed.evaluate.every == 0 or st.round == fed.rounds:
                 record["metrics"] = self.score(fed.server.model(st.server))
             r.lap("evaluate")
@@ -161,22 +115,36 @@ class Run:
         asked = fed.select.candidates(pool, st.select, ctx) if fed.select.asks else ()
         answers: dict[str, Message] = {}
         for s in self.hub.collect([self.job("ask", i, k) for k, i in enumerate(asked)], self._brief):
-            ctx.at(client=s.job.id).note("bytes", direction="down", total=self._brief(s.job).nbytes, stages={})
+            ctx.at(client=s.job.id).note(
+                "bytes", direction="down", total=self._brief(s.job).nbytes, stages={}
+            )
             self._note(s, ctx)
             if s.upload is not None:
                 answers[s.job.id] = s.upload
         plan, select = fed.select.select(pool, st.select, ctx, answers)
         room = max(0, fed.pace.room(len(st.busy), len(plan.jobs)))
         if room < len(plan.jobs):  # what was drawn is no longer what takes part, and the accountant must know
-            plan = replace(plan, jobs=plan.jobs[:room], sampling={"kind": "cut", "drawn": dict(plan.sampling)})
+            plan = replace(
+                plan, jobs=plan.jobs[:room], sampling={"kind": "cut", "drawn": dict(plan.sampling)}
+            )
         ctx.note("plan", clients=[i for i, _ in plan.jobs], sampling=dict(plan.sampling))
         return plan, select
 
     def job(self, kind: str, id: str, position: int, terms: Terms | None = None) -> Job:
         st = self.state
         st.epoch += 1
-        return Job(kind, id, st.epoch, st.round, st.attempt, st.accepted.get(id, 0), st.clock, position,
-                   terms or Terms(), malicious=id in self.malicious)
+        return Job(
+            kind,
+            id,
+            st.epoch,
+            st.round,
+            st.attempt,
+            st.accepted.get(id, 0),
+            st.clock,
+            position,
+            terms or Terms(),
+            malicious=id in self.malicious,
+        )
 
     def _brief(self, job: Job) -> Message:
         """What the job starts from, made once per version and shape of terms."""
@@ -214,7 +182,9 @@ class Run:
         """An upload, decoded and validated; raises MessageRefused."""
         c, memory = cut(self.bound.layout, *job.terms.shape), self.state.decode.get(job.id, {})
         layout = self.fed.client.gives(c.layout) if c else self.layout
-        x, r.decoders[job.id] = self.hub.stack.decode(m.x, m.side, memory, there.at(round=job.round, layout=layout))
+        x, r.decoders[job.id] = self.hub.stack.decode(
+            m.x, m.side, memory, there.at(round=job.round, layout=layout)
+        )
         m = replace(m, x=x, side={}, sender=job.id, version=job.round)
         if self.hub.stack.hidden is None:
             folding.validate(m, layout.size)
@@ -223,12 +193,19 @@ class Run:
     def _check_upload(self, m: Message) -> None:
         """Under an opaque stage a wrong length must be caught before the barrier names the survivors."""
         if (at := self.hub.stack.hidden) is not None:
-            nought, ctx = torch.zeros(self.fed.aggregate.lifted(self.layout)), self.hub.ctx.muted().at(client=m.sender)
-            n = Pipe(*self.hub.stack.stages[:at]).encode(nought, {}, ctx)[0].numel()  # linear stages: the length says nothing of the data
+            nought, ctx = (
+                torch.zeros(self.fed.aggregate.lifted(self.layout)),
+                self.hub.ctx.muted().at(client=m.sender),
+            )
+            n = (
+                Pipe(*self.hub.stack.stages[:at]).encode(nought, {}, ctx)[0].numel()
+            )  # linear stages: the length says nothing of the data
             masses = folding.weights_behind(self.fed, n)
             x, _ = self.hub.stack.decode(m.x, m.side, {}, ctx)  # down to the masked values
             if m.info.get("masses") != masses or x.shape != (n + masses,) or x.dtype != torch.int64:
-                raise MessageRefused(f"{m.sender} sent {tuple(x.shape)} {x.dtype} where {n} and {masses} of mass were agreed")
+                raise MessageRefused(
+                    f"{m.sender} sent {tuple(x.shape)} {x.dtype} where {n} and {masses} of mass were agreed"
+                )
 
     def settle(self, kept: Sequence[Message] | Fold, ctx: Ctx) -> Any:
         return folding.settle(self.fed, kept, self.hub.wire, ctx, len(self.parties))
@@ -249,7 +226,7 @@ class Run:
     # ---- its end ----------------------------------------------------------------------------------------------
     def _barrier(self, r: Round) -> None:
         """Nothing more is awaited: last words, forgeries, detection, quorum. Raises RoundFailed."""
-        fed, st, late = self.fed, self.state, r.queue[r.seen:]
+        fed, st, late = self.fed, self.state, r.queue[r.seen :]
         wait_s = getattr(fed.pace, "deadline_s", None)
         if late and wait_s is not None and late[0].due > r.start + wait_s:
             st.clock = max(st.clock, r.start + wait_s)  # the round was closed by its deadline
@@ -263,7 +240,9 @@ class Run:
         if len(r.kept) < (needed := fed.pace.quorum(len(r.plan.jobs))):
             raise RoundFailed(f"{len(r.kept)} of {len(r.plan.jobs)} parties contributed, {needed} are needed")
 
-    def _keep(self, r: Round, server: State, reward: State, values: Mapping[str, float], paid: Mapping[str, float]) -> None:
+    def _keep(
+        self, r: Round, server: State, reward: State, values: Mapping[str, float], paid: Mapping[str, float]
+    ) -> None:
         """The round has succeeded: its states become the run's, the contributors' versions are accepted."""
         st = self.state
         st.server, st.reward, st.select = server, reward, r.select
@@ -279,7 +258,9 @@ class Run:
     def _free(self, r: Round) -> None:
         """Free those whose work has ended (all of them after a failure), cancel or keep who is late."""
         st, hub = self.state, self.hub
-        ended = r.queue[:r.seen] if self.fed.pace.late == "keep" else [j for j in r.queue if j.id in hub.live]
+        ended = (
+            r.queue[: r.seen] if self.fed.pace.late == "keep" else [j for j in r.queue if j.id in hub.live]
+        )
         st.clock = max([st.clock, *(j.due for j in ended)])
         for job in ended:
             self._note(hub.live[job.id], r.ctx)  # whether it was released in time is chance
@@ -297,7 +278,10 @@ class Run:
     def _commit(self, record: dict[str, Any], events: list[Event]) -> dict[str, Any]:
         """Complete the round's record from its facts; commit ledger, metrics and checkpoint, in this order."""
         st = self.state
-        total = {way: sum(e["total"] for e in events if e["kind"] == "bytes" and e["direction"] == way) for way in ("up", "down", "talk")}
+        total = {
+            way: sum(e["total"] for e in events if e["kind"] == "bytes" and e["direction"] == way)
+            for way in ("up", "down", "talk")
+        }
         cpu = {name: sum(e[name] for e in events if e["kind"] == "seconds") for name in ("work", "encode")}
         losses = [e["loss_last"] for e in events if e["kind"] == "upload" and "loss_last" in e]
         record |= {"cpu": cpu, "bytes": total, "train_loss": sum(losses) / len(losses) if losses else None}
@@ -316,13 +300,18 @@ class Run:
     def score(self, model: Tensor) -> dict[str, float]:
         """The held-out scores of a model, computed in parts wherever sessions run."""
         parts = self.fed.evaluate.parts
-        brief, jobs = Message(model, "weights"), [replace(self.job("score", f"score/{k}", k), part=(k, parts)) for k in range(parts)]
+        brief, jobs = (
+            Message(model, "weights"),
+            [replace(self.job("score", f"score/{k}", k), part=(k, parts)) for k in range(parts)],
+        )
         sessions = self.hub.collect(jobs, lambda job: brief)
         if errors := [s.error for s in sessions if s.upload is None]:
             raise FedfmError(f"the model cannot be scored: {errors[0]}")
         return merge([s.upload.info["scores"] for s in sessions if s.upload is not None])
 
-    def game(self, messages: Mapping[str, Message], before: State, ctx: Ctx) -> Callable[[frozenset[str]], float]:
+    def game(
+        self, messages: Mapping[str, Message], before: State, ctx: Ctx
+    ) -> Callable[[frozenset[str]], float]:
         """The round's coalition game: a subset's worth is the score of the model that it alone would have made."""
         ctx = ctx.muted()
 
@@ -331,14 +320,19 @@ class Run:
             state = before
             with suppress(RoundFailed):  # a coalition too small to aggregate moves nothing
                 if subset:
-                    state = self.fed.server.step(before, self.settle([m for i, m in messages.items() if i in subset], ctx), ctx)
+                    state = self.fed.server.step(
+                        before, self.settle([m for i, m in messages.items() if i in subset], ctx), ctx
+                    )
             return self.utility(self.fed.server.model(state))
+
         return worth
 
     def utility(self, model: Tensor) -> float:
         """What the coalition game is played for: the primary metric on the first part of the held-out data."""
         self.bound.load(model)
-        total, n = self.bound.score(self.site.held_out(0, self.fed.evaluate.utility_parts))[self.bound.objective.primary]
+        total, n = self.bound.score(self.site.held_out(0, self.fed.evaluate.utility_parts))[
+            self.bound.objective.primary
+        ]
         return (total / n if n else 0.0) * (1.0 if self.bound.objective.higher_is_better else -1.0)
 
     def _checkpoint(self, t: int) -> Path:
@@ -346,11 +340,15 @@ class Run:
 
     def checkpoints(self) -> list[int]:
         """The rounds that have a checkpoint, oldest first."""
-        return sorted(int(p.stem.split("-")[1]) for p in (self.folder / "checkpoints").glob("round-*.safetensors"))
+        return sorted(
+            int(p.stem.split("-")[1]) for p in (self.folder / "checkpoints").glob("round-*.safetensors")
+        )
 
 
 def merge(parts: Sequence[Scores]) -> dict[str, float]:
     """Means from sums and counts."""
-    sums = {name: [sum(both) for both in zip(*(p[name] for p in parts if name in p), strict=True)]
-            for name in sorted({name for p in parts for name in p})}
+    sums = {
+        name: [sum(both) for both in zip(*(p[name] for p in parts if name in p), strict=True)]
+        for name in sorted({name for p in parts for name in p})
+    }
     return {name: s / n for name, (s, n) in sums.items() if n}

@@ -17,9 +17,18 @@ from torch import Tensor
 
 from fedfm.core.errors import MessageRefused
 
-DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.float64: "F64",
-          torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
-          torch.bool: "BOOL"}
+DTYPES = {
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.float64: "F64",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 NAMED = {v: k for k, v in DTYPES.items()}
 
 
@@ -102,21 +111,48 @@ def unpack(data: bytes | bytearray | memoryview) -> Message:
     """
     try:
         (n,) = struct.unpack("<Q", data[:8])
-        head = json.loads(bytes(data[8:8 + n]))
+        head = json.loads(bytes(data[8 : 8 + n]))
         meta = json.loads(head.pop("__metadata__")["message"])
-        body, tensors = memoryview(data)[8 + n:], {}
+        body, tensors = memoryview(data)[8 + n :], {}
         if body.readonly:
             body = memoryview(bytearray(body))
         for name, spec in head.items():
-            dtype, (start, end), shape = NAMED[spec["dtype"]], spec["data_offsets"], [int(n) for n in spec["shape"]]
+            dtype, (start, end), shape = (
+                NAMED[spec["dtype"]],
+                spec["data_offsets"],
+                [int(n) for n in spec["shape"]],
+            )
             if not 0 <= start <= end <= len(body) or min(shape, default=0) < 0:
                 raise ValueError(f"tensor {name} lies at {start} to {end}, the data end at {len(body)}")
             if math.prod(shape) * dtype.itemsize != end - start:  # before memory is taken for it
                 raise ValueError(f"tensor {name} of {dtype} and shape {shape} has {end - start} bytes")
-            t = torch.frombuffer(body, dtype=torch.uint8, offset=start, count=end - start) if end > start else None
-            tensors[name] = torch.empty(shape, dtype=dtype) if t is None else (
-                t if t.data_ptr() % 8 == 0 else t.clone()).view(dtype).reshape(shape)
-        return Message(tensors.pop("x"), str(meta["kind"]), float(meta["mass"]), str(meta["sender"]), int(meta["version"]),
-                       {k.removeprefix("side/"): v for k, v in tensors.items()}, dict(meta["info"]))
-    except (KeyError, ValueError, struct.error, TypeError, RuntimeError, AttributeError, RecursionError, OverflowError) as e:
+            t = (
+                torch.frombuffer(body, dtype=torch.uint8, offset=start, count=end - start)
+                if end > start
+                else None
+            )
+            tensors[name] = (
+                torch.empty(shape, dtype=dtype)
+                if t is None
+                else (t if t.data_ptr() % 8 == 0 else t.clone()).view(dtype).reshape(shape)
+            )
+        return Message(
+            tensors.pop("x"),
+            str(meta["kind"]),
+            float(meta["mass"]),
+            str(meta["sender"]),
+            int(meta["version"]),
+            {k.removeprefix("side/"): v for k, v in tensors.items()},
+            dict(meta["info"]),
+        )
+    except (
+        KeyError,
+        ValueError,
+        struct.error,
+        TypeError,
+        RuntimeError,
+        AttributeError,
+        RecursionError,
+        OverflowError,
+    ) as e:
         raise MessageRefused(f"these bytes are no whole message: {e}") from e

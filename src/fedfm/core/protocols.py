@@ -90,8 +90,9 @@ class Client(Slot):
         """Local steps a round for a party with so many examples; 0 if the method has no such number."""
         return 0
 
-    def work(self, brief: Message, data: Any, state: State, ctx: Ctx, bound: Bound
-             ) -> tuple[Message, State] | Generator[Say, Message, tuple[Message, State]]:
+    def work(
+        self, brief: Message, data: Any, state: State, ctx: Ctx, bound: Bound
+    ) -> tuple[Message, State] | Generator[Say, Message, tuple[Message, State]]:
         """Train on `data` from `brief`; or a generator that yields `Say`s and is sent the answers."""
         raise NotImplementedError
 
@@ -131,8 +132,9 @@ class Server(Slot):
         w: Tensor = state["w"]
         return w
 
-    def serve(self, state: State, phase: str, messages: Mapping[str, Message], ctx: Ctx, bound: Bound
-              ) -> tuple[Replies, State]:
+    def serve(
+        self, state: State, phase: str, messages: Mapping[str, Message], ctx: Ctx, bound: Bound
+    ) -> tuple[Replies, State]:
         """Answer a phase. In an "each" phase messages come in arrival order: touch only that client's part of state."""
         raise NotImplementedError
 
@@ -216,7 +218,9 @@ class Wire(Slot):
         """The server's state for one round."""
         return {}
 
-    def serve(self, host: State, phase: str, messages: Mapping[str, Message], ctx: Ctx) -> tuple[Replies, State]:
+    def serve(
+        self, host: State, phase: str, messages: Mapping[str, Message], ctx: Ctx
+    ) -> tuple[Replies, State]:
         raise NotImplementedError
 
 
@@ -226,7 +230,9 @@ class Plan:
 
     jobs: tuple[tuple[str, Terms], ...]
     promised: Mapping[str, float] = field(default_factory=dict)
-    sampling: Mapping[str, Any] = field(default_factory=dict)  # how the cohort was drawn, for privacy accounting
+    sampling: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # how the cohort was drawn, for privacy accounting
 
 
 class Selector(Slot):
@@ -248,7 +254,9 @@ class Selector(Slot):
         """The client's half: what it tells when asked."""
         raise NotImplementedError
 
-    def select(self, pool: Mapping[str, int], state: State, ctx: Ctx, answers: Mapping[str, Message]) -> tuple[Plan, State]:
+    def select(
+        self, pool: Mapping[str, int], state: State, ctx: Ctx, answers: Mapping[str, Message]
+    ) -> tuple[Plan, State]:
         return Plan(tuple((i, Terms()) for i in pool), sampling={"kind": "all"}), state
 
 
@@ -316,6 +324,7 @@ class Valuer(Slot):
 class Reward(Slot):
     """Payments: only who delivered is paid."""
 
-    def pay(self, plan: Plan, delivered: Sequence[str], values: Mapping[str, float], state: State, ctx: Ctx
-            ) -> tuple[dict[str, float], State]:
+    def pay(
+        self, plan: Plan, delivered: Sequence[str], values: Mapping[str, float], state: State, ctx: Ctx
+    ) -> tuple[dict[str, float], State]:
         return {}, state

@@ -24,7 +24,11 @@ from fedfm.core.errors import ConfigError, Problem, nearest
 
 T = TypeVar("T")
 _elsewhere: dict[str, Path] = {}  # modules outside this package whose methods were imported
-SLOT_OF = {"uplink": "wire", "downlink": "wire", "talk": "wire"}  # slots of a federation that one kind of method fills
+SLOT_OF = {
+    "uplink": "wire",
+    "downlink": "wire",
+    "talk": "wire",
+}  # slots of a federation that one kind of method fills
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +53,17 @@ class Card:
         return "/".join(self.slots)
 
 
-def method(name: str, *, slot: str | tuple[str, ...], section: str, survey: tuple[int, ...] = (), paper: str = "",
-           reduces_to: str = "", departs: str = "", atlas: tuple[str, ...] = ()) -> Callable[[type[T]], type[T]]:
+def method(
+    name: str,
+    *,
+    slot: str | tuple[str, ...],
+    section: str,
+    survey: tuple[int, ...] = (),
+    paper: str = "",
+    reduces_to: str = "",
+    departs: str = "",
+    atlas: tuple[str, ...] = (),
+) -> Callable[[type[T]], type[T]]:
     """Register a frozen dataclass as a method. All arguments must be literals (they are read from source)."""
 
     def mark(cls: type[T]) -> type[T]:
@@ -64,16 +77,34 @@ def method(name: str, *, slot: str | tuple[str, ...], section: str, survey: tupl
     return mark
 
 
-def recipe(name: str, *, section: str, survey: tuple[int, ...] = (), paper: str = "", departs: str = "",
-           atlas: tuple[str, ...] = ()) -> Callable[[Callable[..., T]], Callable[..., T]]:
+def recipe(
+    name: str,
+    *,
+    section: str,
+    survey: tuple[int, ...] = (),
+    paper: str = "",
+    departs: str = "",
+    atlas: tuple[str, ...] = (),
+) -> Callable[[Callable[..., T]], Callable[..., T]]:
     """Register a function without required arguments that returns a `Federation`."""
     return lambda fn: fn
 
 
-def knob(default: Any = dataclasses.MISSING, doc: str = "", *, low: float | None = None, high: float | None = None,
-         choices: tuple[str, ...] = (), factory: Any = dataclasses.MISSING) -> Any:
+def knob(
+    default: Any = dataclasses.MISSING,
+    doc: str = "",
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+    factory: Any = dataclasses.MISSING,
+) -> Any:
     """A dataclass field with the sentence, range and choices that `show` prints and `config` enforces."""
-    return dataclasses.field(default=default, default_factory=factory, metadata={"doc": doc, "low": low, "high": high, "choices": choices})
+    return dataclasses.field(
+        default=default,
+        default_factory=factory,
+        metadata={"doc": doc, "low": low, "high": high, "choices": choices},
+    )
 
 
 @functools.cache
@@ -82,11 +113,21 @@ def cards() -> tuple[Card, ...]:
     found: dict[tuple[str, str], Card] = {}
     for module, path in _modules():
         text = path.read_text(encoding="utf-8")
-        for card in _read(module, ast.parse(text, str(path))) if "@method(" in text or "@recipe(" in text else ():
+        for card in (
+            _read(module, ast.parse(text, str(path))) if "@method(" in text or "@recipe(" in text else ()
+        ):
             key = (card.name, card.kind)
             if key in found:
-                raise ConfigError([Problem(card.module, f"the name '{card.name}' is taken", f"{found[key].module} has it",
-                                           "give the method another name")])
+                raise ConfigError(
+                    [
+                        Problem(
+                            card.module,
+                            f"the name '{card.name}' is taken",
+                            f"{found[key].module} has it",
+                            "give the method another name",
+                        )
+                    ]
+                )
             found[key] = card
     return tuple(found[k] for k in sorted(found))
 
@@ -104,14 +145,34 @@ def recipes() -> dict[str, Card]:
 def find(name: str, slot: str | None = None) -> Card:
     """The card called `name` that fits `slot` ("recipe" for recipes); otherwise raises and names the nearest."""
     name = str(name)  # a config may hold anything
-    known = recipes() if slot == "recipe" else {n: c for n, c in methods().items() if slot is None or slot in c.slots}
+    known = (
+        recipes()
+        if slot == "recipe"
+        else {n: c for n, c in methods().items() if slot is None or slot in c.slots}
+    )
     if name in known:
         return known[name]
     if name in methods() and slot != "recipe":
-        raise ConfigError([Problem(slot or "name", f"'{name}' cannot fill this slot", f"it fits {methods()[name].slot}, not {slot}",
-                                   "use one of: " + ", ".join(known))])
-    raise ConfigError([Problem(slot or "name", f"there is no {'recipe' if slot == 'recipe' else 'method'} '{name}'",
-                               nearest(name, known), f"fedfm list{f' --slot {slot}' if slot else ''} shows all")])
+        raise ConfigError(
+            [
+                Problem(
+                    slot or "name",
+                    f"'{name}' cannot fill this slot",
+                    f"it fits {methods()[name].slot}, not {slot}",
+                    "use one of: " + ", ".join(known),
+                )
+            ]
+        )
+    raise ConfigError(
+        [
+            Problem(
+                slot or "name",
+                f"there is no {'recipe' if slot == 'recipe' else 'method'} '{name}'",
+                nearest(name, known),
+                f"fedfm list{f' --slot {slot}' if slot else ''} shows all",
+            )
+        ]
+    )
 
 
 def load(name: str, slot: str | None = None) -> Any:
@@ -142,9 +203,20 @@ def _read(module: str, tree: ast.Module) -> Iterator[Card]:
         if not isinstance(node, ast.ClassDef | ast.FunctionDef):
             continue
         for call in node.decorator_list:
-            if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in ("method", "recipe")):
+            if not (
+                isinstance(call, ast.Call)
+                and isinstance(call.func, ast.Name)
+                and call.func.id in ("method", "recipe")
+            ):
                 continue
             args = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg}
             slot = args.pop("slot", "recipe")
-            yield Card(ast.literal_eval(call.args[0]), call.func.id, slot if isinstance(slot, tuple) else (slot,), module, node.name,
-                       (ast.get_docstring(node) or "").split("\n")[0], **args)
+            yield Card(
+                ast.literal_eval(call.args[0]),
+                call.func.id,
+                slot if isinstance(slot, tuple) else (slot,),
+                module,
+                node.name,
+                (ast.get_docstring(node) or "").split("\n")[0],
+                **args,
+            )

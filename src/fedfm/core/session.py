@@ -91,14 +91,18 @@ class Site:
 
     def run(self, job: Job, brief: Message) -> Generator[Said, Message, None]:
         """The session of `job` as a stream of `Said`; ends with phase "done", or "gone" with the error."""
-        ctx = Ctx(self.fed.seed, job.round, job.attempt, job.id, job.terms, simulated=self.fed.simulated, events=[])
+        ctx = Ctx(
+            self.fed.seed, job.round, job.attempt, job.id, job.terms, simulated=self.fed.simulated, events=[]
+        )
         talk = {"train": self._train, "ask": self._ask}.get(job.kind, self._score)(job, brief, ctx)
         reply, phase, error = None, "gone", ""
 
         def word(reply: Message | None) -> Said:
             with torch.enable_grad():
                 said = talk.send(reply)  # type: ignore[arg-type]  # None begins
-            return Said(job.id, job.epoch, said.phase, said.message, said.state_version, said.last, ctx.drain())
+            return Said(
+                job.id, job.epoch, said.phase, said.message, said.state_version, said.last, ctx.drain()
+            )
 
         try:
             while True:
@@ -116,14 +120,20 @@ class Site:
     def _train(self, job: Job, brief: Message, ctx: Ctx) -> Generator[Say, Message, None]:
         kept, stack = self.store.load(job.id, job.base), Pipe(self.fed.uplink)
         wire = yield from self._relay(stack.join(kept.get("wire", {}), ctx), ctx)
-        reply = yield (yield from self._work(job, brief, ctx, kept.get("client", {}), kept.get("down", {}), wire))
+        reply = yield (
+            yield from self._work(job, brief, ctx, kept.get("client", {}), kept.get("down", {}), wire)
+        )
         yield from self._relay(stack.leave(wire, reply, ctx), ctx)
 
-    def _work(self, job: Job, brief: Message, ctx: Ctx, mine: State, down: State, wire: State) -> Generator[Say, Message, Say]:
+    def _work(
+        self, job: Job, brief: Message, ctx: Ctx, mine: State, down: State, wire: State
+    ) -> Generator[Say, Message, Say]:
         """The upload; no vector of it stays behind while the session waits for its answer. Moves `wire`."""
         fed, stack, bound = self.fed, Pipe(self.fed.uplink), self.bound.narrow(ctx.terms)
         client = fed.adversary.wrap(fed.client) if job.malicious else fed.client
-        x, down = fed.downlink.decode(brief.x, brief.side, down, ctx.at(layout=fed.server.gives(bound.layout)).within("down"))
+        x, down = fed.downlink.decode(
+            brief.x, brief.side, down, ctx.at(layout=fed.server.gives(bound.layout)).within("down")
+        )
         brief = replace(brief, x=x, side={})
 
         start = time.perf_counter()
@@ -132,16 +142,24 @@ class Site:
         m, mine = out if isinstance(out, tuple) else (yield from self._relay(out, ctx))
         worked = time.perf_counter()
         facts = m.info.get("facts", {})
-        m = replace(m, sender=job.id, version=job.round, info={k: v for k, v in m.info.items() if k != "facts"})
+        m = replace(
+            m, sender=job.id, version=job.round, info={k: v for k, v in m.info.items() if k != "facts"}
+        )
         if not all(finite(t) for t in (m.x, *m.side.values())):
-            raise ClientFailed(f"the update of {job.id} is not finite (NaN or Inf); lower the learning rate or look at its data")
+            raise ClientFailed(
+                f"the update of {job.id} is not finite (NaN or Inf); lower the learning rate or look at its data"
+            )
         told = {"norm": float(torch.linalg.vector_norm(m.x.float())), **facts} if ctx.simulated else {}
-        ctx.note("upload", mass=m.mass, version=m.version, **told)  # a real party's norm and losses are its own
+        ctx.note(
+            "upload", mass=m.mass, version=m.version, **told
+        )  # a real party's norm and losses are its own
 
         ctx, sizes, side = ctx.at(layout=client.gives(bound.layout)), {"raw": m.x.nbytes}, dict(m.side)
         for i, stage in enumerate(stack.stages):
             if stage.opaque:
-                m = _shared(fed, m, ctx.at(layout=client.gives(self.bound.layout)))  # the sum is of whole models
+                m = _shared(
+                    fed, m, ctx.at(layout=client.gives(self.bound.layout))
+                )  # the sum is of whole models
             x, extra, wire[str(i)] = stage.encode(m.x, wire.get(str(i), {}), ctx.within(i))
             side |= {f"{i}/{k}": v for k, v in extra.items()}
             m = replace(m, x=x, side=dict(side))
@@ -153,8 +171,10 @@ class Site:
         return Say(UPLOAD, m, version, last=UPLOAD not in stack.phases)
 
     def _ask(self, job: Job, brief: Message, ctx: Ctx) -> Generator[Say, Message, None]:
-        x, _ = self.fed.downlink.decode(brief.x, brief.side, {}, ctx.at(layout=self.fed.server.gives(self.bound.layout)).within("down"))
-        model = x[:self.bound.layout.size]  # what else a server sends comes behind it
+        x, _ = self.fed.downlink.decode(
+            brief.x, brief.side, {}, ctx.at(layout=self.fed.server.gives(self.bound.layout)).within("down")
+        )
+        model = x[: self.bound.layout.size]  # what else a server sends comes behind it
         answer = self.fed.select.answer(replace(brief, x=model, side={}), self.data(job.id), ctx, self.bound)
         ctx.note("bytes", direction="talk", total=answer.nbytes, stages={})
         yield Say("bid", replace(answer, sender=job.id), last=True)
@@ -193,5 +213,11 @@ class Site:
 def _shared(fed: Federation, m: Message, ctx: Ctx) -> Message:
     """The client's own lift, with the mass behind the payload, for a stage that hides single messages."""
     lift = fed.aggregate.share(m, ctx)
-    mass = torch.as_tensor(lift.mass, dtype=torch.float32).reshape(-1).expand(weights_behind(fed, lift.x.numel()))
-    return replace(m, x=torch.cat([lift.x.float() * lift.alpha, mass]), mass=1.0, info={**m.info, "masses": mass.numel()})
+    mass = (
+        torch.as_tensor(lift.mass, dtype=torch.float32)
+        .reshape(-1)
+        .expand(weights_behind(fed, lift.x.numel()))
+    )
+    return replace(
+        m, x=torch.cat([lift.x.float() * lift.alpha, mass]), mass=1.0, info={**m.info, "masses": mass.numel()}
+    )

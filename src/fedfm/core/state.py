@@ -47,7 +47,9 @@ def freeze(state: State) -> bytes:
             return {"$list": [strip(v) for v in node]}
         if node is None or isinstance(node, bool | int | float | str):
             return node
-        raise TypeError(f"a state holds tensors, numbers, strings, lists and dicts; not {type(node).__name__}")
+        raise TypeError(
+            f"a state holds tensors, numbers, strings, lists and dicts; not {type(node).__name__}"
+        )
 
     skeleton = json.dumps(strip(state))  # fills `tensors`
     return bytes(save(tensors or {"": torch.zeros(0)}, metadata={"state": skeleton}))
@@ -70,7 +72,9 @@ def thaw(path: Path) -> State:
 
             return dict(fill(skeleton))
     except Exception as e:  # noqa: BLE001 - any damage means the same to the user
-        raise ResumeError(f"{path} is damaged or no state file ({e}); restore it, or resume from an older checkpoint") from e
+        raise ResumeError(
+            f"{path} is damaged or no state file ({e}); restore it, or resume from an older checkpoint"
+        ) from e
 
 
 def lasting(state: State) -> State:

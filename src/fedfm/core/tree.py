@@ -46,8 +46,13 @@ class Layout:
     size: int
 
     @classmethod
-    def of(cls, shapes: Mapping[str, Iterable[int]], *, axes: Mapping[str, tuple[str, ...]] | None = None,
-           buffers: Iterable[str] = ()) -> Layout:
+    def of(
+        cls,
+        shapes: Mapping[str, Iterable[int]],
+        *,
+        axes: Mapping[str, tuple[str, ...]] | None = None,
+        buffers: Iterable[str] = (),
+    ) -> Layout:
         """Lay the tensors out in the given order, each at a multiple of 64 bytes."""
         entries, at, still = [], 0, set(buffers)
         for name, shape in shapes.items():
@@ -61,14 +66,20 @@ class Layout:
         """Several vectors behind each other; the names get the prefix `part/`."""
         entries, at = [], 0
         for prefix, part in parts.items():
-            entries += [Entry(f"{prefix}/{e.name}", e.shape, at + e.offset, e.axes, e.trainable) for e in part.entries]
+            entries += [
+                Entry(f"{prefix}/{e.name}", e.shape, at + e.offset, e.axes, e.trainable) for e in part.entries
+            ]
             at += part.size
         return cls(tuple(entries), at)
 
     def like(self, shapes: Mapping[str, Iterable[int]]) -> Layout:
         """Some of these tensors with other shapes."""
         mine = {e.name: e for e in self.entries}
-        return Layout.of(shapes, axes={n: mine[n].axes for n in shapes}, buffers=[n for n in shapes if not mine[n].trainable])
+        return Layout.of(
+            shapes,
+            axes={n: mine[n].axes for n in shapes},
+            buffers=[n for n in shapes if not mine[n].trainable],
+        )
 
     def sub(self, pattern: str, *, rest: bool = False) -> tuple[Layout, Tensor]:
         """The layout of the tensors that match (`rest`: of the others), and where its elements lie in this one."""
@@ -81,13 +92,13 @@ class Layout:
         """Every tensor by name, as a view on `flat` (shape (size,))."""
         if flat.shape != (self.size,):
             raise ValueError(f"a vector of {self.size} elements is needed, got shape {tuple(flat.shape)}")
-        return {e.name: flat[e.offset:e.offset + e.size].view(e.shape) for e in self.entries}
+        return {e.name: flat[e.offset : e.offset + e.size].view(e.shape) for e in self.entries}
 
     def blank(self, flat: Tensor) -> Tensor:
         """Set the padding of `flat` to zero, in place; returns it."""
         end = 0
         for e in self.entries:
-            flat[end:e.offset] = 0
+            flat[end : e.offset] = 0
             end = e.offset + e.size
         flat[end:] = 0
         return flat
@@ -152,7 +163,10 @@ def cut(layout: Layout, width: float = 1.0, rank: int | None = None) -> Cut | No
         least = max(1, math.ceil(width * n)) if axis == "width" else rank if axis == "rank" else None
         return n if least is None else min(least, n)
 
-    kept = {e.name: tuple(keep(n, a) for n, a in zip(e.shape, e.axes or ("",) * len(e.shape), strict=True)) for e in layout.entries}
+    kept = {
+        e.name: tuple(keep(n, a) for n, a in zip(e.shape, e.axes or ("",) * len(e.shape), strict=True))
+        for e in layout.entries
+    }
     sub = layout.like(kept)
     full_views, sub_views = layout.views(torch.arange(layout.size)), sub.views(torch.arange(sub.size))
     source = [full_views[n][tuple(slice(k) for k in shape)].reshape(-1) for n, shape in kept.items()]

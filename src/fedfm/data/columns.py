@@ -112,7 +112,9 @@ def canonical_rows(
 
 def setting(columns: Mapping[str, str]) -> str:
     """The column map as a setting that can be pasted into a shell."""
-    plain = yaml.safe_dump(dict(columns), default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**6)
+    plain = yaml.safe_dump(
+        dict(columns), default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**6
+    )
     return shlex.quote(f"data.columns={plain.strip()}")
 
 
@@ -131,7 +133,9 @@ def _proposed(
         close = difflib.get_close_matches(mapping.get(column, column), free, n=1, cutoff=0.5)
         usual = [low[name] for name in _USUAL.get(column, ()) if name in low]
         if column in _PROSE:
-            likely = sorted(free, key=lambda f: -sum(len(v) for r in sample if isinstance(v := r.get(f), str)))
+            likely = sorted(
+                free, key=lambda f: -sum(len(v) for r in sample if isinstance(v := r.get(f), str))
+            )
         else:
             likely = sorted(free, key=lambda f: len({str(r.get(f)) for r in sample}))
         itself = [column] if column in found else []  # it was mapped elsewhere, to nothing

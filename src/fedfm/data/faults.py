@@ -34,9 +34,17 @@ class Faults:
         at, places = self._absent.setdefault(what, (len(self.problems), {}))
         places[place] = tuple(found)
         names = list(places)
-        where = ", ".join(names[:_FILES]) + (f" and {len(names) - _FILES} more" if len(names) > _FILES else "")
+        where = ", ".join(names[:_FILES]) + (
+            f" and {len(names) - _FILES} more" if len(names) > _FILES else ""
+        )
         first = next(iter(places.values()))
-        who = "it has" if len(names) == 1 else "they have" if len(set(places.values())) == 1 else f"{names[0]} has"
+        who = (
+            "it has"
+            if len(names) == 1
+            else "they have"
+            if len(set(places.values())) == 1
+            else f"{names[0]} has"
+        )
         close = difflib.get_close_matches(column, first, n=1, cutoff=0.5)
         why = f"{who}: {', '.join(first)}" + (f"; did you mean '{close[0]}'?" if close else "")
         if len(names) == 1:

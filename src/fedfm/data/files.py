@@ -74,7 +74,9 @@ class Files:
             grouped = self.test_group if path in tests or not tests else ""
             has = dict.fromkeys(k for _, row in lines for k in row)
             if grouped and lines and grouped not in has:
-                faults.absent(str(path), grouped, "test_group", list(has), "name one of them: data.test_group=COLUMN")
+                faults.absent(
+                    str(path), grouped, "test_group", list(has), "name one of them: data.test_group=COLUMN"
+                )
                 grouped = ""
             mapping = {**self.columns, **({"group": grouped} if grouped else {})}
             columns = tuple(dict.fromkeys((*needed, *(("group",) if grouped else ()))))

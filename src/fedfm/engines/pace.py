@@ -59,18 +59,27 @@ class SimulatedPace(Pace):
         return float(torch.rand((), dtype=torch.float64, generator=rng)) < self.dropout
 
 
-@method("synchronous", slot="pace", section="IV.A", survey=(25,),
-        paper="McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, "
-              "2017",
-        atlas=("fedavg",))
+@method(
+    "synchronous",
+    slot="pace",
+    section="IV.A",
+    survey=(25,),
+    paper="McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, 2017",
+    atlas=("fedavg",),
+)
 @dataclass(frozen=True)
 class AllArrive(SimulatedPace):
     """The round waits for everybody who was planned and has not failed; it lasts as long as the slowest."""
 
 
-@method("quorum", slot="pace", section="VII", survey=(229,),
-        paper="Bonawitz et al., Towards Federated Learning at Scale: System Design, 2019",
-        reduces_to="quorum(fraction=0) is synchronous")
+@method(
+    "quorum",
+    slot="pace",
+    section="VII",
+    survey=(229,),
+    paper="Bonawitz et al., Towards Federated Learning at Scale: System Design, 2019",
+    reduces_to="quorum(fraction=0) is synchronous",
+)
 @dataclass(frozen=True)
 class Quorum(SimulatedPace):
     """The round closes at a deadline and counts when ceil(fraction * planned) parties contributed.
@@ -97,10 +106,15 @@ class Quorum(SimulatedPace):
         return self.eager and arrived >= self.quorum(planned)
 
 
-@method("buffered", slot="pace", section="IV.A", survey=(215, 229),
-        paper="Nguyen et al., Federated Learning with Buffered Asynchronous Aggregation, 2022",
-        reduces_to="buffered(size=m, concurrency=m) is synchronous",
-        atlas=("async",))
+@method(
+    "buffered",
+    slot="pace",
+    section="IV.A",
+    survey=(215, 229),
+    paper="Nguyen et al., Federated Learning with Buffered Asynchronous Aggregation, 2022",
+    reduces_to="buffered(size=m, concurrency=m) is synchronous",
+    atlas=("async",),
+)
 @dataclass(frozen=True)
 class Buffered(SimulatedPace):
     """Up to M = `concurrency` parties work at any time; the server steps at every K-th = `size`-th arrival.
@@ -121,8 +135,10 @@ class Buffered(SimulatedPace):
 
     def __post_init__(self) -> None:
         if self.concurrency < self.size:
-            raise ValueError(f"buffered waits for {self.size} contributions but lets only {self.concurrency} "
-                             "parties work: concurrency must be at least size")
+            raise ValueError(
+                f"buffered waits for {self.size} contributions but lets only {self.concurrency} "
+                "parties work: concurrency must be at least size"
+            )
 
     def room(self, busy: int, want: int) -> int:
         return max(0, self.concurrency - busy)

@@ -69,11 +69,15 @@ class ProcessEngine:
 
     def open(self, site: Site) -> None:
         if site.bound.device.type == "cuda":
-            raise FedfmError("engine=processes forks, and a process that uses CUDA cannot be forked: use engine=inprocess")
+            raise FedfmError(
+                "engine=processes forks, and a process that uses CUDA cannot be forked: use engine=inprocess"
+            )
         fork = multiprocessing.get_context("fork")
         for _ in range(self.workers):
             ours, theirs = fork.Pipe()
-            process = fork.Process(target=_work, args=(theirs, [ours, *(w.pipe for w in self._pool)], site), daemon=True)
+            process = fork.Process(
+                target=_work, args=(theirs, [ours, *(w.pipe for w in self._pool)], site), daemon=True
+            )
             process.start()
             theirs.close()
             self._pool.append(_Worker(ours, process))
@@ -144,10 +148,14 @@ class ProcessEngine:
         for key in lost:
             del self._home[key]
             self._fresh.discard(key)
-            self._heard.append(Said(key[0], key[1], "gone", last=True, error=f"its worker process died (exit code {code})"))
+            self._heard.append(
+                Said(key[0], key[1], "gone", last=True, error=f"its worker process died (exit code {code})")
+            )
         if not self._pool:
-            raise FedfmError(f"all worker processes died (last exit code {code}; -9 often means out of memory): use fewer "
-                             "workers (engine.workers=1) or engine=inprocess; fedfm resume continues this run")
+            raise FedfmError(
+                f"all worker processes died (last exit code {code}; -9 often means out of memory): use fewer "
+                "workers (engine.workers=1) or engine=inprocess; fedfm resume continues this run"
+            )
         self._feed()
 
     def _feed(self) -> None:
@@ -160,7 +168,11 @@ class ProcessEngine:
             known = key in worker.briefs
             if not known:
                 worker.briefs = [*worker.briefs, key][-KEPT:]
-            self._put(worker, {"do": "start", "job": asdict(job), "brief": key, "keep": worker.briefs}, None if known else brief)
+            self._put(
+                worker,
+                {"do": "start", "job": asdict(job), "brief": key, "keep": worker.briefs},
+                None if known else brief,
+            )
             worker.load += 1
             self._home[job.id, job.epoch] = worker
             self._fresh.add((job.id, job.epoch))
@@ -245,8 +257,19 @@ def _work(pipe: Connection, others: list[Connection], site: Site) -> None:
         said = next(talks[key]) if message is None else talks[key].send(message)
         if said.last:
             del talks[key]
-        _send(pipe, {"id": said.id, "epoch": said.epoch, "phase": said.phase, "state_version": said.state_version,
-                     "last": said.last, "events": said.events, "error": said.error}, said.message)
+        _send(
+            pipe,
+            {
+                "id": said.id,
+                "epoch": said.epoch,
+                "phase": said.phase,
+                "state_version": said.state_version,
+                "last": said.last,
+                "events": said.events,
+                "error": said.error,
+            },
+            said.message,
+        )
 
 
 def _drain(pipe: Connection, inbox: queue.SimpleQueue[tuple[dict[str, Any], Message | None]]) -> None:

@@ -14,4 +14,6 @@ class HeldOut:
 
     every: int = knob(1, "rounds between two scores (the last round is always scored)", low=1)
     parts: int = knob(2, "pieces of the held-out data, scored side by side", low=1)
-    utility_parts: int = knob(2, "the coalition game of contribution methods is played on one of so many pieces", low=1)
+    utility_parts: int = knob(
+        2, "the coalition game of contribution methods is played on one of so many pieces", low=1
+    )

@@ -9,7 +9,7 @@ from fractions import Fraction
 
 def exact(amount: float, decimals: int) -> Fraction:
     """`amount` in minor units, 10^-decimals, as the decimal it is written as: 0.57 is exactly 57 cents."""
-    units: Fraction = Fraction(str(amount)) * 10 ** decimals
+    units: Fraction = Fraction(str(amount)) * 10**decimals
     return units
 
 
@@ -36,6 +36,6 @@ def largest_remainder(weights: Sequence[Fraction], total: int) -> list[int]:
     fair = [w * total / whole for w in weights]
     shares = [math.floor(f) for f in fair]
     by_rest = sorted(range(len(weights)), key=lambda k: (shares[k] - fair[k], k))
-    for k in by_rest[:total - sum(shares)]:
+    for k in by_rest[: total - sum(shares)]:
         shares[k] += 1
     return shares

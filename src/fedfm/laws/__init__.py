@@ -39,8 +39,14 @@ def check(spec: Any, within: Federation | None = None) -> None:
     """
     broken = [f"{found.name}: {why}" for found in laws_of(spec) if (why := found.broken(spec, within))]
     if broken:
-        raise AssertionError("\n".join([f"{spec!r} breaks {len(broken)} of {len(laws_of(spec))} laws", *(
-            f"  {line}" for line in broken)]))
+        raise AssertionError(
+            "\n".join(
+                [
+                    f"{spec!r} breaks {len(broken)} of {len(laws_of(spec))} laws",
+                    *(f"  {line}" for line in broken),
+                ]
+            )
+        )
 
 
 __all__ = ["Law", "check", "every", "examples", "hold", "law", "laws_of", "play"]

@@ -33,9 +33,21 @@ def messages(a: Aggregator, n: int = 0) -> list[Message]:
     """Fresh messages of n parties (at least 5, at least what it needs) with different weights."""
     n = n or max(5, a.needs)
     shapes = {e.name: e.shape for e in LAYOUT.entries}
-    return [Message(LAYOUT.pack({k: normal(10_000, 97 * i + j)[:torch.Size(s).numel()].view(s)
-                                 for j, (k, s) in enumerate(shapes.items())}),
-                    a.takes or "delta", mass=float(1 + i), sender=f"party-{i}", version=ROUND) for i in range(n)]
+    return [
+        Message(
+            LAYOUT.pack(
+                {
+                    k: normal(10_000, 97 * i + j)[: torch.Size(s).numel()].view(s)
+                    for j, (k, s) in enumerate(shapes.items())
+                }
+            ),
+            a.takes or "delta",
+            mass=float(1 + i),
+            sender=f"party-{i}",
+            version=ROUND,
+        )
+        for i in range(n)
+    ]
 
 
 def together(a: Aggregator, ms: Sequence[Message], kind: str = "float", share: bool = False) -> Tensor:
@@ -62,7 +74,9 @@ def order_does_not_matter(a: Aggregator, within: Federation | None) -> None:
     for order in orders:
         hold(near(together(a, ms), together(a, order)), "another order of messages, another aggregate")
         if a.form == "sum":
-            hold(same(together(a, ms, "fixed"), together(a, order, "fixed")), "fold=fixed depends on the order")
+            hold(
+                same(together(a, ms, "fixed"), together(a, order, "fixed")), "fold=fixed depends on the order"
+            )
 
 
 @law(Aggregator, when=_relative)
@@ -125,7 +139,10 @@ def what_the_client_lifts_is_what_the_server_would_lift(a: Aggregator, within: F
     """share == lift for fresh messages."""
     for m in messages(a):
         one, two = a.share(m, ctx()), a.lift(m, ctx())
-        hold(same((one.x, one.alpha), (two.x, two.alpha)) and same(one.mass, two.mass), f"share {one}, lift {two}")
+        hold(
+            same((one.x, one.alpha), (two.x, two.alpha)) and same(one.mass, two.mass),
+            f"share {one}, lift {two}",
+        )
 
 
 @law(Aggregator, when=lambda a: a.form == "all" and getattr(a, "f", 0))
@@ -138,16 +155,19 @@ def f_arbitrary_messages_do_not_carry_it_away(a: Aggregator, within: Federation 
         for attack in (lambda k, s: normal(LAYOUT.size, k) * s, lambda k, s: torch.full((LAYOUT.size,), -s)):
             forged = [replace(m, x=attack(k, size)) if k < f else m for k, m in enumerate(ms)]
             got = float(together(a, forged).norm())
-            hold(got <= 2 * reach, f"{f} messages of size {size:g} of {len(ms)} moved it to a norm of {got:g}")
+            hold(
+                got <= 2 * reach, f"{f} messages of size {size:g} of {len(ms)} moved it to a norm of {got:g}"
+            )
 
 
 @law(Aggregator, when=lambda a: a.form == "all")
 def too_few_messages_fail_the_round(a: Aggregator, within: Federation | None) -> None:
     """One fewer than it needs raises RoundFailed; as many as it needs do not."""
     from fedfm.core.errors import RoundFailed
+
     a.combine(messages(a, a.needs), ctx())
     try:
-        a.combine(messages(a)[:a.needs - 1], ctx())
+        a.combine(messages(a)[: a.needs - 1], ctx())
     except RoundFailed:
         return
     raise AssertionError(f"{a.needs - 1} messages were combined, {a.needs} are needed")

@@ -35,8 +35,8 @@ from fedfm.core.state import Store
 from fedfm.data.source import Parties, Shard
 from fedfm.efficiency.training.local import Local
 from fedfm.evaluation.held_out import HeldOut
-from fedfm.tasks.image import ImageClassification
 from fedfm.tasks.quadratic import Quadratic, Quadratics
+from fedfm.tasks.vision.image import ImageClassification
 
 SLOTS: Mapping[type, str] = {
     Client: "client",
@@ -117,8 +117,13 @@ class Played:
         return self.run.fed.server.model(self.run.state.server)
 
 
-def play(fed: Federation, folder: Path | None = None, *, resume: bool = False,
-         around: Callable[[Run], None] = lambda run: None) -> Played:
+def play(
+    fed: Federation,
+    folder: Path | None = None,
+    *,
+    resume: bool = False,
+    around: Callable[[Run], None] = lambda run: None,
+) -> Played:
     """Run `fed` in `folder` (None: a temporary one); `around(run)` sees the run before its first round."""
     if folder is None:
         with tempfile.TemporaryDirectory() as temporary:
@@ -147,8 +152,9 @@ class Home:
         self.site = Site(fed, self.bound, self.parties, self.store)
         self.ids: tuple[str, ...] = self.parties.ids
 
-    def session(self, id: str, client: Client | None = None, *, round: int = 0, base: int = 0
-                ) -> tuple[Message | None, int, str]:
+    def session(
+        self, id: str, client: Client | None = None, *, round: int = 0, base: int = 0
+    ) -> tuple[Message | None, int, str]:
         """What `id` uploads in `round` from the initial model; the version of its new state; or the error."""
         fed = self.fed if client is None else dataclasses.replace(self.fed, client=client)
         site = Site(fed, self.bound, self.parties, self.store)
@@ -168,7 +174,9 @@ class Home:
         assert said is not None
         return said.message, said.state_version, said.error
 
-    def _answer(self, fed: Federation, phase: str, id: str, m: Message | None, state: State, ctx: Ctx) -> Message:
+    def _answer(
+        self, fed: Federation, phase: str, id: str, m: Message | None, state: State, ctx: Ctx
+    ) -> Message:
         assert m is not None
         replies, new = fed.server.serve(state, phase, {id: m}, ctx, self.bound)
         state.update(new)

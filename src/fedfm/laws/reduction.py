@@ -40,8 +40,10 @@ def called(text: str) -> tuple[str, dict[str, Any]]:
     try:
         call = ast.parse(f"f({rest[:-1]})" if bracket else "f()", mode="eval").body
         assert isinstance(call, ast.Call) and not call.args
-        return name, {k.arg or "": k.value.id if isinstance(k.value, ast.Name) else ast.literal_eval(k.value)
-                      for k in call.keywords}
+        return name, {
+            k.arg or "": k.value.id if isinstance(k.value, ast.Name) else ast.literal_eval(k.value)
+            for k in call.keywords
+        }
     except (SyntaxError, ValueError, AssertionError):
         return "", {}
 
@@ -53,8 +55,11 @@ def special(spec: Any) -> Any:
     hold(name == card.name, f"the card of {card.name} says what {name} reduces to")
     known = {f.name: f for f in dataclasses.fields(spec)}
     hold(set(settings) <= set(known), f"{sorted(set(settings) - set(known))} are no fields of {name}")
-    required = {n: getattr(spec, n) for n, f in known.items()
-                if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING}
+    required = {
+        n: getattr(spec, n)
+        for n, f in known.items()
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    }
     return type(spec)(**required | {k: _number(v) for k, v in settings.items()})
 
 
@@ -91,4 +96,7 @@ def it_is_its_special_case(spec: Any, within: Federation | None) -> None:
     a, b = play(replace(fed, **{slot: one})), play(replace(fed, **{slot: two}))
     hold(not a.failed, f"rounds failed: {a.failed}")
     hold(torch.equal(a.model, b.model), f"{one!r} gives {a.model.tolist()}, {two!r} {b.model.tolist()}")
-    hold([r.get("clients") for r in a.records] == [r.get("clients") for r in b.records], "other parties took part")
+    hold(
+        [r.get("clients") for r in a.records] == [r.get("clients") for r in b.records],
+        "other parties took part",
+    )

@@ -18,7 +18,9 @@ IDS = tuple(f"party-{k}" for k in range(7))
 
 
 def _messages() -> dict[str, Message]:
-    return {i: Message(LAYOUT.pack({"head": normal(5, k)}), mass=1.0 + k, sender=i) for k, i in enumerate(IDS)}
+    return {
+        i: Message(LAYOUT.pack({"head": normal(5, k)}), mass=1.0 + k, sender=i) for k, i in enumerate(IDS)
+    }
 
 
 def _ctx(round: int = 1) -> Ctx:
@@ -49,7 +51,10 @@ def only_members_messages_change(a: Adversary, within: Federation | None) -> Non
         )
         hold(same(ms, before), "it changed the messages in place")
         hold(same(a.forge(dict(ms), members, _ctx()), forged), "the same forgery differs")
-        hold(a.reads or not any(forged[i].x is not ms[i].x for i in ms), "it forges and does not declare `reads`")
+        hold(
+            a.reads or not any(forged[i].x is not ms[i].x for i in ms),
+            "it forges and does not declare `reads`",
+        )
 
 
 @law(Adversary)
@@ -64,8 +69,11 @@ def a_wrapped_client_is_a_client(a: Adversary, within: Federation | None) -> Non
 def refusals_have_reasons(d: Detector, within: Federation | None) -> None:
     """Only who sent is refused, with a reason in words; messages stay as they are; nobody of nobody."""
     hold(d.flag({}, _ctx()) == {}, "it refuses somebody of nobody")
-    cases = [_messages(), dict(list(_messages().items())[:1]),
-             {i: Message(m.x * (1e6 if k == 2 else 1), sender=i) for k, (i, m) in enumerate(_messages().items())}]
+    cases = [
+        _messages(),
+        dict(list(_messages().items())[:1]),
+        {i: Message(m.x * (1e6 if k == 2 else 1), sender=i) for k, (i, m) in enumerate(_messages().items())},
+    ]
     for ms in cases:
         before = kept(ms)
         flags = d.flag(ms, _ctx())

@@ -13,7 +13,7 @@ from fedfm.core.context import Ctx, Event, Terms
 from fedfm.core.federation import Federation, replace
 from fedfm.core.message import Message
 from fedfm.core.protocols import Pace, Plan, Reward, Selector
-from fedfm.efficiency.communication.qsgd import QSGD
+from fedfm.efficiency.communication.codec.qsgd import QSGD
 from fedfm.efficiency.training.local import Local
 from fedfm.laws.compare import kept, same
 from fedfm.laws.homes import Home, play, quadratics, slot_of
@@ -52,7 +52,9 @@ def plans_name_free_parties_once(s: Selector, within: Federation | None) -> None
                 pool = {i: len(home.parties.train(i)) for i in home.ids[:n]}
                 plan, _, _ = _planned(s, home, pool, Ctx(7, t, events=[]))
                 ids = [i for i, _ in plan.jobs]
-                hold(set(ids) <= set(pool) and len(set(ids)) == len(ids), f"{ids} were planned of {list(pool)}")
+                hold(
+                    set(ids) <= set(pool) and len(set(ids)) == len(ids), f"{ids} were planned of {list(pool)}"
+                )
                 hold(all(isinstance(terms, Terms) for _, terms in plan.jobs), "a plan is (id, Terms) pairs")
                 hold(set(plan.promised) <= set(ids), "somebody outside the plan was promised money")
                 json.dumps(dict(plan.sampling))
@@ -166,10 +168,14 @@ def truth_pays(s: Selector, within: Federation | None) -> None:
 
         def gains(auction: Any) -> dict[str, float]:
             plan, _, _ = _planned(auction, home, pool, ctx)
-            hold(sum(plan.promised.values()) <= auction.budget + 1e-9, f"{plan.promised} exceeds {auction.budget}")
+            hold(
+                sum(plan.promised.values()) <= auction.budget + 1e-9,
+                f"{plan.promised} exceeds {auction.budget}",
+            )
             return {i: p - auction.cost(ctx.at(client=i)) for i, p in plan.promised.items()}
 
         import dataclasses
+
         for budget in (5.0, 20.0, 100.0):
             honest: Any = dataclasses.replace(s, budget=budget, misreport={})  # type: ignore[call-arg]
             true = gains(honest)

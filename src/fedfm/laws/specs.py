@@ -6,14 +6,14 @@ import dataclasses
 import inspect
 from typing import Any
 
-from fedfm.core import config
+from fedfm.config import plain as config
+from fedfm.config.text import dump, parse
 from fedfm.core.errors import Problem
 from fedfm.core.federation import Federation
 from fedfm.core.protocols import Wire
 from fedfm.core.registry import load, methods
 from fedfm.laws.homes import quadratics, slot_of
 from fedfm.laws.law import hold, law
-from fedfm.running.text import dump, parse
 
 
 def _registered(spec: Any) -> bool:
@@ -23,7 +23,9 @@ def _registered(spec: Any) -> bool:
 @law(object)
 def it_is_a_frozen_dataclass(spec: Any, within: Federation | None) -> None:
     """Fields only: nothing changes after construction."""
-    own = "__dataclass_fields__" in vars(type(spec)) or type(spec).__module__ == Wire.__module__  # an identity has no fields
+    own = (
+        "__dataclass_fields__" in vars(type(spec)) or type(spec).__module__ == Wire.__module__
+    )  # an identity has no fields
     hold(own, "put @dataclass(frozen=True) above the class")
     hold(bool(type(spec).__dataclass_params__.frozen), "the dataclass is not frozen")
 
@@ -67,7 +69,9 @@ def its_config_makes_it_again(spec: Any, within: Federation | None) -> None:
     hold(read == plain, f"YAML changes {plain.get(slot or 'part')} to {read.get(slot or 'part')}")
     problems: list[Problem] = []
     part = read.pop("part", None)
-    got = getattr(config.from_config(read), slot) if slot else config.build(type(spec), part, "part", problems)
+    got = (
+        getattr(config.from_config(read), slot) if slot else config.build(type(spec), part, "part", problems)
+    )
     hold(not problems, "; ".join(map(str, problems)))
     hold(got == spec, f"the config gives {got!r}")
     hold(config.to_config(got) == config.to_config(spec), "the config of the config differs")
@@ -78,7 +82,9 @@ def it_says_what_it_is(spec: Any, within: Federation | None) -> None:
     """The docstring opens with one line that ends in a full stop (or goes on to an equation with a colon)."""
     text = type(spec).__dict__.get("__doc__") or ""
     first = text.strip().split("\n")[0].strip()
-    hold(bool(text) and not text.startswith(type(spec).__name__ + "("), "the class has no docstring of its own")
+    hold(
+        bool(text) and not text.startswith(type(spec).__name__ + "("), "the class has no docstring of its own"
+    )
     hold(first.endswith((".", ":")) and " " in first, f"'{first}' is no sentence")
 
 

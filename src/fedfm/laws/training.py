@@ -53,7 +53,7 @@ def _still(home: Home, client: Client) -> None:
     m, _, error = home.session(home.ids[1], client)
     hold(m is not None, error)
     assert m is not None
-    start = _brief(home)[:m.x.numel()] if m.kind == "weights" else torch.zeros_like(m.x)
+    start = _brief(home)[: m.x.numel()] if m.kind == "weights" else torch.zeros_like(m.x)
     hold(torch.equal(m.x, start), f"it moved by {float((m.x - start).abs().max()):g} without a step")
 
 

@@ -74,7 +74,10 @@ def it_is_pure(wire: Wire, within: Federation | None) -> None:
         c = c.at(round=t)
         before = kept((x, state, memory))
         one, two = wire.encode(x, state, c), wire.encode(x, state, c)
-        hold(same(one, two), "two encodings in one context differ; draw from ctx.rng, not from a global generator")
+        hold(
+            same(one, two),
+            "two encodings in one context differ; draw from ctx.rng, not from a global generator",
+        )
         y, side, new = one
         sent = kept((y, side))
         a, b = wire.decode(y, side, memory, c), wire.decode(y, side, memory, c)
@@ -101,8 +104,14 @@ def lossless_means_exact(wire: Wire, within: Federation | None) -> None:
             c, x = ctx(d), normal(d, d, dtype)
             y, side, _ = wire.encode(x, {}, c)
             out = wire.decode(y, side, {}, c)[0]
-            hold(out.dtype == dtype, f"a vector of {d} values went in as {dtype} and came out as {out.dtype}: the type changed")
-            hold(out.shape == x.shape, f"{d} values of {dtype} came out as a tensor of shape {tuple(out.shape)}")
+            hold(
+                out.dtype == dtype,
+                f"a vector of {d} values went in as {dtype} and came out as {out.dtype}: the type changed",
+            )
+            hold(
+                out.shape == x.shape,
+                f"{d} values of {dtype} came out as a tensor of shape {tuple(out.shape)}",
+            )
             bits = torch.int32 if dtype == torch.float32 else torch.int16
             off = int((out.view(bits) != x.view(bits)).sum())
             hold(not off, f"{off} of {d} values of {dtype} changed")
@@ -209,4 +218,3 @@ def a_hidden_sum_is_the_sum(wire: Wire, within: Federation | None) -> None:
     hold(not hidden.failed, f"rounds failed: {hidden.failed}")
     noisy = any(getattr(s, "noise_multiplier", 0) or getattr(s, "clip_norm", 0) for s in stages_of(wire))
     hold(noisy or near(hidden.model, plain.model), "the unmasked sum is another")
-

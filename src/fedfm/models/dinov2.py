@@ -42,7 +42,9 @@ def dinov2(file: Path, folder: Path) -> None:
     loaded: Any = Dinov2Model.from_pretrained(folder, output_loading_info=True)
     told = loaded[1]
     if wrong := [*told["missing_keys"], *told["unexpected_keys"], *told["mismatched_keys"]]:
-        raise ModelError(f"{file.name}: not a DINOv2 ViT-S/14: {len(wrong)} parameters differ, such as {wrong[0]}")
+        raise ModelError(
+            f"{file.name}: not a DINOv2 ViT-S/14: {len(wrong)} parameters differ, such as {wrong[0]}"
+        )
     pixels = {
         "do_normalize": True,
         "image_mean": [0.485, 0.456, 0.406],
@@ -57,7 +59,10 @@ def _weights(file: Path) -> dict[str, torch.Tensor]:
 
     onnx: Any = importlib.import_module("onnx")
     graph = onnx.load(str(file)).graph
-    tensors = {tensor.name: torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy()) for tensor in graph.initializer}
+    tensors = {
+        tensor.name: torch.from_numpy(onnx.numpy_helper.to_array(tensor).copy())
+        for tensor in graph.initializer
+    }
     weights = {name.removeprefix(_ROOT): value for name, value in tensors.items() if name.startswith(_ROOT)}
     positions: dict[str, torch.Tensor] = {}
     for node in graph.node:

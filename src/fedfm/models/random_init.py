@@ -125,7 +125,9 @@ def _causal_lm(folder: Path, seed: int) -> None:
     (folder / "generation_config.json").write_text(json.dumps(tokens, indent=2) + "\n", encoding="utf-8")
 
 
-def _save(folder: Path, network: Any, config: Any, tokenizer: Any, settings: dict[str, Any], seed: int) -> None:
+def _save(
+    folder: Path, network: Any, config: Any, tokenizer: Any, settings: dict[str, Any], seed: int
+) -> None:
     import torch
     from safetensors.torch import save_file
 

@@ -55,10 +55,14 @@ def refusal(model: str, where: str, what: str, e: Exception) -> ModelError:
     elif isinstance(e, OSError) and not reachable():
         from huggingface_hub import constants
 
-        off = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} cannot be reached"
+        off = (
+            "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} cannot be reached"
+        )
         why = f"{off}, and its files are not in the cache of the hub"
-        fix = (f"where there is a network, `hf download {where} --local-dir folder`; "
-               f"then task.model=./folder; or {other}")
+        fix = (
+            f"where there is a network, `hf download {where} --local-dir folder`; "
+            f"then task.model=./folder; or {other}"
+        )
     else:
         fix = f"check its name on the hub (a gated one needs `hf auth login`), or {other}"
     return ModelError(f"{model}: {what}\n    why: {why}\n    fix: {fix}")

@@ -60,9 +60,13 @@ def path(name_or_path: str | os.PathLike[str], *, progress: bool = True) -> str:
         _check_folder(folder)
         return str(folder)
     if text and folder.exists():
-        raise ModelError(f"{text}: is a file\n    fix: name the folder that holds config.json and the weights")
+        raise ModelError(
+            f"{text}: is a file\n    fix: name the folder that holds config.json and the weights"
+        )
     if re.match(r"[./~\\]|[A-Za-z]:[\\/]", text) or text.count("/") > 1 or "\\" in text:
-        raise ModelError(f"{text}: no such folder\n    fix: check the path; packaged models: {', '.join(catalog())}")
+        raise ModelError(
+            f"{text}: no such folder\n    fix: check the path; packaged models: {', '.join(catalog())}"
+        )
     if close := _near(text):
         raise ModelError(
             f"{text}: no packaged model of this name, and no such folder\n"
@@ -188,7 +192,11 @@ def _check_folder(folder: Path) -> None:
     else:
         why = "a model folder holds config.json, the tokenizer and the weights"
         inside = sorted(p.parent.name for p in folder.glob("*/config.json"))
-        fix = f"did you mean {folder / inside[0]}?" if inside else "name a folder that does, or one of `fedfm models`"
+        fix = (
+            f"did you mean {folder / inside[0]}?"
+            if inside
+            else "name a folder that does, or one of `fedfm models`"
+        )
     raise ModelError(f"{folder}: no config.json here\n    why: {why}\n    fix: {fix}")
 
 

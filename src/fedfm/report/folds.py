@@ -60,7 +60,9 @@ class Facts:
     pipe_rounds: dict[str, set[int]] = field(default_factory=dict)
     trouble: list[dict[str, Any]] = field(default_factory=list)
     reasons: Counter[tuple[str, str]] = field(default_factory=Counter)
-    arrived: dict[tuple[int, str], int] = field(default_factory=dict)  # uploads of a later round than the plan
+    arrived: dict[tuple[int, str], int] = field(
+        default_factory=dict
+    )  # uploads of a later round than the plan
     failed_rounds: dict[int, str] = field(default_factory=dict)
     privacy: dict[str, dict[str, Any]] = field(default_factory=dict)
     kinds: Counter[str] = field(default_factory=Counter)
@@ -130,7 +132,9 @@ class _Pass:
         elif kind == "privacy":
             facts.privacy[str(event.get("mechanism") or "mechanism")] = event
         elif kind in ("value", "bid", "pay") and who is not None:
-            name, source = {"value": ("value", "value"), "bid": ("asked", "ask"), "pay": ("paid", "amount")}[kind]
+            name, source = {"value": ("value", "value"), "bid": ("asked", "ask"), "pay": ("paid", "amount")}[
+                kind
+            ]
             amount = finite(event.get(source))
             if amount is not None:
                 tally = _tally(facts, who)

@@ -181,7 +181,9 @@ def troubles(run: Run) -> Counter[str]:
     told = mapping(run.summary.get("failures"))
     if told and (run.sampled or not run.facts.kinds):
         found = Counter({word: int(finite(told.get(kind)) or 0) for kind, word in LOSS.items()})
-        found["failed"] -= found["dropped out"]  # a drop-out ends its session, which is noted as a failure too
+        found["failed"] -= found[
+            "dropped out"
+        ]  # a drop-out ends its session, which is noted as a failure too
     return +found
 
 

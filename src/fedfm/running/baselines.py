@@ -26,8 +26,16 @@ def parse(text: str) -> tuple[str, ...]:
     """ "local,pooled" or "none" to kinds; an unknown word is an error."""
     words = tuple(w.strip() for w in text.split(",") if w.strip() and w.strip() != "none")
     if bad := [w for w in words if w not in KINDS]:
-        raise ConfigError([Problem("--baselines", f"there is no baseline '{bad[0]}'", nearest(bad[0], (*KINDS, "none")),
-                                   "--baselines local,pooled or none")])
+        raise ConfigError(
+            [
+                Problem(
+                    "--baselines",
+                    f"there is no baseline '{bad[0]}'",
+                    nearest(bad[0], (*KINDS, "none")),
+                    "--baselines local,pooled or none",
+                )
+            ]
+        )
     return words
 
 
@@ -43,13 +51,25 @@ def baselines(run: Run, kinds: Sequence[str], tick: Callable[[int, int], None]) 
     steps = {i: fed.rounds * client.steps_for(n) for i, n in parties.items()}
     jobs = []
     if "pooled" in todo:  # the longest first
-        jobs.append(_job(run, POOLED, Terms(steps=max(steps.values()) or None, batch=getattr(client, "batch", 0) * len(parties) or None)))
+        jobs.append(
+            _job(
+                run,
+                POOLED,
+                Terms(
+                    steps=max(steps.values()) or None,
+                    batch=getattr(client, "batch", 0) * len(parties) or None,
+                ),
+            )
+        )
     if "local" in todo:
         jobs += [_job(run, i, Terms(steps=steps[i] or None)) for i in parties]
     brief = Message(fed.server.model(fed.server.init(run.bound, run.ctx0)), "weights")
     sessions = run.hub.collect(jobs, lambda job: brief, lambda done: tick(done, len(jobs)))
     tick(len(jobs), len(jobs))
-    scores = {s.job.id: merge([s.upload.info["scores"]]) if s.upload is not None else {"failed": s.error} for s in sessions}
+    scores = {
+        s.job.id: merge([s.upload.info["scores"]]) if s.upload is not None else {"failed": s.error}
+        for s in sessions
+    }
     if "pooled" in todo:
         known["pooled"] = scores.pop(POOLED)
     if "local" in todo:

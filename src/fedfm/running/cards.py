@@ -22,10 +22,19 @@ def describe(cls: Any) -> list[dict[str, Any]]:
     for f in dataclasses.fields(cls):
         if not f.init:
             continue
-        default = f.default if f.default is not dataclasses.MISSING else (
-            f.default_factory() if f.default_factory is not dataclasses.MISSING else "required")
-        rows.append({"name": f.name, "type": str(f.type), "default": default, **{
-            k: f.metadata.get(k) for k in ("doc", "low", "high", "choices")}})
+        default = (
+            f.default
+            if f.default is not dataclasses.MISSING
+            else (f.default_factory() if f.default_factory is not dataclasses.MISSING else "required")
+        )
+        rows.append(
+            {
+                "name": f.name,
+                "type": str(f.type),
+                "default": default,
+                **{k: f.metadata.get(k) for k in ("doc", "low", "high", "choices")},
+            }
+        )
     return rows
 
 

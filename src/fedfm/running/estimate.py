@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fedfm.core import config as configs
+from fedfm.config import plain as configs
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.message import Message
 from fedfm.core.session import UPLOAD, Job, Site
@@ -21,6 +21,7 @@ STEPS = 3  # local steps that are timed
 def estimate(config: configs.Config) -> dict[str, Any]:
     """Parameters, bytes a party and round, memory of one process, and seconds of local work (no scoring)."""
     from fedfm.running.execute import open_site
+
     fed = configs.from_config(config)
     with tempfile.TemporaryDirectory() as folder:
         site = open_site(fed, Path(folder), Silent())
@@ -32,11 +33,21 @@ def estimate(config: configs.Config) -> dict[str, Any]:
         up = _upload_bytes(site) or site.bound.layout.size * 4
         cut = sum(getattr(site.data(i), "cut", 0) for i in rows)
     workers = fed.engine.make().workers
-    return {"trainable_parameters": site.bound.layout.trainable, "total_parameters": site.bound.total, "parties": len(rows),
-            "rounds": fed.rounds, "local_steps": steps, "down_bytes": brief.nbytes, "up_bytes": up,
-            "total_bytes": (brief.nbytes + up) * len(rows) * fed.rounds,
-            "memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, "workers": workers,
-            "seconds": seconds / workers, "rows": sum(rows.values()), "cut": cut}
+    return {
+        "trainable_parameters": site.bound.layout.trainable,
+        "total_parameters": site.bound.total,
+        "parties": len(rows),
+        "rounds": fed.rounds,
+        "local_steps": steps,
+        "down_bytes": brief.nbytes,
+        "up_bytes": up,
+        "total_bytes": (brief.nbytes + up) * len(rows) * fed.rounds,
+        "memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "workers": workers,
+        "seconds": seconds / workers,
+        "rows": sum(rows.values()),
+        "cut": cut,
+    }
 
 
 def _seconds_a_step(site: Site) -> float:

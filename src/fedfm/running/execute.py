@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedfm.core import config as configs
+from fedfm.config import plain as configs
+from fedfm.config import text
 from fedfm.core import ledger
 from fedfm.core.check import check
 from fedfm.core.errors import ConfigError, DataError, FedfmError, ModelError, Problem, ResumeError
@@ -22,7 +23,6 @@ from fedfm.core.session import Site
 from fedfm.core.state import Store, write
 from fedfm.models import catalog
 from fedfm.running import baselines as base
-from fedfm.running import text
 from fedfm.running.feasible import feasible
 from fedfm.running.progress import Progress, Silent
 from fedfm.running.summary import dumps, summarise
@@ -42,8 +42,15 @@ class Result:
         return metric
 
 
-def configure(what: str | Path | Mapping[str, Any] | Federation, settings: Iterable[str] = (), *, rounds: int | None = None,
-              seed: int | None = None, engine: str | None = None, slots: Mapping[str, Any] | None = None) -> configs.Config:
+def configure(
+    what: str | Path | Mapping[str, Any] | Federation,
+    settings: Iterable[str] = (),
+    *,
+    rounds: int | None = None,
+    seed: int | None = None,
+    engine: str | None = None,
+    slots: Mapping[str, Any] | None = None,
+) -> configs.Config:
     """A complete, checked config from a recipe's name, a YAML file, a mapping or a Federation."""
     if isinstance(what, Federation):
         config = configs.to_config(what)
@@ -53,7 +60,16 @@ def configure(what: str | Path | Mapping[str, Any] | Federation, settings: Itera
         config = configs.resolve({"recipe": str(what)})
     elif Path(what).suffix in (".yaml", ".yml") or Path(what).is_file():
         if not Path(what).is_file():
-            raise ConfigError([Problem(str(what), "there is no such file", f"looked in {Path.cwd()}", "give the path of a YAML config")])
+            raise ConfigError(
+                [
+                    Problem(
+                        str(what),
+                        "there is no such file",
+                        f"looked in {Path.cwd()}",
+                        "give the path of a YAML config",
+                    )
+                ]
+            )
         config = configs.resolve(text.parse(Path(what).read_text(encoding="utf-8"), str(what)))
     else:
         config = configs.resolve({"recipe": str(what)})  # raises, and names the nearest
@@ -74,23 +90,44 @@ def _anchor(config: configs.Config) -> None:
     for slot, key in (("data", "path"), ("data", "test_path"), ("task", "model")):
         spec = config.get(slot)
         value = spec.get(key) if isinstance(spec, dict) else None
-        if not isinstance(spec, dict) or not isinstance(value, str) or (key == "model" and value in catalog()):
+        if (
+            not isinstance(spec, dict)
+            or not isinstance(value, str)
+            or (key == "model" and value in catalog())
+        ):
             continue  # a packaged model wins over a folder of its name
         if value and next(iter(glob.iglob(value)), None) is not None:
             spec[key] = str(Path(value).absolute())
 
 
-def execute(config: configs.Config, out: str | Path | None = None, *, baselines: str = "local,pooled", progress: Progress | None = None,
-            trackers: Iterable[str] = ()) -> Result:
+def execute(
+    config: configs.Config,
+    out: str | Path | None = None,
+    *,
+    baselines: str = "local,pooled",
+    progress: Progress | None = None,
+    trackers: Iterable[str] = (),
+) -> Result:
     """Run a complete config into `out` (default: a new folder under runs/)."""
     kinds = base.parse(baselines)
     folder = Path(out) if out is not None else _fresh(config.get("recipe") or "run")
     if folder.exists() and any(p.name not in ("config.yaml", "run.json") for p in folder.iterdir()):
-        raise ConfigError([Problem("--out", f"{folder} is not empty", "a run never overwrites another",
-                                   f"choose another folder, or `fedfm resume {folder}`")])
+        raise ConfigError(
+            [
+                Problem(
+                    "--out",
+                    f"{folder} is not empty",
+                    "a run never overwrites another",
+                    f"choose another folder, or `fedfm resume {folder}`",
+                )
+            ]
+        )
     folder.mkdir(parents=True, exist_ok=True)
     write(folder / "config.yaml", text.dump(config).encode())
-    write(folder / "run.json", json.dumps({"baselines": baselines, "trackers": list(trackers), "seconds": 0.0}).encode())
+    write(
+        folder / "run.json",
+        json.dumps({"baselines": baselines, "trackers": list(trackers), "seconds": 0.0}).encode(),
+    )
     try:
         return _go(folder, config, kinds, list(trackers), progress or Silent(), 0.0, resume=False)
     except (ConfigError, DataError, ModelError):
@@ -103,18 +140,29 @@ def resume(folder: str | Path, *, progress: Progress | None = None) -> Result:
     """Continue an interrupted run; the result is the same, bit for bit."""
     folder = Path(folder)
     if not (folder / "config.yaml").is_file():
-        raise ResumeError(f"{folder} is no run directory: it has no config.yaml; give the folder that `fedfm run` wrote")
+        raise ResumeError(
+            f"{folder} is no run directory: it has no config.yaml; give the folder that `fedfm run` wrote"
+        )
     config = text.parse((folder / "config.yaml").read_text(encoding="utf-8"), str(folder / "config.yaml"))
     plan = json.loads((folder / "run.json").read_text())
     summary = folder / "summary.json"
     if summary.exists() and json.loads(summary.read_text()).get("status") == "finished":
         return Result(folder, json.loads(summary.read_text()))
-    return _go(folder, config, base.parse(plan["baselines"]), plan["trackers"], progress or Silent(), plan["seconds"], resume=True)
+    return _go(
+        folder,
+        config,
+        base.parse(plan["baselines"]),
+        plan["trackers"],
+        progress or Silent(),
+        plan["seconds"],
+        resume=True,
+    )
 
 
 def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
     """Open data and model, and encode all data once (workers are forked from this)."""
     import torch
+
     torch.set_num_threads(fed.threads)
     with progress.step("data"):
         parties = fed.data.open(fed.seed)
@@ -126,9 +174,17 @@ def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
     return Site(fed, bound, parties, Store(folder / "clients"))
 
 
-def _go(folder: Path, config: configs.Config, kinds: tuple[str, ...], tracked: list[str], progress: Progress, before_s: float,
-        resume: bool) -> Result:
+def _go(
+    folder: Path,
+    config: configs.Config,
+    kinds: tuple[str, ...],
+    tracked: list[str],
+    progress: Progress,
+    before_s: float,
+    resume: bool,
+) -> Result:
     from fedfm.report import trackers as tracking
+
     fed, start = configs.from_config(config), time.perf_counter()
     loggers = [tracking.open_tracker(name, folder, config) for name in tracked]
     site = open_site(fed, folder, progress)
@@ -174,6 +230,7 @@ def _go(folder: Path, config: configs.Config, kinds: tuple[str, ...], tracked: l
     (folder / "model").mkdir(exist_ok=True)
     bound.objective.save(bound.module, str(folder / "model"))
     from fedfm import report
+
     with progress.step("report"):
         report.write([folder])
     return Result(folder, summary)

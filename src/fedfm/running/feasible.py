@@ -18,8 +18,19 @@ def feasible(fed: Federation, parties: int) -> list[Problem]:
     most = min(parties, getattr(select, "count", 0) or parties)
     why = f"{parties} parties" if most == parties else f"{name_of(select)} takes {most} of {parties} parties"
     wants: list[tuple[str, Any, int]] = [("aggregate", fed.aggregate, fed.aggregate.needs)]
-    wants += [(f"uplink.{i}", stage, stage.least) for i, stage in enumerate(stages_of(fed.uplink)) if hasattr(stage, "least")]
+    wants += [
+        (f"uplink.{i}", stage, stage.least)
+        for i, stage in enumerate(stages_of(fed.uplink))
+        if hasattr(stage, "least")
+    ]
     wants += [("pace", fed.pace, fed.pace.quorum(most))]
-    return [Problem(slot, f"{name_of(method)} needs {n} contributors, a round has {most} at most", why,
-                    f"more parties, a larger cohort, or other settings of {name_of(method)} (fedfm show {name_of(method)})")
-            for slot, method, n in wants if n > most]
+    return [
+        Problem(
+            slot,
+            f"{name_of(method)} needs {n} contributors, a round has {most} at most",
+            why,
+            f"more parties, a larger cohort, or other settings of {name_of(method)} (fedfm show {name_of(method)})",
+        )
+        for slot, method, n in wants
+        if n > most
+    ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fedfm.core import config as configs
+from fedfm.config import plain as configs
 from fedfm.core.errors import DataError, nearest
 
 

@@ -72,8 +72,14 @@ class Live(Progress):
             yield lambda done, total: bars.update(task, completed=done, total=total)
 
     def _bars(self) -> Bars:
-        return Bars(TextColumn("{task.description:<10}"), BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn(),
-                    console=self.console, transient=True)
+        return Bars(
+            TextColumn("{task.description:<10}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self.console,
+            transient=True,
+        )
 
 
 def _line(record: dict[str, Any], primary: str, seconds: float) -> str:
@@ -105,8 +111,12 @@ def table(summary: dict[str, Any], folder: str) -> Table:
     metric, out = summary["metric"], Table(show_header=False, box=None, padding=(0, 2))
     out.add_column(justify="left")
     out.add_column(justify="right")
-    rows = [("base model", metric["base"]), ("mean of parties alone", metric["local"]), ("federated", metric["federated"]),
-            ("pooled", metric["pooled"])]
+    rows = [
+        ("base model", metric["base"]),
+        ("mean of parties alone", metric["local"]),
+        ("federated", metric["federated"]),
+        ("pooled", metric["pooled"]),
+    ]
     for name, value in rows:
         if value is not None:
             mark = ("[bold green]", "[/bold green]") if name == "federated" else ("", "")
@@ -118,9 +128,13 @@ def table(summary: dict[str, Any], folder: str) -> Table:
     if summary["privacy"]:
         p = summary["privacy"]
         out.add_row("privacy spent", f"epsilon {p['epsilon']:.2f} at delta {p['delta']:g}")
-    out.add_row("trained parameters", f"{summary['trainable_parameters']:,} of {summary['total_parameters']:,}")
+    out.add_row(
+        "trained parameters", f"{summary['trainable_parameters']:,} of {summary['total_parameters']:,}"
+    )
     if summary["dropped"]:
-        out.add_row("rows left out", ", ".join(f"{n} ({escape(why)})" for why, n in summary["dropped"].items()))
+        out.add_row(
+            "rows left out", ", ".join(f"{n} ({escape(why)})" for why, n in summary["dropped"].items())
+        )
     if summary["failures"]:
         out.add_row("events", ", ".join(f"{n} {k}" for k, n in summary["failures"].items()))
     out.add_row("seconds", f"{summary['seconds']:.1f}")

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from fedfm.core import config as configs
+from fedfm.config import plain as configs
 from fedfm.core import ledger
 from fedfm.core.loop import Run
 from fedfm.core.message import raw
@@ -20,7 +20,9 @@ from fedfm.core.registry import methods, recipes
 DELTA = 1e-5
 
 
-def summarise(run: Run, config: configs.Config, *, status: str, seconds: float, baseline: Mapping[str, Any]) -> dict[str, Any]:
+def summarise(
+    run: Run, config: configs.Config, *, status: str, seconds: float, baseline: Mapping[str, Any]
+) -> dict[str, Any]:
     """The public record of a run (keys are a contract)."""
     fed, bound = run.fed, run.bound
     records = list(ledger.read(run.folder / "metrics.jsonl"))
@@ -29,29 +31,55 @@ def summarise(run: Run, config: configs.Config, *, status: str, seconds: float, 
     local = {i: s[name] for i, s in baseline.get("local", {}).items() if name in s}
     total = {way: sum(r["bytes"][way] for r in records) for way in ("up", "down", "talk")}
     model = run.fed.server.model(run.state.server)
-    dropped = sum((Counter(getattr(run.site.data(i), "dropped", {})) for i in run.parties), Counter(run.site.parties.dropped))
+    dropped = sum(
+        (Counter(getattr(run.site.data(i), "dropped", {})) for i in run.parties),
+        Counter(run.site.parties.dropped),
+    )
     return {
-        "recipe": config.get("recipe"), "status": status, "rounds": run.state.round, "seed": fed.seed,
+        "recipe": config.get("recipe"),
+        "status": status,
+        "rounds": run.state.round,
+        "seed": fed.seed,
         "seconds": round(seconds, 3),
-        "metric": {"name": name, "base": scored[0].get(name) if scored else None,
-                   "local": sum(local.values()) / len(local) if local else None,
-                   "federated": scored[-1].get(name) if len(scored) > 1 or run.state.round == 0 and scored else None,
-                   "pooled": baseline.get("pooled", {}).get(name), "higher_is_better": bound.objective.higher_is_better,
-                   "local_parties": local},
+        "metric": {
+            "name": name,
+            "base": scored[0].get(name) if scored else None,
+            "local": sum(local.values()) / len(local) if local else None,
+            "federated": scored[-1].get(name) if len(scored) > 1 or run.state.round == 0 and scored else None,
+            "pooled": baseline.get("pooled", {}).get(name),
+            "higher_is_better": bound.objective.higher_is_better,
+            "local_parties": local,
+        },
         "metrics": scored[-1] if scored else {},
         "baselines": dict(baseline),
-        "bytes": total | {"per_round": (total["up"] + total["down"] + total["talk"]) / max(1, run.state.round)},
+        "bytes": total
+        | {"per_round": (total["up"] + total["down"] + total["talk"]) / max(1, run.state.round)},
         "privacy": privacy(run.folder / "events.jsonl", len(run.parties), DELTA),
-        "trainable_parameters": bound.layout.trainable, "total_parameters": bound.total,
-        "engine": config["engine"]["name"], "workers": run.engine.workers, "threads": fed.threads, "device": str(bound.device),
-        "parties": {i: {"rows": n, "distribution": dist} for (i, n), dist in
-                    zip(run.parties.items(), run.site.parties.distribution().values(), strict=True)},
+        "trainable_parameters": bound.layout.trainable,
+        "total_parameters": bound.total,
+        "engine": config["engine"]["name"],
+        "workers": run.engine.workers,
+        "threads": fed.threads,
+        "device": str(bound.device),
+        "parties": {
+            i: {"rows": n, "distribution": dist}
+            for (i, n), dist in zip(
+                run.parties.items(), run.site.parties.distribution().values(), strict=True
+            )
+        },
         "dropped": dict(dropped),
-        "failures": dict(Counter(e["kind"] for e in ledger.read(run.folder / "events.jsonl")
-                                 if e["kind"] in ("failed", "refused", "dropout", "late", "round_failed"))),
+        "failures": dict(
+            Counter(
+                e["kind"]
+                for e in ledger.read(run.folder / "events.jsonl")
+                if e["kind"] in ("failed", "refused", "dropout", "late", "round_failed")
+            )
+        ),
         "citations": list(citations(config)),
-        "versions": versions(), "config_digest": configs.digest(config),
-        "model_digest": hashlib.sha256(raw(model)).hexdigest(), "ledger_digest": ledger.digest(run.folder / "events.jsonl"),
+        "versions": versions(),
+        "config_digest": configs.digest(config),
+        "model_digest": hashlib.sha256(raw(model)).hexdigest(),
+        "ledger_digest": ledger.digest(run.folder / "events.jsonl"),
     }
 
 
@@ -61,11 +89,19 @@ def privacy(events: Path, parties: int, delta: float) -> dict[str, Any] | None:
     if not any(e["kind"] == "privacy" for e in facts):
         return None
     from fedfm.trust.privacy import accountant
+
     spent = accountant.spent(facts, delta, parties=parties)
     if spent is None:
         return None
-    return {"epsilon": spent.epsilon, "delta": spent.delta, "mechanism": spent.mechanism, "accountant": spent.accountant,
-            "relation": spent.relation, "note": spent.note, "per_round": accountant.per_round(facts, delta)}
+    return {
+        "epsilon": spent.epsilon,
+        "delta": spent.delta,
+        "mechanism": spent.mechanism,
+        "accountant": spent.accountant,
+        "relation": spent.relation,
+        "note": spent.note,
+        "per_round": accountant.per_round(facts, delta),
+    }
 
 
 def citations(config: Any) -> Iterator[dict[str, Any]]:

@@ -75,17 +75,30 @@ def hint(name: str, paths: list[Path]) -> str:
     todo = f"python -m pytest {paths[1].name}   # the laws of its slot"
     if PACKAGE in paths[0].resolve().parents:
         return f"{todo}\nfedfm show {name}   # found by its card"
-    return (f"{todo}\nTo use it by name, publish its module from a package of yours, in pyproject.toml:\n"
-            f'    [project.entry-points."fedfm.methods"]\n    {name} = "YOUR_PACKAGE.{stem}"')
+    return (
+        f"{todo}\nTo use it by name, publish its module from a package of yours, in pyproject.toml:\n"
+        f'    [project.entry-points."fedfm.methods"]\n    {name} = "YOUR_PACKAGE.{stem}"'
+    )
 
 
 def _method(body: Body, slot: str, name: str, cls: str) -> str:
     at = ("from dataclasses import dataclass\n", *body.imports.splitlines(keepends=True))
-    plain = sorted((line for line in at if re.match(r"(import|from) (math|dataclasses|collections|typing)\b", line)),
-                   key=lambda line: (line.startswith("from"), line))
+    plain = sorted(
+        (line for line in at if re.match(r"(import|from) (math|dataclasses|collections|typing)\b", line)),
+        key=lambda line: (line.startswith("from"), line),
+    )
     rest = "".join(line for line in at if line not in plain).strip("\n")
-    words = {"TITLE": cls, "IMPORTS": f"{''.join(plain)}\n{rest}\n", "SECTION": body.section, "NOW": body.now,
-             "CODE": body.code, "BASE": body.base, "SLOT": slot, "CLASS": cls, "NAME": name}
+    words = {
+        "TITLE": cls,
+        "IMPORTS": f"{''.join(plain)}\n{rest}\n",
+        "SECTION": body.section,
+        "NOW": body.now,
+        "CODE": body.code,
+        "BASE": body.base,
+        "SLOT": slot,
+        "CLASS": cls,
+        "NAME": name,
+    }
     text = _METHOD
     for word, meant in words.items():
         text = re.sub(rf"\b{word}\b", meant.replace("\\", r"\\"), text)
@@ -101,18 +114,43 @@ def _problems(slot: str, name: str, stem: str, cls: str, folder: Path, paths: li
     if slot not in BODIES:
         no("SLOT", f"'{slot}' has no template", nearest(slot, BODIES), "use one of: " + ", ".join(BODIES))
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", name):
-        no("NAME", f"'{name}' is no name of a method", "names are in kebab-case", "write it like this: sign-scale")
+        no(
+            "NAME",
+            f"'{name}' is no name of a method",
+            "names are in kebab-case",
+            "write it like this: sign-scale",
+        )
     elif keyword.iskeyword(stem) or stem in sys.stdlib_module_names:
-        no("NAME", f"{stem}.py would hide Python's own '{stem}'", "imports would find yours", "add a word to it")
+        no(
+            "NAME",
+            f"{stem}.py would hide Python's own '{stem}'",
+            "imports would find yours",
+            "add a word to it",
+        )
     elif slot in BODIES and re.search(rf"\b{cls}\b", BODIES[slot].imports):
-        no("NAME", f"the class would be called {cls}", "its file imports another one of that name", "add a word to it")
+        no(
+            "NAME",
+            f"the class would be called {cls}",
+            "its file imports another one of that name",
+            "add a word to it",
+        )
     if name in methods():
         no("NAME", f"the name '{name}' is taken", f"{methods()[name].module} has it", "choose another name")
     if not folder.is_dir():
-        no("folder", f"there is no folder {folder}", "files are written into one that exists", "make it first")
+        no(
+            "folder",
+            f"there is no folder {folder}",
+            "files are written into one that exists",
+            "make it first",
+        )
     for path in paths:
         if path.exists():
-            no("folder", f"{path.name} is there already", "nothing is overwritten", "choose another name or folder")
+            no(
+                "folder",
+                f"{path.name} is there already",
+                "nothing is overwritten",
+                "choose another name or folder",
+            )
     return found
 
 

@@ -17,7 +17,10 @@ class Body:
 
 
 BODIES = {
-    "client": Body("IV.A", "Client", """\
+    "client": Body(
+        "IV.A",
+        "Client",
+        """\
 from typing import Any
 
 from fedfm.core.context import Ctx
@@ -25,7 +28,9 @@ from fedfm.core.message import Message
 from fedfm.core.protocols import Bound, Client, State
 from fedfm.core.registry import knob, method
 from fedfm.efficiency.training.local import Local
-""", "Local steps as `local` takes them.", '''\
+""",
+        "Local steps as `local` takes them.",
+        """\
     local: Local = knob(factory=Local, doc="the local steps")
 
     def alone(self) -> Client:
@@ -38,18 +43,28 @@ from fedfm.efficiency.training.local import Local
         # `descend` in fedfm.efficiency.training.local takes a hook that changes each gradient (see fedprox.py)
         m, _ = self.local.work(brief, data, {}, ctx, bound)
         return m, state
-'''),
-    "server": Body("IV.A", "Server", """\
+""",
+    ),
+    "server": Body(
+        "IV.A",
+        "Server",
+        """\
 from fedfm.core.context import Ctx
 from fedfm.core.protocols import Aggregate, Server, State
 from fedfm.core.registry import knob, method
-""", "theta += lr * mean(delta).", '''\
+""",
+        "theta += lr * mean(delta).",
+        """\
     lr: float = knob(1.0, "server rate", low=0.0)
 
     def step(self, state: State, agg: Aggregate, ctx: Ctx) -> State:
         return state | {"w": state["w"] + self.lr * agg.x}
-'''),
-    "aggregate": Body("IV.A", "Aggregator", """\
+""",
+    ),
+    "aggregate": Body(
+        "IV.A",
+        "Aggregator",
+        """\
 from torch import Tensor
 
 from fedfm.core.context import Ctx
@@ -57,7 +72,9 @@ from fedfm.core.errors import RoundFailed
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregator, Lift
 from fedfm.core.registry import method
-""", "sum_i m_i x_i / sum_i m_i, with m_i = local examples.", '''\
+""",
+        "sum_i m_i x_i / sum_i m_i, with m_i = local examples.",
+        """\
     form = "sum"  # "all": see the end
     shares = True  # the lift can run on the client, under secure aggregation
     plain = True  # the lift only scales, so a clipped message stays bounded
@@ -82,8 +99,12 @@ from fedfm.core.registry import method
     #     if len(messages) < self.needs:
     #         raise RoundFailed(f"{len(messages)} messages came, {self.needs} are needed")
     #     return torch.stack([m.x.float() for m in messages]).median(0).values
-'''),
-    "wire": Body("IV.C", "Wire", """\
+""",
+    ),
+    "wire": Body(
+        "IV.C",
+        "Wire",
+        """\
 from collections.abc import Mapping
 
 from torch import Tensor
@@ -91,8 +112,10 @@ from torch import Tensor
 from fedfm.core.context import Ctx
 from fedfm.core.protocols import State, Wire
 from fedfm.core.registry import method
-from fedfm.efficiency.communication.finite import finite
-""", "C(x) = x.", '''\
+from fedfm.efficiency.communication.codec.finite import finite
+""",
+        "C(x) = x.",
+        """\
     linear = True  # decode commutes with the sum; declare only what holds, the laws try it
     unbiased = True
     lossless = True
@@ -103,32 +126,48 @@ from fedfm.efficiency.communication.finite import finite
 
     def decode(self, x: Tensor, side: Mapping[str, Tensor], state: State, ctx: Ctx) -> tuple[Tensor, State]:
         return x, state  # `state` is the server's memory of this party
-'''),
-    "select": Body("VI.C", "Selector", """\
+""",
+    ),
+    "select": Body(
+        "VI.C",
+        "Selector",
+        """\
 from collections.abc import Mapping
 
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.message import Message
 from fedfm.core.protocols import Plan, Selector, State
 from fedfm.core.registry import method
-""", "Every free party, in pool order.", '''\
+""",
+        "Every free party, in pool order.",
+        """\
     def select(self, pool: Mapping[str, int], state: State, ctx: Ctx, answers: Mapping[str, Message]
                ) -> tuple[Plan, State]:
         # `pool` maps free parties to their number of examples; draw from ctx.shared("a purpose")
         return Plan(tuple((i, Terms()) for i in pool), sampling={"kind": "all"}), state
-'''),
-    "pace": Body("VII", "Pace", """\
+""",
+    ),
+    "pace": Body(
+        "VII",
+        "Pace",
+        """\
 import math
 
 from fedfm.core.protocols import Pace
 from fedfm.core.registry import knob, method
-""", "A round counts when ceil(fraction * planned) parties contributed.", '''\
+""",
+        "A round counts when ceil(fraction * planned) parties contributed.",
+        """\
     fraction: float = knob(0.0, "share of the planned parties that must contribute", low=0.0, high=1.0)
 
     def quorum(self, planned: int) -> int:
         return max(1, math.ceil(self.fraction * planned))
-'''),
-    "adversary": Body("V.A", "Adversary", """\
+""",
+    ),
+    "adversary": Body(
+        "V.A",
+        "Adversary",
+        """\
 import dataclasses
 from collections.abc import Sequence
 
@@ -136,8 +175,10 @@ from fedfm.core.context import Ctx
 from fedfm.core.message import Message
 from fedfm.core.protocols import Adversary
 from fedfm.core.registry import knob, method
-from fedfm.trust.robustness.membership import drawn
-""", "A malicious party sends scale times its own update.", '''\
+from fedfm.trust.robustness.attack.membership import drawn
+""",
+        "A malicious party sends scale times its own update.",
+        """\
     fraction: float = knob(0.25, "share of the parties that are malicious", low=0.0, high=1.0)
     scale: float = knob(1.0, "factor on a malicious update; 1: honest")
 
@@ -148,15 +189,21 @@ from fedfm.trust.robustness.membership import drawn
 
     def forge(self, messages: dict[str, Message], members: frozenset[str], ctx: Ctx) -> dict[str, Message]:
         return {i: dataclasses.replace(m, x=m.x * self.scale) if i in members else m for i, m in messages.items()}
-'''),
-    "detect": Body("V.A", "Detector", """\
+""",
+    ),
+    "detect": Body(
+        "V.A",
+        "Detector",
+        """\
 from collections.abc import Mapping
 
 from fedfm.core.context import Ctx
 from fedfm.core.message import Message
 from fedfm.core.protocols import Detector
 from fedfm.core.registry import knob, method
-""", "Refuse a message whose norm is above `limit`.", '''\
+""",
+        "Refuse a message whose norm is above `limit`.",
+        """\
     limit: float = knob(0.0, "largest Euclidean norm; 0: no limit", low=0.0)
 
     reads = True
@@ -164,31 +211,44 @@ from fedfm.core.registry import knob, method
     def flag(self, messages: Mapping[str, Message], ctx: Ctx) -> dict[str, str]:
         norms = {i: float(m.x.float().norm()) for i, m in messages.items()}
         return {i: f"its norm is {n:.3g}, {self.limit:g} is allowed" for i, n in norms.items() if 0 < self.limit < n}
-'''),
-    "value": Body("VI.D", "Valuer", """\
+""",
+    ),
+    "value": Body(
+        "VI.D",
+        "Valuer",
+        """\
 from collections.abc import Sequence
 from typing import Any
 
 from fedfm.core.context import Ctx
 from fedfm.core.protocols import Valuer
 from fedfm.core.registry import method
-""", "phi_i = v(N) - v(N without i).", '''\
+""",
+        "phi_i = v(N) - v(N without i).",
+        """\
     reads = True
 
     def value(self, ids: Sequence[str], game: Any, ctx: Ctx) -> dict[str, float]:
         # game(subset) scores the model that this subset alone would have made; it is cached
         everybody = frozenset(ids)
         return {i: game(everybody) - game(everybody - {i}) for i in ids}
-'''),
-    "reward": Body("VI.E", "Reward", """\
+""",
+    ),
+    "reward": Body(
+        "VI.E",
+        "Reward",
+        """\
 from collections.abc import Mapping, Sequence
 
 from fedfm.core.context import Ctx
 from fedfm.core.protocols import Plan, Reward, State
 from fedfm.core.registry import method
-""", "Pay what the plan promised to those who delivered.", '''\
+""",
+        "Pay what the plan promised to those who delivered.",
+        """\
     def pay(self, plan: Plan, delivered: Sequence[str], values: Mapping[str, float], state: State, ctx: Ctx
             ) -> tuple[dict[str, float], State]:
         return {i: plan.promised[i] for i in delivered if i in plan.promised}, state
-'''),
+""",
+    ),
 }

@@ -64,10 +64,23 @@ class Objective:
 class BoundModule(Bound):
     """The module's trainable tensors on the flat buffer, and the objective's loss and score over them."""
 
-    def __init__(self, module: nn.Module, objective: Objective, *, axes: Mapping[str, tuple[str, ...]] | None = None,
-                 buffers: tuple[str, ...] = (), device: str | torch.device = "cpu", cutting: Cut | None = None):
+    def __init__(
+        self,
+        module: nn.Module,
+        objective: Objective,
+        *,
+        axes: Mapping[str, tuple[str, ...]] | None = None,
+        buffers: tuple[str, ...] = (),
+        device: str | torch.device = "cpu",
+        cutting: Cut | None = None,
+    ):
         """Bind the tensors of `module` that require gradients, and the named `buffers`, in the module's order."""
-        self.module, self.objective, self.device, self.cutting = module.to(device), objective, torch.device(device), cutting
+        self.module, self.objective, self.device, self.cutting = (
+            module.to(device),
+            objective,
+            torch.device(device),
+            cutting,
+        )
         params = {n: p for n, p in module.named_parameters() if p.requires_grad}
         stats = {n: b for n, b in module.named_buffers() if n in buffers}
         still = {n: p for n, p in module.named_parameters() if n in buffers}
@@ -77,9 +90,14 @@ class BoundModule(Bound):
         self.layout = Layout.of({n: t.shape for n, t in tensors.items()}, axes=axes, buffers=[*still, *stats])
         self.params = torch.zeros(self.layout.size, device=self.device)
         self.grads = torch.zeros_like(self.params)
-        self._cast: list[tuple[Tensor, Tensor, Tensor]] = []  # tensors that live in another dtype than the fp32 masters
+        self._cast: list[
+            tuple[Tensor, Tensor, Tensor]
+        ] = []  # tensors that live in another dtype than the fp32 masters
         self._pointers: list[tuple[str, nn.Parameter | Tensor, int, int]] = []
-        self._owners = [(name, t, module.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name, t in tensors.items()]
+        self._owners = [
+            (name, t, module.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2])
+            for name, t in tensors.items()
+        ]
         views, grads = self.layout.views(self.params), self.layout.views(self.grads)
         for name, t in tensors.items():
             views[name].copy_(t.detach())
@@ -114,11 +132,16 @@ class BoundModule(Bound):
     def check(self) -> None:
         """Raise if something broke a view since the last job."""
         gone = [name for name, t, owner, key in self._owners if getattr(owner, key, None) is not t]
-        gone += [name for name, t, data, grad in self._pointers
-                 if t.data_ptr() != data or (grad and (t.grad is None or t.grad.data_ptr() != grad))]
+        gone += [
+            name
+            for name, t, data, grad in self._pointers
+            if t.data_ptr() != data or (grad and (t.grad is None or t.grad.data_ptr() != grad))
+        ]
         if gone:
-            raise FedfmError(f"tensor '{gone[0]}' no longer lies in the flat buffer: something called zero_grad(set_to_none"
-                             "=True), .to(dtype), load_state_dict(assign=True) or resized it; do not")
+            raise FedfmError(
+                f"tensor '{gone[0]}' no longer lies in the flat buffer: something called zero_grad(set_to_none"
+                "=True), .to(dtype), load_state_dict(assign=True) or resized it; do not"
+            )
 
     def gradient(self, batch: Any) -> float:
         """Fill `grads` with the gradient of the mean loss at `params`; returns the loss."""
@@ -171,9 +194,17 @@ class BoundModule(Bound):
             if cutting is None:
                 return self
             still = tuple(e.name for e in cutting.layout.entries if not e.trainable)
-            sub = BoundModule(self.objective.narrow(terms), self.objective, axes={e.name: e.axes for e in self.layout.entries},
-                              device=self.device, cutting=cutting, buffers=still)
-            if [(e.name, e.shape) for e in sub.layout.entries] != [(e.name, e.shape) for e in cutting.layout.entries]:
+            sub = BoundModule(
+                self.objective.narrow(terms),
+                self.objective,
+                axes={e.name: e.axes for e in self.layout.entries},
+                device=self.device,
+                cutting=cutting,
+                buffers=still,
+            )
+            if [(e.name, e.shape) for e in sub.layout.entries] != [
+                (e.name, e.shape) for e in cutting.layout.entries
+            ]:
                 raise FedfmError("the task's narrow module has other shapes than the layout's cut")
             self._narrow[terms.shape] = sub
         return self._narrow[terms.shape]

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fedfm.core.config import to_config
+from fedfm.config.plain import to_config
 from fedfm.core.errors import ConfigError, ModelError
 from fedfm.core.registry import load
 from fedfm.tasks.network import quiet
@@ -58,7 +58,9 @@ class Tuned:
     def predict(self, texts: Sequence[str]) -> list[str]:
         """The label of each text, or the answer to each instruction."""
         with torch.no_grad():
-            found: list[str] = self.objective.predict(self.module, texts, next(self.module.parameters()).device)
+            found: list[str] = self.objective.predict(
+                self.module, texts, next(self.module.parameters()).device
+            )
         return found
 
 
@@ -68,8 +70,10 @@ def load_tuned(folder: str | Path, device: str = "cpu") -> Tuned:
     try:
         record = json.loads((place / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
-        raise ModelError(f"{folder}: no tuned model here\n    why: {FILE} cannot be read ({e})\n"
-                         "    fix: name the folder `model` of a finished run") from e
+        raise ModelError(
+            f"{folder}: no tuned model here\n    why: {FILE} cannot be read ({e})\n"
+            "    fix: name the folder `model` of a finished run"
+        ) from e
     if record.get("format") != FORMAT:
         raise ModelError(f"{folder}: {FILE} has format {record.get('format')}, this release reads {FORMAT}")
     try:

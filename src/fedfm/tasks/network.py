@@ -57,8 +57,9 @@ def folder(model: str) -> str:
     return models.path(model)
 
 
-def load_base(auto: str, model: str, *, dtype: str = "float32", dropout: float = 0.0,
-              checkpointing: bool = False) -> Any:
+def load_base(
+    auto: str, model: str, *, dtype: str = "float32", dropout: float = 0.0, checkpointing: bool = False
+) -> Any:
     """The network that `transformers.<auto>` makes of `model`, on the CPU.
 
     Every dropout rate of its config becomes `dropout`. Raises ModelError.
@@ -70,7 +71,11 @@ def load_base(auto: str, model: str, *, dtype: str = "float32", dropout: float =
         with fresh(), quiet(), cached_at_least(where):
             config = transformers.AutoConfig.from_pretrained(where)
             for key, value in vars(config).items():
-                if re.search("dropout|pdrop", key) and isinstance(value, int | float) and not isinstance(value, bool):
+                if (
+                    re.search("dropout|pdrop", key)
+                    and isinstance(value, int | float)
+                    and not isinstance(value, bool)
+                ):
                     setattr(config, key, dropout)
             network = getattr(transformers, auto).from_pretrained(where, config=config, dtype=DTYPES[dtype])
     except (OSError, ValueError, KeyError, SafetensorError) as e:
@@ -109,4 +114,6 @@ def share(module: nn.Module, whole: nn.Module, own: tuple[str, ...]) -> None:
         if mine.requires_grad or name in own:
             continue
         source = theirs[name].data
-        mine.data = source if source.shape == mine.shape else source[tuple(slice(n) for n in mine.shape)].clone()
+        mine.data = (
+            source if source.shape == mine.shape else source[tuple(slice(n) for n in mine.shape)].clone()
+        )

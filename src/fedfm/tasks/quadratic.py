@@ -65,7 +65,10 @@ class _Objective(Objective):
         from pathlib import Path
 
         from fedfm.tasks.export import write_weights
-        write_weights({n: p.detach().clone() for n, p in module.named_parameters()}, Path(folder, "model.safetensors"))
+
+        write_weights(
+            {n: p.detach().clone() for n, p in module.named_parameters()}, Path(folder, "model.safetensors")
+        )
 
 
 @method("quadratics", slot="data", section="VII")

@@ -30,7 +30,7 @@ class Ragged:
         return self.starts.diff()
 
     def __getitem__(self, i: int) -> list[int]:
-        found: list[int] = self.tokens[self.starts[i]:self.starts[i + 1]].tolist()
+        found: list[int] = self.tokens[self.starts[i] : self.starts[i + 1]].tolist()
         return found
 
     def padded(self, index: Tensor, pad: int, *, left: bool = False) -> tuple[Tensor, Tensor]:
@@ -39,12 +39,16 @@ class Ragged:
         width = int(lengths.max()) if len(index) else 0
         place = torch.arange(width)[None] - (width - lengths if left else 0)
         mask = (place >= 0) & (place < lengths)
-        ids = self.tokens[(self.starts[index][:, None] + place).clamp(0, max(0, self.tokens.numel() - 1))].long()
+        ids = self.tokens[
+            (self.starts[index][:, None] + place).clamp(0, max(0, self.tokens.numel() - 1))
+        ].long()
         return ids.masked_fill(~mask, pad), mask.long()
 
     def chunks(self, size: int, ties: Sequence[object] = ()) -> Iterator[Tensor]:
         """Indices in chunks of similar length. Which sequences meet depends on the sequences, not on their order."""
         ties = ties or [0] * len(self)
-        order = sorted(range(len(self)), key=lambda i: (int(self.starts[i + 1] - self.starts[i]), self[i], ties[i]))
+        order = sorted(
+            range(len(self)), key=lambda i: (int(self.starts[i + 1] - self.starts[i]), self[i], ties[i])
+        )
         for at in range(0, len(order), size):
-            yield torch.tensor(order[at:at + size])
+            yield torch.tensor(order[at : at + size])

@@ -13,10 +13,15 @@ from fedfm.core.registry import knob, method
 from fedfm.core.tree import cut
 
 
-@method("fedbuff", slot="aggregate", section="IV.A", survey=(215, 229),
-        paper="Nguyen et al., Federated Learning with Buffered Asynchronous Aggregation, 2022",
-        reduces_to="fedbuff(power=0) is mean(weights=equal)",
-        atlas=("async",))
+@method(
+    "fedbuff",
+    slot="aggregate",
+    section="IV.A",
+    survey=(215, 229),
+    paper="Nguyen et al., Federated Learning with Buffered Asynchronous Aggregation, 2022",
+    reduces_to="fedbuff(power=0) is mean(weights=equal)",
+    atlas=("async",),
+)
 @dataclass(frozen=True)
 class FedBuff(Aggregator):
     """(1/K) sum_i (1 + tau_i)^-power x_i over K differences, tau_i = versions made since i began.

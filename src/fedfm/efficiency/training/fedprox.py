@@ -14,11 +14,16 @@ from fedfm.core.registry import knob, method
 from fedfm.efficiency.training.local import Local, descend, outcome
 
 
-@method("fedprox", slot="client", section="IV.A", survey=(28,),
-        paper="Li et al., Federated Optimization in Heterogeneous Networks, 2020",
-        reduces_to="fedprox(mu=0) is local",
-        departs="The average is weighted by examples; the paper samples by weight and averages plainly.",
-        atlas=("fedprox",))
+@method(
+    "fedprox",
+    slot="client",
+    section="IV.A",
+    survey=(28,),
+    paper="Li et al., Federated Optimization in Heterogeneous Networks, 2020",
+    reduces_to="fedprox(mu=0) is local",
+    departs="The average is weighted by examples; the paper samples by weight and averages plainly.",
+    atlas=("fedprox",),
+)
 @dataclass(frozen=True)
 class FedProx(Client):
     """Minimise F_i(w) + mu/2 ||w - theta||^2: the gradient gains mu (w - theta). Any number of local steps is accepted."""

@@ -18,9 +18,14 @@ from fedfm.core.registry import knob, method
 Correction = Callable[[Tensor, Tensor], None]  # (parameters, gradients): change the gradients in place
 
 
-@method("local", slot="client", section="IV.A", survey=(25,),
-        paper="McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, 2017",
-        atlas=("fedavg",))
+@method(
+    "local",
+    slot="client",
+    section="IV.A",
+    survey=(25,),
+    paper="McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, 2017",
+    atlas=("fedavg",),
+)
 @dataclass(frozen=True)
 class Local(Client):
     """Local steps of SGD or AdamW from the global model; gives the difference (ClientUpdate of FedAvg).
@@ -59,11 +64,14 @@ def outcome(local: Local, start: Tensor, data: Any, bound: Bound, first: float, 
     x = bound.read()
     if local.send == "delta":
         x -= start
-    return Message(x, local.send, mass=float(len(data)), info={"facts": {"loss_first": first, "loss_last": last}})
+    return Message(
+        x, local.send, mass=float(len(data)), info={"facts": {"loss_first": first, "loss_last": last}}
+    )
 
 
-def descend(local: Local, start: Tensor, data: Any, ctx: Ctx, bound: Bound, correct: Correction | None = None
-            ) -> tuple[float, float, int]:
+def descend(
+    local: Local, start: Tensor, data: Any, ctx: Ctx, bound: Bound, correct: Correction | None = None
+) -> tuple[float, float, int]:
     """Load `start` and take the local steps; returns first and last loss and the number of steps."""
     bound.load(start)
     bound.module.train()
@@ -73,13 +81,17 @@ def descend(local: Local, start: Tensor, data: Any, ctx: Ctx, bound: Bound, corr
     if local.optimizer == "adamw":
         optimizer = torch.optim.AdamW([flat], lr=local.lr, weight_decay=local.weight_decay)
     else:
-        optimizer = torch.optim.SGD([flat], lr=local.lr, momentum=local.momentum, weight_decay=local.weight_decay)
+        optimizer = torch.optim.SGD(
+            [flat], lr=local.lr, momentum=local.momentum, weight_decay=local.weight_decay
+        )
     first = last = 0.0
     done = 0
     for index in batches(len(data), local, ctx):
         loss = bound.gradient(bound.batch(data, index))
         if loss != loss or loss in (float("inf"), float("-inf")):
-            raise ClientFailed(f"the loss of {ctx.client} is {loss} at local step {done}; lower client.lr or look at its data")
+            raise ClientFailed(
+                f"the loss of {ctx.client} is {loss} at local step {done}; lower client.lr or look at its data"
+            )
         if correct is not None:
             correct(bound.params, bound.grads)
         if local.clip_grad:
@@ -101,4 +113,4 @@ def batches(n: int, local: Local, ctx: Ctx) -> Iterator[Tensor]:
         if k % per_pass == 0 and size < n:
             order = torch.randperm(n, generator=rng)
         at = k % per_pass * size
-        yield order[at:at + size]
+        yield order[at : at + size]

@@ -16,11 +16,15 @@ from fedfm.core.tree import Layout
 A, B, R = "lora_A.default.weight", "lora_B.default.weight", "lora_R"
 
 
-@method("fedex-lora", slot="aggregate", section="IV.A",
-        paper="Singhal, Ponkshe, Vepakomma, FedEx-LoRA: exact aggregation for federated and efficient fine-tuning of "
-              "foundation models, ACL 2025",
-        departs="the residual stays with the model as a dense buffer instead of travelling as factors",
-        atlas=("lora-exact",))
+@method(
+    "fedex-lora",
+    slot="aggregate",
+    section="IV.A",
+    paper="Singhal, Ponkshe, Vepakomma, FedEx-LoRA: exact aggregation for federated and efficient fine-tuning of "
+    "foundation models, ACL 2025",
+    departs="the residual stays with the model as a dense buffer instead of travelling as factors",
+    atlas=("lora-exact",),
+)
 @dataclass(frozen=True)
 class FedExLoRA(Aggregator):
     """Average A and B, and add what that loses to the base: R += sum_i p_i B_i A_i - Bbar Abar (in units of B A).
@@ -38,9 +42,16 @@ class FedExLoRA(Aggregator):
 
     def lift(self, m: Message, ctx: Ctx) -> Lift:
         if m.kind != "weights":
-            raise ConfigError([Problem("client.send", f"fedex-lora got '{m.kind}' from {m.sender or 'a party'}",
-                                       "the product B A needs the factors themselves, not their change",
-                                       "set client.send=weights and server.takes=weights")])
+            raise ConfigError(
+                [
+                    Problem(
+                        "client.send",
+                        f"fedex-lora got '{m.kind}' from {m.sender or 'a party'}",
+                        "the product B A needs the factors themselves, not their change",
+                        "set client.send=weights and server.takes=weights",
+                    )
+                ]
+            )
         assert ctx.layout is not None
         x = m.x.float().clone()
         views = ctx.layout.views(x)
@@ -69,7 +80,14 @@ def pairs(layout: Layout) -> list[str]:
     absent = [head + end for head in heads for end in (A, B, R) if head + end not in names]
     if absent or not heads:
         what = f"lacks {', '.join(absent)}" if heads else "has no LoRA matrices"
-        raise ConfigError([Problem("aggregate", f"fedex-lora on a model that {what}",
-                                   "each adapted matrix needs its factors A, B and a residual buffer R",
-                                   "use a LoRA task that keeps the residual of the base")])
+        raise ConfigError(
+            [
+                Problem(
+                    "aggregate",
+                    f"fedex-lora on a model that {what}",
+                    "each adapted matrix needs its factors A, B and a residual buffer R",
+                    "use a LoRA task that keeps the residual of the base",
+                )
+            ]
+        )
     return heads

@@ -14,9 +14,14 @@ from fedfm.core.registry import knob, method
 from fedfm.core.tree import cut
 
 
-@method("mean", slot="aggregate", section="IV.A", survey=(25,),
-        paper="McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, 2017",
-        atlas=("fedavg",))
+@method(
+    "mean",
+    slot="aggregate",
+    section="IV.A",
+    survey=(25,),
+    paper="McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, 2017",
+    atlas=("fedavg",),
+)
 @dataclass(frozen=True)
 class Mean(Aggregator):
     """sum_i m_i x_i / sum_i m_i over those who delivered; m_i = local examples, or 1.
@@ -25,8 +30,12 @@ class Mean(Aggregator):
     """
 
     weights: str = knob("examples", "weight of a client", choices=("examples", "equal"))
-    denominator: float = knob(0.0, "divide by this public number instead of the weights' sum (needed by DP under Poisson "
-                                   "sampling: rate times parties); 0: the sum", low=0.0)
+    denominator: float = knob(
+        0.0,
+        "divide by this public number instead of the weights' sum (needed by DP under Poisson "
+        "sampling: rate times parties); 0: the sum",
+        low=0.0,
+    )
 
     form = "sum"
     shares = True

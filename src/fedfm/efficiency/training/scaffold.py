@@ -16,9 +16,15 @@ from fedfm.core.tree import Layout
 from fedfm.efficiency.training.local import Local, descend, outcome, plain_sgd
 
 
-@method("scaffold", slot="client", section="IV.A", survey=(29,),
-        paper="Karimireddy et al., SCAFFOLD: Stochastic Controlled Averaging for Federated Learning, 2020",
-        departs="Option II only; the local optimiser must be plain SGD.", atlas=("scaffold",))
+@method(
+    "scaffold",
+    slot="client",
+    section="IV.A",
+    survey=(29,),
+    paper="Karimireddy et al., SCAFFOLD: Stochastic Controlled Averaging for Federated Learning, 2020",
+    departs="Option II only; the local optimiser must be plain SGD.",
+    atlas=("scaffold",),
+)
 @dataclass(frozen=True)
 class Scaffold(Client):
     """y <- y - lr (g_i(y) - c_i + c); then c_i+ = c_i - c + (theta - y) / (K lr). Gives {delta, dc}: twice FedAvg's bytes.
@@ -57,9 +63,14 @@ class Scaffold(Client):
         return Message(torch.cat([m.x, new - ci]), "delta", 1.0, info=m.info), state | {"c": new}
 
 
-@method("scaffold-server", slot="server", section="IV.A", survey=(29,),
-        paper="Karimireddy et al., SCAFFOLD: Stochastic Controlled Averaging for Federated Learning, 2020",
-        atlas=("scaffold",))
+@method(
+    "scaffold-server",
+    slot="server",
+    section="IV.A",
+    survey=(29,),
+    paper="Karimireddy et al., SCAFFOLD: Stochastic Controlled Averaging for Federated Learning, 2020",
+    atlas=("scaffold",),
+)
 @dataclass(frozen=True)
 class ScaffoldServer(Server):
     """theta += lr mean(delta); c += |S|/N mean(dc), with S those who contributed and N all parties."""
@@ -79,4 +90,7 @@ class ScaffoldServer(Server):
 
     def step(self, state: State, agg: Aggregate, ctx: Ctx) -> State:
         d = state["w"].numel()
-        return {"w": state["w"] + self.lr * agg.x[:d], "c": state["c"] + agg.count / agg.population * agg.x[d:]}
+        return {
+            "w": state["w"] + self.lr * agg.x[:d],
+            "c": state["c"] + agg.count / agg.population * agg.x[d:],
+        }

@@ -11,9 +11,14 @@ from fedfm.core.protocols import Aggregate, Bound, Server, State
 from fedfm.core.registry import knob, method
 
 
-@method("apply", slot="server", section="IV.A", survey=(25,),
-        paper="McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, 2017",
-        atlas=("fedavg",))
+@method(
+    "apply",
+    slot="server",
+    section="IV.A",
+    survey=(25,),
+    paper="McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, 2017",
+    atlas=("fedavg",),
+)
 @dataclass(frozen=True)
 class Apply(Server):
     """theta += lr * mean(delta), with momentum if asked (FedAvgM: m = beta m + delta); or theta = mean(weights)."""
@@ -32,9 +37,15 @@ class Apply(Server):
         return state | {"w": state["w"] + self.lr * delta}
 
 
-@method("fedadam", slot="server", section="IV.A", survey=(13, 52),
-        paper="Reddi et al., Adaptive Federated Optimization, 2021", atlas=("fedopt",),
-        departs="No bias correction, as in the paper's algorithm.")
+@method(
+    "fedadam",
+    slot="server",
+    section="IV.A",
+    survey=(13, 52),
+    paper="Reddi et al., Adaptive Federated Optimization, 2021",
+    atlas=("fedopt",),
+    departs="No bias correction, as in the paper's algorithm.",
+)
 @dataclass(frozen=True)
 class FedAdam(Server):
     """The server's Adam on the pseudo-gradient: m, v from mean(delta); theta += lr m / (sqrt(v) + tau)."""

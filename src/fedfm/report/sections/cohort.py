@@ -165,7 +165,9 @@ def data_card(run: Run, tag: str, columns: int) -> str:
     )
     gone = {str(k): n for k, v in mapping(run.summary.get("dropped")).items() if (n := finite(v)) and n > 0}
     if gone:
-        why = "; ".join(f"{clip(k, 60)}: {count(n)}" for k, n in sorted(gone.items(), key=lambda p: -p[1])[:5])
+        why = "; ".join(
+            f"{clip(k, 60)}: {count(n)}" for k, n in sorted(gone.items(), key=lambda p: -p[1])[:5]
+        )
         left = plural(sum(gone.values()), "row was", "rows were")
         note += f'<p class="note">{esc(left)} left out of the data ({esc(why)}).</p>'
     labels = sorted(labels, key=_natural) if len(labels) <= LABELS else labels

@@ -31,7 +31,10 @@ def bytes_card(run: Run, tag: str, width: int, most: float | None = None) -> str
     words = f"{size(sent / rounds)} travel per round, {share(totals[top], sent)} of it {_way(top)}"
     broken = outline.failed_rounds(run)
     lost = sum(
-        v for _, _, vs in stacks for r, v in zip(outline.trained(run), vs, strict=True) if r["round"] in broken
+        v
+        for _, _, vs in stacks
+        for r, v in zip(outline.trained(run), vs, strict=True)
+        if r["round"] in broken
     )
     failed = plural(len(broken), "round that failed", "rounds that failed")
     words += f"; {size(lost)} in all went into {failed} (×)." if lost else "."

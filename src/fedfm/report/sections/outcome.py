@@ -191,7 +191,9 @@ def comparison(runs: Sequence[Run]) -> str:
     ]
     if not ranked:
         told = [(slot, [matching.named(r, slot) or "–" for r in runs]) for slot in ("task", "data")]
-        body += [_text_row(title, cells) for title, cells in (*told, ("metric", metrics)) if len(set(cells)) > 1]
+        body += [
+            _text_row(title, cells) for title, cells in (*told, ("metric", metrics)) if len(set(cells)) > 1
+        ]
     for title, values, show, sign in rows:
         if all(v is None or v == 0 and show is size for v in values):
             continue

@@ -57,8 +57,13 @@ class Draw:
 Draws = Counter[Draw]
 
 
-def spent(events: Iterable[Event], delta: float, *, parties: int | None = None,
-          accountant: Literal["auto", "rdp"] = "auto") -> Spent | None:
+def spent(
+    events: Iterable[Event],
+    delta: float,
+    *,
+    parties: int | None = None,
+    accountant: Literal["auto", "rdp"] = "auto",
+) -> Spent | None:
     """What the ledger's releases have cost; None when nothing was released under a guarantee.
 
     `parties` is the population N, only to warn of a delta above 1/N. `accountant="rdp"` forces the looser Renyi
@@ -69,7 +74,9 @@ def spent(events: Iterable[Event], delta: float, *, parties: int | None = None,
         return None
     mechanism, relation, draws = ledger.worst()
     epsilon, name = _epsilon(frozenset(draws.items()), relation, _checked(delta), accountant)
-    return Spent(epsilon, delta, mechanism, name, RELATIONS[relation], draws.total(), ledger.note(delta, parties))
+    return Spent(
+        epsilon, delta, mechanism, name, RELATIONS[relation], draws.total(), ledger.note(delta, parties)
+    )
 
 
 def per_round(events: Iterable[Event], delta: float) -> list[float]:
@@ -88,12 +95,15 @@ def per_round(events: Iterable[Event], delta: float) -> list[float]:
     return series
 
 
-def calibrate(epsilon: float, delta: float, rounds: int, sampling: Mapping[str, Any], *,
-              mechanism: str = CENTRAL) -> float:
+def calibrate(
+    epsilon: float, delta: float, rounds: int, sampling: Mapping[str, Any], *, mechanism: str = CENTRAL
+) -> float:
     """The smallest noise multiplier (to 1e-4 of itself, rounded up) that keeps `rounds` rounds within `epsilon`."""
     if not epsilon > 0 or rounds < 1:
-        raise FedfmError(f"no noise reaches epsilon {epsilon} in {rounds} rounds; give a positive epsilon "
-                         "and 1 round or more")
+        raise FedfmError(
+            f"no noise reaches epsilon {epsilon} in {rounds} rounds; give a positive epsilon "
+            "and 1 round or more"
+        )
 
     def cost(noise: float) -> float:
         draw, relation = Draw("all", noise), "replace"
@@ -129,14 +139,18 @@ class _Fold:
             kind, t = e.get("kind"), int(e.get("round", 0))
             if kind == "plan":
                 if t in plans and plans[t].get("sampling") != e.get("sampling"):
-                    raise FedfmError(f"round {t} was planned twice with different sampling; its releases "
-                                     "have no one amplification")
+                    raise FedfmError(
+                        f"round {t} was planned twice with different sampling; its releases "
+                        "have no one amplification"
+                    )
                 plans[t], self.last = e, max(self.last, t)
             elif kind == "privacy":
                 noise = float(e.get("noise_multiplier", 0.0))
                 if not 0.0 < noise < math.inf:
-                    raise FedfmError(f"round {t}: a release with noise multiplier {noise} has no guarantee; "
-                                     "epsilon is infinite")
+                    raise FedfmError(
+                        f"round {t}: a release with noise multiplier {noise} has no guarantee; "
+                        "epsilon is infinite"
+                    )
                 if e.get("mechanism") == CENTRAL:
                     central[t].append(noise)
                 elif e.get("mechanism") == LOCAL:
@@ -146,23 +160,31 @@ class _Fold:
                 self.simulated |= bool(e.get("simulated", True))
                 self.last = max(self.last, t)
         if self.local and set(central) - {t for mine in self.local.values() for t in mine}:
-            raise FedfmError("some rounds released a sum with central noise alone, others updates with local noise; "
-                             "these guard against different observers and have no common epsilon")
-        self.central = {t: _joined(plans.get(t), noises, t) for t, noises in sorted(central.items()) if not self.local}
+            raise FedfmError(
+                "some rounds released a sum with central noise alone, others updates with local noise; "
+                "these guard against different observers and have no common epsilon"
+            )
+        self.central = {
+            t: _joined(plans.get(t), noises, t) for t, noises in sorted(central.items()) if not self.local
+        }
         self.empty = not (self.local or self.central)
 
     def worst(self, upto: int | None = None) -> tuple[str, str, Draws]:
         """Mechanism, relation and releases up to a round; under local noise, those of the party that spent most."""
         end = self.last if upto is None else upto
         if self.local:
-            each = [Counter(Draw("all", _together(noises)) for t, noises in mine.items() if t <= end)
-                    for mine in self.local.values()]
+            each = [
+                Counter(Draw("all", _together(noises)) for t, noises in mine.items() if t <= end)
+                for mine in self.local.values()
+            ]
             return LOCAL, "replace", max(each, key=lambda d: sum(n / draw.noise**2 for draw, n in d.items()))
         draws = Counter(draw for t, draw in self.central.items() if t <= end)
         kinds = {d.kind for d in self.central.values()}
         if {"uniform", "poisson"} <= kinds:
-            raise FedfmError("some rounds drew each party with a rate, others a fixed number; their neighbouring "
-                             "relations differ and have no common epsilon: keep one way of sampling in a run")
+            raise FedfmError(
+                "some rounds drew each party with a rate, others a fixed number; their neighbouring "
+                "relations differ and have no common epsilon: keep one way of sampling in a run"
+            )
         return CENTRAL, "replace" if "uniform" in kinds else "add", draws
 
     def note(self, delta: float, parties: int | None) -> str:
@@ -179,12 +201,15 @@ class _Fold:
 def _joined(plan: Event | None, noises: list[float], t: int) -> Draw:
     """A round's releases as one: they share a cohort, so their noise is combined before the sampling is applied."""
     if plan is None:
-        raise FedfmError(f"round {t} released a sum, but the ledger has no plan of that round: its sampling "
-                         "is unknown")
+        raise FedfmError(
+            f"round {t} released a sum, but the ledger has no plan of that round: its sampling is unknown"
+        )
     draw = _draw(plan.get("sampling") or {}, _together(noises), f"round {t}")
     if draw.kind == "uniform" and "clients" in plan and len(plan["clients"]) != draw.count:
-        raise FedfmError(f"round {t} says that it drew {draw.count} parties and planned "
-                         f"{len(plan['clients'])}; a cohort cut or filled up after sampling has no known amplification")
+        raise FedfmError(
+            f"round {t} says that it drew {draw.count} parties and planned "
+            f"{len(plan['clients'])}; a cohort cut or filled up after sampling has no known amplification"
+        )
     return draw
 
 
@@ -198,13 +223,17 @@ def _draw(sampling: Mapping[str, Any], noise: float, where: str) -> Draw:
     if kind == "uniform" and 1 <= int(sampling.get("count", 0)) <= int(sampling.get("of", 0)):
         count, of = int(sampling["count"]), int(sampling["of"])
         return Draw("uniform", noise, count=count, of=of) if count < of else Draw("all", noise)
-    raise FedfmError(f"{where}: no amplification is known for the sampling {dict(sampling)}; central "
-                     "noise needs {kind: all}, {kind: poisson, rate: q} or {kind: uniform, count: m, of: N}")
+    raise FedfmError(
+        f"{where}: no amplification is known for the sampling {dict(sampling)}; central "
+        "noise needs {kind: all}, {kind: poisson, rate: q} or {kind: uniform, count: m, of: N}"
+    )
 
 
 def _unknown(mechanism: Any) -> str:
-    return (f"the accountant does not know the mechanism '{mechanism}' (it knows {CENTRAL}, {LOCAL}); it will "
-            "not guess an epsilon")
+    return (
+        f"the accountant does not know the mechanism '{mechanism}' (it knows {CENTRAL}, {LOCAL}); it will "
+        "not guess an epsilon"
+    )
 
 
 def _together(noises: list[float]) -> float:
@@ -231,7 +260,9 @@ def _library() -> tuple[Any, Any, Any]:
 
 
 @functools.lru_cache(maxsize=4096)
-def _epsilon(groups: frozenset[tuple[Draw, int]], relation: str, delta: float, accountant: str) -> tuple[float, str]:
+def _epsilon(
+    groups: frozenset[tuple[Draw, int]], relation: str, delta: float, accountant: str
+) -> tuple[float, str]:
     if accountant == "rdp" or any(draw.kind == "uniform" for draw, _ in groups):
         return _renyi(groups, relation, delta), "RDP"
     return _loss(groups, relation, delta), "PLD"
@@ -253,9 +284,14 @@ def _loss(groups: frozenset[tuple[Draw, int]], relation: str, delta: float) -> f
 @functools.lru_cache(maxsize=8)
 def _one(noise: float, rate: float, relation: str, step: float) -> Any:
     dpa, _, pld = _library()
-    which = dpa.NeighboringRelation.ADD_OR_REMOVE_ONE if relation == "add" else dpa.NeighboringRelation.REPLACE_ONE
-    return pld.from_gaussian_mechanism(noise, value_discretization_interval=step, sampling_prob=rate,
-                                       neighboring_relation=which)
+    which = (
+        dpa.NeighboringRelation.ADD_OR_REMOVE_ONE
+        if relation == "add"
+        else dpa.NeighboringRelation.REPLACE_ONE
+    )
+    return pld.from_gaussian_mechanism(
+        noise, value_discretization_interval=step, sampling_prob=rate, neighboring_relation=which
+    )
 
 
 def _renyi(groups: frozenset[tuple[Draw, int]], relation: str, delta: float) -> float:
@@ -275,7 +311,10 @@ def _curve(draw: Draw, relation: str) -> tuple[Any, Any]:
     if draw.kind == "poisson":
         if relation == "replace":
             raise FedfmError("no Renyi bound is known for Poisson sampling under replace-one")
-        event, which = dpa.PoissonSampledDpEvent(draw.rate, dpa.GaussianDpEvent(draw.noise)), "ADD_OR_REMOVE_ONE"
+        event, which = (
+            dpa.PoissonSampledDpEvent(draw.rate, dpa.GaussianDpEvent(draw.noise)),
+            "ADD_OR_REMOVE_ONE",
+        )
     elif relation == "replace":
         event, which = dpa.GaussianDpEvent(draw.noise / 2.0), "REPLACE_ONE"
         if draw.kind == "uniform":

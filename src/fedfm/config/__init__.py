@@ -1,0 +1,1 @@
+"""Configs: a federation as plain data, and as YAML text."""

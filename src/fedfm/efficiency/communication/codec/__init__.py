@@ -1,0 +1,1 @@
+"""Codecs: fewer bits for the same vector."""

@@ -1,0 +1,61 @@
+"""Uniform stochastic quantisation between the least and the greatest value."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedfm.core.context import Ctx
+from fedfm.core.errors import ClientFailed, MessageRefused
+from fedfm.core.protocols import State, Wire
+from fedfm.core.registry import knob, method
+from fedfm.efficiency.communication.codec import bits, length
+from fedfm.efficiency.communication.codec.finite import finite
+
+
+@method(
+    "quantise",
+    slot="wire",
+    section="IV.C",
+    survey=(30,),
+    paper="Konecny et al., Federated learning: strategies for improving communication efficiency, 2016",
+)
+@dataclass(frozen=True)
+class Quantise(Wire):
+    """2^b evenly spaced points from min(x) to max(x); each value goes to a neighbour at random so that E Q = x.
+
+    One bit is the binary rule: max with probability (x - min)/(max - min), else min. |Q_i - x_i| is at most
+    (max - min)/(2^b - 1). Bytes: 8 + ceil(d b / 8).
+    """
+
+    bits: int = knob(8, "bits a value", low=1, high=16)
+
+    unbiased = True
+
+    def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
+        u = finite(x, "quantise").float()
+        low, high = u.aminmax() if u.numel() else (torch.zeros(()), torch.zeros(()))
+        span, top = high - low, 2**self.bits - 1
+        if not bool(span.isfinite()):
+            raise ClientFailed("quantise: the range of the update is beyond fp32; lower the learning rate")
+        level = (u - low) / (span if span > 0 else torch.ones(())) * top
+        lower = level.floor()
+        up = torch.rand(u.shape, generator=ctx.rng("quantise")) < level.sub_(lower)
+        q = lower.add_(up).clamp_(0, top)
+        side = {"range": torch.stack([low, high]), **length.tell(u.numel(), ctx)}
+        return bits.pack(q.to(torch.int32), self.bits), side, state
+
+    def decode(self, x: Tensor, side: Mapping[str, Tensor], state: State, ctx: Ctx) -> tuple[Tensor, State]:
+        if side["range"].shape != (2,):
+            raise MessageRefused(f"quantise: a range has two ends, this one has {side['range'].numel()}")
+        low, high = side["range"].float()
+        q = bits.unpack(x, length.told(side, ctx), self.bits).float()
+        out = q * ((high - low) / (2**self.bits - 1)) + low
+        return (
+            ctx.layout.blank(out)
+            if ctx.layout and ctx.layout.entries and ctx.layout.size == out.numel()
+            else out
+        ), state

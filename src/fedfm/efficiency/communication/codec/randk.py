@@ -1,0 +1,58 @@
+"""Random-k sparsification with a mask that the cohort shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedfm.core.context import Ctx
+from fedfm.core.errors import MessageRefused
+from fedfm.core.protocols import State, Wire
+from fedfm.core.registry import knob, method
+from fedfm.efficiency.communication.codec import length
+from fedfm.efficiency.communication.codec.finite import finite
+from fedfm.efficiency.communication.codec.topk import kept
+
+
+@method(
+    "randk",
+    slot="wire",
+    section="IV.C",
+    survey=(213,),
+    paper="Konecny et al., Federated learning: strategies for improving communication efficiency, 2016",
+    departs="one mask a round for the whole cohort, so payloads can be summed",
+    atlas=("sparsify",),
+)
+@dataclass(frozen=True)
+class RandK(Wire):
+    """k coordinates drawn anew each round from a seed that all share: no index travels (random mask of a sketch).
+
+    decode puts the values back, times d/k when `unbiased`: then E C(x) = x and E||C(x) - x||^2 = (d/k - 1) ||x||^2.
+    Under `error-feedback` set unbiased=False: a scaled mask is no contraction. decode commutes with the sum, so this
+    stage may stand before secure aggregation. fraction=1 is the identity. Bytes of an fp32 vector: 4k.
+    """
+
+    fraction: float = knob(0.1, "share of the coordinates that travel", low=0.0, high=1.0)
+    unbiased: bool = knob(True, "scale by d/k on arrival")  # type: ignore[misc]
+
+    linear = True
+
+    def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
+        d = finite(x, "randk").numel()
+        return x[self._mask(d, ctx)], length.tell(d, ctx), state
+
+    def decode(self, x: Tensor, side: Mapping[str, Tensor], state: State, ctx: Ctx) -> tuple[Tensor, State]:
+        d = length.told(side, ctx)
+        mask = self._mask(d, ctx)
+        if mask.numel() != x.numel():
+            raise MessageRefused(f"randk: {x.numel()} values came where {mask.numel()} of {d} were agreed")
+        out = torch.zeros(d)
+        out[mask] = x.float() * (d / mask.numel() if self.unbiased and d else 1.0)
+        return out, state
+
+    def _mask(self, d: int, ctx: Ctx) -> Tensor:
+        k = kept(self.fraction, 0, d)
+        return torch.randperm(d, generator=ctx.shared("randk"))[:k].sort().values

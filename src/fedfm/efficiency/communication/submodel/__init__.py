@@ -1,0 +1,1 @@
+"""Parties that train and send a part of the model."""

@@ -1,0 +1,1 @@
+"""Split learning: a model cut between party and server."""

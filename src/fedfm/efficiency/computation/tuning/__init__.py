@@ -1,0 +1,1 @@
+"""Tunings: which parameters of a base network are trained."""

@@ -1,0 +1,1 @@
+"""Auctions: who takes part, and what each is promised."""

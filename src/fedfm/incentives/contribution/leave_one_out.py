@@ -1,0 +1,30 @@
+"""Leave-one-out: what the round would have lost without a party."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fedfm.core.context import Ctx
+from fedfm.core.protocols import Valuer
+from fedfm.core.registry import method
+
+
+@method(
+    "leave-one-out",
+    slot="value",
+    section="VI.D",
+    survey=(172,),
+    paper="Wang et al., Measure Contribution of Participants in Federated Learning, 2019",
+    atlas=("shapley-exact",),
+)
+@dataclass(frozen=True)
+class LeaveOneOut(Valuer):
+    """phi_i = v(N) - v(N without i): n + 1 evaluations. Two parties with the same data both get 0."""
+
+    reads = True
+
+    def value(self, ids: Sequence[str], game: Any, ctx: Ctx) -> dict[str, float]:
+        everybody = frozenset(ids)
+        return {i: game(everybody) - game(everybody - {i}) for i in ids}

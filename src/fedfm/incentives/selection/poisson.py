@@ -1,0 +1,40 @@
+"""Poisson sampling: every party tosses its own coin, as privacy accounting likes it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from fedfm.core.context import Ctx, Terms
+from fedfm.core.message import Message
+from fedfm.core.protocols import Plan, Selector, State
+from fedfm.core.registry import knob, method
+
+
+@method(
+    "poisson",
+    slot="select",
+    section="VI.C",
+    paper="McMahan et al., Learning Differentially Private Recurrent Language Models, 2018",
+    reduces_to="poisson(rate=1) is everybody",
+)
+@dataclass(frozen=True)
+class Poisson(Selector):
+    """Each free party takes part with probability `rate`, independently of the others; in pool order.
+
+    The cohort's size is Binomial(N, rate): a round may be empty, and such a round yields no model.
+    """
+
+    rate: float = knob(0.1, "probability of taking part in a round", low=0.0, high=1.0)
+
+    random_size: ClassVar[bool] = True
+
+    def select(
+        self, pool: Mapping[str, int], state: State, ctx: Ctx, answers: Mapping[str, Message]
+    ) -> tuple[Plan, State]:
+        coins = torch.rand(len(pool), dtype=torch.float64, generator=ctx.shared("select"))
+        ids = [i for i, heads in zip(pool, (coins < self.rate).tolist(), strict=True) if heads]
+        return Plan(tuple((i, Terms()) for i in ids), sampling={"kind": "poisson", "rate": self.rate}), state

@@ -1,0 +1,48 @@
+"""A uniformly random cohort: the sampling of FedAvg."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from fedfm.core.context import Ctx, Terms
+from fedfm.core.message import Message
+from fedfm.core.protocols import Plan, Selector, State
+from fedfm.core.registry import knob, method
+
+
+@method(
+    "uniform",
+    slot="select",
+    section="VI.C",
+    survey=(25,),
+    paper="McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, 2017",
+    reduces_to="uniform(fraction=1) is everybody",
+    atlas=("fedavg",),
+)
+@dataclass(frozen=True)
+class Uniform(Selector):
+    """m of the N free parties, every m-subset alike: m = max(1, round(fraction N)), or `count`.
+
+    When m is the whole population the plan is in pool order. Otherwise it is in drawn order, so that a pace
+    that has room for fewer than m (buffered rounds) starts a uniform sample too, and not the first names of
+    the pool.
+    """
+
+    count: int | None = knob(None, "parties a round (all, if fewer are free); none: by `fraction`", low=1)
+    fraction: float = knob(1.0, "share of the free parties, when `count` is not given", low=0.0, high=1.0)
+
+    def init(self, pool: Mapping[str, int], ctx: Ctx) -> State:
+        return {"population": len(pool)}
+
+    def select(
+        self, pool: Mapping[str, int], state: State, ctx: Ctx, answers: Mapping[str, Message]
+    ) -> tuple[Plan, State]:
+        ids, n = list(pool), len(pool)
+        m = min(n, self.count if self.count is not None else max(1, round(self.fraction * n)))
+        if m < int(state.get("population", n)):
+            ids = [ids[k] for k in torch.randperm(n, generator=ctx.shared("select"))[:m].tolist()]
+        sampling = {"kind": "all"} if m == n else {"kind": "uniform", "count": m, "of": n}
+        return Plan(tuple((i, Terms()) for i in ids), sampling=sampling), state

@@ -1,0 +1,264 @@
+"""Instruction tuning of a causal language model: the loss is on the answer alone."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedfm.core.errors import DataError
+from fedfm.core.protocols import Scores, Task
+from fedfm.core.registry import knob, load, method
+from fedfm.tasks.bound import BoundModule
+from fedfm.tasks.export import reload, source
+from fedfm.tasks.network import load_base, load_tokenizer
+from fedfm.tasks.ragged import Ragged
+from fedfm.tasks.text.dialogue import Dialogue
+from fedfm.tasks.text.tokens import TextObjective
+from fedfm.tasks.tuning import Tuning
+
+IGNORED = -100
+
+
+@method("causal-lm", slot="task", section="II.A", survey=(67,))
+@dataclass(frozen=True)
+class CausalLM(Task):
+    """Tune a language model on instructions and answers; the loss is on the answer's tokens.
+
+    Rows: `instruction`, `answer` [, `input`, `group`; `task` and `entry` for an exact scorer]. Scores: loss (mean over
+    examples of the mean answer-token negative log-likelihood, nats) and, with score_by "exact", exact (share of greedy
+    answers that are right) and exact/GROUP.
+    """
+
+    model: str = knob("smollm2", "a packaged model, a folder in Hugging Face layout, or a hub id")
+    tuning: Tuning = knob(factory=lambda: load("lora")(), doc="what of the network is trained")
+    max_tokens: int = knob(
+        256, "longer prompt-and-answer pairs are cut; one with no answer left is dropped", low=4
+    )
+    template: str = knob(
+        "chat",
+        "the tokenizer's chat template (plain where it has none), or Instruction/Answer",
+        choices=("chat", "plain"),
+    )
+    score_by: str = knob(
+        "exact", "the primary score; with loss nothing is generated", choices=("exact", "loss")
+    )
+    max_new_tokens: int = knob(16, "length of a generated answer", low=1)
+    score_batch: int = knob(32, "examples scored at once", low=1)
+    dropout: float = knob(0.0, "every dropout rate of the network, in training", low=0.0, high=1.0)
+    dtype: str = knob(
+        "float32", "of the frozen network; what is added is float32", choices=("float32", "bfloat16")
+    )
+    gradient_checkpointing: bool = knob(False, "compute activations twice instead of keeping them")
+
+    def open(self, data: Any, device: str = "cpu") -> BoundModule:
+        """Raises ModelError when the model cannot be used. `data` is not looked at."""
+        return Instruction(self, load_tokenizer(self.model)).bind(device)
+
+    def restore(self, folder: Path, labels: None) -> tuple[nn.Module, Any]:
+        """The module and the objective that `save` wrote to `folder`."""
+        where = str(folder) if (folder / "config.json").exists() else self.model
+        module = reload(_network(self, where), folder)
+        return module, Instruction(self, load_tokenizer(where), module)
+
+    def readme(self, folder: Path, labels: None) -> str:
+        """How to use the folder without fedfm's classes."""
+        adapter = (folder / "adapter_config.json").exists()
+        line, base = source(self.model, folder)
+        network = "AutoModelForCausalLM.from_pretrained(base)"
+        return _README.format(
+            peft="from peft import PeftModel\n" if adapter else "",
+            extra=line,
+            base=base,
+            network=f"PeftModel.from_pretrained({network}, folder)" if adapter else network,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Dialogues:
+    """Tokenised rows: prompt and answer behind each other, the prompts' lengths (n,), the rows; and who was dropped."""
+
+    tokens: Ragged
+    prompts: Tensor
+    rows: tuple[dict[str, Any], ...]
+    dropped: dict[str, int] = field(default_factory=dict)
+    cut: int = 0  # pairs longer than max_tokens
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Padded token ids and mask (n, tokens), targets (n, tokens) shifted by one, -100 where there is no loss."""
+
+    ids: Tensor
+    mask: Tensor
+    targets: Tensor
+
+
+class Instruction(TextObjective):
+    """Mean over examples of the mean negative log-likelihood of the answer's tokens."""
+
+    def __init__(self, task: CausalLM, tokenizer: Any, module: nn.Module | None = None):
+        super().__init__(task, tokenizer, _build)
+        self.whole, self.dialogue = module, Dialogue(tokenizer, task.template)
+        self.primary, self.higher_is_better = task.score_by, task.score_by == "exact"
+
+    # ---- rows -------------------------------------------------------------------------------------------------
+    def encode(self, rows: Any) -> Dialogues:
+        """Tokenise a shard; rows cut to no answer are dropped. Raises DataError for rows without the columns."""
+        kept, cuts = [], []
+        try:
+            pairs = self.dialogue.encode(rows.rows)
+        except DataError as e:
+            raise DataError(f"{rows.party}: {e}\n    fix: name the columns `instruction` and `answer`") from e
+        for row, (prompt, answer) in zip(rows.rows, pairs, strict=True):
+            if len(prompt) < self.limit and answer:
+                kept.append(row)
+                cuts.append(([*prompt, *answer][: self.limit], len(prompt)))
+        lost = len(pairs) - len(kept)
+        prompts = torch.tensor([n for _, n in cuts], dtype=torch.long)
+        dropped = {"no answer token within max_tokens": lost} if lost else {}
+        longer = sum(len(prompt) + len(answer) > self.limit for prompt, answer in pairs)
+        return Dialogues(Ragged.of([c for c, _ in cuts]), prompts, tuple(kept), dropped, longer)
+
+    def explain(self, row: dict[str, Any]) -> dict[str, Any]:
+        """What the model sees of a row: `text`, `tokens` and `loss_mask` (true where the loss is)."""
+        prompt, answer = self.dialogue.encode([row])[0]
+        ids = [*prompt, *answer][: self.limit]
+        return {
+            "text": self.tokenizer.decode(ids),
+            "tokens": [self.tokenizer.decode([i]) for i in ids],
+            "loss_mask": [i >= len(prompt) for i in range(len(ids))],
+        }
+
+    def batch(self, encoded: Dialogues, index: Tensor, device: torch.device) -> Batch:
+        ids, mask = encoded.tokens.padded(index, self.tokenizer.pad_token_id)
+        place = torch.arange(ids.shape[1])[None]
+        answer = (place >= encoded.prompts[index][:, None]) & mask.bool()
+        targets = functional.pad(ids.masked_fill(~answer, IGNORED)[:, 1:], (0, 1), value=IGNORED)
+        return Batch(ids.to(device), mask.to(device), targets.to(device))
+
+    # ---- numbers ----------------------------------------------------------------------------------------------
+    def losses(self, module: nn.Module, batch: Batch) -> Tensor:
+        """The mean negative log-likelihood of each example's answer tokens (n,), nats."""
+        where = (batch.targets != IGNORED).any(0).nonzero()[:, 0]  # the vocabulary's logits at no other place
+        out = module(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False, logits_to_keep=where)
+        logits, targets = out.logits.float(), batch.targets[:, where]
+        nll = functional.cross_entropy(
+            logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none"
+        )
+        return nll.view_as(targets).sum(1) / (targets != IGNORED).sum(1)
+
+    def loss(self, module: nn.Module, batch: Batch) -> Tensor:
+        return self.losses(module, batch).mean()
+
+    def score(self, module: nn.Module, encoded: Dialogues, device: torch.device) -> Scores:
+        """`loss`; with score_by "exact" also `exact` and `exact/GROUP`. The same for the same rows in any order."""
+        n, found = len(encoded), torch.zeros(len(encoded), dtype=torch.float64)
+        if not n:
+            return {}
+        for index in encoded.tokens.chunks(self.task.score_batch):
+            found[index] = self.losses(module, self.batch(encoded, index, device)).double().cpu()
+        scores = {"loss": (math.fsum(found.tolist()), n)}
+        if self.task.score_by == "loss":
+            return scores
+        prompts = Ragged.of([encoded.tokens[i][: int(encoded.prompts[i])] for i in range(n)])
+        answers = self.generate(module, prompts, device)
+        right = [judge(row, text) for row, text in zip(encoded.rows, answers, strict=True)]
+        scores["exact"] = math.fsum(right), n
+        groups = Counter(str(r["group"]) for r in encoded.rows if r.get("group") is not None)
+        for name, count in sorted(groups.items()):
+            mine = [
+                hit for row, hit in zip(encoded.rows, right, strict=True) if str(row.get("group")) == name
+            ]
+            scores[f"exact/{name}"] = math.fsum(mine), count
+        return scores
+
+    def generate(self, module: Any, prompts: Ragged, device: torch.device) -> list[str]:
+        """Greedy answers of at most `max_new_tokens` tokens."""
+        texts = [""] * len(prompts)
+        for index in prompts.chunks(self.task.score_batch):
+            ids, mask = prompts.padded(index, self.tokenizer.pad_token_id, left=True)
+            out = module.generate(
+                input_ids=ids.to(device),
+                attention_mask=mask.to(device),
+                generation_config=self._greedy(module),
+            )
+            new = self.tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
+            for i, text in zip(index.tolist(), new, strict=True):
+                texts[i] = text.strip()
+        return texts
+
+    def predict(self, module: nn.Module, texts: Sequence[str], device: torch.device) -> list[str]:
+        """The greedy answer to each instruction."""
+        return self.generate(
+            module, Ragged.of(self.dialogue.prompts([{"instruction": t} for t in texts])), device
+        )
+
+    def _greedy(self, module: Any) -> Any:
+        from transformers import GenerationConfig
+
+        # the model's own settings may sample, penalise or prompt; only its end tokens are wanted
+        own = getattr(module.generation_config, "eos_token_id", None)
+        ends = {self.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
+        return GenerationConfig(  # type: ignore[no-untyped-call]
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=self.task.max_new_tokens,
+            use_cache=True,
+            eos_token_id=sorted(ends) or None,
+            pad_token_id=self.tokenizer.pad_token_id,
+        )
+
+
+def judge(row: dict[str, Any], text: str) -> float:
+    """1 for a right answer: by the task's own verifier where the row has `task` and `entry`, else the same words."""
+    if row.get("task") is not None and row.get("entry") is not None:
+        from fedfm.data.reasoning_gym import score
+
+        return score(row, text)
+    return float(_plain(text) == _plain(str(row["answer"])))
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\s+", " ", text).strip().strip(".").casefold()
+
+
+def _network(task: CausalLM, model: str) -> Any:
+    return load_base(
+        "AutoModelForCausalLM",
+        model,
+        dtype=task.dtype,
+        dropout=task.dropout,
+        checkpointing=task.gradient_checkpointing,
+    )
+
+
+def _build(task: CausalLM) -> nn.Module:
+    network: nn.Module = task.tuning.apply(_network(task, task.model))
+    return network
+
+
+_README = """# A tuned language model
+
+```python
+{extra}{peft}from transformers import AutoModelForCausalLM, AutoTokenizer
+
+folder = "."
+base = {base}
+tokenizer = AutoTokenizer.from_pretrained(base)
+model = {network}.eval()
+```
+
+With fedfm: `fedfm.tasks.load_tuned(folder).predict(instructions)`.
+"""

@@ -1,0 +1,157 @@
+"""Image classification with a small convolutional network: trained whole, by width, or cut in two."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from fedfm.core.context import Terms
+from fedfm.core.errors import DataError
+from fedfm.core.protocols import Scores, Task
+from fedfm.core.registry import knob, method
+from fedfm.tasks.bound import BoundModule, Objective
+
+
+@method("image-classification", slot="task", section="VII")
+@dataclass(frozen=True)
+class ImageClassification(Task):
+    """Classify images with a convolutional network made from scratch (no normalisation layers, global pooling).
+
+    Blocks of convolution (3x3), ReLU and pooling, then a linear head. Blocks before `cut` form the `front` of a split
+    model. Every hidden channel may be cut by width (HeteroFL); a sub-model divides its hidden activations by the width.
+    """
+
+    channels: tuple[int, ...] = knob((16, 32, 64), "channels of each block")
+    cut: int = knob(1, "blocks that a split model keeps at the client", low=1)
+    init_seed: int = knob(0, "seed of the initial weights, the same at every party", low=0)
+
+    def open(self, data: Any, device: str = "cpu") -> BoundModule:
+        image, labels = data.shards[0].rows[0]["image"], data.labels
+        if labels is None or image.dim() != 3:
+            raise DataError("image-classification needs rows of `image` (uint8, C x H x W) and `label`")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.init_seed)
+            net = _Net(image.shape[0], self.channels, len(labels), self.cut)
+        return BoundModule(
+            net, _Objective(self, image.shape[0], tuple(labels)), axes=_axes(net), device=device
+        )
+
+
+class _Net(nn.Module):
+    def __init__(self, inputs: int, channels: tuple[int, ...], classes: int, cut: int, scale: float = 1.0):
+        super().__init__()
+        sizes = list(zip((inputs, *channels), channels, strict=False))
+        blocks = [nn.Conv2d(a, b, 3, padding=1) for a, b in sizes]
+        self.front, self.back = nn.ModuleList(blocks[:cut]), nn.ModuleList(blocks[cut:])
+        self.head = nn.Linear(channels[-1], classes)
+        self.scale = scale
+
+    def forward(self, x: Tensor, part: str = "whole") -> Tensor:  # (batch, C, H, W) -> (batch, classes)
+        if part != "back":
+            for block in self.front:
+                x = self._pool(F.relu(block(x)))
+        if part == "front":
+            return x
+        for block in self.back:
+            x = self._pool(F.relu(block(x)))
+        out: Tensor = self.head(x.mean((2, 3)))
+        return out
+
+    def _pool(self, x: Tensor) -> Tensor:
+        if self.training and self.scale != 1.0:
+            x = x / self.scale
+        return F.max_pool2d(x, 2) if min(x.shape[2:]) >= 4 else x
+
+
+def _axes(net: _Net) -> dict[str, tuple[str, ...]]:
+    axes: dict[str, tuple[str, ...]] = {"head.weight": ("", "width"), "head.bias": ("",)}
+    convs = [(n, m) for n, m in net.named_modules() if isinstance(m, nn.Conv2d)]
+    for i, (name, _) in enumerate(convs):
+        axes[f"{name}.weight"] = ("width", "width" if i else "", "", "")
+        axes[f"{name}.bias"] = ("width",)
+    return axes
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Encoded images: (n, C, H, W) in [-1, 1], and class numbers (n,)."""
+
+    pixels: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def with_labels(self, labels: Tensor) -> Images:
+        return Images(self.pixels, labels)
+
+
+class _Objective(Objective):
+    def __init__(self, task: ImageClassification, inputs: int, labels: tuple[str, ...]):
+        self.task, self.inputs, self.labels = task, inputs, labels
+
+    def encode(self, rows: Any) -> Images:
+        number = {label: i for i, label in enumerate(self.labels)}
+        if not len(rows):
+            return Images(torch.zeros(0, self.inputs, 1, 1), torch.zeros(0, dtype=torch.long))
+        pixels = torch.stack([r["image"] for r in rows.rows]).float().div_(127.5).sub_(1.0)
+        return Images(pixels, torch.tensor([number[r["label"]] for r in rows.rows]))
+
+    def batch(self, encoded: Images, index: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        return encoded.pixels[index].to(device), encoded.labels[index].to(device)
+
+    def loss(self, module: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return F.cross_entropy(module(batch[0]), batch[1])
+
+    def score(self, module: nn.Module, encoded: Images, device: torch.device) -> Scores:
+        right, loss = 0, 0.0
+        for at in range(0, len(encoded), 256):
+            x, y = encoded.pixels[at : at + 256].to(device), encoded.labels[at : at + 256].to(device)
+            logits = module(x)
+            right += int((logits.argmax(1) == y).sum())
+            loss += float(F.cross_entropy(logits, y, reduction="sum"))
+        return {"accuracy": (float(right), len(encoded)), "loss": (loss, len(encoded))}
+
+    def front(self, module: nn.Module, params: Any, batch: tuple[Tensor, Tensor]) -> Tensor:
+        out: Tensor = functional_call(module, dict(params), (batch[0],), {"part": "front"})
+        return out
+
+    def back(self, module: nn.Module, params: Any, acts: Tensor, target: Tensor) -> Tensor:
+        return F.cross_entropy(functional_call(module, dict(params), (acts,), {"part": "back"}), target)
+
+    def target(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return batch[1]
+
+    def narrow(self, terms: Terms) -> nn.Module:
+        channels = tuple(max(1, -int(-terms.width * c // 1)) for c in self.task.channels)
+        return _Net(self.inputs, channels, len(self.labels), self.task.cut, scale=terms.width)
+
+    def explain(self, row: Any) -> dict[str, Any]:
+        return {"image": tuple(row["image"].shape), "label": row["label"]}
+
+    def save(self, module: nn.Module, folder: str) -> None:
+        import json
+        from pathlib import Path
+
+        from fedfm.tasks.export import write_weights
+
+        write_weights(
+            {n: p.detach().clone() for n, p in module.state_dict().items()}, Path(folder, "model.safetensors")
+        )
+        Path(folder, "config.json").write_text(
+            json.dumps(
+                {
+                    "architecture": "fedfm image-classification",
+                    "inputs": self.inputs,
+                    "channels": self.task.channels,
+                    "cut": self.task.cut,
+                    "labels": self.labels,
+                },
+                indent=2,
+            )
+        )

@@ -1,0 +1,1 @@
+"""What malicious parties do."""

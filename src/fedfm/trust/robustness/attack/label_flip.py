@@ -1,0 +1,101 @@
+"""Label flipping: malicious parties train honestly on wrong labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedfm.core.context import Ctx
+from fedfm.core.errors import ClientFailed
+from fedfm.core.message import Message
+from fedfm.core.protocols import Adversary, Bound, Client, State
+from fedfm.core.registry import knob, method
+from fedfm.core.tree import Layout
+from fedfm.trust.robustness.attack.membership import drawn
+
+
+@method(
+    "label-flip",
+    slot="adversary",
+    section="V.A",
+    survey=(70,),
+    paper="Biggio et al., Support vector machines under adversarial label noise, ACML 2011; "
+    "Tolpegin et al., Data poisoning attacks against federated learning systems, ESORICS 2020",
+)
+@dataclass(frozen=True)
+class LabelFlip(Adversary):
+    """Malicious parties change labels before training: y to L - 1 - y of L classes, or `source` to `target`.
+
+    floor(rate * m) of the m labels that the mapping would change are changed, the same ones in every round; negative
+    labels (ignored positions) and the held-out data are untouched. For tasks with one class label an example.
+    """
+
+    fraction: float = knob(0.2, "share of malicious parties", low=0.0, high=1.0)
+    count: int = knob(0, "number of malicious parties; 0: use the fraction", low=0)
+    mapping: str = knob("reverse", "reverse: y to L-1-y; pair: source to target", choices=("reverse", "pair"))
+    source: int = knob(0, "label that `pair` changes", low=0)
+    target: int = knob(1, "label that `pair` puts there", low=0)
+    rate: float = knob(1.0, "share of the labels in question that is flipped", low=0.0, high=1.0)
+    classes: int = knob(0, "L, for `reverse`; 0: what the task says", low=0)
+
+    def members(self, ids: Sequence[str], ctx: Ctx) -> frozenset[str]:
+        return drawn(ids, self.fraction, self.count, ctx)
+
+    def wrap(self, client: Client) -> Client:
+        return _Mislabelled(client, self)
+
+    def flipped(self, labels: Tensor, classes: int, generator: torch.Generator) -> Tensor:
+        """A copy of `labels` (long, any shape) with the flips."""
+        if self.mapping == "reverse":
+            wrong = torch.where(labels >= 0, classes - 1 - labels, labels)
+        else:
+            wrong = torch.where(labels == self.source, self.target, labels)
+        places = (wrong != labels).reshape(-1).nonzero().reshape(-1)
+        order = torch.randperm(places.numel(), generator=generator)
+        chosen = places[order[: math.floor(self.rate * places.numel() + 1e-9)]]
+        out = labels.clone()
+        out.view(-1)[chosen] = wrong.reshape(-1)[chosen]
+        return out
+
+
+@dataclass(frozen=True)
+class _Mislabelled(Client):
+    """A client that sees flipped labels; the data themselves stay as they are."""
+
+    client: Client
+    attack: LabelFlip
+
+    def gives(self, layout: Layout) -> Layout:
+        return self.client.gives(layout)
+
+    def work(self, brief: Message, data: Any, state: State, ctx: Ctx, bound: Bound) -> Any:
+        if not isinstance(labels := getattr(data, "labels", None), Tensor) or not hasattr(
+            data, "with_labels"
+        ):
+            raise ClientFailed(
+                "label-flip: this task's data have no class labels to flip; it works on classification "
+                "tasks (of texts, images, features), not on language modelling"
+            )
+        # Drawn for round 0 whatever the round: flipping other labels each time would be noise, not a poisoned data set.
+        wrong = self.attack.flipped(labels, self._classes(labels, bound), ctx.at(round=0).rng("label-flip"))
+        return self.client.work(brief, data.with_labels(wrong), state, ctx, bound)
+
+    def _classes(self, labels: Tensor, bound: Bound) -> int:
+        if self.attack.mapping == "pair":
+            return 0
+        n = self.attack.classes or len(getattr(bound.objective, "labels", None) or ())
+        if not n:
+            raise ClientFailed(
+                "label-flip: mapping=reverse needs the number of classes, which this task does not say "
+                "(a party may hold only some of them): set adversary.classes"
+            )
+        if labels.numel() and int(labels.max()) >= n:
+            raise ClientFailed(
+                f"label-flip: label {int(labels.max())} with {n} classes; correct adversary.classes"
+            )
+        return n

@@ -1,0 +1,110 @@
+"""Sign flipping: malicious parties push against the federation."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedfm.core.context import Ctx
+from fedfm.core.errors import ConfigError, Problem
+from fedfm.core.message import Message
+from fedfm.core.protocols import Adversary, Bound, Client, Say, State
+from fedfm.core.registry import knob, method
+from fedfm.core.tree import Layout
+from fedfm.trust.robustness.attack.membership import drawn
+
+
+@method(
+    "sign-flip",
+    slot="adversary",
+    section="V.A",
+    paper="Li et al., RSA: Byzantine-robust stochastic aggregation methods, AAAI 2019",
+)
+@dataclass(frozen=True)
+class SignFlip(Adversary):
+    """A malicious party sends -scale times its own update; an omniscient one, -scale times the mean honest update.
+
+    With f of n parties and equal honest updates u the mean becomes ((n - f) - scale f)/n u: it turns round when
+    scale > (n - f)/f. The plain attack happens inside the party, before its codecs (a message of weights w_i becomes
+    w - scale (w_i - w)); the omniscient one at the server's door, in simulation only. Buffers stay as they are.
+    """
+
+    fraction: float = knob(0.2, "share of malicious parties", low=0.0, high=1.0)
+    count: int = knob(0, "number of malicious parties; 0: use the fraction", low=0)
+    scale: float = knob(1.0, "length of the reversed update", low=0.0)
+    omniscient: bool = knob(False, "know and reverse the honest parties' mean instead of the own update")
+
+    @property
+    def reads(self) -> bool:  # type: ignore[override]
+        return self.omniscient
+
+    def members(self, ids: Sequence[str], ctx: Ctx) -> frozenset[str]:
+        return drawn(ids, self.fraction, self.count, ctx)
+
+    def wrap(self, client: Client) -> Client:
+        return client if self.omniscient else _Reversed(client, self.scale)
+
+    def forge(self, messages: dict[str, Message], members: frozenset[str], ctx: Ctx) -> dict[str, Message]:
+        honest = [m for i, m in messages.items() if i not in members]
+        if not self.omniscient or not honest or len(honest) == len(messages):
+            return messages
+        if any(m.kind == "weights" for m in honest):
+            raise ConfigError(
+                [
+                    Problem(
+                        "adversary",
+                        "sign-flip (omniscient) got weights",
+                        "only an update has a sign to flip",
+                        "set client.send=delta",
+                    )
+                ]
+            )
+        total = torch.zeros(honest[0].x.numel(), dtype=torch.float64)
+        for m in honest:
+            total += m.x
+        mean = (total / len(honest)).float()
+        return {
+            i: replace(m, x=_keep(mean * -self.scale, m.x, ctx.layout)) if i in members else m
+            for i, m in messages.items()
+        }
+
+
+@dataclass(frozen=True)
+class _Reversed(Client):
+    """A client whose update is turned round just before it leaves."""
+
+    client: Client
+    scale: float
+
+    def gives(self, layout: Layout) -> Layout:
+        return self.client.gives(layout)
+
+    def work(self, brief: Message, data: Any, state: State, ctx: Ctx, bound: Bound) -> Any:
+        out: Any = self.client.work(brief, data, state, ctx, bound)
+        if isinstance(out, tuple):
+            return self._turned(out[0], brief, bound), out[1]
+        return self._after(out, brief, bound)
+
+    def _after(
+        self, talk: Generator[Say, Message, tuple[Message, State]], brief: Message, bound: Bound
+    ) -> Generator[Say, Message, tuple[Message, State]]:
+        m, state = yield from talk
+        return self._turned(m, brief, bound), state
+
+    def _turned(self, m: Message, brief: Message, bound: Bound) -> Message:
+        base = brief.x[: m.x.numel()] if m.kind == "weights" else torch.zeros_like(m.x)
+        turned = base - self.scale * (m.x - base)
+        return replace(m, x=_keep(turned, m.x, self.gives(bound.layout)))
+
+
+def _keep(turned: Tensor, own: Tensor, layout: Layout | None) -> Tensor:
+    """Put the party's own buffers (batch-norm statistics and the like) back: they are no update."""
+    if layout is not None and layout.size == own.numel():
+        for e in layout.entries:
+            if not e.trainable:
+                turned[e.offset : e.offset + e.size] = own[e.offset : e.offset + e.size]
+    return turned

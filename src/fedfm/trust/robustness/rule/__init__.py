@@ -1,0 +1,1 @@
+"""Aggregation that malicious parties cannot move far."""

@@ -1,0 +1,166 @@
+"""The federations that every engine must agree on: every slot, small enough to run in a second."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fedfm.core.combine import ByClient, ByPath, Pipe
+from fedfm.core.federation import Federation
+from fedfm.data.digits import Digits
+from fedfm.data.partition.dirichlet import Dirichlet
+from fedfm.efficiency.communication.codec.entropy import Entropy
+from fedfm.efficiency.communication.codec.error_feedback import ErrorFeedback
+from fedfm.efficiency.communication.codec.qsgd import QSGD
+from fedfm.efficiency.communication.codec.quantise import Quantise
+from fedfm.efficiency.communication.codec.randk import RandK
+from fedfm.efficiency.communication.codec.topk import TopK
+from fedfm.efficiency.communication.submodel.heterofl import HeteroFL
+from fedfm.efficiency.computation.split.splitfed import SplitFed, SplitFedServer
+from fedfm.efficiency.training.fedbuff import FedBuff
+from fedfm.efficiency.training.fedprox import FedProx
+from fedfm.efficiency.training.local import Local
+from fedfm.efficiency.training.mean import Mean
+from fedfm.efficiency.training.scaffold import Scaffold, ScaffoldServer
+from fedfm.efficiency.training.servers import Apply, FedAdam
+from fedfm.engines.pace import AllArrive, Buffered, Quorum, Speed
+from fedfm.incentives.auction.proportional_share import ProportionalShare
+from fedfm.incentives.contribution.shapley_exact import ShapleyExact
+from fedfm.incentives.contribution.shapley_permutation import ShapleyPermutation
+from fedfm.incentives.reward.budget_split import BudgetSplit
+from fedfm.incentives.selection.poisson import Poisson
+from fedfm.incentives.selection.power_of_choice import PowerOfChoice
+from fedfm.incentives.selection.uniform import Uniform
+from fedfm.tasks.vision.image import ImageClassification
+from fedfm.trust.privacy.mechanism.gaussian import ClipNoise
+from fedfm.trust.privacy.mechanism.local_gaussian import LocalGaussian
+from fedfm.trust.privacy.secure.secagg import SecAgg
+from fedfm.trust.robustness.attack.label_flip import LabelFlip
+from fedfm.trust.robustness.attack.sign_flip import SignFlip
+from fedfm.trust.robustness.detection.norm_outliers import NormOutliers
+from fedfm.trust.robustness.rule.krum import Krum
+from fedfm.trust.robustness.rule.median import CoordinateMedian
+from fedfm.trust.robustness.rule.trimmed_mean import TrimmedMean
+
+SLOW = Speed(mean_s=10.0, spread=1.0, jitter=0.3)
+SGD = Local(lr=0.1, steps=2, batch=8)
+EQUAL = Mean(weights="equal")
+WEIGHTS = {"client": Local(lr=0.1, steps=2, batch=8, send="weights"), "server": Apply(takes="weights")}
+
+
+def digits(**slots: Any) -> Federation:
+    """Six parties with 120 digits in unequal shares, a small convolutional network, three rounds."""
+    base: dict[str, Any] = {
+        "task": ImageClassification(channels=(4, 8)),
+        "client": SGD,
+        "rounds": 3,
+        "data": Digits(train_rows=120, test_rows=40, partition=Dirichlet(alpha=0.5, parties=6, min_rows=5)),
+    }
+    return Federation(**base | slots)
+
+
+FEDERATIONS: dict[str, dict[str, Any]] = {
+    "fedavg": {},
+    "fedavg by some": {"select": Uniform(count=3)},
+    "poisson": {"select": Poisson(rate=0.5)},
+    "power of choice": {"select": PowerOfChoice(count=2, asked=4)},
+    "adamw": {"client": Local(lr=0.01, steps=2, batch=8, optimizer="adamw")},
+    "fedprox": {"client": FedProx(mu=0.1, local=SGD)},
+    "scaffold": {"client": Scaffold(SGD), "server": ScaffoldServer()},
+    "scaffold by path": {
+        "client": Scaffold(SGD),
+        "server": ScaffoldServer(),
+        "uplink": ByPath({"dc/*": QSGD(15), "*": TopK(0.1)}),
+    },
+    "by client": {"client": ByClient({"party-0": FedProx(mu=1.0, local=SGD), "*": SGD})},
+    "weights": WEIGHTS,
+    "momentum": {"server": Apply(lr=0.5, momentum=0.9)},
+    "fedadam": {"server": FedAdam(lr=0.01)},
+    "fixed": {"fold": "fixed"},
+    "feedback, quantised": {"uplink": Pipe(ErrorFeedback(TopK(0.05)), QSGD(7))},
+    "entropy": {"uplink": Pipe(QSGD(15, packed=False), Entropy())},
+    "random mask": {"uplink": RandK(0.3)},
+    "quantised both ways": {"uplink": Quantise(4), "downlink": Quantise(8)},
+    "krum under attack": {"aggregate": Krum(f=1), "adversary": SignFlip(count=1, scale=5.0)},
+    "median under attack": {
+        "aggregate": CoordinateMedian(),
+        "adversary": SignFlip(count=2, scale=5.0, omniscient=True),
+    },
+    "trimmed under flips": {"aggregate": TrimmedMean(), "adversary": LabelFlip(count=2)},
+    "outliers refused": {"detect": NormOutliers(), "adversary": SignFlip(count=1, scale=50.0)},
+    "central noise": {"uplink": ClipNoise(0.5, 0.3), "aggregate": EQUAL},
+    "local noise": {"uplink": LocalGaussian(0.5, 0.3), "aggregate": EQUAL},
+    "split": {"client": SplitFed(SGD), "server": SplitFedServer(lr=0.1)},
+    "split, talk coded": {"client": SplitFed(SGD), "server": SplitFedServer(lr=0.1), "talk": QSGD(255)},
+    "split, dropped": {
+        "client": SplitFed(SGD),
+        "server": SplitFedServer(lr=0.1),
+        "pace": AllArrive(drop={"party-1": "acts"}),
+    },
+    "widths": {"select": HeteroFL(widths=(1.0, 0.5, 0.25)), "aggregate": EQUAL},
+    "widths drawn anew": {"select": HeteroFL(dynamic=True, inner=Uniform(count=4)), "aggregate": EQUAL},
+    "buffered": {
+        "aggregate": FedBuff(),
+        "pace": Buffered(2, 4, speed=SLOW),
+        "select": Uniform(count=4),
+        "rounds": 6,
+    },
+    "buffered, feedback": {
+        "aggregate": FedBuff(),
+        "pace": Buffered(2, 4, speed=SLOW),
+        "select": Uniform(count=4),
+        "rounds": 6,
+        "uplink": ErrorFeedback(TopK(0.1)),
+    },
+    "deadline": {"pace": Quorum(0.3, deadline_s=12.0, speed=SLOW)},
+    "deadline, too few": {
+        "pace": Quorum(0.9, deadline_s=8.0, speed=SLOW),
+        "uplink": ErrorFeedback(TopK(0.1)),
+    },
+    "late work kept": {
+        "pace": Quorum(0.5, eager=True, late="keep", speed=SLOW),
+        "aggregate": FedBuff(),
+        "rounds": 5,
+    },
+    "dropped uploads": {"pace": AllArrive(dropout=0.3), "uplink": ErrorFeedback(TopK(0.1))},
+    "auction": {
+        "select": ProportionalShare(budget=20.0),
+        "reward": ProportionalShare(budget=20.0),
+        "value": ShapleyExact(),
+    },
+    "shapley, paid": {"value": ShapleyPermutation(4), "reward": BudgetSplit()},
+    "all at once": {
+        "client": FedProx(mu=0.1, local=SGD),
+        "uplink": ErrorFeedback(TopK(0.1)),
+        "aggregate": Krum(f=0, m=2),
+        "select": ProportionalShare(budget=60.0),
+        "reward": ProportionalShare(budget=60.0),
+        "value": ShapleyExact(),
+        "adversary": SignFlip(count=1),
+    },
+}
+SECURE: dict[str, dict[str, Any]] = {
+    "secure": {"uplink": SecAgg()},
+    "secure, fixed": {"uplink": SecAgg(), "fold": "fixed"},
+    "secure, sparse": {"uplink": Pipe(RandK(0.3), SecAgg())},
+    "secure, noisy": {"uplink": Pipe(ClipNoise(0.5, 0.3), SecAgg()), "aggregate": EQUAL},
+    "secure, entropy": {"uplink": Pipe(SecAgg(), Entropy())},
+    "secure, widths": {"uplink": SecAgg(), "select": HeteroFL(), "aggregate": EQUAL},
+    "secure, split": {"uplink": SecAgg(), "client": SplitFed(SGD), "server": SplitFedServer(lr=0.1)},
+    "secure, scaffold": {"uplink": SecAgg(), "client": Scaffold(SGD), "server": ScaffoldServer()},
+    **{
+        f"secure, noisy, {phase}": {
+            "uplink": Pipe(ClipNoise(0.5, 0.3), SecAgg(threshold=0.5)),
+            "aggregate": EQUAL,
+            "pace": AllArrive(drop={"party-2": phase}),
+        }
+        for phase in ("keys", "shares", "upload", "unmask")
+    },
+    "secure, two phases": {
+        "uplink": SecAgg(threshold=0.5),
+        "pace": AllArrive(drop={"party-0": "shares", "party-5": "upload"}),
+    },
+    "secure, below": {
+        "uplink": SecAgg(threshold=0.9),
+        "pace": AllArrive(drop={"party-1": "upload", "party-2": "upload"}),
+    },
+}

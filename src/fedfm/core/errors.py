@@ -6,9 +6,13 @@ FedfmError
 ├── ModelError         a model that cannot be found, checked or loaded
 ├── MissingExtra       an optional library is not installed; carries the install line
 ├── ResumeError        a run directory that cannot be continued or read
+├── RunFailed          a run that ended without a result to rely on; carries the result
 ├── RoundFailed        this round yields no model (no quorum, too few shares); nobody's state moves
-├── ClientFailed       one client's work failed; the round goes on without it
-└── MessageRefused     a message that must not be used (shape, dtype, size, NaN); the round goes on
+├── PartyFault         one party's numbers, bytes or absence: costs that party the round
+│   ├── ClientFailed   its work failed
+│   └── MessageRefused a message that must not be used (shape, dtype, size, NaN)
+├── MethodFault        a bug of a slot's own code: ends the run, names slot, file and line
+└── MachineFault       a worker, a disk, memory: the job goes elsewhere, else the run stops, resumable
 """
 
 from __future__ import annotations
@@ -67,11 +71,35 @@ class RoundFailed(FedfmError):
     """This round yields no model; the server's and every client's state stay as they were."""
 
 
-class ClientFailed(FedfmError):
-    """One client's work failed (an exception, a loss or update that is not finite)."""
+class PartyFault(FedfmError):
+    """One party's numbers, bytes or absence."""
 
 
-class MessageRefused(FedfmError):
+class ClientFailed(PartyFault):
+    """One client's work failed (a loss or update that is not finite, a simulated drop-out)."""
+
+
+class MethodFault(FedfmError):
+    """A bug in a method's own code. `slot`: which method; `where`: file, line and function."""
+
+    def __init__(self, slot: str, what: str, where: str = ""):
+        self.slot, self.what, self.where = slot, what, where
+        super().__init__(f"{slot}: {what}" + (f"\n    where: {where}" if where else ""))
+
+
+class MachineFault(FedfmError):
+    """A worker, a disk or memory failed; nothing is wrong with the federation."""
+
+
+class RunFailed(FedfmError):
+    """A run that ended without a result to rely on; `result` is its folder and summary."""
+
+    def __init__(self, message: str, result: object = None):
+        self.result = result
+        super().__init__(message)
+
+
+class MessageRefused(PartyFault):
     """A message that must not be used."""
 
 

@@ -116,6 +116,58 @@ class Layout:
         """Parameters, without padding and buffers."""
         return sum(e.size for e in self.entries if e.trainable)
 
+    # ---- sorts of numbers: weights, buffers, padding ----------------------------------------------------------
+    @functools.cached_property
+    def mixed(self) -> bool:
+        """Does the vector hold buffers besides weights?"""
+        return any(not e.trainable for e in self.entries)
+
+    @functools.cached_property
+    def numbers(self) -> int:
+        """Values, without padding."""
+        return sum(e.size for e in self.entries)
+
+    @functools.cached_property
+    def _sorts(self) -> tuple[tuple[Layout, Tensor], tuple[Layout, Tensor]]:
+        sorts = []
+        for trainable in (True, False):
+            kept = [e for e in self.entries if e.trainable is trainable]
+            where = [torch.arange(e.offset, e.offset + _up(e.size)) for e in kept]
+            sub = self.like({e.name: e.shape for e in kept})
+            sorts.append((sub, torch.cat(where) if where else torch.empty(0, dtype=torch.long)))
+        return sorts[0], sorts[1]
+
+    @property
+    def trained(self) -> Layout:
+        """The layout of the weights alone (itself when there are no buffers)."""
+        return self._sorts[0][0] if self.mixed else self
+
+    @property
+    def still(self) -> Layout:
+        """The layout of the buffers alone."""
+        return self._sorts[1][0]
+
+    def weights(self, x: Tensor) -> Tensor:
+        """The weights of `x` (size,), over `trained`: `x` itself, a view where they lie in front, else a copy."""
+        if not self.mixed:
+            return x
+        sub, where = self._sorts[0]
+        front = sub.size == 0 or int(where[-1]) == sub.size - 1
+        return x[: sub.size] if front else x[where.to(x.device)]
+
+    def buffers(self, x: Tensor) -> Tensor:
+        """The buffers of `x` (running statistics, fixed residuals), over `still`: a copy."""
+        return x[self._sorts[1][1].to(x.device)]
+
+    def whole(self, weights: Tensor, buffers: Tensor) -> Tensor:
+        """The vector of which these are the weights and the buffers."""
+        if not self.mixed:
+            return weights
+        (_, w), (_, b) = self._sorts
+        x = weights.new_zeros(self.size)
+        x[w.to(x.device)], x[b.to(x.device)] = weights, buffers.to(x.dtype)
+        return x
+
     @functools.cached_property
     def digest(self) -> str:
         return hashlib.sha256(repr(self.entries).encode()).hexdigest()[:16]

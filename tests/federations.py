@@ -124,7 +124,6 @@ FEDERATIONS: dict[str, dict[str, Any]] = {
     "dropped uploads": {"pace": AllArrive(dropout=0.3), "uplink": ErrorFeedback(TopK(0.1))},
     "auction": {
         "select": ProportionalShare(budget=20.0),
-        "reward": ProportionalShare(budget=20.0),
         "value": ShapleyExact(),
     },
     "shapley, paid": {"value": ShapleyPermutation(4), "reward": BudgetSplit()},
@@ -133,7 +132,6 @@ FEDERATIONS: dict[str, dict[str, Any]] = {
         "uplink": ErrorFeedback(TopK(0.1)),
         "aggregate": Krum(f=0, m=2),
         "select": ProportionalShare(budget=60.0),
-        "reward": ProportionalShare(budget=60.0),
         "value": ShapleyExact(),
         "adversary": SignFlip(count=1),
     },

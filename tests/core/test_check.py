@@ -87,11 +87,11 @@ WEIGHTS = {"client": Local(send="weights"), "server": Apply(takes="weights")}
             "uplink.0",
             "before they are masked",
         ),
-        ({"aggregate": FedExLoRA()}, "client.send", "fedex-lora needs weights"),
-        (WEIGHTS | {"aggregate": FedBuff()}, "client.send", "fedbuff needs delta"),
+        ({"aggregate": FedExLoRA()}, "client.send", "fedex-lora takes weights"),
+        (WEIGHTS | {"aggregate": FedBuff()}, "client.send", "fedbuff takes delta"),
         ({"fold": "fixed", "aggregate": Krum()}, "fold", "no effect"),
         ({"reward": BudgetSplit()}, "reward", "nobody values"),
-        ({"reward": ProportionalShare()}, "reward", "same auction"),
+        ({"select": ProportionalShare(), "reward": BudgetSplit("equal")}, "reward", "promised"),
         ({"device": "cuda"}, "device", "no CUDA device"),
     ],
 )
@@ -114,7 +114,7 @@ def test_all_incompatibilities_come_at_once() -> None:
         pace=Buffered(2, 4),
         client=Scaffold(),
     )
-    assert {p.where for p in check(fed)} >= {"client", "aggregate", "value", "pace", "uplink.0"} and len(
+    assert {p.where for p in check(fed)} >= {"aggregate", "value", "pace", "uplink.0"} and len(
         check(fed)
     ) >= 7
 
@@ -128,6 +128,7 @@ def test_all_incompatibilities_come_at_once() -> None:
         WEIGHTS,
         {"uplink": ErrorFeedback(TopK()), "aggregate": Krum(), "value": ShapleyExact(), "client": FedProx()},
         {"client": Scaffold(), "server": ScaffoldServer()},
+        {"client": Scaffold()},
         {"select": HeteroFL()},
         {"fold": "fixed", "uplink": SecAgg()},
         {"select": HeteroFL(), "uplink": SecAgg()},
@@ -135,7 +136,7 @@ def test_all_incompatibilities_come_at_once() -> None:
         {"select": HeteroFL(), "uplink": RandK()},
         {"select": HeteroFL(), "uplink": Pipe(ClipNoise(), SecAgg()), "aggregate": Mean(weights="equal")},
         {"pace": Buffered(2, 4), "aggregate": FedBuff()},
-        {"select": ProportionalShare(), "reward": ProportionalShare()},
+        {"select": ProportionalShare()},
     ],
 )
 def test_what_works_together_passes(slots: dict[str, Any]) -> None:

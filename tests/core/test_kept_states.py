@@ -66,6 +66,8 @@ def test_a_decoder_may_forget(drive: Any) -> None:
 class Count(Wire):
     """Counts the briefs that it has encoded."""
 
+    remembers = True
+
     def encode(self, x: Any, state: State, ctx: Ctx) -> Any:
         return x, {}, {"n": state.get("n", 0) + 1}
 
@@ -77,7 +79,8 @@ class Never(AllArrive):
 
 
 def test_failed_rounds_leave_the_downlinks_state_too(drive: Any) -> None:
-    assert drive(quadratics(downlink=Count(), rounds=3)).run.state.down == {"n": 3}
+    run = drive(quadratics(downlink=Count(), rounds=3)).run
+    assert all(run.books.receivers.of(i) == {"n": 3} for i in run.parties)
     played = drive(quadratics(downlink=Count(), pace=Never(), rounds=3))
     assert len(played.failed) == 3 and played.run.state.down == {}
 

@@ -33,7 +33,7 @@ def summarise(
     model = run.fed.server.model(run.state.server)
     dropped = sum(
         (Counter(getattr(run.site.data(i), "dropped", {})) for i in run.parties),
-        Counter(run.site.parties.dropped),
+        Counter(run.site.parties.account.reasons()),
     )
     return {
         "recipe": config.get("recipe"),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from fedfm.core import registry
 from fedfm.core.registry import cards, methods, recipes
-from fedfm.data.source import Partition, Source
+from fedfm.data.source import Partition
+from fedfm.data.splits import Source
 from fedfm.efficiency.training.local import Local
 from fedfm.running.cards import describe, record
 
@@ -24,6 +25,7 @@ def test_cards_are_read_without_import() -> None:
 def test_every_spec_is_registered_with_documented_fields() -> None:
     cards = {c.name: c for c in registry.cards() if c.module.startswith("fedfm.data.")}
     assert {n for n, c in cards.items() if c.slot == "data"} == {
+        "arrays",
         "chatterbot",
         "digits",
         "fashion-mnist",
@@ -42,6 +44,6 @@ def test_every_spec_is_registered_with_documented_fields() -> None:
     for card in cards.values():
         spec = registry.load(card.name)
         assert all(row["doc"] for row in describe(spec)), card.name
-        made = spec("x") if card.name in ("files", "hub") else spec()
+        made = spec("x") if card.name in ("arrays", "files", "hub") else spec()
         assert isinstance(made, Source if card.slot == "data" else Partition)
         assert card.section and card.summary

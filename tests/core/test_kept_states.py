@@ -154,7 +154,7 @@ def test_a_model_that_cannot_be_scored_ends_the_run(drive: Any) -> None:
 
         run.bound.score = broken  # type: ignore[method-assign]
 
-    with pytest.raises(FedfmError, match="cannot be scored: RuntimeError: no score today"):
+    with pytest.raises(FedfmError, match="RuntimeError: no score today"):
         drive(quadratics(), around=around)
 
 
@@ -167,7 +167,7 @@ def test_a_ledger_that_lost_its_end_is_not_filled_with_nothing(tmp_path: Any) ->
 
 def test_a_mixed_population_trains_alone_as_long_as_one_of_a_kind() -> None:
     mixed = ByClient({"party-0": Scaffold(Local(lr=0.05, steps=3)), "*": LOCAL})
-    assert mixed.steps_for(8) == LOCAL.steps_for(8) == 3 and mixed.alone().batch == 8  # of the larger
+    assert mixed.steps_for(8) == LOCAL.steps_for(8) == 3 and mixed.alone().per_step == 8  # of the larger
     assert mixed.alone() == ByClient({"party-0": Local(lr=0.05, steps=3), "*": LOCAL})
 
 

@@ -14,6 +14,7 @@ from fedfm.core.check import check
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.federation import Federation
 from fedfm.core.message import Message
+from fedfm.core.protocols import Load
 from fedfm.core.tree import Layout
 from fedfm.efficiency.training.fedbuff import FedBuff
 from fedfm.efficiency.training.local import Local

@@ -20,6 +20,7 @@ from fedfm.core.job import Job, Said
 from fedfm.core.loop import Run
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregator, Lift, Wire
+from fedfm.core.scoring import View
 from fedfm.core.tree import Layout
 from fedfm.efficiency.communication.codec.error_feedback import ErrorFeedback
 from fedfm.efficiency.communication.codec.topk import TopK
@@ -156,15 +157,18 @@ def test_clipped_updates_move_the_model_by_their_mean(uplink: Wire, drive: Any) 
 
 def test_a_round_spends_its_privacy_once_whatever_coalitions_are_tried(drive: Any) -> None:
     """Shapley values under central noise (which check refuses) once wrote 17 privacy events in a round."""
-    played = drive(quadratics(uplink=ClipNoise(1.0, 1.0), aggregate=EQUAL, value=ShapleyExact(), rounds=3))
+    data = Quadratics(a=(1.0, 2.0, 4.0, 8.0, 3.0), b=(0.0, 1.0, -1.0, 0.5, 2.0), rows=4, server_rows=3)
+    noisy = {"uplink": ClipNoise(1.0, 1.0), "aggregate": EQUAL, "value": ShapleyExact(), "data": data}
+    played = drive(quadratics(**noisy, rounds=3))
     assert Counter(e["round"] for e in played.events if e["kind"] == "privacy") == {0: 1, 1: 1, 2: 1}
     run: Run = played.run
     ctx = Ctx(0, 3, layout=run.layout, events=[])
     kept = {i: Message(normal(run.layout.size, k), sender=i, version=3) for k, i in enumerate(run.parties)}
-    game = run.game(kept, run.state.server, ctx)
-    worth = [game(frozenset(s)) for s in (kept, list(kept)[:2], ())]
+    house = View(run, ctx)
+    house.messages = kept
+    worth = [house.game(frozenset(s)) for s in (kept, list(kept)[:2], ())]
     assert len(set(worth)) == 3 and ctx.events == []
-    assert game(frozenset(kept)) == worth[0]
+    assert house.game(frozenset(kept)) == worth[0]
 
 
 # ---- sessions -----------------------------------------------------------------------------------------------------
@@ -178,6 +182,7 @@ class Script:
 
     def start(self, job: Job, brief: Message) -> None: ...
     def send(self, id: str, epoch: int, message: Message) -> None: ...
+    def keep(self, id: str, versions: set[int], upto: int) -> None: ...
     def close(self) -> None: ...
     def open(self, site: Any) -> None: ...
 

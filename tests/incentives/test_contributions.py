@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,9 +17,9 @@ from effort import fewer as few
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ConfigError
 from fedfm.core.federation import Federation
+from fedfm.data.source import Shard
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.mean import Mean
-from fedfm.evaluation.held_out import HeldOut
 from fedfm.incentives.contribution.leave_one_out import LeaveOneOut
 from fedfm.incentives.contribution.shapley_exact import ShapleyExact
 from fedfm.incentives.contribution.shapley_permutation import ShapleyPermutation
@@ -58,6 +59,18 @@ GAMES = [
     (majority, {"50": 2 / 3, "49": 1 / 6, "1": 1 / 6}),
     (additive, {"1": 1.0, "2": 2.0, "-3": -3.0}),
 ]
+
+
+@dataclass(frozen=True)
+class Judged(Quadratics):
+    """The server's own rows are like the test rows: F is the mean over all parties."""
+
+    def read(self, seed: int, columns: Any) -> Any:
+        parties = super().read(seed, columns)
+        return replace(parties, house=Shard("server", parties.test().rows))
+
+    def open(self, seed: int, columns: Any = None) -> Any:
+        return self.read(seed, columns)
 
 
 @pytest.mark.parametrize(("game", "phi"), GAMES)
@@ -162,11 +175,10 @@ def test_contributions_in_a_federation(valuer: Any, tmp_path: Any) -> None:
     a, b, lr = (1.0, 2.0, 3.0, 4.0), (1.0, 0.0, -1.0, 2.0), 0.1
     fed = Federation(
         Quadratic(),
-        Quadratics(a=a, b=b),
+        Judged(a=a, b=b),
         client=Local(lr=lr, steps=1, batch=0),
         value=valuer,
         aggregate=Mean(weights="equal", denominator=4.0),
-        evaluate=HeldOut(utility_parts=1),
         rounds=1,
         reward=BudgetSplit(budget=10.0),
     )

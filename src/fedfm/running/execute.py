@@ -21,6 +21,7 @@ from fedfm.core.loop import Run
 from fedfm.core.registry import recipes
 from fedfm.core.session import Site
 from fedfm.core.state import Store, write
+from fedfm.data.splits import opened
 from fedfm.models import catalog
 from fedfm.running import baselines as base
 from fedfm.running.feasible import feasible
@@ -165,7 +166,7 @@ def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
 
     torch.set_num_threads(fed.threads)
     with progress.step("data"):
-        parties = fed.data.open(fed.seed)
+        parties = opened(fed.data, fed.seed, fed.task)
     device = fed.device if fed.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     if problems := feasible(fed, len(parties.ids)):
         raise ConfigError(problems)

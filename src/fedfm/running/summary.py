@@ -34,7 +34,7 @@ def summarise(
     model = run.model()
     dropped = sum(
         (Counter(getattr(site.data(i), "dropped", {})) for i in run.parties),
-        Counter(site.parties.dropped),
+        Counter(site.parties.account.reasons()),
     )
     return {
         "recipe": config.get("recipe"),

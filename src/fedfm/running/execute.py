@@ -121,9 +121,9 @@ def execute(
 
 def resume(
     folder: str | Path,
+    federation: Federation | None = None,
     *,
     rounds: int | None = None,
-    fed: Federation | None = None,
     accept: Iterable[str] = (),
     imports: Iterable[str] = (),
     progress: Progress | None = None,
@@ -135,7 +135,8 @@ def resume(
 
     Config, data, base model and own modules must be those that the run began with (`accept=["imports"]` lets changed
     own modules pass); more rounds, evaluate.every, engine, trackers and library versions may change, and are noted.
-    `fed`: the federation again, where it holds objects. `imports`: files of own methods that have moved.
+    `federation`: the one that was run, again, where it holds objects that a config only names. `imports`: files of own
+    methods that have moved.
     Raises ResumeError that names what differs, and RunFailed as `execute` does.
     """
     folder = Path(folder)
@@ -158,11 +159,11 @@ def resume(
         if before:
             refuse(imports_differ(before.imports, found, "imports" in accept), folder)
         own.load(found)
-        config = _config(folder, before, fed)
+        config = _config(folder, before, federation)
         if rounds is not None:
             config["rounds"] = rounds
         if problems := check(
-            fed := dataclasses.replace(fed or configs.from_config(config), rounds=config["rounds"])
+            fed := dataclasses.replace(federation or configs.from_config(config), rounds=config["rounds"])
         ):
             raise ConfigError(problems)
         done, missing = _standing(folder)
@@ -185,7 +186,7 @@ def resume(
         return drive(plan).judged(strict)
 
 
-def _config(folder: Path, before: Identity | None, fed: Federation | None) -> configs.Config:
+def _config(folder: Path, before: Identity | None, federation: Federation | None) -> configs.Config:
     """What config.yaml says today, in full; from the record where somebody removed the file."""
     path = folder / CONFIG
     if not path.is_file():
@@ -193,8 +194,8 @@ def _config(folder: Path, before: Identity | None, fed: Federation | None) -> co
             raise ResumeError(f"{path} is missing: restore it, or start another run")
         return dict(before.config)
     found = text.parse(path.read_text(encoding="utf-8", errors="replace"), str(path))
-    if fed is not None:
-        return {**({"recipe": found["recipe"]} if "recipe" in found else {}), **configs.to_config(fed)}
+    if federation is not None:
+        return {**({"recipe": found["recipe"]} if "recipe" in found else {}), **configs.to_config(federation)}
     try:
         whole = configs.to_config(configs.from_config(found))
     except ConfigError as e:

@@ -22,10 +22,10 @@ from fedfm.core.session import Site
 from fedfm.core.state import Store, write
 from fedfm.running import baselines as base
 from fedfm.running.feasible import feasible
-from fedfm.running.identity import Identity, of_base, of_data, refuse
 from fedfm.running.progress import Progress, Silent
 from fedfm.running.record import own
 from fedfm.running.record.folder import CONFIG, record, writing
+from fedfm.running.record.identity import Identity, of_base, of_data, refuse
 from fedfm.running.summary import dumps, summarise, versions
 from fedfm.running.verdict import FAILED, INTERRUPTED, Result, Verdict, judge
 

@@ -18,10 +18,10 @@ from fedfm.core.state import Store
 from fedfm.models import catalog
 from fedfm.running import baselines as base
 from fedfm.running.drive import Callback, Plan, drive, open_site
-from fedfm.running.identity import Difference, Identity, imports_differ, refuse
 from fedfm.running.progress import Progress, Silent
 from fedfm.running.record import own
 from fedfm.running.record.folder import CONFIG, begun, owned, recorded
+from fedfm.running.record.identity import Difference, Identity, imports_differ, refuse
 from fedfm.running.summary import versions
 from fedfm.running.verdict import Result
 

@@ -11,7 +11,7 @@ from fedfm.core.errors import ConfigError
 from fedfm.core.schema import Account, Lost
 from fedfm.running.estimate import estimate
 from fedfm.running.feasible import feasible
-from fedfm.running.identity import models_of
+from fedfm.running.record.identity import models_of
 
 
 @dataclass(frozen=True)

@@ -91,7 +91,7 @@ def _recipes() -> Iterator[tuple[str, str]]:
     from fedfm.core.errors import FedfmError
     from fedfm.core.registry import load, recipes
     from fedfm.running.commands.checking import here
-    from fedfm.running.identity import models_of
+    from fedfm.running.record.identity import models_of
 
     for name in recipes():
         try:

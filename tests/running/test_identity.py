@@ -150,7 +150,7 @@ def test_a_record_of_another_format_is_said(name: str, tmp_path: Path) -> None:
 
 MEMORIES = {  # where states lie that a checkpoint names, and who has them
     "clients": SCAFFOLD,
-    "checkpoints/receivers": {"downlink": ErrorFeedback(TopK(0.5))},
+    "checkpoints/receivers": {"downlink": ErrorFeedback(TopK(count=1))},
 }
 
 

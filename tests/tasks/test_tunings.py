@@ -179,7 +179,7 @@ def test_smaller_rank_is_a_prefix_of_the_whole(encoder: str, mode: str) -> None:
     flat = stir(bound)
     part = cut(bound.layout, 1.0, 2)
     assert part is not None
-    sub = bound.narrow(Terms(rank=2))
+    sub = bound.at("", Terms(rank=2))
     sub.load(part.narrow(flat))
     # oracle: the whole model with directions 2 and 3 at zero (B's columns)
     zeroed = flat.clone()
@@ -200,9 +200,9 @@ def test_smaller_rank_is_a_prefix_of_the_whole(encoder: str, mode: str) -> None:
 
 def test_only_lora_has_a_rank(encoder: str) -> None:
     with pytest.raises(FedfmError, match="use lora"):
-        opened(encoder, Head())[0].narrow(Terms(rank=2))
+        opened(encoder, Head())[0].at("", Terms(rank=2))
     with pytest.raises(FedfmError, match="not in width"):
-        opened(encoder, LoRA())[0].narrow(Terms(width=0.5))
+        opened(encoder, LoRA())[0].at("", Terms(width=0.5))
 
 
 def test_full_trains_everything_that_is_used(encoder: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -159,15 +159,15 @@ class Instruction(TextObjective):
         )
         return nll.view_as(targets).sum(1) / (targets != IGNORED).sum(1)
 
-    def loss(self, module: nn.Module, batch: Batch) -> Tensor:
-        return self.losses(module, batch).mean()
+    def chunks(self, encoded: Dialogues) -> Iterator[Tensor]:
+        return encoded.tokens.chunks(self.task.score_batch)
 
     def score(self, module: nn.Module, encoded: Dialogues, device: torch.device) -> Scores:
         """`loss`; with score_by "exact" also `exact` and `exact/GROUP`. The same for the same rows in any order."""
         n, found = len(encoded), torch.zeros(len(encoded), dtype=torch.float64)
         if not n:
             return {}
-        for index in encoded.tokens.chunks(self.task.score_batch):
+        for index in self.chunks(encoded):
             found[index] = self.losses(module, self.batch(encoded, index, device)).double().cpu()
         scores = {"loss": (math.fsum(found.tolist()), n)}
         if self.task.score_by == "loss":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -236,8 +237,14 @@ class Classification(TextObjective):
         out: Tensor = module(batch.ids, batch.mask) if batch.features is None else module.head(batch.features)  # type: ignore
         return out
 
+    def losses(self, module: nn.Module, batch: Batch) -> Tensor:
+        return functional.cross_entropy(self.logits(module, batch), batch.labels, reduction="none")
+
     def loss(self, module: nn.Module, batch: Batch) -> Tensor:
-        return functional.cross_entropy(self.logits(module, batch), batch.labels)
+        return functional.cross_entropy(self.logits(module, batch), batch.labels)  # their mean, in one pass
+
+    def chunks(self, encoded: Texts) -> Iterator[Tensor]:
+        return encoded.tokens.chunks(CHUNK, encoded.labels.tolist())
 
     def score(self, module: nn.Module, encoded: Texts, device: torch.device) -> Scores:
         """`accuracy`, `loss`, and `accuracy/GROUP`; the same for the same rows in any order."""
@@ -245,7 +252,7 @@ class Classification(TextObjective):
             torch.zeros(len(encoded), dtype=torch.bool),
             torch.zeros(len(encoded), dtype=torch.float64),
         )
-        for index in encoded.tokens.chunks(CHUNK, encoded.labels.tolist()):
+        for index in self.chunks(encoded):
             batch = self.batch(encoded, index, device)
             logits = self.logits(module, batch)
             hits[index] = (logits.argmax(-1) == batch.labels).cpu()

@@ -17,7 +17,8 @@ from fedfm.core.tree import cut
 from fedfm.data.source import Parties, Shard
 from fedfm.efficiency.computation.tuning.full import Full
 from fedfm.efficiency.computation.tuning.head import Head
-from fedfm.efficiency.computation.tuning.lora import LoRA, adapted, targets
+from fedfm.efficiency.computation.tuning.lora import LoRA, adapted
+from fedfm.efficiency.computation.tuning.targets import targets
 from fedfm.models import tiny
 from fedfm.tasks.bound import BoundModule
 from fedfm.tasks.text.causal import CausalLM
@@ -108,8 +109,9 @@ def test_everybody_starts_from_the_same_bits_and_no_global_draw(encoder: str) ->
 def test_targets_are_checked(encoder: str) -> None:
     with pytest.raises(ModelError, match="did you mean 'query'"):
         opened(encoder, LoRA(targets=("querry",)))
-    with pytest.raises(ModelError, match="set tuning.targets to some of 0"):
-        targets(torch.nn.Sequential(torch.nn.Linear(2, 2)), None)
+    assert targets(torch.nn.Sequential(torch.nn.Linear(2, 2)), None) == (
+        "0",
+    )  # all, where none has a usual name
     bound, _ = opened(encoder, LoRA(targets=("dense",)))
     assert any("intermediate.dense.lora_A" in e.name for e in bound.layout.entries)
 

@@ -26,6 +26,7 @@ from fedfm.running import baselines as base
 from fedfm.running.feasible import feasible
 from fedfm.running.progress import Progress, Silent
 from fedfm.running.summary import dumps, summarise
+from fedfm.tasks.probing import opened, probe
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def configure(
 
 def _anchor(config: configs.Config) -> None:
     """Paths that exist from here become absolute: a run is resumed, and its model loaded, from anywhere."""
-    for slot, key in (("data", "path"), ("data", "test_path"), ("task", "model")):
+    for slot, key in (("data", "path"), ("data", "test_path"), ("task", "model"), ("task", "start")):
         spec = config.get(slot)
         value = spec.get(key) if isinstance(spec, dict) else None
         if (
@@ -170,7 +171,9 @@ def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
     if problems := feasible(fed, len(parties.ids)):
         raise ConfigError(problems)
     with progress.step("model"):
-        bound = fed.task.open(parties, device)
+        bound = opened(fed.task, parties, device)
+    if problems := probe(fed.task, bound, parties):
+        raise ConfigError(problems)
     return Site(fed, bound, parties, Store(folder / "clients"))
 
 

@@ -150,6 +150,12 @@ class Instruction(TextObjective):
         longer = sum(len(prompt) + len(answer) > self.limit for prompt, answer in pairs)
         return Dialogues(self.within(Ragged.of([c for c, _ in cuts])), prompts, tuple(kept), dropped, longer)
 
+    def few(self, encoded: Dialogues, n: int) -> Dialogues:
+        """The first n rows."""
+        kept = range(min(n, len(encoded)))
+        tokens = Ragged.of([encoded.tokens[i] for i in kept])
+        return Dialogues(tokens, encoded.prompts[: len(kept)], encoded.rows[: len(kept)])
+
     def explain(self, row: dict[str, Any]) -> dict[str, Any]:
         """What the model sees of a row: `text`, `tokens` and `loss_mask` (true where the loss is)."""
         prompt, answer = self.dialogue.encode([row])[0]

@@ -208,6 +208,11 @@ class Classification(TextObjective):
         full = int((tokens.lengths >= self.limit).sum())
         return Texts(tokens, labels, groups, Features(tokens) if self.frozen else None, full)
 
+    def few(self, encoded: Texts, n: int) -> Texts:
+        """The first n rows, without features that were kept."""
+        tokens = Ragged.of([encoded.tokens[i] for i in range(min(n, len(encoded)))])
+        return Texts(tokens, encoded.labels[:n], encoded.groups[:n])
+
     def explain(self, row: dict[str, Any]) -> dict[str, Any]:
         """What the model sees of a row: `text`, `tokens`, `loss_mask` (false: the loss is on the `label`)."""
         ids = self._tokens([row["text"]])[0]

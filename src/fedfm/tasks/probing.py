@@ -16,7 +16,7 @@ ROWS = 4  # of each party that is looked at
 PARTIES = 8
 
 
-def opened(task: Task, data: Any, device: str = "cpu") -> Bound:
+def open_task(task: Task, data: Any, device: str = "cpu") -> Bound:
     """The opened task, with torch's global generator and thread count as they were."""
     threads = torch.get_num_threads()
     try:

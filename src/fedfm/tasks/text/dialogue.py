@@ -49,7 +49,9 @@ class Dialogue:
         """The text up to the answer. Raises DataError for a row without an instruction."""
         if not isinstance(row.get("instruction"), str):
             raise DataError(f"a row has no `instruction`; it has {', '.join(map(str, row)) or 'no column'}")
-        return self._render([_user(row)], True) if self.chat else PLAIN.format(request=_user(row)["content"])
+        if self.chat:
+            return self._render(_asked(row), True)
+        return _before(row) + PLAIN.format(request=_user(row)["content"])
 
     def prompts(self, rows: Sequence[Mapping[str, Any]]) -> list[list[int]]:
         """The tokens that generation starts from."""
@@ -70,7 +72,7 @@ class Dialogue:
         eos, pairs = self.tokenizer.eos_token_id, []
         for row, prompt, tail, head, whole in zip(rows, prompts, tails, heads, joint, strict=True):
             if self.spelled(row):
-                head, answer = self._prompt(row, prompt, head), self._answer(row, tail)
+                head, answer = self._prompt(row, prompt, head), self._apart(tail, str(row["answer"]))
             else:
                 # a token that spans the border is split, because generation starts behind the prompt's own tokens
                 answer = (
@@ -84,7 +86,7 @@ class Dialogue:
 
     def spelled(self, row: Mapping[str, Any]) -> tuple[str, ...]:
         """The control tokens that are spelled out in the row's text."""
-        text = f"{_user(row)['content']}\n{row.get('answer')}"
+        text = "\n".join([*_said(row), str(row.get("answer"))])
         return tuple(t for t in self.controls if t in text)
 
     # ---- texts ------------------------------------------------------------------------------------------------
@@ -94,7 +96,7 @@ class Dialogue:
         answer = str(row["answer"])
         if not self.chat:
             return answer
-        whole = self._render([_user(row), {"role": "assistant", "content": answer}], False)
+        whole = self._render([*_asked(row), {"role": "assistant", "content": answer}], False)
         return whole[len(prompt) :] if whole.startswith(prompt) else answer
 
     def _kept(self, rows: Sequence[Mapping[str, Any]], prompts: Sequence[str], tails: Sequence[str]) -> None:
@@ -102,7 +104,7 @@ class Dialogue:
         lost: dict[str, list[tuple[str, str]]] = {}
         for row, prompt, tail in zip(rows, prompts, tails, strict=True):
             for name, said, text in (
-                ("instruction", _user(row)["content"], prompt),
+                *(("instruction", said, prompt) for said in _said(row)),
                 ("answer", str(row["answer"]), tail),
             ):
                 if said.strip() not in text:
@@ -162,21 +164,22 @@ class Dialogue:
     # ---- tokens -----------------------------------------------------------------------------------------------
     def _prompt(self, row: Mapping[str, Any], prompt: str, ids: list[int]) -> list[int]:
         """The prompt's tokens, `ids`, unless its text spells a control token."""
-        said = _user(row)["content"]
-        return [*self.lead, *self._apart(prompt, said)] if any(t in said for t in self.controls) else ids
+        said = _said(row)
+        return (
+            [*self.lead, *self._apart(prompt, *said)]
+            if any(t in s for t in self.controls for s in said)
+            else ids
+        )
 
-    def _answer(self, row: Mapping[str, Any], tail: str) -> list[int]:
-        return self._apart(tail, str(row["answer"]))
-
-    def _apart(self, text: str, said: str) -> list[int]:
+    def _apart(self, text: str, *said: str) -> list[int]:
         """Tokens of a rendered text in which `said` is encoded as characters, the template around it as it is."""
-        said = said.strip() if said not in text else said
-        before, _, after = text.partition(said)
-        return [
-            *self._ids([before], lead=False)[0],
-            *self._ids([said], lead=False, split_special_tokens=True)[0],
-            *self._ids([after], lead=False)[0],
-        ]
+        found: list[int] = []
+        for words in said:
+            words = words if words in text else words.strip()
+            before, _, text = text.partition(words)
+            found += self._ids([before], lead=False)[0]
+            found += self._ids([words], lead=False, split_special_tokens=True)[0]
+        return [*found, *self._ids([text], lead=False)[0]]
 
     def _ids(self, texts: list[str], *, lead: bool, **how: Any) -> list[list[int]]:
         if not texts:
@@ -185,6 +188,22 @@ class Dialogue:
             texts, add_special_tokens=False, return_attention_mask=False, verbose=False, **how
         )["input_ids"]
         return [[*self.lead, *i] for i in ids] if lead else ids
+
+
+def _asked(row: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The turns before the answer: those of the chat, the user's last."""
+    return [*row.get("history", ()), _user(row)]
+
+
+def _before(row: Mapping[str, Any]) -> str:
+    """Earlier turns of a chat in the plain form."""
+    titles = {"user": "Instruction:\n", "assistant": "Answer:\n"}
+    return "".join(f"{titles.get(t['role'], '')}{t['content']}\n\n" for t in row.get("history", ()))
+
+
+def _said(row: Mapping[str, Any]) -> list[str]:
+    """What the prompt must hold, in order."""
+    return [t["content"] for t in _asked(row)]
 
 
 def _user(row: Mapping[str, Any]) -> dict[str, str]:

@@ -14,6 +14,8 @@ from fedfm.core.context import Terms
 from fedfm.core.errors import DataError
 from fedfm.core.protocols import Scores, Task
 from fedfm.core.registry import knob, method
+from fedfm.core.schema import Column
+from fedfm.data.kinds import Group, Image, Label
 from fedfm.tasks.bound import BoundModule, Objective
 
 
@@ -26,6 +28,8 @@ class ImageClassification(Task):
     model, the others its `back` (in three parts: `body`, and the head as `tail`). Every hidden channel may be cut by
     width (HeteroFL); a sub-model divides its hidden activations by the width.
     """
+
+    columns = (Column("image", Image()), Column("label", Label()), Column("group", Group(), required=False))
 
     channels: tuple[int, ...] = knob((16, 32, 64), "channels of each block")
     cut: int = knob(1, "blocks that a split model keeps at the client", low=1)

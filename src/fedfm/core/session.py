@@ -102,7 +102,7 @@ class Guard:
         self, job: Job, brief: Message, ctx: Ctx, mine: State, down: State, wire: State
     ) -> Generator[Say, Message, Say]:
         """The upload; no vector of it stays behind while the session waits for its answer. Moves `wire`."""
-        fed, stack, bound = self.fed, Pipe(self.fed.uplink), self.bound.narrow(ctx.terms)
+        fed, stack, bound = self.fed, Pipe(self.fed.uplink), self.bound.at(job.id, ctx.terms)
         client = fed.adversary.wrap(fed.client) if job.malicious else fed.client
         brief, down = self._opened(brief, down, ctx, bound)
 

@@ -32,6 +32,7 @@ from fedfm.running.summary import dumps, summarise, versions
 from fedfm.running.verdict import FAILED, INTERRUPTED, Result, Verdict, judge
 
 Callback = Callable[[dict[str, Any]], None]  # called with a copy of each round's record
+from fedfm.tasks.probing import open_task, probe
 
 
 @dataclass
@@ -73,7 +74,10 @@ def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
     if problems := feasible(fed, {i: len(parties.train(i)) for i in parties.ids}):
         raise ConfigError(problems)
     with progress.step("model"):
-        bound = fed.task.open(parties, device)
+        bound = open_task(fed.task, parties, device)
+    with progress.step("probing"):
+        if problems := probe(fed.task, bound, parties):
+            raise ConfigError(problems)
     return Site(fed, bound, parties, Store(folder / "clients"))
 
 

@@ -5,13 +5,13 @@ Every rule reads facts that methods declare; none knows a method's name. All pro
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 
 import torch
 
 from fedfm.core.combine import Pipe, sends, stages_of
 from fedfm.core.errors import Problem
+from fedfm.core.exposure import exposed
 from fedfm.core.federation import Federation
 from fedfm.core.protocols import Reward, Valuer
 from fedfm.core.registry import name_of
@@ -27,7 +27,7 @@ def check(fed: Federation) -> list[Problem]:
             _central_noise,
             _sub_models,
             _misplaced,
-            _unprotected,
+            exposed,
             _idle_switches,
             _place,
         )
@@ -151,28 +151,6 @@ def _central_noise(fed: Federation) -> Iterator[Problem]:
             "its sum is no longer bounded by clip_norm, so the noise would be too small",
             "aggregate=mean with weights=equal",
         )
-    if getattr(fed.aggregate, "weights", "equal") != "equal":
-        yield Problem(
-            "aggregate.weights",
-            "clients are weighted by their examples",
-            f"one client could move the sum by its weight "
-            f"times clip_norm, but {name} adds noise for clip_norm",
-            "aggregate.weights=equal",
-        )
-    if fed.select.random_size and not getattr(fed.aggregate, "denominator", 0.0):
-        yield Problem(
-            "aggregate.denominator",
-            "the mean divides by the cohort's random size",
-            "that size is private under Poisson sampling",
-            "aggregate.denominator = rate x number of parties",
-        )
-    if fed.pace.late == "keep":
-        yield Problem(
-            "pace",
-            f"{name_of(fed.pace)} mixes rounds",
-            "the accountant assumes that a round's cohort was drawn for it",
-            "pace=synchronous",
-        )
     if sends(fed.client) == "weights":
         yield Problem(
             "client.send",
@@ -237,32 +215,6 @@ def _misplaced(fed: Federation) -> Iterator[Problem]:
                     "sum of a round's, which only the uplink's own stages see",
                     "make it a stage of the uplink",
                 )
-
-
-def _unprotected(fed: Federation) -> Iterator[Problem]:
-    """Noise on the uploads, central or local, covers nothing that reaches the server another way."""
-    noisy = " and ".join(name_of(s) for s in stages_of(fed.uplink) if s.perturbs)
-    if noisy and fed.select.releases:
-        yield Problem(
-            "select",
-            f"{name_of(fed.select)} publishes what clients computed from their data",
-            f"this release is not covered by the noise of {noisy}",
-            "select=uniform or poisson",
-        )
-    if noisy and fed.server.phases:
-        yield Problem(
-            "server",
-            f"{name_of(fed.server)} learns from conversations, which {noisy} does not cover",
-            "what a party tells there is as private as its upload",
-            f"drop {noisy}",
-        )
-    if noisy and importlib.util.find_spec("dp_accounting") is None:
-        yield Problem(
-            "uplink",
-            "the privacy spent cannot be computed",
-            "dp-accounting is not installed",
-            "pip install 'fedfm[privacy]'",
-        )
 
 
 def _idle_switches(fed: Federation) -> Iterator[Problem]:

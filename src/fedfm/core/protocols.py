@@ -40,6 +40,13 @@ Replies = dict[str, Message]
 class Slot:
     """What all slots share: two identities of a slot are equal, and print as what makes them."""
 
+    info: ClassVar[frozenset[str]] = frozenset()  # keys of `Message.info` that it fills
+
+    @classmethod
+    def identity(cls) -> bool:
+        """Is this the base class of its slot, which changes nothing?"""
+        return cls.__module__.startswith("fedfm.core.protocols")
+
 
 class Bound(Protocol):
     """An opened task: the trainable tensors live on the flat buffer `params`, their gradients on `grads`."""
@@ -162,6 +169,16 @@ class Aggregator(Slot):
         """Does it look at single messages?"""
         return self.form == "all"
 
+    @property
+    def alpha_max(self) -> float | None:
+        """The largest `alpha` that any party can get; None: no public bound is known."""
+        return None
+
+    @property
+    def divisor(self) -> str:
+        """What the sum is divided by: "public" (agreed beforehand), "count" of contributors, or "mass" (theirs)."""
+        return "mass"
+
     def lift(self, m: Message, ctx: Ctx) -> Lift:
         raise NotImplementedError
 
@@ -191,7 +208,36 @@ class Wire(Slot):
     after_sum: ClassVar[bool] = False  # undone once, on the sum
     opaque: ClassVar[bool] = False  # no single message is readable; its payload is int64, its sum modulo 2^64
     perturbs: ClassVar[bool] = False  # adds noise for differential privacy
+    covers: ClassVar[frozenset[str]] = frozenset()  # channels that it protects: "x", "mass", "side"
+    against: ClassVar[str] = (
+        ""  # from whom: "server" (then from everybody), or "recipients" of models and files
+    )
+    needs_mask: ClassVar[bool] = False  # its noise protects in a hidden sum alone
+    relation: str = ""  # what its guarantee hides of a party: "zero-out", "replace-one", "add-or-remove"
+    least: ClassVar[int] = 1  # fewest parties of a round
     phases: ClassVar[Mapping[str, Barrier]] = {}  # in order; "upload" among them makes the upload a barrier
+
+    @property
+    def off(self) -> str:
+        """Why this protection, asked for, gives nothing (its noise is 0); empty: it does."""
+        return ""
+
+    @property
+    def accountant(self) -> Any:
+        """Who knows what its releases cost (`core.exposure.Accountant`); None: it promises nothing."""
+        return None
+
+    def release(self) -> Mapping[str, Any]:
+        """The facts of the `privacy` event of one release, its event as data; empty: it releases nothing."""
+        return {}
+
+    def fits(self, magnitude: float, parties: int) -> str:
+        """Why values of this magnitude of so many parties cannot travel, and the setting with which they can; empty: they can."""
+        return ""
+
+    def admits(self, host: State, phase: str, sender: str) -> str:
+        """Why this party may not speak in this phase now; empty: it may. Asked before its words count."""
+        return ""
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
         return x, {}, state
@@ -243,6 +289,11 @@ class Selector(Slot):
     random_size: ClassVar[bool] = False  # how many take part is random, hence private under sampling
     cuts: bool = False  # some parties get a sub-model
 
+    @property
+    def independent(self) -> bool:
+        """Does a party's place depend on no other party?"""
+        return self.identity()
+
     def init(self, pool: Mapping[str, int], ctx: Ctx) -> State:
         return {}
 
@@ -265,6 +316,16 @@ class Pace(Slot):
 
     late: Literal["cancel", "keep"] = "cancel"
     partial: bool = False  # a round may close while parties are still working
+
+    @property
+    def independent(self) -> bool:
+        """Does whether a party counts depend on no other party?"""
+        return self.late == "cancel" and not self.partial
+
+    @property
+    def loses(self) -> bool:
+        """May a planned party be missing from the sum, other than by its own failure?"""
+        return self.partial
 
     def room(self, busy: int, want: int) -> int:
         """How many new sessions may start while `busy` are under way."""

@@ -6,6 +6,7 @@ process, in worker processes and in a party's own process. It does no input or o
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import time
 import traceback
@@ -21,7 +22,7 @@ from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx, Event, Terms
 from fedfm.core.errors import ClientFailed
 from fedfm.core.fold import weights_behind
-from fedfm.core.message import Message, finite, nothing
+from fedfm.core.message import Message, finite, nothing, pack
 from fedfm.core.protocols import Bound, Say, State
 from fedfm.core.registry import name_of
 from fedfm.core.state import Store
@@ -119,6 +120,8 @@ class Site:
     # ---- the kinds of session ---------------------------------------------------------------------------------
     def _train(self, job: Job, brief: Message, ctx: Ctx) -> Generator[Say, Message, None]:
         kept, stack = self.store.load(job.id, job.base), Pipe(self.fed.uplink)
+        if stack.hidden is not None and not self.fed.select.cuts:  # sub-models are unequal by agreement
+            ctx = ctx.at(brief=hashlib.sha256(pack(brief)).hexdigest())
         wire = yield from self._relay(stack.join(kept.get("wire", {}), ctx), ctx)
         reply = yield (
             yield from self._work(job, brief, ctx, kept.get("client", {}), kept.get("down", {}), wire)

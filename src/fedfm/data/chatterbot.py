@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
+from typing import Any, ClassVar
 
 from fedfm.core.errors import DataError, MissingExtra, nearest
 from fedfm.core.registry import knob, method
@@ -30,6 +30,10 @@ class Chatterbot:
         0.2, "share of the questions of every topic that is held out", low=0.0, high=0.9
     )
     test_rows: int = knob(12, "held-out rows of a topic, at most: one question may have fifty answers", low=1)
+
+    agreed: ClassVar[frozenset[str]] = frozenset(
+        {"schema", "test"}
+    )  # of the set, before any party's rows are read
 
     def open(self, seed: int) -> Parties:
         """Read and hold out; `DataError` for an unknown language, `MissingExtra` without the package."""

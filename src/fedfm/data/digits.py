@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from fedfm.core.errors import MissingExtra
 from fedfm.core.registry import knob, method
@@ -35,6 +36,10 @@ class Digits:
         doc="how the training images are divided among parties",
         factory=lambda: Dirichlet(alpha=0.5, parties=8),
     )
+
+    agreed: ClassVar[frozenset[str]] = frozenset(
+        {"schema", "test"}
+    )  # of the set, before any party's rows are read
 
     def open(self, seed: int) -> Parties:
         """Load, hold out and divide; raises `MissingExtra` without scikit-learn."""

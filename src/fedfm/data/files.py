@@ -45,6 +45,11 @@ class Files:
     )
     test_group: str = knob("", "the column that names the test groups")
 
+    @property
+    def agreed(self) -> frozenset[str]:
+        """What is known before any party's rows are read."""
+        return frozenset({"test"} if self.test_path else ())
+
     def open(self, seed: int) -> Parties:
         """Read everything, check everything, divide; raises `DataError` with all problems at once."""
         faults, dropped = Faults("'files'"), Counter[str]()

@@ -45,6 +45,11 @@ class Hub:
         doc="how the training rows are divided among parties", factory=lambda: Dirichlet(alpha=0.5, parties=8)
     )
 
+    @property
+    def agreed(self) -> frozenset[str]:
+        """A public data set, divided here: its labels, and the rows of its own test split."""
+        return frozenset({"schema", "test"} if self.test_split else {"schema"})
+
     def open(self, seed: int) -> Parties:
         """Load and divide; raises `DataError` with all problems, `MissingExtra` without `datasets`."""
         splits = self._load()

@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from fedfm.core.errors import DataError, MissingExtra, nearest
 from fedfm.core.registry import knob, method
@@ -65,6 +65,10 @@ class ReasoningGym:
     )
     rows_per_party: int = knob(200, "training rows of each party", low=1)
     test_rows: int = knob(25, "held-out rows of each task", low=1, high=_TEST // _TRIES)
+
+    agreed: ClassVar[frozenset[str]] = frozenset(
+        {"schema", "test"}
+    )  # of the set, before any party's rows are read
 
     def open(self, seed: int) -> Parties:
         """Generate; raises `DataError` for unknown tasks or options, `MissingExtra` without the package."""

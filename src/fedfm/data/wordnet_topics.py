@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from fedfm.core.registry import knob, method
 from fedfm.data.bundled.slices import balanced, json_rows, pick
@@ -31,6 +32,10 @@ class WordnetTopics:
     partition: Partition = knob(
         doc="how the training rows are divided among parties", factory=lambda: Dirichlet(alpha=0.5, parties=8)
     )
+
+    agreed: ClassVar[frozenset[str]] = frozenset(
+        {"schema", "test"}
+    )  # of the set, before any party's rows are read
 
     def open(self, seed: int) -> Parties:
         """Read the slice and divide it; raises `DataError` when a size is out of range."""

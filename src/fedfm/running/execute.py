@@ -16,6 +16,7 @@ from fedfm.config import text
 from fedfm.core import ledger
 from fedfm.core.check import check
 from fedfm.core.errors import ConfigError, DataError, FedfmError, ModelError, Problem, ResumeError
+from fedfm.core.exposure import planned
 from fedfm.core.federation import Federation
 from fedfm.core.loop import Run
 from fedfm.core.registry import recipes
@@ -23,7 +24,7 @@ from fedfm.core.session import Site
 from fedfm.core.state import Store, write
 from fedfm.models import catalog
 from fedfm.running import baselines as base
-from fedfm.running.feasible import feasible
+from fedfm.running.feasible import affordable, feasible
 from fedfm.running.progress import Progress, Silent
 from fedfm.running.summary import dumps, summarise
 
@@ -167,11 +168,12 @@ def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
     with progress.step("data"):
         parties = fed.data.open(fed.seed)
     device = fed.device if fed.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    if problems := feasible(fed, len(parties.ids)):
+    sizes = {i: len(parties.train(i)) for i in parties.ids}
+    if problems := feasible(fed, len(sizes)) + affordable(fed, sizes):
         raise ConfigError(problems)
     with progress.step("model"):
         bound = fed.task.open(parties, device)
-    return Site(fed, bound, parties, Store(folder / "clients"))
+    return Site(planned(fed, len(sizes)), bound, parties, Store(folder / "clients"))
 
 
 def _go(
@@ -201,7 +203,7 @@ def _go(
     engine = fed.engine.make()
     engine.open(site)
     status, found = "", dict[str, Any]()
-    run = Run(fed, folder, site, engine, resume)
+    run = Run(site.fed, folder, site, engine, resume)
     try:
         with progress.rounds(fed.rounds, run) as shown:
             for record in run.rounds():
@@ -229,6 +231,9 @@ def _go(
     bound.load(fed.server.model(run.state.server))
     (folder / "model").mkdir(exist_ok=True)
     bound.objective.save(bound.module, str(folder / "model"))
+    if summary["privacy"]:  # whoever gets the model gets the definition of its epsilon with it
+        with (folder / "model" / "README.md").open("a", encoding="utf-8") as f:
+            f.write(f"\n## Privacy\n\n{summary['privacy']['sentence']}.\n")
     from fedfm import report
 
     with progress.step("report"):

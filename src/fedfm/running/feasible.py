@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from fedfm.core.combine import stages_of
-from fedfm.core.errors import Problem
+from fedfm.core.errors import FedfmError, Problem
+from fedfm.core.exposure import HIGHEST, noises, planned, schedule
 from fedfm.core.federation import Federation
 from fedfm.core.registry import name_of
 
@@ -34,3 +36,35 @@ def feasible(fed: Federation, parties: int) -> list[Problem]:
         for slot, method, n in wants
         if n > most
     ]
+
+
+def affordable(fed: Federation, sizes: Mapping[str, int]) -> list[Problem]:
+    """What only the number of parties can tell of a plan: its epsilon, its budget, its range. `sizes`: rows by party."""
+    found = []
+    if stages := noises(fed):
+        try:
+            ready = noises(planned(fed, len(sizes)))
+            epsilon = ready[0].accountant.cost(ready, schedule(fed, len(sizes)))
+        except FedfmError as e:
+            what = "the plan's epsilon cannot be computed"
+            return [Problem("uplink", what, str(e), "another selector, or other settings")]
+        if epsilon > HIGHEST:
+            names = " and ".join(map(name_of, stages))
+            found.append(
+                Problem(
+                    "uplink",
+                    f"{fed.rounds} rounds under {names} would spend epsilon {epsilon:.1f}",
+                    f"beyond epsilon {HIGHEST:g} no meaningful guarantee is left",
+                    "more noise (or give epsilon), fewer rounds; or say so: no_guarantee=true",
+                )
+            )
+    who, most = max(sizes.items(), key=lambda kv: kv[1], default=("", 0))
+    weight = most if fed.aggregate.alpha_max is None else 1
+    for i, stage in enumerate(stages_of(fed.uplink)):
+        if why := stage.fits(float(weight), len(sizes)):
+            what = f"{name_of(stage)} cannot carry the weight of {who}, which holds {most} rows"
+            harm, _, fix = why.rpartition(": ")
+            found.append(
+                Problem(f"uplink.{i}", what, f"{harm}; it would fail in every round, after its training", fix)
+            )
+    return found

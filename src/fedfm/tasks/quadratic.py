@@ -8,7 +8,7 @@ to sum(w_i b_i)/sum(w_i), w_i = 1 - (1 - 0.05 a_i)^10, which is 0.713442; the op
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -79,6 +79,8 @@ class Quadratics:
     a: tuple[float, ...] = knob((1.0, 10.0), "curvature of each party")
     b: tuple[float, ...] = knob((0.0, 1.0), "optimum of each party")
     rows: int = knob(1, "copies of its row that a party holds", low=1)
+
+    agreed: ClassVar[frozenset[str]] = frozenset({"schema", "test"})
 
     def open(self, seed: int) -> Parties:
         rows = [{"a": float(a), "b": float(b)} for a, b in zip(self.a, self.b, strict=True)]

@@ -37,12 +37,28 @@ class Mean(Aggregator):
         low=0.0,
     )
 
+    cap: float = knob(
+        0.0,
+        "rows from which on a party weighs 1, with fewer rows / cap (public, for DP); 0: rows as they are",
+        low=0.0,
+    )
+
     form = "sum"
     shares = True
     plain = True
 
+    @property
+    def alpha_max(self) -> float | None:
+        return 1.0 if self.weights == "equal" or self.cap else None
+
+    @property
+    def divisor(self) -> str:
+        return "public" if self.denominator else "count" if self.weights == "equal" else "mass"
+
     def lift(self, m: Message, ctx: Ctx) -> Lift:
         alpha = m.mass if self.weights == "examples" else 1.0
+        if self.cap and self.weights == "examples":
+            alpha = min(alpha, self.cap) / self.cap
         if ctx.layout is not None and (c := cut(ctx.layout, *ctx.terms.shape)) is not None:
             return Lift(c.widen(m.x), alpha, c.coverage() * alpha)
         return Lift(m.x, alpha, alpha)

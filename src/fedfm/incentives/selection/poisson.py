@@ -31,6 +31,7 @@ class Poisson(Selector):
     rate: float = knob(0.1, "probability of taking part in a round", low=0.0, high=1.0)
 
     random_size: ClassVar[bool] = True
+    independent: ClassVar[bool] = True
 
     def select(
         self, pool: Mapping[str, int], state: State, ctx: Ctx, answers: Mapping[str, Message]

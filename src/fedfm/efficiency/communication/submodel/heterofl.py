@@ -50,6 +50,10 @@ class HeteroFL(Selector):
         return self.inner.random_size
 
     @property
+    def independent(self) -> bool:
+        return self.inner.independent
+
+    @property
     def cuts(self) -> bool:  # type: ignore[override]
         return any(w < 1.0 for w in self.widths)
 

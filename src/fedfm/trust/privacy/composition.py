@@ -1,8 +1,8 @@
 """What a draw and a relation make of a release, and what many releases cost together.
 
 A release is a tree of dp-accounting's events as data: `{"GaussianDpEvent": {"noise_multiplier": z}}`, the noise in
-units of the bound C on one party's contribution to the sum. Every mechanism says its own; what the library cannot
-compose is refused. Two traps of the library (google/differential-privacy#378): its Gaussian event under replace-one
+units of the bound C on one party's contribution to the sum; any other event is taken as its mechanism states it, for
+the relation that it names. What the library cannot compose is refused. Two traps of the library (google/differential-privacy#378): its Gaussian event under replace-one
 takes z relative to C in the PLD accountant and relative to the sensitivity 2C in the Renyi one, and so does its
 sampling without replacement.
 """

@@ -53,8 +53,8 @@ GOLDEN = [
     (1.0, 1, WHOLE, 1e-5, REPLACE, 9.9973),
     (3.0, 7, WHOLE, 1e-5, ADD, 3.7868),
     (3.0, 7, WHOLE, 1e-5, REPLACE, 8.5726),
-    (3.0, 7, Draw(displaces=True), 1e-5, ADD, 8.5726),
-    (3.0, 7, Draw(displaces=True), 1e-5, REPLACE, 8.5726),
+    (3.0, 7, Draw(displaces="arrival"), 1e-5, ADD, 8.5726),
+    (3.0, 7, Draw(displaces="arrival"), 1e-5, REPLACE, 8.5726),
     (5.0, 100, WHOLE, 1e-5, REPLACE, 24.3816),
     (1.0, 10, WHOLE, 1e-5, ZERO, 17.8566),
     (4.0, 10, WHOLE, 1e-5, REPLACE, 7.5113),
@@ -135,6 +135,9 @@ def test_a_fixed_size_draw_is_no_poisson_draw_and_its_event_is_relative_to_the_s
 def test_epsilon_rises_with_rounds_and_rate_and_falls_with_noise(draw: Draw, change: str) -> None:
     assert cost(2.0, 5, change, draw) < cost(2.0, 9, change, draw)
     assert cost(3.0, 5, change, draw) < cost(2.0, 5, change, draw) <= cost(2.0, 5, change, draw.public)
+    assert cost(2.0, 5, ZERO, draw) <= cost(2.0, 5, ZERO, WHOLE) * (
+        1 + 1e-9
+    )  # who is not drawn cannot be worse off
     assert cost(2.0, 5, ADD, draw) <= cost(2.0, 5, REPLACE, draw) * (1 + 1e-9)
     assert cost(2.0, 5, ZERO, draw) <= cost(2.0, 5, REPLACE, draw) * (1 + 1e-9)
 
@@ -202,4 +205,4 @@ def test_draws_that_nobody_can_account_for_are_refused(sampling: dict[str, Any])
 def test_sampling_all_in_other_words() -> None:
     words = [{"kind": "all"}, {"kind": "poisson", "rate": 1.0}, {"kind": "uniform", "count": 9, "of": 9}]
     assert {drawn(w) for w in words} == {WHOLE}
-    assert drawn({"kind": "uniform", "count": 2, "of": 9}).public == Draw(displaces=True)
+    assert drawn({"kind": "uniform", "count": 2, "of": 9}).public == Draw(displaces="draw")

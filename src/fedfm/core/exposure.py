@@ -9,6 +9,7 @@ stage covers is a `Problem`. `kept` channels stay in the house, in the private p
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -279,12 +280,29 @@ def _before_noise(fed: Federation) -> Iterator[Problem]:
                         "clipped code is no clipped update",
                         FIXES["side"][1],
                     )
-        if stage.needs_mask and not any(s.opaque for s in stages[i + 1 :]):
+        mask = next((s for s in stages[i + 1 :] if s.opaque), None)
+        if not stage.shares or not stage.against:
+            continue
+        if (mask := next((s for s in stages[i + 1 :] if s.opaque), None)) is None:
             yield Problem(
                 f"uplink.{i}",
                 f"nothing hides the single messages behind {name_of(stage)}",
                 "each party adds only its share of the noise; alone it protects nobody",
                 f"put secagg behind {name_of(stage)}",
+            )
+        elif mask.step > stage.step:
+            yield Problem(
+                f"uplink.{i + 1}.bits",
+                f"{name_of(mask)} rounds to {mask.step:g}, {name_of(stage)} needs {stage.step:g}",
+                "noise that is rounded party by party no longer adds up to what the accountant believes",
+                f"bits={-math.log2(stage.step):.0f} or more",
+            )
+        if not fed.aggregate.alike:
+            yield Problem(
+                "aggregate.weights",
+                f"{name_of(fed.aggregate)} weighs parties behind {name_of(stage)}",
+                "a weight below 1 would make a party's share of the noise smaller",
+                "aggregate.weights=equal",
             )
 
 

@@ -175,6 +175,11 @@ class Aggregator(Slot):
         return None
 
     @property
+    def alike(self) -> bool:
+        """Does every party get the `alpha` 1, whatever it holds?"""
+        return False
+
+    @property
     def divisor(self) -> str:
         """What the sum is divided by: "public" (agreed beforehand), "count" of contributors, or "mass" (theirs)."""
         return "mass"
@@ -212,7 +217,8 @@ class Wire(Slot):
     against: ClassVar[str] = (
         ""  # from whom: "server" (then from everybody), or "recipients" of models and files
     )
-    needs_mask: ClassVar[bool] = False  # its noise protects in a hidden sum alone
+    shares: int = 0  # parties among whom its noise is divided, so that it protects in a hidden sum alone; 0: it is whole
+    step: ClassVar[float] = 0.0  # values travel as whole multiples of this; 0: as they are
     relation: str = ""  # what its guarantee hides of a party: "zero-out", "replace-one", "add-or-remove"
     least: ClassVar[int] = 1  # fewest parties of a round
     phases: ClassVar[Mapping[str, Barrier]] = {}  # in order; "upload" among them makes the upload a barrier
@@ -230,6 +236,10 @@ class Wire(Slot):
     def release(self) -> Mapping[str, Any]:
         """The facts of the `privacy` event of one release, its event as data; empty: it releases nothing."""
         return {}
+
+    def survivors(self, parties: int) -> int:
+        """The fewest parties of so many whose sum is ever revealed."""
+        return 1
 
     def fits(self, magnitude: float, parties: int) -> str:
         """Why values of this magnitude of so many parties cannot travel, and the setting with which they can; empty: they can."""
@@ -293,6 +303,10 @@ class Selector(Slot):
     def independent(self) -> bool:
         """Does a party's place depend on no other party?"""
         return self.identity()
+
+    def most(self, parties: int) -> int:
+        """The most parties of a plan, of so many."""
+        return parties
 
     def init(self, pool: Mapping[str, int], ctx: Ctx) -> State:
         return {}

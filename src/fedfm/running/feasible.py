@@ -58,6 +58,12 @@ def affordable(fed: Federation, sizes: Mapping[str, int]) -> list[Problem]:
                     "more noise (or give epsilon), fewer rounds; or say so: no_guarantee=true",
                 )
             )
+    stages, cohort = stages_of(fed.uplink), fed.select.most(len(sizes))
+    for stage in stages:
+        if stage.shares and (few := min(s.survivors(cohort) for s in stages if s.opaque)) < stage.shares:
+            what = f"{name_of(stage)} divides its noise among {stage.shares} parties, {few} of {cohort} may remain"
+            why = "who drops out takes a share of the noise along: the sum would be noisy by less than was promised"
+            found.append(Problem("uplink", what, why, f"shares={few}, or a higher threshold of the masks"))
     who, most = max(sizes.items(), key=lambda kv: kv[1], default=("", 0))
     weight = most if fed.aggregate.alpha_max is None else 1
     for i, stage in enumerate(stages_of(fed.uplink)):

@@ -52,6 +52,10 @@ class Mean(Aggregator):
         return 1.0 if self.weights == "equal" or self.cap else None
 
     @property
+    def alike(self) -> bool:
+        return self.weights == "equal"
+
+    @property
     def divisor(self) -> str:
         return "public" if self.denominator else "count" if self.weights == "equal" else "mass"
 

@@ -8,6 +8,8 @@ the server sees who took part; the party that spent most counts. What is not und
 
 from __future__ import annotations
 
+import functools
+import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -176,7 +178,13 @@ def planned(stage: Any, samplings: Sequence[Sampling]) -> Any:
     """The stage with the noise that its epsilon needs over these rounds; itself when it names its noise."""
     if stage.epsilon is None or not samplings:
         return stage
-    return at(stage, calibrate(stage.epsilon, lambda z: cost([at(stage, z)], samplings)))
+    return at(stage, _noise(stage, tuple(json.dumps(s, sort_keys=True) for s in samplings)))
+
+
+@functools.lru_cache(maxsize=64)
+def _noise(stage: Any, samplings: tuple[str, ...]) -> float:
+    draws = [json.loads(s) for s in samplings]
+    return calibrate(stage.epsilon, lambda z: cost([at(stage, z)], draws))
 
 
 def at(stage: Any, noise: float) -> Any:
@@ -318,7 +326,8 @@ def _cohort(plan: Event | None, releases: Sequence[Event], t: int) -> Draw:
         )
     real = any(e.get("noise") == "system" for e in releases)
     secret = bool(sampling.get("secret")) or all(e.get("secret") for e in releases)
-    return draw.public if real and not secret else draw
+    seen = any(e.get("observer") == "server" for e in releases)  # who is protected from sees who took part
+    return draw.public if seen or (real and not secret) else draw
 
 
 def _checked(delta: float) -> float:

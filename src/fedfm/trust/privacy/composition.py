@@ -2,9 +2,9 @@
 
 A release is a tree of dp-accounting's events as data: `{"GaussianDpEvent": {"noise_multiplier": z}}`, the noise in
 units of the bound C on one party's contribution to the sum; any other event is taken as its mechanism states it, for
-the relation that it names. What the library cannot compose is refused. Two traps of the library (google/differential-privacy#378): its Gaussian event under replace-one
-takes z relative to C in the PLD accountant and relative to the sensitivity 2C in the Renyi one, and so does its
-sampling without replacement.
+the relation that it names. What the library cannot compose is refused. Two traps of the library
+(google/differential-privacy#378): its Gaussian event under replace-one takes z relative to C in the PLD accountant
+and relative to the sensitivity 2C in the Renyi one, and so does its sampling without replacement.
 """
 
 from __future__ import annotations
@@ -27,23 +27,37 @@ LIBRARY = {"add-or-remove": "ADD_OR_REMOVE_ONE", "replace-one": "REPLACE_ONE", "
 
 @dataclass(frozen=True)
 class Draw:
-    """How a cohort was drawn. `displaces`: a party that joins takes another one's place."""
+    """How a cohort was drawn, and by what a party that joins takes another one's place."""
 
     kind: Literal["all", "poisson", "uniform", "truncated"] = "all"
     rate: float = 1.0  # of "poisson" and "truncated"
     count: int = 0  # of "uniform": count of `of`; of "truncated": the room, cut at random
     of: int = 0
-    displaces: bool = False
+    displaces: Literal["", "draw", "arrival"] = ""
 
     @property
     def public(self) -> Draw:
         """The same cohort, seen by the observer: nothing is amplified."""
-        return Draw(displaces=self.displaces or self.kind in ("uniform", "truncated"))
+        return Draw(displaces=self.displaces or ("draw" if self.kind in ("uniform", "truncated") else ""))
+
+    def moves(self, change: str) -> float:
+        """By how many times C one party moves the sum, beyond what the relation says of everybody's sum.
+
+        A draw knows nothing of data: it differs between the two worlds only when the roster does. An arrival may.
+        """
+        return (
+            2.0
+            if self.displaces == "arrival"
+            and change != "replace-one"
+            or self.displaces
+            and change == "add-or-remove"
+            else 1.0
+        )
 
 
 def drawn(sampling: Mapping[str, Any], where: str = "this selector") -> Draw:
     """The draw that a plan's `sampling` describes; raises FedfmError on what nobody can account for."""
-    kind, displaces = sampling.get("kind"), bool(sampling.get("displaces"))
+    kind, displaces = sampling.get("kind"), sampling.get("displaces", "")
     try:
         rate, count, of = (
             float(sampling.get("rate", 0.0)),
@@ -51,6 +65,8 @@ def drawn(sampling: Mapping[str, Any], where: str = "this selector") -> Draw:
         )
     except (TypeError, ValueError):
         rate, count, of = 0.0, 0, 0
+    if displaces not in ("", "draw", "arrival"):
+        kind = None
     if kind == "all":
         return Draw(displaces=displaces)
     if kind == "poisson" and 0.0 < rate <= 1.0 and not displaces:
@@ -141,9 +157,10 @@ def _by_loss(release: Release, draw: Draw, change: str) -> Any:
     dpa, z = _library()[0], noise_of(release)
     if z is None:
         event = tree(release)
-        return event if draw == Draw() and _supports("PLD", event, change) else None
+        whole = draw.kind == "all" and draw.moves(change) == 1.0
+        return event if whole and _supports("PLD", event, change) else None
     if draw.kind == "all":
-        return dpa.GaussianDpEvent(z / 2.0 if draw.displaces and change != "replace-one" else z)
+        return dpa.GaussianDpEvent(z / draw.moves(change))
     if draw.kind == "poisson":
         return dpa.PoissonSampledDpEvent(draw.rate, dpa.GaussianDpEvent(z))
     if (
@@ -159,9 +176,10 @@ def _by_renyi(release: Release, draw: Draw, change: str) -> Any:
     dpa, z = _library()[0], noise_of(release)
     if z is None:
         event = tree(release)
-        return event if draw == Draw() and _supports("RDP", event, change) else None
+        whole = draw.kind == "all" and draw.moves(change) == 1.0
+        return event if whole and _supports("RDP", event, change) else None
     if draw.kind == "all":
-        return dpa.GaussianDpEvent(z / 2.0 if draw.displaces or change == "replace-one" else z)
+        return dpa.GaussianDpEvent(z / 2.0 if change == "replace-one" else z / draw.moves(change))
     if draw.kind == "poisson" and change != "replace-one":
         return dpa.PoissonSampledDpEvent(draw.rate, dpa.GaussianDpEvent(z))
     if draw.kind == "uniform" and change == "add-or-remove":

@@ -100,6 +100,13 @@ class SecAgg(Wire):
             t += 1
         return t
 
+    @property
+    def step(self) -> float:  # type: ignore[override]
+        return 2.0**-self.bits
+
+    def survivors(self, parties: int) -> int:
+        return self.needed(parties)
+
     def fits(self, magnitude: float, parties: int) -> str:
         bound = max(self.range_bound, 2.0 ** math.ceil(math.log2(max(magnitude, 1.0))))
         bits = min(self.bits, int(62 - math.log2(bound * max(parties, 1))))

@@ -64,9 +64,6 @@ class Relation:
 class Accountant(Protocol):
     """Who knows what releases cost. The core asks; it computes no epsilon."""
 
-    def unbookable(self, sampling: Sampling) -> str:
-        """Why no amplification is known for this way of drawing a cohort; empty: it is."""
-
     def planned(self, stage: Any, samplings: Sequence[Sampling]) -> Wire:
         """The stage with the noise that its epsilon needs over these rounds."""
 
@@ -165,9 +162,9 @@ def exposure(fed: Federation) -> dict[str, Exposure]:
             found[f"info/{key}"] = Exposure(
                 "private", to=server, why=f"{name_of(getattr(fed, slot))} sends it in clear"
             )
-    for phase in fed.server.phases:
+    for phase in fed.serving.phases:
         why = "its server learns from what parties say there, and the model from its server"
-        found[f"talk/{phase}"] = Exposure("private", "", both, why, name_of(fed.server))
+        found[f"talk/{phase}"] = Exposure("private", "", both, why, name_of(fed.serving))
     if fed.select.asks:
         told: Sort = "private" if fed.select.releases else "public"
         why = (
@@ -176,14 +173,14 @@ def exposure(fed: Federation) -> dict[str, Exposure]:
             else "says nothing of rows"
         )
         found["answers"] = Exposure(told, "", both, why, name_of(fed.select))
-    agreed: frozenset[str] = getattr(fed.data, "agreed", frozenset())  # a data spec has no base class
+    agreed: frozenset[str] = getattr(fed.data, "agreed", frozenset())  # a data spec may have no base class
     data = name_of(fed.data)
     if "schema" in agreed or not reads_labels(fed):
         found["schema"] = Exposure("public", "", both, "agreed before rows are read", data)
     else:
         why = "class names are the union of the parties' labels"
         found["schema"] = Exposure("private", "", both, why, data)
-    if "test" in agreed or getattr(fed.evaluate, "where", SERVER) != SERVER:
+    if "test" in agreed or fed.evaluate.where != SERVER:
         found["test"] = Exposure(
             "public", "", nobody, "rows of the server's own, or that stay with their party", data
         )
@@ -212,7 +209,7 @@ def exposure(fed: Federation) -> dict[str, Exposure]:
 
 def reads_labels(fed: Federation) -> bool:
     """Does the task need class names? One that does not say what it reads may."""
-    columns = getattr(fed.task, "columns", ())
+    columns = fed.task.columns
     return not columns or any(c.name.startswith("label") for c in columns)
 
 
@@ -343,10 +340,20 @@ def _central(fed: Federation) -> Iterator[Problem]:
             "a cohort below 3 cannot be masked, so a failed round tells the size that must stay secret",
             "select=uniform, or everybody",
         )
-    draws = schedule(replace(fed, rounds=min(fed.rounds, 2)), TRIAL)
-    if why := next(filter(None, (stage.accountant.unbookable(s) for s in draws)), ""):
-        what = f"no epsilon is known for {name_of(select)} under {name}"
-        yield Problem("select", what, why, "select=uniform or poisson")
+    if select.random_size and fed.serving.counts:
+        yield Problem(
+            "server",
+            f"{name_of(fed.serving)} looks at how many contributed, or does not say that it does not (`counts`)",
+            "that number is private under Poisson sampling",
+            "server=apply, or select=uniform",
+        )
+    if select.draws == "unknown":
+        yield Problem(
+            "select",
+            f"{name_of(select)} draws parties in a way that no accountant knows (`draws`)",
+            f"the epsilon of {name} depends on how a round's cohort was drawn",
+            "select=poisson, uniform or everybody",
+        )
 
 
 def _divisor(fed: Federation, name: str, change: str) -> Iterator[Problem]:

@@ -131,15 +131,6 @@ def statement(
 
 
 # ---- before a run ------------------------------------------------------------------------------------------
-def unbookable(sampling: Sampling) -> str:
-    """Why no amplification is known for this way of drawing a cohort; empty: it is."""
-    try:
-        drawn(sampling)
-    except FedfmError as e:
-        return str(e)
-    return ""
-
-
 def plan(stages: Sequence[Any], samplings: Sequence[Sampling]) -> list[Event]:
     """The ledger that a plan would leave: so many rounds, drawn like this, nobody missing."""
     return [e for t, sampling in enumerate(samplings) for e in _round(stages, t, sampling)]

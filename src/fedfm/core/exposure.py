@@ -129,82 +129,68 @@ def overspends(fed: Federation, events: Iterable[Event], parties: int) -> str:
 def exposure(fed: Federation) -> dict[str, Exposure]:
     """Every channel of a party in this federation, and of what is computed from its rows."""
     both, server, nobody = frozenset({SERVER, RECIPIENTS}), frozenset({SERVER}), frozenset[str]()
-    found: dict[str, Exposure] = {}
+    stages, found = stages_of(fed.uplink), dict[str, Exposure]()
 
-    def covered(channel: str, otherwise: Sort, to: frozenset[str], why: str, from_: str = SERVER) -> None:
-        by = next((name_of(s) for s in guards(fed, from_) if channel in s.covers), "")
-        found[channel] = Exposure("covered" if by else otherwise, by, to, why)
+    def put(channel: str, sort: Sort, to: frozenset[str], why: str, source: Any = None, by: str = "") -> None:
+        found[channel] = Exposure(sort, by, to, why, name_of(source) if source is not None else "")
 
-    covered("x", "private", server, "an update is a function of a party's rows")
-    covered("mass", "public", server, "row counts are public by decision")
-    wall = next((i for i, s in enumerate(stages_of(fed.uplink)) if s.against), None)
-    for i, stage in enumerate(stages_of(fed.uplink)):
-        if stage.against:
-            continue
-        if stage.linear:
-            side = Exposure(
-                "public", to=server, why="a linear code sends the same beside every party's values"
-            )
-        elif wall is not None and i > wall:
-            side = Exposure(
-                "covered",
-                name_of(stages_of(fed.uplink)[wall]),
+    for channel, sort, why in (
+        ("x", "private", "an update is a function of a party's rows"),
+        ("mass", "public", "row counts are public by decision"),
+    ):
+        by = next((name_of(s) for s in guards(fed, SERVER) if channel in s.covers), "")
+        put(channel, "covered" if by else sort, server, why, None, by)  # type: ignore[arg-type]
+    wall = next((i for i, s in enumerate(stages) if s.against), len(stages))
+    for i, stage in enumerate(stages):
+        channel = f"side/{i}.{name_of(stage)}"
+        if stage.linear and not stage.against:
+            put(channel, "public", server, "a linear code sends the same beside every party's values", stage)
+        elif i > wall and not stage.against:
+            put(channel, "covered", server, "made from what was protected", stage, name_of(stages[wall]))
+        elif not stage.against:
+            put(
+                channel,
+                "private",
                 server,
-                "made from what was protected before it",
+                "norms, ranges, indices, lengths are functions of the update",
+                stage,
             )
-        else:
-            side = Exposure(
-                "private", to=server, why="norms, ranges, indices, lengths are functions of the update"
-            )
-        found[f"side/{i}.{name_of(stage)}"] = side
-    for slot in ("client", "uplink"):
-        for key in sorted(getattr(fed, slot).info):
-            found[f"info/{key}"] = Exposure(
-                "private", to=server, why=f"{name_of(getattr(fed, slot))} sends it in clear"
-            )
+    for method in (fed.client, *stages):
+        for key in sorted(method.info):
+            put(f"info/{key}", "private", server, "it stands beside the update", method)
     for phase in fed.serving.phases:
         why = "its server learns from what parties say there, and the model from its server"
-        found[f"talk/{phase}"] = Exposure("private", "", both, why, name_of(fed.serving))
-    if fed.select.asks:
-        told: Sort = "private" if fed.select.releases else "public"
-        why = (
-            "computed from private rows, and decides the cohort"
-            if fed.select.releases
-            else "says nothing of rows"
-        )
-        found["answers"] = Exposure(told, "", both, why, name_of(fed.select))
+        put(f"talk/{phase}", "private", both, why, fed.serving)
+    if fed.select.releases:
+        put("answers", "private", both, "computed from private rows, and decides the cohort", fed.select)
+    elif fed.select.asks:
+        put("answers", "public", both, "says nothing of rows", fed.select)
     agreed: frozenset[str] = getattr(fed.data, "agreed", frozenset())  # a data spec may have no base class
-    data = name_of(fed.data)
     if "schema" in agreed or not reads_labels(fed):
-        found["schema"] = Exposure("public", "", both, "agreed before rows are read", data)
+        put("schema", "public", both, "agreed before rows are read", fed.data)
     else:
-        why = "class names are the union of the parties' labels"
-        found["schema"] = Exposure("private", "", both, why, data)
+        put("schema", "private", both, "class names are the union of the parties' labels", fed.data)
     if "test" in agreed or fed.evaluate.where != SERVER:
-        found["test"] = Exposure(
-            "public", "", nobody, "rows of the server's own, or that stay with their party", data
-        )
+        put("test", "public", nobody, "rows of the server's own, or that stay with their party", fed.data)
     else:
-        why = "a share of every party's rows is moved to the server"
-        found["test"] = Exposure("private", "", server, why, data)
+        put("test", "private", server, "a share of every party's rows is moved to the server", fed.data)
     noisy = next((name_of(s) for s in noises(fed)), "")
-    found["model"] = Exposure(
-        "covered" if noisy else "private",
-        noisy,
-        both,
-        "made from noisy sums" if noisy else "made from the updates",
-    )
-    for channel, why in {
-        "scores": "measured on rows that are in no account",
-        "facts": "norms, losses and seconds in the ledger",
-        "errors": "a message may quote values; a real party sends the exception's name",
-        "losses": "mean training loss of the cohort",
-        "baselines": "trained without noise on each party",
-        "draw": "amplification by sampling holds against those who do not see who was drawn",
-        "checkpoints": "states of parties and server",
-    }.items():
-        found[channel] = Exposure("private", to=nobody, why=f"{why}; kept in private/")
+    why = "made from noisy sums" if noisy else "made from the updates"
+    put("model", "covered" if noisy else "private", both, why, None, noisy)
+    for channel, why in KEPT.items():
+        put(channel, "private", nobody, why)
     return found
+
+
+KEPT = {  # private, and it stays in the house
+    "scores": "measured on rows that are in no account",
+    "facts": "norms, losses and seconds in the ledger",
+    "errors": "a message may quote values; a real party sends the exception's name",
+    "losses": "mean training loss of the cohort",
+    "baselines": "trained without noise on each party",
+    "draw": "amplification by sampling holds against those who do not see who was drawn",
+    "checkpoints": "states of parties and server",
+}
 
 
 def reads_labels(fed: Federation) -> bool:
@@ -312,7 +298,7 @@ def _central(fed: Federation) -> Iterator[Problem]:
     aggregate, select, pace = fed.aggregate, fed.select, fed.pace
     if aggregate.alpha_max is None or aggregate.alpha_max > 1.0:
         yield Problem(
-            "aggregate.weights",
+            "aggregate",
             f"{name_of(aggregate)} gives a party a weight that has no public bound of 1",
             f"one party could move the sum by its weight times clip_norm, but {name} adds noise for clip_norm",
             "aggregate.weights=equal, or aggregate.cap=ROWS with aggregate.denominator",

@@ -152,14 +152,15 @@ SECURE: dict[str, dict[str, Any]] = {
     "secure, scaffold": {"uplink": SecAgg(), "client": Scaffold(SGD), "server": ScaffoldServer()},
     **{
         f"secure, noisy, {phase}": {
-            "uplink": Pipe(ClipNoise(0.5, 0.3), SecAgg(threshold=0.5)),
+            "uplink": Pipe(ClipNoise(0.5, 0.3), SecAgg(threshold=0.62)),
             "aggregate": EQUAL,
             "pace": AllArrive(drop={"party-2": phase}),
         }
         for phase in ("keys", "shares", "upload", "unmask")
     },
     "secure, two phases": {
-        "uplink": SecAgg(threshold=0.5),
+        "uplink": SecAgg(threshold=0.62),
+        "data": Digits(train_rows=120, test_rows=40, partition=Dirichlet(alpha=0.5, parties=8, min_rows=5)),
         "pace": AllArrive(drop={"party-0": "shares", "party-5": "upload"}),
     },
     "secure, below": {

@@ -13,6 +13,7 @@ import torch
 from fedfm.core import protection
 from fedfm.core.combine import Pipe, stages_of
 from fedfm.core.errors import Problem
+from fedfm.core.exposure import exposed
 from fedfm.core.federation import Federation
 from fedfm.core.protection import readers as readers
 from fedfm.core.registry import name_of
@@ -29,7 +30,7 @@ def check(fed: Federation) -> list[Problem]:
         protection.central_noise,
         _sub_models,
         protection.misplaced,
-        protection.unprotected,
+        exposed,
         _idle_switches,
         _place,
     )

@@ -130,6 +130,8 @@ class Hub:
                 raise MethodFault(f"{s.job.kind} of {said.id}", said.error, said.where)
         elif not said.last and said.phase not in self._barriers:
             self._refuse(s, MessageRefused(f"'{said.phase}' is no phase of this federation"))
+        elif s.job.kind == "train" and (why := self.stack.admits(self.wire, said.phase, said.id)):
+            self._refuse(s, MessageRefused(why))
         elif said.last or said.phase == UPLOAD:
             s.status = "done" if said.last else "waiting"
             try:

@@ -154,7 +154,7 @@ def privacy(run: Run) -> dict[str, Any]:
     spent = known(series(run, "epsilon")[1])
     if finite(told.get("epsilon")) is None and spent:
         told["epsilon"] = spent[-1]
-    if finite(told.get("epsilon")) is None and not run.facts.privacy:
+    if finite(told.get("epsilon")) is None and not run.facts.privacy and not told.get("sentence"):
         return {}
     if not told.get("mechanism") and run.facts.privacy:
         told["mechanism"] = next(iter(run.facts.privacy))

@@ -155,8 +155,7 @@ def table(summary: dict[str, Any], folder: str) -> Table:
     if sent["talk"]:
         out.add_row("sent in conversations", size(sent["talk"]))
     if summary["privacy"]:
-        p = summary["privacy"]
-        out.add_row("privacy spent", f"epsilon {p['epsilon']:.2f} at delta {p['delta']:g}")
+        out.add_row("privacy", escape(summary["privacy"]["sentence"]))
     out.add_row(
         "trained parameters", f"{summary['trainable_parameters']:,} of {summary['total_parameters']:,}"
     )

@@ -104,6 +104,11 @@ class Pace(Slot):
         """Does whether a party counts depend on no other party?"""
         return self.late == "cancel" and not self.partial
 
+    @property
+    def loses(self) -> bool:
+        """May a planned party be missing from the sum, other than by its own failure?"""
+        return self.partial or bool(self.drop)
+
     def room(self, busy: int, want: int) -> int:
         """How many new sessions may start while `busy` are under way."""
         return want

@@ -46,6 +46,8 @@ def privacy_card(run: Run, tag: str, columns: int) -> str:
         ),
         ("clip norm", event.get("clip_norm")),
         ("sampling", _flat(event.get("sampling"))),
+        ("what it covers", told.get("sentence")),
+        ("in no account, kept private", ", ".join(mapping(told.get("outside")))),
         ("note", told.get("note")),
     ):
         if value not in (None, ""):

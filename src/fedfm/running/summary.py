@@ -67,6 +67,7 @@ def summarise(
                 run.parties.items(), run.site.parties.distribution().values(), strict=True
             )
         },
+        "adversaries": sorted(run.malicious),
         "dropped": dict(dropped),
         "failures": dict(
             Counter(

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from fedfm.core.errors import FedfmError
-from fedfm.report.text import clean
+from fedfm.core.text import clean
 from fedfm.running.terminal import Terminal, said
 
 app = typer.Typer(

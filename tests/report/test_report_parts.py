@@ -18,7 +18,7 @@ from fedfm.report.drawing.letters import fit, wide
 from fedfm.report.drawing.markup import data, esc
 from fedfm.report.folds import fold, log_rows
 from fedfm.report.numbers import alike, decimals, fixed, share, short, size, span
-from fedfm.report.text import clip
+from fedfm.core.text import clip
 from recorded import edited, lines, rewrite
 
 Recorded = Callable[[str], Path]

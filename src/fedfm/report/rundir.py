@@ -11,7 +11,7 @@ from fedfm.core.errors import ResumeError
 from fedfm.report.folds import Facts, fold
 from fedfm.report.ledgers import Events, read_lines
 from fedfm.report.numbers import count, finite, natural
-from fedfm.report.text import line
+from fedfm.core.text import line
 
 PARTS = ("summary.json", "metrics.jsonl", "events.jsonl")
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedfm.report.numbers import decimals, finite, fixed, score, short, size
-from fedfm.report.text import line
+from fedfm.core.text import line
 from fedfm.running.terminal import said
 
 Shown = Callable[[dict[str, Any]], None]

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from fedfm.report.drawing.letters import BOLD, widest
 from fedfm.report.drawing.markup import esc, svg
 from fedfm.report.numbers import short
-from fedfm.report.text import clip
+from fedfm.core.text import clip
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from fedfm.report.drawing.markup import esc
-from fedfm.report.text import clip
+from fedfm.core.text import clip
 
 # Widths in em, of the widest of the page's fonts: what is left is a gap, never an overlap.
 _NARROW, _SLIM, _BROAD = 0.4, 0.5, 1.0

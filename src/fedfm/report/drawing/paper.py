@@ -12,7 +12,7 @@ import jinja2
 from markupsafe import Markup
 
 from fedfm.report.drawing.markup import data
-from fedfm.report.text import clean, clip
+from fedfm.core.text import clean, clip
 
 FOLDER = Path(__file__).resolve().parents[1] / "templates"
 

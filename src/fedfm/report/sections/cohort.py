@@ -18,7 +18,7 @@ from fedfm.report.drawing.letters import dagger
 from fedfm.report.folds import OUTCOMES, SEVERITY
 from fedfm.report.numbers import alike, count, decimals, finite, fixed, natural, plural, share, short
 from fedfm.report.rundir import Run, mapping
-from fedfm.report.text import clip
+from fedfm.core.text import clip
 
 PARTIES, LABELS, OWN = 60, 30, 24
 THROWN = "sent in failed rounds"

@@ -24,7 +24,7 @@ from fedfm.report.drawing.charts import Line, Rule, line_tip, lines
 from fedfm.report.numbers import decimals, finite, fixed, short, size
 from fedfm.report.rundir import Run, mapping
 from fedfm.report.sections.roles import ROLES, colour
-from fedfm.report.text import clip
+from fedfm.core.text import clip
 
 MULTIPLES = 24
 TRAIN = "train_loss"

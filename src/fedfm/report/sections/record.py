@@ -9,7 +9,7 @@ from fedfm.report.drawing.blocks import Block, Card, Cites, Code, Fold, Note, Pa
 from fedfm.report.folds import log_rows
 from fedfm.report.numbers import count, finite, plural
 from fedfm.report.rundir import Run, mapping
-from fedfm.report.text import clip
+from fedfm.core.text import clip
 
 CONFIG_CHARS = 60_000
 

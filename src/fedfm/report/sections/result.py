@@ -14,7 +14,7 @@ from fedfm.report.numbers import count, decimals, finite, fixed, plural, short, 
 from fedfm.report.rundir import Run, mapping
 from fedfm.report.sections.roles import ROLES, colour
 from fedfm.report.seeds import Group, reach, spread
-from fedfm.report.text import clip
+from fedfm.core.text import clip
 
 BOLD = "Bold marks the best score and the least cost."
 Show = Callable[[float | None], str]

@@ -24,7 +24,7 @@ from fedfm.report.drawing.charts import Line, line_tip, lines
 from fedfm.report.numbers import alike, count, finite, plural, share, short
 from fedfm.report.rundir import Run, mapping
 from fedfm.report.sections.cohort import attack_note, marked, read_only, sample
-from fedfm.report.text import clip
+from fedfm.core.text import clip
 
 SHOWN = 24
 

@@ -15,6 +15,7 @@ from torch.nn import functional
 from fedfm.core.errors import DataError, nearest
 from fedfm.core.protocols import Scores, Task
 from fedfm.core.registry import knob, load, method
+from fedfm.core.text import markdown
 from fedfm.tasks.bound import BoundModule
 from fedfm.tasks.export import reload, source, write_weights
 from fedfm.tasks.features import Features
@@ -77,7 +78,7 @@ class SequenceClassification(Task):
             peft="from peft import PeftModel\n" if adapter else "",
             extra=line,
             base=base,
-            labels=", ".join(labels),
+            labels=", ".join(map(markdown, labels)),
             encoder=f"PeftModel.from_pretrained({encoder}, folder)" if adapter else encoder,
             pooled="(hidden * mask).sum(1) / mask.sum(1)" if self.pooling == "mean" else "hidden[:, 0]",
             max_tokens=self.max_tokens,

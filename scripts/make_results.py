@@ -18,8 +18,8 @@ from typing import Any
 
 import fedfm
 from fedfm.core.registry import recipes
+from fedfm.report.numbers import size
 from fedfm.running.execute import resume
-from fedfm.running.progress import size
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS, PAGE = ROOT / "runs" / "results", ROOT / "docs" / "results.md"

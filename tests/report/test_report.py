@@ -92,18 +92,18 @@ def test_attackers_are_marked_wherever_parties_stand(recorded: Recorded, tmp_pat
 
 def test_the_verdict_stands_first(one: Path, tmp_path: Path) -> None:
     told = {"status": "finished with findings", "reasons": ["party-5 never contributed", "<b>"]}
-    text = page(edited(one, tmp_path / "run", summary={"verdict": told}))
+    text = page(edited(one, tmp_path / "run", summary=told))
     head = text.index("party-5 never contributed")
     assert head < text.index('class="verdict"') < text.index('class="tiles') and "&lt;b&gt;" in text
     assert '<span class="badge findings">finished with findings</span>' in text
-    failed = page(edited(one, tmp_path / "bad", summary={"verdict": None, "status": "failed"}))
+    failed = page(edited(one, tmp_path / "bad", summary={"status": "failed"}))
     assert "This run failed" in failed and '<span class="badge failed">' in failed
 
 
 def test_epsilon_never_stands_without_whom_it_protects(recorded: Recorded, tmp_path: Path) -> None:
     words = "Protects one party against whoever gets the models; the server is trusted."
     source = recorded("noise")
-    told = json.loads((source / "summary.json").read_text())["privacy"] | {"statement": words}
+    told = json.loads((source / "summary.json").read_text())["privacy"] | {"sentence": words}
     place = edited(source, tmp_path / "run", summary={"privacy": told})
     text = page(place)
     assert (
@@ -194,7 +194,7 @@ def test_a_torn_last_line_and_odd_types_do_no_harm(one: Path, tmp_path: Path) ->
         )
     (place / "summary.json").write_text(
         '{"metric": {"name": 3, "federated": NaN, "local": "high", "local_parties": [1]},'
-        ' "bytes": [], "privacy": 3, "verdict": [1], "adversaries": "x",'
+        ' "bytes": [], "privacy": 3, "reasons": 3, "adversaries": "x",'
         ' "parties": {"a": null, "b": {"rows": "x", "distribution": {"k": null}}}, "dropped": {"x": null},'
         ' "citations": [null, 3], "versions": [], "seed": {}, "rounds": "six",'
         ' "recipe": 5, "trainable_parameters": true}'

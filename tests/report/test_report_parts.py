@@ -12,13 +12,13 @@ from typing import Any
 
 from page_outline import card, page
 
+from fedfm.core.text import clip
 from fedfm.report import outline, rundir
 from fedfm.report.drawing.charts import apart, bins, labelled, thin, ticks
 from fedfm.report.drawing.letters import fit, wide
 from fedfm.report.drawing.markup import data, esc
 from fedfm.report.folds import fold, log_rows
 from fedfm.report.numbers import alike, decimals, fixed, share, short, size, span
-from fedfm.core.text import clip
 from recorded import edited, lines, rewrite
 
 Recorded = Callable[[str], Path]
@@ -105,7 +105,9 @@ def test_runs_of_different_tests_are_not_ranked(recorded: Recorded, tmp_path: Pa
 
     def pair(folder: str, change: tuple[str, str], **metric: Any) -> str:
         one = edited(source, tmp_path / folder / "one")
-        two = edited(source, tmp_path / folder / "two", summary={"metric": score | {"federated": 0.2} | metric})
+        two = edited(
+            source, tmp_path / folder / "two", summary={"metric": score | {"federated": 0.2} | metric}
+        )
         config = (source / "config.yaml").read_text()
         assert change[0] in config
         (two / "config.yaml").write_text(config.replace(*change))

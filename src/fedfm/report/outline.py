@@ -30,17 +30,15 @@ def recipe(run: Run) -> str:
 
 
 def status(run: Run) -> str:
-    """The verdict's status, else the summary's; a run without either counts as interrupted."""
-    for told in (mapping(run.summary.get("verdict")).get("status"), run.summary.get("status")):
-        if told in STATES:
-            return str(told)
-    return "finished" if run.summary.get("metric") else "interrupted"
+    """The verdict's word; a run without a summary counts as interrupted."""
+    told = run.summary.get("status")
+    return str(told) if told in STATES else "finished" if run.summary.get("metric") else "interrupted"
 
 
 def findings(run: Run) -> list[str]:
-    """Why the run is no plain success, in the verdict's words."""
-    told = mapping(run.summary.get("verdict")).get("reasons")
-    return [str(reason) for reason in told] if isinstance(told, list) else [str(told)] if told else []
+    """Why the run is no plain success, the gravest reason first."""
+    told = run.summary.get("reasons")
+    return list(map(str, told)) if isinstance(told, list) else []
 
 
 def attackers(run: Run) -> frozenset[str]:
@@ -183,7 +181,7 @@ def privacy(run: Run) -> dict[str, Any]:
     spent = known(series(run, "epsilon")[1])
     if finite(told.get("epsilon")) is None and spent:
         told["epsilon"] = spent[-1]
-    if finite(told.get("epsilon")) is None and not run.facts.privacy:
+    if finite(told.get("epsilon")) is None and not run.facts.privacy and not told.get("sentence"):
         return {}
     if not told.get("mechanism") and run.facts.privacy:
         told["mechanism"] = next(iter(run.facts.privacy))
@@ -192,8 +190,7 @@ def privacy(run: Run) -> dict[str, Any]:
 
 def covers(run: Run) -> str:
     """What the run's epsilon covers, and whom it protects, in the accountant's words."""
-    told = mapping(run.summary.get("privacy")).get("statement")
-    return " ".join(map(str, told)) if isinstance(told, list) else str(told or "")
+    return str(mapping(run.summary.get("privacy")).get("sentence") or "")
 
 
 def turnout(run: Run) -> tuple[float, float]:

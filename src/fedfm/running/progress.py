@@ -16,9 +16,9 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from fedfm.report.numbers import decimals, finite, fixed, score, short, size
 from fedfm.core.text import line
-from fedfm.running.terminal import said
+from fedfm.report.numbers import decimals, finite, fixed, score, short, size
+from fedfm.running.console import said
 
 Shown = Callable[[dict[str, Any]], None]
 
@@ -41,6 +41,18 @@ class Progress:
 
 class Silent(Progress):
     """For calls from Python."""
+
+
+class Lines(Progress):
+    """One line a round, without bars: for notebooks, logs, and calls from Python."""
+
+    def __init__(self, say: Callable[[str], None] = print):
+        self.say = say
+
+    @contextlib.contextmanager
+    def rounds(self, total: int, run: Any) -> Iterator[Shown]:
+        primary, start = run.bound.objective.primary, time.perf_counter()
+        yield lambda record: self.say(round_line(record, primary, time.perf_counter() - start).plain)
 
 
 class Live(Progress):
@@ -106,29 +118,28 @@ def round_line(record: dict[str, Any], primary: str, seconds: float) -> Text:
     return Text("  ").join(parts)
 
 
+PARTIES = 12  # that a table shows one by one
+Row = tuple[str, str, str]  # name, value, style
+_COLOURS = {"finished": "green", "finished with findings": "yellow", "failed": "red", "interrupted": "yellow"}
+
+
+def verdict(summary: dict[str, Any]) -> Text:
+    """The first thing that is said of a run: its status, and why."""
+    status = str(summary["status"])
+    reasons = "".join(f"\n  {line(reason)}" for reason in summary.get("reasons", ()))
+    return said((status, f"bold {_COLOURS.get(status, 'red')}"), reasons)
+
+
 def table(summary: dict[str, Any], folder: str) -> Table:
-    """The last thing a run prints: verdict, what it is worth, what it cost, and where everything is."""
+    """What a run is worth, what it cost, and where everything is."""
     out = Table(show_header=False, box=None, padding=(0, 2))
     out.add_column(justify="left")
     out.add_column(justify="right")
-    groups = (_verdict(summary), _scores(summary), _cost(summary), _privacy(summary), _account(summary))
+    groups = (_scores(summary), _by_party(summary), _cost(summary), _privacy(summary), _account(summary))
     for name, value, style in (row for group in groups for row in group):
         out.add_row(said(name, style=style), said(line(value), style=style))
     out.add_row("run directory", said(folder))
     return out
-
-
-Row = tuple[str, str, str]  # name, value, style
-
-
-def _verdict(summary: dict[str, Any]) -> list[Row]:
-    """Nothing for a run that simply finished; else its status and every reason, before all figures."""
-    told = summary.get("verdict") or {}
-    status, reasons = told.get("status", "finished"), told.get("reasons") or []
-    if status == "finished" and not reasons:
-        return []
-    style = "bold red" if status == "failed" else "bold yellow"
-    return [(status if i == 0 else "", reason, style) for i, reason in enumerate(reasons or [""])]
 
 
 def _scores(summary: dict[str, Any]) -> list[Row]:
@@ -147,6 +158,24 @@ def _scores(summary: dict[str, Any]) -> list[Row]:
     ]
 
 
+def _by_party(summary: dict[str, Any]) -> list[Row]:
+    """The model's score on each party's own held-out rows, where the records hold them, beside what it gets alone."""
+    metric, scores = summary["metric"], summary.get("metrics", {})
+    alone = metric.get("local_parties") or {}
+    own = {i: v for i in summary.get("parties", {}) if (v := scores.get(f"{metric['name']}/{i}")) is not None}
+    digits = decimals([*own.values(), *alone.values()])
+
+    def shown(value: float) -> str:
+        return fixed(value, digits)
+
+    if len(own) <= PARTIES:
+        beside = {i: f" (alone {shown(alone[i])} on all rows)" if i in alone else "" for i in own}
+        return [(f"  {line(i)}, its own rows", f"{shown(v)}{beside[i]}", "") for i, v in own.items()]
+    up = metric.get("higher_is_better", True)
+    worst, best = sorted(own, key=lambda i: own[i], reverse=not up)[:: len(own) - 1]
+    return [("  parties, own rows", f"{shown(own[worst])} ({worst}) .. {shown(own[best])} ({best})", "")]
+
+
 def _cost(summary: dict[str, Any]) -> list[Row]:
     sent = summary["bytes"]
     rows = [("sent up / down", f"{size(sent['up'])} / {size(sent['down'])}", "")]
@@ -160,11 +189,11 @@ def _privacy(summary: dict[str, Any]) -> list[Row]:
     told = summary["privacy"]
     if not told:
         return []
-    rows = [("privacy spent", f"epsilon {fixed(told['epsilon'], 2)} at delta {short(told['delta'])}", "")]
-    covers = told.get("statement") or told.get("relation")
-    for i, text in enumerate(covers if isinstance(covers, list) else [covers] if covers else []):
-        rows.append(("which covers" if i == 0 else "", text, ""))
-    return rows
+    rows: list[Row] = []
+    if (epsilon := finite(told.get("epsilon"))) is not None:
+        rows.append(("privacy spent", f"epsilon {fixed(epsilon, 2)} at delta {short(told['delta'])}", ""))
+    covers = told.get("sentence") or told.get("relation")
+    return [*rows, ("what it covers", covers, "")] if covers else rows
 
 
 def _account(summary: dict[str, Any]) -> list[Row]:

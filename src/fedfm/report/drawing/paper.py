@@ -11,8 +11,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from fedfm.report.drawing.markup import data
 from fedfm.core.text import clean, clip
+from fedfm.report.drawing.markup import data
 
 FOLDER = Path(__file__).resolve().parents[1] / "templates"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from fedfm.core.text import clip
 from fedfm.report import outline
 from fedfm.report.drawing.bars import Bar, bars
 from fedfm.report.drawing.blocks import (
@@ -24,7 +25,6 @@ from fedfm.report.drawing.charts import Line, line_tip, lines
 from fedfm.report.numbers import alike, count, finite, plural, share, short
 from fedfm.report.rundir import Run, mapping
 from fedfm.report.sections.cohort import attack_note, marked, read_only, sample
-from fedfm.core.text import clip
 
 SHOWN = 24
 
@@ -68,6 +68,7 @@ def _facts(run: Run, told: dict[str, Any]) -> tuple[tuple[str, str], ...]:
         "noise multiplier": noise,
         "clip norm": event.get("clip_norm"),
         "sampling": _flat(event.get("sampling")),
+        "in no account, kept private": ", ".join(mapping(told.get("outside"))),
         "note": told.get("note"),
         "mechanisms noted": several,
     }

@@ -17,7 +17,9 @@ class Terminal(Console):
     def __init__(self, stderr: bool = False, **options: Any):
         stream = sys.stderr if stderr else sys.stdout
         wide = {} if stderr or stream.isatty() else {"width": 2000}
-        super().__init__(**{"stderr": stderr, "markup": False, "highlight": False, **wide, **options})
+        super().__init__(
+            **{"stderr": stderr, "markup": False, "emoji": False, "highlight": False, **wide, **options}
+        )
 
     def render_str(self, text: str, **options: Any) -> Text:
         """Plain strings, of table cells too, without control characters."""

@@ -24,13 +24,10 @@ WORK = (("train", "c1"), ("encode", "c6"), ("aggregate", "c3"), ("evaluate", "c5
 
 def bytes_card(run: Run, tag: Tag | None, width: int, most: float | None = None) -> Card | None:
     """Bytes per round, stacked by direction."""
-    stacks = _stacks(run, "bytes", [(key, colour) for key, colour, _ in WAYS])
-    totals = {key: sum(values) for key, _, values in stacks}
-    sent = sum(totals.values())
+    stacks, totals, top = _stacks(run, "bytes", [(key, colour) for key, colour, _ in WAYS])
+    sent, rounds = sum(totals.values()), len(stacks[0][2])
     if not sent:
         return None
-    rounds = len(stacks[0][2])
-    top = max(totals, key=lambda k: totals[k])
     words = f"{size(sent / rounds)} travel per round, {share(totals[top], sent)} of it {_way(top)}"
     broken = outline.failed_rounds(run)
     lost = sum(
@@ -96,13 +93,10 @@ def wire_card(run: Run, tag: Tag | None, width: int) -> Card | None:
 
 def time_card(run: Run, tag: Tag | None, width: int, most: float | None = None) -> Card | None:
     """Seconds per round, stacked by kind of work."""
-    stacks = _stacks(run, "seconds", list(WORK))
-    totals = {key: sum(values) for key, _, values in stacks}
-    spent = sum(totals.values())
+    stacks, totals, top = _stacks(run, "seconds", list(WORK))
+    spent, rounds = sum(totals.values()), len(stacks[0][2])
     if not spent:
         return None
-    rounds = len(stacks[0][2])
-    top = max(totals, key=lambda k: totals[k])
     name = "everything else" if top == "other" else top
     words = f"{span(spent / rounds)} a round without baselines and loading; {name} takes {share(totals[top], spent)}"
     side = totals["encode"] + totals["aggregate"]
@@ -120,9 +114,14 @@ def _funnel(label: str, rows: Sequence[Bar], room: float, most: float) -> Callab
     return lambda w: bars(w, label, rows, size, 24, room, most)
 
 
-def _stacks(run: Run, field: str, parts: Sequence[tuple[str, str]]) -> list[tuple[str, str, list[float]]]:
+def _stacks(
+    run: Run, field: str, parts: Sequence[tuple[str, str]]
+) -> tuple[list[tuple[str, str, list[float]]], dict[str, float], str]:
+    """(name, colour, values over rounds) of each part, their totals, and which total is the largest."""
     rows = [mapping(row.get(field)) for row in outline.trained(run)]
-    return [(key, colour, [max(finite(row.get(key)) or 0.0, 0.0) for row in rows]) for key, colour in parts]
+    stacks = [(key, colour, [max(finite(row.get(key)) or 0.0, 0.0) for row in rows]) for key, colour in parts]
+    totals = {key: sum(values) for key, _, values in stacks}
+    return stacks, totals, max(totals, key=lambda key: totals[key])
 
 
 def _peak(run: Run, field: str) -> float:

@@ -63,7 +63,7 @@ def test_one_run_has_every_section_and_fetches_nothing(one: Path) -> None:
         ),
         ("drop-outs", "Event log", "dropout 12"),
         ("masks", "Who took part", "2 dropped out"),
-        ("attack", "Lost on the way", "norm"),
+        ("attack", "Lost on the way", r"norm … is … robust deviations .*” \(3\)"),
         ("attack", "Every party", "attacker"),
         ("noise", "Privacy spent", r"ε = \d.*add or remove one party"),
         ("auction", "Contribution", "contributed most"),
@@ -154,7 +154,10 @@ def test_seeds_of_one_config_are_one_result(recorded: Recorded, tmp_path: Path) 
 def test_a_sweep_is_read_from_its_folder(recorded: Recorded, tmp_path: Path) -> None:
     for i in range(12):
         source = recorded("codes" if i % 2 else "codes, seed 1")
-        edited(source, tmp_path / "sweep" / f"lr-{i // 2}" / f"seed-{i % 2}")
+        edited(source, tmp_path / "sweep" / f"lr={i // 2},seed={i % 2}")
+    with pytest.raises(ResumeError, match="holds 12: name those you mean"):
+        write([tmp_path / "sweep"])
+    (tmp_path / "sweep" / "sweep.json").write_text("{}")
     text = page(tmp_path / "sweep")
     assert (tmp_path / "sweep" / "report.html").is_file()
     assert "12 runs side by side" in text and "4 more runs" in text and "Over seeds" in titles(text)

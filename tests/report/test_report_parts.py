@@ -50,6 +50,14 @@ def test_outcomes_of_a_round() -> None:
     assert (a.mass, a.uploads, a.thrown) == (4, 1, 1) and facts.parties["d"].trouble == {"dropout": 1}
 
 
+def test_one_reason_with_other_figures_is_one_reason() -> None:
+    events = [
+        {"round": t, "kind": "refused", "client": "party-7", "reason": f"norm {t}.5 is 1e-{t} of party-7's"}
+        for t in range(1, 4)
+    ]
+    assert fold(events).reasons == {("refused", "norm … is … of party-7's"): 3}
+
+
 def test_rare_kinds_come_first_in_a_long_log() -> None:
     busy = [{"round": t, "kind": "seconds", "client": "a", "work": 1.0} for t in range(2000)]
     gone = [{"round": t, "kind": "dropout", "client": "b"} for t in range(0, 2000, 70)]

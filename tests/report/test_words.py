@@ -110,6 +110,7 @@ def test_a_metric_is_told_as_it_went(recorded: Recorded, tmp_path: Path) -> None
     assert "past the parties alone from round 3 on" in words("dip", 0.1, 0.6, 0.3, 0.7)
     assert "on the way as high as 0.900 (round 1)" in words("peak", 0.1, 0.9, 0.7)
     assert "which is worse" in words("down", 0.6, 0.3)
+    assert words("flat", 0.1, 0.1, 0.1) == "It ended where it began, at 0.100, after 2 rounds."
 
 
 def test_terminal_page_and_results_round_alike(recorded: Recorded, tmp_path: Path) -> None:

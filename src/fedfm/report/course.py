@@ -59,7 +59,7 @@ def growth_words(run: Run, seen: Points, show: Callable[[float], str], digits: i
         words = [f"It improved from {show(first)} to {show(last)} in {length}"]
     else:
         words = [f"It went from {show(first)} to {show(last)} in {length}, which is worse"]
-    if not steady(seen) and len(seen) > 2:
+    if not steady(seen) and len({show(y) for _, y in seen}) > 1:
         words.append(detours(seen, show))
     words += _milestones(run, seen, first, moved)
     broken = len(outline.failed_rounds(run))

@@ -6,6 +6,7 @@ leaves this module counts as the metrics do: an event of round t belongs to roun
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ OUTCOMES = {
 TROUBLE = {"dropout": "d", "late": "l", "refused": "r", "failed": "f"}
 MONEY = {"value": ("value", "value"), "bid": ("asked", "ask"), "pay": ("paid", "amount")}
 LOG_ROWS = 500
+_NUMBER = re.compile(r"(?<![\w.-])[-−+]?\d[\d,]*(\.\d+)?([eE][-+]?\d+)?(?![\w])")
 KINDS = 64  # that the log keeps apart; a ledger with more is damaged or hostile
 
 
@@ -176,7 +178,7 @@ class _Pass:
         elif kind == "failed" and who is not None and self.gone.pop(who, None) == self.now:
             return  # the end of the session that the drop-out broke off: the same loss, told again
         reason = event.get("reason") or event.get("error") or event.get("by") or event.get("phase") or ""
-        facts.reasons[(kind, str(reason))] += 1
+        facts.reasons[(kind, _NUMBER.sub("…", str(reason)))] += 1  # one reason, whatever its figures
         if len(facts.trouble) < 200:
             facts.trouble.append(event)
         if who is None:

@@ -21,12 +21,17 @@ LOSSES = re.compile(r"loss|perplexity|error|nll|rmse|mae|mse|eer|wer|cer", re.IG
 
 
 def recipe(run: Run) -> str:
-    """The recipe's name, from the summary, else from the config, else the directory."""
+    """What the run is called: its recipe, else its directory."""
+    return named(run) or run.label
+
+
+def named(run: Run) -> str:
+    """The recipe's name, from the summary, else from the config; empty for a federation without one."""
     name = run.summary.get("recipe")
     if isinstance(name, str) and name:
         return name
     found = re.search(r"^recipe:\s*['\"]?([\w.+-]+)", run.config or "", re.MULTILINE)
-    return found.group(1) if found else run.label
+    return found.group(1) if found else ""
 
 
 def status(run: Run) -> str:

@@ -13,6 +13,7 @@ from fedfm.report.folds import Facts, fold
 from fedfm.report.ledgers import Events, read_lines
 from fedfm.report.numbers import count, finite, natural
 
+SWEEP = "sweep.json"
 PARTS = ("summary.json", "metrics.jsonl", "events.jsonl")
 
 
@@ -44,11 +45,15 @@ def read_runs(dirs: list[Path]) -> list[Run]:
 
 
 def _runs_in(path: Path) -> list[Path]:
-    """The directory itself, if it is a run; else the runs up to two levels below it."""
+    """The directory itself, if it is a run; the runs in it, if it is a sweep's."""
     if any((path / part).is_file() for part in PARTS):
         return [path]
-    below = {p.parent for depth in ("*", "*/*") for part in PARTS for p in path.glob(f"{depth}/{part}")}
-    return sorted(below, key=lambda p: natural(str(p)))
+    return _inside(path) if (path / SWEEP).is_file() else []
+
+
+def _inside(path: Path) -> list[Path]:
+    """The run directories right below this one."""
+    return sorted({p.parent for part in PARTS for p in path.glob(f"*/{part}")}, key=lambda p: natural(p.name))
 
 
 def mapping(value: Any) -> dict[str, Any]:
@@ -61,6 +66,9 @@ def _complaint(path: Path) -> str:
         return f"{path}: there is no such directory; give the folder that `fedfm run NAME --out DIR` wrote"
     if not path.is_dir():
         return f"{path}: is a file; give the directory that holds summary.json and metrics.jsonl"
+    if inside := _inside(path):
+        names = ", ".join(line(p) for p in inside[:3])
+        return f"{path}: is no run directory, but holds {len(inside)}: name those you mean, such as {names}"
     found = sorted(p.name for p in path.iterdir())[:6]
     return (
         f"{path}: is no run directory: expected at least one of summary.json, metrics.jsonl, events.jsonl "

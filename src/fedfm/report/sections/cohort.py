@@ -158,7 +158,7 @@ def data_card(run: Run, tag: Tag | None, columns: int) -> Card | None:
     for name in rows:
         totals.update(spread[name])
     labels = [k for k, _ in totals.most_common()]
-    labels = sorted(labels, key=natural) if len(labels) <= LABELS else labels
+    labels = sorted(labels, key=natural) if 1 < len(labels) <= LABELS else labels if len(labels) > 1 else []
     chosen = sample(list(rows), PARTIES if columns == 12 else 24)
     notes: list[Block] = []
     if len(chosen) < len(rows):

@@ -11,7 +11,7 @@ from fedfm.report import matching, outline
 from fedfm.report.drawing.bars import Rung, ladder
 from fedfm.report.drawing.blocks import Card, Cell, Figure, Table, Tag, both, table
 from fedfm.report.drawing.charts import Line, lines
-from fedfm.report.numbers import count, decimals, finite, fixed, plural, short, size, span
+from fedfm.report.numbers import count, decimals, finite, fixed, plural, rounded, short, size, span
 from fedfm.report.rundir import Run, mapping
 from fedfm.report.sections.roles import ROLES, colour
 from fedfm.report.seeds import Group, reach, spread
@@ -137,7 +137,10 @@ def _numbers(runs: Sequence[Run]) -> list[_Row]:
 
 
 def _texts(runs: Sequence[Run], ranked: bool) -> list[tuple[str, ...]]:
-    rows = [("recipe", [outline.recipe(r) for r in runs]), ("status", [outline.status(r) for r in runs])]
+    rows = [
+        ("recipe", [outline.named(r) or "–" for r in runs]),
+        ("status", [outline.status(r) for r in runs]),
+    ]
     if any(covers := [outline.covers(r) or "–" for r in runs]) and set(covers) != {"–"}:
         rows.append(("what ε covers", covers))
     if not ranked:
@@ -147,6 +150,7 @@ def _texts(runs: Sequence[Run], ranked: bool) -> list[tuple[str, ...]]:
     return [
         (title, *(clip(c, 26) if title != "what ε covers" else clip(c, 160) for c in cells))
         for title, cells in rows
+        if set(cells) != {"–"}
     ]
 
 
@@ -181,6 +185,8 @@ def configs_card(groups: Sequence[Group]) -> Card:
         if (found := g.curve())[0]
         for xs, mean, band in [found]
     ]
+    known = [i for i in range(len(head)) if i < 2 or any(row[i] not in ("–", "") for row in rows)]
+    head, rows = tuple(head[i] for i in known), [tuple(row[i] for i in known) for row in rows]
     body: list[Figure | Table] = [Table(head, tuple(rows), cap=100, look="compare")]
     if curves and len(metrics) == 1 and len(curves) <= 8:
         label = f"Mean {name} over rounds; the band is the range over seeds."
@@ -215,5 +221,5 @@ def _winner(runs: Sequence[Run]) -> str:
     if fixed(top, digits) == fixed(next_, digits):
         both_ = f"{first.label} and {second.label}"
         return f"{both_} tie at {fixed(top, digits)}. {BOLD}"
-    gap = fixed(abs(top - next_), digits)
-    return f"{first.label} is best at {fixed(top, digits)}, {gap} ahead of {second.label}. {BOLD}"
+    ahead = f"{fixed(abs(top - next_), digits)} ahead of" if rounded(top - next_, digits) else "just ahead of"
+    return f"{first.label} is best at {fixed(top, digits)}, {ahead} {second.label}. {BOLD}"

@@ -10,9 +10,11 @@ from typing import Any
 
 from fedfm.config import plain as configs
 from fedfm.config import text
+from fedfm.core.books import checkpoint, checkpoints
 from fedfm.core.check import check
 from fedfm.core.errors import ConfigError, FedfmError, Problem, ResumeError
 from fedfm.core.federation import Federation
+from fedfm.core.memory import RunState
 from fedfm.core.registry import recipes
 from fedfm.core.state import Store
 from fedfm.models import catalog
@@ -205,30 +207,36 @@ def _config(folder: Path, before: Identity | None, federation: Federation | None
 
 def _standing(folder: Path) -> tuple[int, str]:
     """Rounds that are kept, and what is missing of the states that the last checkpoint names (or nothing)."""
-    from fedfm.core.memory import RunState
-
-    files = sorted((folder / "checkpoints").glob("round-*.safetensors"))
-    if not files:
+    last = max(checkpoints(folder), default=None)
+    if last is None:
         return 0, ""
+    path = checkpoint(folder, last)
     try:
-        state = RunState.load(files[-1])
+        state = RunState.load(path)
     except (TypeError, KeyError, ValueError) as e:
         raise ResumeError(
-            f"{files[-1]} was written by another release of fedfm ({e})\n    fix: resume with that release"
+            f"{path} was written by another release of fedfm ({e})\n    fix: resume with that release"
         ) from e
-    store, bad = Store(folder / "clients"), []
-    wanted = [*state.accepted.items(), *((job.id, job.base) for job in state.busy.values())]
-    for client, version in dict.fromkeys(wanted):
-        try:
-            store.load(client, version)
-        except ResumeError as e:
-            bad.append(str(e).split(";")[0])
+    busy = {job.id: job.base for job in state.busy.values()}
+    named = (
+        ("clients", [*state.accepted.items(), *busy.items()]),
+        ("checkpoints/senders", state.decode.items()),
+        ("checkpoints/receivers", state.down.items()),
+    )
+    bad: dict[str, str] = {}
+    for where, versions_ in named:
+        store = Store(folder / where)
+        for party, version in versions_:
+            try:
+                store.load(party, version)
+            except ResumeError as e:
+                bad.setdefault(f"{where}/{party}", str(e).split(";")[0])
     if not bad:
         return state.round, ""
     return state.round, (
-        f"{folder}: the states of {len(bad)} parties that its checkpoint names cannot be read\n    "
-        + "\n    ".join(bad[:10])
-        + f"\n    fix: restore them (a run directory is copied as a whole, {folder / 'clients'} too), or start another run"
+        f"{folder}: {len(bad)} states that its checkpoint names cannot be read\n    "
+        + "\n    ".join(list(bad.values())[:10])
+        + "\n    fix: restore them (copy a run directory as a whole), or start another run"
     )
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from fedfm.config import plain as configs
 from fedfm.core.errors import ConfigError
-from fedfm.core.schema import Account, Lost
+from fedfm.core.schema import Account
+from fedfm.data.splits import opened
 from fedfm.running.estimate import estimate
 from fedfm.running.feasible import feasible
 from fedfm.running.record.identity import models_of
@@ -21,6 +22,7 @@ class Checked:
     rows: dict[str, int]
     test_rows: int
     lost: Account
+    notes: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
     estimate: dict[str, Any] = field(default_factory=dict)
 
@@ -34,6 +36,7 @@ class Checked:
         said += [f"{i} has no training row left" for i, n in self.rows.items() if not n]
         if not self.test_rows:
             said.append("there is no test row: the model will never be scored")
+        said += self.notes
         if cut := self.estimate.get("cut"):
             said.append(
                 f"{cut:,} of {self.estimate['rows']:,} training texts are longer than task.max_tokens and are cut"
@@ -44,21 +47,13 @@ class Checked:
 def probe(config: configs.Config) -> Checked:
     """Open the data; take a few local steps if every model is here. Weights are never fetched. Raises ConfigError."""
     fed = configs.from_config(config)
-    parties = fed.data.open(fed.seed)
+    parties = opened(fed.data, fed.seed, fed.task)
     rows = {i: len(parties.train(i)) for i in parties.ids}
     if problems := feasible(fed, rows):
         raise ConfigError(problems)
     absent = tuple(name for name in dict.fromkeys(models_of(config.get("task"))) if not here(name))
     taken = {} if absent else estimate(config)
-    return Checked(rows, len(parties.test()), _lost(parties), absent, taken)
-
-
-def _lost(parties: Any) -> Account:
-    """The account of the data; where a source keeps counts by reason only, they are everybody's."""
-    account: Account | None = getattr(parties, "account", None)
-    if account is not None:
-        return account
-    return Account(tuple(Lost("", "train and test", why, n) for why, n in parties.dropped.items() if n))
+    return Checked(rows, len(parties.test()), parties.account, parties.notes, absent, taken)
 
 
 def here(name: str) -> bool:

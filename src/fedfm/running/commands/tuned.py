@@ -12,6 +12,8 @@ from typing import Any
 from fedfm.config import plain as configs
 from fedfm.config import text
 from fedfm.core.errors import DataError, FedfmError, ModelError
+from fedfm.core.protocols.scoring import means
+from fedfm.data.splits import opened
 
 COLUMNS = ("text", "instruction")
 FAR = 1e-3  # relative difference of a loss that merging may make in float32
@@ -118,7 +120,6 @@ def _merge(source: Path, to: Path) -> None:
 
 def _scored(folder: Path, model: Path) -> Exported:
     """Score what lies in `model` on the run's test rows, and compare with what the run reported."""
-    from fedfm.core.loop import merge
     from fedfm.tasks import load_tuned
 
     if not (folder / "summary.json").is_file():
@@ -128,14 +129,14 @@ def _scored(folder: Path, model: Path) -> Exported:
     try:
         config = text.parse((folder / "config.yaml").read_text(encoding="utf-8"), str(folder / "config.yaml"))
         fed = configs.from_config(config)
-        rows = fed.data.open(fed.seed).test()
+        rows = opened(fed.data, fed.seed, fed.task).test()
     except FedfmError as e:
         return Exported(model, {}, reported, str(e).split("\n")[0])
     import torch
 
     with torch.no_grad():
         device = next(tuned.module.parameters()).device
-        scores = merge([tuned.objective.score(tuned.module, tuned.objective.encode(rows), device)])
+        scores = means([tuned.objective.score(tuned.module, tuned.objective.encode(rows), device)])
     was, now = reported.get("loss"), scores.get("loss")
     limit = FAR_HALF if getattr(tuned.task, "dtype", "") == "bfloat16" else FAR
     if was is not None and now is not None and abs(now - was) > limit * max(1.0, abs(was)):

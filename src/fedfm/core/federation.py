@@ -17,6 +17,7 @@ from fedfm.core.protocols import (
     Reward,
     Selector,
     Server,
+    Slot,
     Task,
     Valuer,
     Wire,
@@ -57,6 +58,11 @@ class Federation:
     device: str = knob("auto", "auto, cpu or cuda")
 
     simulated = True  # a real party's process says otherwise
+
+    def methods(self) -> tuple[Slot, ...]:
+        """What fills the slots, where it is a method."""
+        found = (vars(self) | {"server": self.serving}).values()
+        return tuple(v for v in found if isinstance(v, Slot))
 
     @functools.cached_property
     def serving(self) -> Server:

@@ -27,6 +27,12 @@ class Home:
         self.fed, self.bound, self.parties, self.source = fed, bound, dict(parties), source
         self.test, self.rows, self.public = cache(self._test), cache(self._rows), cache(self._public)
 
+        needs = frozenset[str]().union(*(method.needs for method in fed.methods()))
+        if "server rows" in needs:
+            source.server()  # DataError, with the knob that gives them, before any work
+        if "public rows" in needs:
+            source.public()
+
     def _test(self, case: str, part: int, parts: int) -> Any:
         """A piece of one of the evaluator's cases, encoded once."""
         rows = self.fed.evaluate.rows(case, self.source)

@@ -7,6 +7,7 @@ which version of each client it accepted, so rejection, lateness, failure and ro
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fedfm.core.errors import ResumeError
+from fedfm.core.message import finite
 from fedfm.core.protocols import State
 
 
@@ -75,6 +77,17 @@ def thaw(path: Path) -> State:
         raise ResumeError(
             f"{path} is damaged or no state file ({e}); restore it, or resume from an older checkpoint"
         ) from e
+
+
+def whole(state: Any) -> bool:
+    """Is every number in a state finite?"""
+    if isinstance(state, Tensor):
+        return finite(state)
+    if isinstance(state, dict):
+        return all(map(whole, state.values()))
+    if isinstance(state, list | tuple):
+        return all(map(whole, state))
+    return not isinstance(state, float) or math.isfinite(state)
 
 
 def lasting(state: State) -> State:

@@ -79,6 +79,7 @@ def summarise(
             i: {"rows": n, "distribution": dist}
             for (i, n), dist in zip(run.parties.items(), site.parties.distribution().values(), strict=True)
         },
+        "adversaries": sorted(run.malicious),
         "dropped": dict(dropped),
         "failures": dict(
             Counter(

@@ -221,6 +221,7 @@ class Hub:
             self.engine.send(id, s.job.epoch, reply)
 
     def _answers(self, phase: str, messages: Mapping[str, Message]) -> Replies:
+        replies: Replies
         if phase in self.stack.phases:
             replies, self.wire = self.stack.serve(self.wire, phase, messages, self.ctx)
             return replies

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -348,7 +349,12 @@ class Run:
 def merge(parts: Sequence[Scores]) -> dict[str, float]:
     """Means from sums and counts."""
     sums = {
-        name: [sum(both) for both in zip(*(p[name] for p in parts if name in p), strict=True)]
+        name: [sum(both) for both in zip(*(_number(*p[name]) for p in parts if name in p), strict=True)]
         for name in sorted({name for p in parts for name in p})
     }
     return {name: s / n for name, (s, n) in sums.items() if n}
+
+
+def _number(total: float | None, n: int) -> tuple[float, int]:
+    """A sum as it was before it travelled: where it was not finite, no number."""
+    return math.nan if total is None else total, n

@@ -7,6 +7,7 @@ process, in worker processes and in a party's own process. It does no input or o
 from __future__ import annotations
 
 import itertools
+import math
 import time
 import traceback
 from collections.abc import Generator
@@ -187,7 +188,10 @@ class Site:
                 assert isinstance(out, tuple), "what a party runs alone does not converse"
             else:
                 self.bound.load(brief.x)
-            scores = self.bound.score(self.held_out(*job.part))
+            scores = {
+                k: (total if math.isfinite(total) else None, n)  # a message holds no number for it
+                for k, (total, n) in self.bound.score(self.held_out(*job.part)).items()
+            }
         yield Say("score", nothing(scores=scores), last=True)
 
     def _relay(self, talk: Generator[Say, Message, Any], ctx: Ctx) -> Generator[Say, Message, Any]:

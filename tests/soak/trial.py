@@ -138,8 +138,11 @@ def sane(played: Played) -> Iterator[str]:
                 yield f"{e['kind']} has {k}={v}"
         if e["kind"] == "pay" and not e["amount"] >= 0:
             yield f"a payment of {e['amount']}"
-        if e["kind"] == "failed" and "Error" in e["error"].split(":")[0]:
-            yield f"a method's own error is booked as a party's failure: {e['error']}"
+        if (
+            e["kind"] in ("failed", "refused")
+            and "Error" in (why := e.get("error") or e["reason"]).split(":")[0]
+        ):
+            yield f"a method's own error is booked as a party's failure: {why}"
     yield from _missing(played)
 
 
@@ -186,9 +189,11 @@ def private(played: Played) -> Iterator[str]:
             yield "noise in the uplink, and no release in the ledger"
         return
     of = [[e for e in releases if e["client"] == i] for i in local] or [releases]
-    mu = max(math.sqrt(sum((1 + bool(local)) ** 2 / e["noise_multiplier"] ** 2 for e in mine)) for mine in of)
+    plans = {e["sampling"]["kind"] for e in played.events if e["kind"] == "plan"}
+    moves = 2 if local or "uniform" in plans else 1  # one party replaced moves a clipped sum twice as far
+    mu = max(math.sqrt(sum(moves**2 / e["noise_multiplier"] ** 2 for e in mine)) for mine in of)
     whole = _gaussian(mu)
-    exact = bool(local) or all(e["sampling"]["kind"] == "all" for e in played.events if e["kind"] == "plan")
+    exact = bool(local) or plans <= {"all"}
     assert account is not None
     slack = 1e-2 * whole + 1e-2
     if account.epsilon > whole + slack or (exact and account.epsilon < whole - slack):
@@ -266,6 +271,8 @@ def is_calm(fed: Federation) -> bool:
         and not getattr(fed.server, "momentum", 0.0)
         and not getattr(fed.aggregate, "denominator", 0.0)
         and not getattr(fed.pace, "dropout", 0.0)
+        and fed.aggregate.needs == 1
+        and not fed.select.random_size
         and not any(hasattr(s, "budget") for s in (fed.select, getattr(fed.select, "inner", None)))
         and not feasible(fed, len(fed.data.a if hasattr(fed.data, "a") else range(fed.data.parties)))
     )

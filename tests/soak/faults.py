@@ -107,7 +107,9 @@ class FaultyEngine:
             return [said]
         self.words[key] += 1
         dice = random.Random(f"{self.spec.seed} {job.kind} {job.round} {job.id} {self.words[key]}")
-        fate = next((name for name, rate in RATES.items() if dice.random() < rate and name in self.spec.kinds), "")
+        fate = next(
+            (name for name, rate in RATES.items() if dice.random() < rate and name in self.spec.kinds), ""
+        )
         self.spec.record.done[fate] += 1
         if fate in ("crash", "lose"):
             if said.phase in ("upload", "bid") or not self._uploaded(key):

@@ -16,8 +16,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fedfm.core import ledger, state
+from fedfm.core.job import Job, Said
 from fedfm.core.message import Message
-from fedfm.core.session import Job, Said, Site
+from fedfm.core.session import Site
 from fedfm.engines.inprocess import InProcess, InProcessEngine
 
 Who = tuple[str, int, str]  # kind of job, round, party
@@ -78,6 +79,9 @@ class FaultyEngine:
         self.silent = [key for key in self.silent if key != (id, epoch)]
         self.inner.cancel(id, epoch)
 
+    def keep(self, id: str, versions: set[int], upto: int) -> None:
+        self.inner.keep(id, versions, upto)
+
     def close(self) -> None:
         self.inner.close()
 
@@ -112,7 +116,7 @@ class FaultyEngine:
         )
         self.spec.record.done[fate] += 1
         if fate in ("crash", "lose"):
-            if said.phase in ("upload", "bid") or not self._uploaded(key):
+            if said.phase in ("upload", "answer") or not self._uploaded(key):
                 self.spec.record.lost.add((job.kind, job.round, job.id))
             self.inner.cancel(*key)
             if fate == "crash":

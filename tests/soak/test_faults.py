@@ -73,9 +73,12 @@ def alike(one: Played, two: Played) -> list[str]:
     """How what two runs ended in differs, whatever their ledgers tell of the way there."""
     found = [] if torch.equal(one.model, two.model) else ["model"]
     found += [
+        w for w in ("server", "clock") if not same(getattr(one.run.state, w), getattr(two.run.state, w))
+    ]
+    found += [
         w
-        for w in ("server", "accepted", "decode", "clock")
-        if not same(getattr(one.run.state, w), getattr(two.run.state, w))
+        for w in ("accepted", "decode")
+        if getattr(one.run.state, w).keys() != getattr(two.run.state, w).keys()
     ]
     count = [[(r["round"], r.get("clients")) for r in p.records] for p in (one, two)]
     return found + (

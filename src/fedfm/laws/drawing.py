@@ -103,7 +103,7 @@ def _once(dice: Dice, within: Federation, must: str, wild: bool) -> Federation |
 def _mended(slot: str, fed: Federation, within: Federation, dice: Dice, wild: bool) -> Any:
     """Another filling: the other half of the method in the opposite slot, another draw, or none."""
     if slot in ("client", "server") and dice.chance(0.5):
-        dialect = getattr(fed, "server" if slot == "client" else "client").dialect
+        dialect = (fed.serving if slot == "client" else fed.client).dialect
         halves = [c for c in map(load, fits(slot)) if _speaks(c, dialect)]
         if halves:
             return _spec(dice.pick(halves), dice, wild)

@@ -89,7 +89,7 @@ def test_links_lead_somewhere() -> None:
 
 
 def test_the_example_combine_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = fedfm.FashionMnist(train_rows=200, test_rows=20)  # type: ignore[attr-defined]
+    data = fedfm.FashionMnist(train_rows=200, test_rows=40, server_rows=20)  # type: ignore[attr-defined]
     value = fedfm.ShapleyPermutation(permutations=1)  # type: ignore[attr-defined]
     engine = fedfm.InProcess()  # type: ignore[attr-defined]
     combine = module_of(ROOT / "examples" / "combine.py")

@@ -125,11 +125,8 @@ class ByPath(Wire):
     stages = property(lambda self: tuple(self.rules.values()))
     opaque, after_sum, perturbs, phases = Pipe.opaque, Pipe.after_sum, Pipe.perturbs, Pipe.phases
     remembers, unbiased, lossless = Pipe.remembers, Pipe.unbiased, Pipe.lossless
-    needs, info, least = (
-        Pipe.needs,
-        Pipe.info,
-        Pipe.least,
-    )  # `linear` and `covers` stay: parts are not the whole
+    info, least = Pipe.info, Pipe.least  # `linear` and `covers` stay: parts are not the whole
+    needs = frozenset({"structure"})
 
     def _groups(self, layout: Layout) -> list[tuple[str, Wire, list[Entry]]]:
         groups: dict[str, list[Entry]] = {p: [] for p in self.rules}

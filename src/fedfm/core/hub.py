@@ -62,7 +62,7 @@ class Session:
     error: str = ""
     where: str = ""  # the line of an undeclared failure
     brief: Message | None = None  # until it has been answered: another worker may have to begin anew
-    turns: int = 0
+    turn: int = 0  # of the word that is awaited
     again: bool = False  # its first worker failed
     told: bool = False  # the ledger knows that it failed
 
@@ -112,8 +112,11 @@ class Hub:
         """Take one utterance from the engine and do what it asks for."""
         said = self.engine.next()
         s = self.aside.get(said.epoch) or self.live.get(said.id)
-        if s is None or (s.job.id, s.job.epoch) != (said.id, said.epoch):
+        if s is None or s.ended or (s.job.id, s.job.epoch) != (said.id, said.epoch):
             return
+        if said.turn not in (-1, s.turn):
+            return  # heard before
+        s.turn += 1
         if said.phase == "gone" and said.fault == "machine":
             self._elsewhere(s, said)
             return
@@ -136,8 +139,7 @@ class Hub:
             except Exception as e:  # noqa: BLE001 - a stranger's bytes
                 self._refuse(s, e)
         elif self._barriers[said.phase] == "each":
-            s.turns += 1
-            if s.turns > TURNS:
+            if s.turn > TURNS:
                 self._refuse(
                     s, MessageRefused(f"{said.id} has said '{said.phase}' {TURNS:,} times in one session")
                 )

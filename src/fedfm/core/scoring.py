@@ -54,7 +54,7 @@ def scores(run: Run, model: Tensor) -> dict[str, float]:
 def own_scores(run: Run) -> dict[str, float]:
     """Every party's own model on its own test rows: `metric/party`, their mean, the worst, the worst tenth."""
     jobs = [run.job("own", i, k) for k, i in enumerate(run.parties)]
-    answers = [s for s in run.hub.collect(jobs, run.brief) if s.upload is not None]
+    answers = [s for s in run.hub.collect(jobs, run.briefs.of) if s.upload is not None]
     found: dict[str, float] = {}
     by_metric: dict[str, dict[str, float]] = {}
     for s in answers:

@@ -121,7 +121,11 @@ class Guard:
             raise ClientFailed(
                 f"the update of {job.id} is not finite (NaN or Inf); lower the learning rate or look at its data"
             )
-        told = {"norm": float(torch.linalg.vector_norm(m.x.float())), **facts} if ctx.simulated else {}
+        told = (
+            {"norm": float(torch.linalg.vector_norm(m.x, dtype=torch.float64)), **facts}
+            if ctx.simulated
+            else {}
+        )
         ctx.note(
             "upload", mass=m.mass, version=m.version, **told
         )  # a real party's norm and losses are its own

@@ -22,6 +22,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fedfm.core.errors import MachineFault, ResumeError
+from fedfm.core.message import finite
 from fedfm.core.protocols import State
 
 FORMAT = "1"  # of a state's file
@@ -143,6 +144,17 @@ def _fill(node: Any, file: Any) -> Any:
     if "$list" in node:
         return [_fill(v, file) for v in node["$list"]]
     return {k: _fill(v, file) for k, v in node["$dict"]}
+
+
+def whole(state: Any) -> bool:
+    """Is every number in a state finite?"""
+    if isinstance(state, Tensor):
+        return finite(state)
+    if isinstance(state, dict):
+        return all(map(whole, state.values()))
+    if isinstance(state, list | tuple):
+        return all(map(whole, state))
+    return not isinstance(state, float) or math.isfinite(state)
 
 
 def lasting(state: State) -> State:

@@ -259,6 +259,8 @@ def _work(pipe: Connection, others: list[Connection], site: Site) -> None:
                     briefs[head["brief"]] = message
                 talks[job.id, job.epoch] = site.run(job, briefs[head["brief"]])
                 todo.append(((job.id, job.epoch), None))
+            elif head["do"] == "keep":
+                site.store.keep(head["id"], set(head["versions"]), head["upto"])
             elif head["do"] == "send":
                 todo.append(((head["id"], head["epoch"]), message))
             elif (talk := talks.pop((head["id"], head["epoch"]), None)) is not None:
@@ -269,21 +271,7 @@ def _work(pipe: Connection, others: list[Connection], site: Site) -> None:
         said = next(talks[key]) if message is None else talks[key].send(message)
         if said.last:
             del talks[key]
-        _send(
-            pipe,
-            {
-                "id": said.id,
-                "epoch": said.epoch,
-                "phase": said.phase,
-                "state_version": said.state_version,
-                "last": said.last,
-                "events": said.events,
-                "error": said.error,
-                "fault": said.fault,
-                "where": said.where,
-            },
-            said.message,
-        )
+        _send(pipe, {k: v for k, v in vars(said).items() if k != "message"}, said.message)
 
 
 def _drain(pipe: Connection, inbox: queue.SimpleQueue[tuple[dict[str, Any], Message | None]]) -> None:

@@ -40,7 +40,7 @@ def of_session(e: BaseException, answered: bool, simulated: bool) -> tuple[Fault
 
 
 def machine(e: BaseException) -> bool:
-    """A disk, a worker, memory: nothing that the federation could help."""
+    """A disk (full, or without a state that was kept there), a worker, memory: nothing that the federation could help."""
     if isinstance(e, MachineFault | ResumeError | MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(e, RuntimeError) and "allocate memory" in str(e)

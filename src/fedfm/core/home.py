@@ -10,10 +10,11 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from fedfm.core import scoring
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ConfigError, Problem
 from fedfm.core.job import Job, Said
-from fedfm.core.message import Message, nothing
+from fedfm.core.message import Message
 from fedfm.core.protocols import Bound, Say
 from fedfm.core.registry import name_of
 from fedfm.core.talk import words
@@ -68,4 +69,4 @@ class Home:
         with ctx.ambient():
             self.bound.load(brief.x)
             scores = self.fed.evaluate.measure(self.test(job.case, *job.part), self.bound)
-        yield Say("score", nothing(scores=scores), last=True)
+        yield Say("score", scoring.tell(scores), last=True)

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fedfm.core import scoring
 from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ClientFailed, MethodFault
 from fedfm.core.fold import weights_behind
 from fedfm.core.home import Home
 from fedfm.core.job import POOLED, UPLOAD, Job, Said
-from fedfm.core.message import Message, finite, nothing, pack
+from fedfm.core.message import Message, finite, pack
 from fedfm.core.protocols import Bound, Client, Say, State
 from fedfm.core.registry import name_of
 from fedfm.core.state import Store
@@ -177,7 +178,7 @@ class Guard:
         with ctx.ambient():
             self.bound.load(self.fed.client.own(brief, kept.get("client", {}), ctx, self.bound))
             scores = self.fed.evaluate.measure(self.tests(job.id), self.bound)
-        yield Say("score", nothing(scores=scores), last=True)
+        yield Say("score", scoring.tell(scores), last=True)
 
     # ---- their parts ------------------------------------------------------------------------------------------
     def _opened(self, brief: Message, down: State, ctx: Ctx, bound: Bound) -> tuple[Message, State]:

@@ -12,10 +12,7 @@ from fedfm.running.cards import describe, record
 
 def test_cards_are_read_without_import() -> None:
     assert len({(c.name, c.kind) for c in cards()}) == len(cards())
-    assert (
-        set(methods()["proportional-share"].slots) == {"select", "reward"}
-        and recipes()["fedavg"].slot == "recipe"
-    )
+    assert set(methods()["by-client"].slots) == {"client"} and recipes()["fedavg"].slot == "recipe"
     rows = {r["name"]: r for r in describe(Local)}
     assert (
         rows["lr"]["default"] == 0.01

@@ -202,26 +202,10 @@ def inspect(
 ) -> None:
     """Show one example of a client: text, tokens, mask, and which tokens carry loss."""
     from fedfm.running.execute import configure
-    from fedfm.running.inspection import example
+    from fedfm.running.inspection import example, lines
 
-    found = example(configure(what, settings or ()), client, row)
-    out.print(f"[bold]{found['party']}[/bold], example {row} of {found['rows']}")
-    for key, value in found["row"].items():
-        out.print(f"[bold]{key}[/bold]: {value}", markup=True, highlight=False)
-    if "tokens" in found:
-        from rich.text import Text
-
-        text = Text()
-        for token, lossy in zip(found["tokens"], found["loss_mask"], strict=True):
-            text.append(token, style="black on green" if lossy else "dim")
-            text.append(" ")
-        out.print(text)
-        said = (
-            "the label carries the loss"
-            if "label" in found
-            else f"{sum(found['loss_mask'])} of them carry loss (green)"
-        )
-        out.print(f"[dim]{len(found['tokens'])} tokens; {said}[/dim]")
+    for line in lines(example(configure(what, settings or ()), client, row), row):
+        out.print(line, highlight=False)
 
 
 @app.command()

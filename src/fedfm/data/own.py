@@ -14,10 +14,11 @@ from fedfm.data import kinds
 from fedfm.data.cleaning.columns import Map, Pairs, Piece, clean, lacking
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.cleaning.layouts import Wanted, wanted
-from fedfm.data.cleaning.proposals import proposal
+from fedfm.data.cleaning.proposals import headless, proposal, turned
 from fedfm.data.source import Parties, Partition, Row, Shard, divide, group_rows, natural, stream
 from fedfm.data.splits import Source, compared, hold_out
 
+_TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 NOT_TRAINED = "held-out row of a label that nobody trains on"
 
 
@@ -53,6 +54,10 @@ class Own(Source):
         mapping, maps = self._maps({p.party for p in pieces if p.party}, faults)
         found = dict.fromkeys(k for p in pieces for k in p.has)
         mapped = dict.fromkeys([*mapping, *(c for m in maps.values() for c in m)])
+        if back := turned(pieces, columns, mapping):
+            why = "a map reads canonical name: your column"
+            faults.add("columns", "the map is the wrong way round", why, back)
+            faults.settle()
         columns_ = self._pictured(wanted(columns, mapped, found, faults))
         tests = any(p.split == "test" for p in pieces)
         account, rows = Account(), list[tuple[Piece, Pairs]]()
@@ -115,6 +120,12 @@ class Own(Source):
     ) -> set[str]:
         """Note the columns that pieces lack, with one fix for all that was tried; the places of those pieces."""
         full = [p for p in pieces if p.lines]
+        for piece in (p for p in full if mapping and p.place.lower().endswith(_TABLES) and headless(p)):
+            why = (
+                f"its first line reads {', '.join(piece.has)[:80]}, and a value of its own column among that"
+            )
+            fix = "put the columns' names on the first line"
+            faults.add(piece.place, "it looks as if there is no header", why, fix, 1)
         missing = {p.place: lacking(columns, maps.get(p.party, mapping), p.has) for p in full}
         optional = {c.name for c in columns if not c.required}
         for p in full:  # a mapped column must be somewhere, also where it is not required

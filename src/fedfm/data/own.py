@@ -82,7 +82,7 @@ class Own(Source):
         parties = self._divided(rows, account, seed)
         parties = parties if tests else _labels_stay(parties, self.test_fraction)
         if (tests or self.test_fraction) and not len(parties.test()):
-            where = "of the given test rows" if tests else "could be held out"
+            where = "of those given" if tests else "after holding out"
             raise DataError(_no_test(parties, where, self.other_tests()))
         return replace(parties, notes=(*parties.notes, *compared(parties)))
 
@@ -189,12 +189,13 @@ class Own(Source):
             return
         for piece, pairs in rows:
             if not pairs and piece.split != "validation" and not faults.spoilt(piece.place):
-                self._none(piece.place, len(piece.lines), account, piece.party, faults)
+                fix = self.other_tests() if piece.split == "test" and piece.lines else ""
+                self._none(piece.place, len(piece.lines), account, piece.party, faults, fix)
 
-    def _none(self, place: str, n: int, account: Account, party: str, faults: Faults) -> None:
+    def _none(self, place: str, n: int, account: Account, party: str, faults: Faults, fix: str = "") -> None:
         reasons = ", ".join(f"{k} {why}" for why, k in account.reasons(party=party).items())
         why = f"all {n} rows are left out: {reasons}" if n else "it is empty"
-        faults.add(place, "the file gives no rows", why, "fill it, or leave it out of the pattern")
+        faults.add(place, "the file gives no rows", why, fix or "fill it, or leave it out of the pattern")
 
     # ---- splits -----------------------------------------------------------------------------------------------
     def _divided(self, rows: list[tuple[Piece, Pairs]], account: Account, seed: int) -> Parties:

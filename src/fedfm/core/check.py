@@ -25,6 +25,7 @@ def check(fed: Federation) -> list[Problem]:
         _pairs,
         _kinds,
         _codes,
+        _groups,
         _personal,
         protection.hidden_messages,
         protection.central_noise,
@@ -118,6 +119,17 @@ def _codes(fed: Federation) -> Iterator[Problem]:
                 "their vectors change in length",
                 f"drop {name_of(stage)}, or {name_of(fed.select)}",
             )
+
+
+def _groups(fed: Federation) -> Iterator[Problem]:
+    """Edges send sums: nobody behind them sees a single message."""
+    for slot, name in readers(fed) if fed.select.groups else ():
+        yield Problem(
+            slot,
+            f"{name} reads single messages, and {name_of(fed.select)} sums them at edges",
+            "the root gets one sum an edge",
+            f"drop {slot}={name}, or {name_of(fed.select)}",
+        )
 
 
 def _personal(fed: Federation) -> Iterator[Problem]:

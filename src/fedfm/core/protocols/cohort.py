@@ -50,6 +50,7 @@ class Selector(Slot):
     promises: ClassVar[bool] = False  # its plans promise money
     needs_model: ClassVar[bool] = False  # its questions carry the bare model
     cuts: ClassVar[bool] = False  # some parties get a sub-model
+    groups: ClassVar[bool] = False  # parties are summed group by group, at edges
 
     @property
     def releases(self) -> bool:

@@ -19,6 +19,12 @@ from fedfm.efficiency.computation.split.splitfed import SplitFed, SplitFedServer
 from fedfm.efficiency.training.fedbuff import FedBuff
 from fedfm.efficiency.training.fedprox import FedProx
 from fedfm.efficiency.training.hierarchy import Edges
+from fedfm.efficiency.training.personal.fedrep import FedRep
+from fedfm.efficiency.training.personal.ifca import IFCA, ClusterMean
+from fedfm.efficiency.training.soup import GreedySoup
+from fedfm.incentives.contract.menu import ContractMenu
+from fedfm.incentives.contribution.datainf import DataInf
+from fedfm.trust.robustness.rule.fltrust import FLTrust
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.mean import Mean
 from fedfm.efficiency.training.scaffold import Scaffold, ScaffoldServer
@@ -72,6 +78,12 @@ FEDERATIONS: dict[str, dict[str, Any]] = {
     "scaffold": {"client": Scaffold(SGD), "server": ScaffoldServer()},
     "edges": {"select": Edges(count=3), "fold": "fixed"},
     "edges of some": {"select": Edges(count=2, inner=Uniform(count=4))},
+    "fltrust": {"aggregate": FLTrust(), "adversary": SignFlip(count=2, scale=5.0), "data": VALUED},
+    "greedy soup": {"aggregate": GreedySoup(), "data": VALUED},
+    "fedrep": {"client": FedRep(local=SGD, head_steps=2), "data": OWN_TESTS},
+    "ifca": {"client": IFCA(local=SGD), "aggregate": ClusterMean(), "data": OWN_TESTS},
+    "contract menu": {"select": ContractMenu()},
+    "datainf": {"value": DataInf(), "reward": BudgetSplit(), "data": VALUED},
     "scaffold by path": {
         "client": Scaffold(SGD),
         "server": ScaffoldServer(),

@@ -41,6 +41,10 @@ class Arrays(Own):
         knob(None, "held-out rows, of each party or for all; null: test_fraction of every party")
     )
 
+    @property
+    def agreed(self) -> frozenset[str]:
+        return super().agreed | ({"test"} if self.test is not None else frozenset[str]())
+
     def __post_init__(self) -> None:
         for name in ("train", "test"):
             object.__setattr__(self, name, _fixed(getattr(self, name)))

@@ -40,6 +40,14 @@ class Own(Source):
     image_size: int = knob(0, "pictures are resized to a square of so many pixels; 0: as they are", low=0)
     image_mode: str = knob("", "channels of pictures: grey, colour, or as they are", choices=("", "L", "RGB"))
 
+    labels: tuple[str, ...] = knob(
+        (), "class names, agreed beforehand (needed under a guarantee); empty: those of the training rows"
+    )
+
+    @property
+    def agreed(self) -> frozenset[str]:
+        return frozenset({"schema"} if self.labels else ())
+
     def pieces(self, seed: int, faults: Faults) -> list[Piece]:
         """The rows as they are, in order: of each party, or nobody's; training and test rows apart."""
         raise NotImplementedError
@@ -81,6 +89,8 @@ class Own(Source):
         faults.settle()
         parties = self._divided(rows, account, seed)
         parties = parties if tests else _labels_stay(parties, self.test_fraction)
+        if self.labels:  # also those that nobody holds: what is absent would tell
+            parties = replace(parties, labels=tuple(sorted(map(kinds.name, self.labels))))
         if (tests or self.test_fraction) and not len(parties.test()):
             where = "of those given" if tests else "after holding out"
             raise DataError(_no_test(parties, where, self.other_tests()))
@@ -113,7 +123,9 @@ class Own(Source):
 
     def _pictured(self, columns: Wanted) -> Wanted:
         kind = kinds.Image(self.image_size, self.image_mode)
-        return tuple(replace(c, kind=kind) if isinstance(c.kind, kinds.Image) else c for c in columns)
+        columns = tuple(replace(c, kind=kind) if isinstance(c.kind, kinds.Image) else c for c in columns)
+        named = kinds.Named(self.labels)
+        return tuple(replace(c, kind=named) if c.name == "label" and self.labels else c for c in columns)
 
     def _lacking(
         self, pieces: list[Piece], columns: Wanted, mapping: Map, maps: Mapping[str, Map], faults: Faults

@@ -232,7 +232,7 @@ FIXES = {
         "server",
         "another server, or drop the protection: what a party tells there is as private as its upload",
     ),
-    "answers": ("select", "select=uniform or poisson"),
+    "answers": ("select, or value", "select=uniform or poisson; value=null"),
     "schema": ("data", "give the class names in the config: data.labels=[...]"),
     "test": ("data", "data.test_path=FILES that no party trains on, or evaluate.where=parties"),
     "info": ("client", "a client that sends nothing beside its update"),

@@ -30,7 +30,9 @@ class _House:
 
     def __init__(self) -> None:
         shapes = {e.name: e.shape for e in LAYOUT.entries}
-        self.own = LAYOUT.pack({k: normal(100, j)[: torch.Size(s).numel()].view(s) for j, (k, s) in enumerate(shapes.items())})
+        self.own = LAYOUT.pack(
+            {k: normal(100, j)[: torch.Size(s).numel()].view(s) for j, (k, s) in enumerate(shapes.items())}
+        )
 
     def learn(self) -> Message:
         return Message(self.own)
@@ -115,7 +117,7 @@ def scale_of_the_weights_does_not_matter(a: Aggregator, within: Federation | Non
     )
 
 
-@law(Aggregator, when=_relative)
+@law(Aggregator, when=lambda a: _relative(a) and a.lifted(LAYOUT) == LAYOUT.size)
 def agreement_is_kept(a: Aggregator, within: Federation | None) -> None:
     """n times the same fresh message gives that message."""
     ms = messages(a)

@@ -69,7 +69,7 @@ class ContractMenu(Selector):
 
     costs: tuple[float, ...] = knob((4.0, 2.0, 1.0), "cost of one local step by type, falling")
     prior: tuple[float, ...] = knob((0.3, 0.4, 0.3), "share of each type")
-    value: float = knob(20.0, "worth of ln(1 + steps) to the server, in money", low=0.0)
+    gain: float = knob(20.0, "what ln(1 + steps) is worth to the server, in money", low=0.0)
     most_steps: int = knob(32, "longest line", low=1)
 
     asks = True
@@ -91,7 +91,7 @@ class ContractMenu(Selector):
 
     @property
     def menu(self) -> list[tuple[int, float]]:
-        return optimal(self.costs, self.prior, self.value, self.most_steps)
+        return optimal(self.costs, self.prior, self.gain, self.most_steps)
 
     def cost(self, ctx: Ctx) -> float:
         """The private cost of a step of `ctx.client`, the same in every round."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedfm.core.context import Ctx
+from fedfm.core.errors import RoundFailed
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregator, State
 from fedfm.core.registry import method
@@ -38,6 +39,8 @@ class FLTrust(Aggregator):
     needs = frozenset({"server rows"})
 
     def combine(self, messages: Sequence[Message], state: State, ctx: Ctx) -> tuple[Tensor, State]:
+        if not messages:
+            raise RoundFailed("fltrust: no messages")
         assert ctx.layout is not None
         layout, guide = ctx.layout, ctx.house.learn().x
         g = layout.weights(guide).double()

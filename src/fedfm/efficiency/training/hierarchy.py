@@ -20,6 +20,7 @@ from fedfm.core.registry import knob, method
     section="IV.A",
     paper="Liu et al., Client-Edge-Cloud Hierarchical Federated Learning, 2020",
     reduces_to="edges(count=1) is its inner selector",
+    atlas=("hierarchy",),
     departs="One aggregation at the edge a round (kappa_2 = 1), so the tree gives what the flat federation gives.",
 )
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from fedfm.core.registry import knob, method
     survey=(55,),
     paper="Wortsman et al., Model soups: averaging weights of multiple fine-tuned models improves accuracy, ICML 2022",
     departs="ingredients are one round's updates of one starting model",
-    atlas=("soup",),
+    atlas=("soup-greedy",),
 )
 @dataclass(frozen=True)
 class GreedySoup(Aggregator):

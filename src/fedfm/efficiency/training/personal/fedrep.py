@@ -22,7 +22,6 @@ from fedfm.efficiency.training.local import Local, descend
     section="IV.A",
     paper="Collins, Hassani, Mokhtari, Shakkottai, Exploiting Shared Representations for Personalized FL, ICML 2021",
     departs="the number of head steps is a knob of its own; both phases draw their own batches",
-    atlas=("personal",),
 )
 @dataclass(frozen=True)
 class FedRep(Client):
@@ -99,7 +98,6 @@ class FedRep(Client):
     slot="server",
     section="IV.A",
     paper="Collins, Hassani, Mokhtari, Shakkottai, Exploiting Shared Representations for Personalized FL, ICML 2021",
-    atlas=("personal",),
 )
 @dataclass(frozen=True)
 class FedRepServer(Server):

@@ -8,7 +8,7 @@ import platform
 import re
 from collections.abc import Iterator
 
-from fedfm.running.progress import size
+from fedfm.report.numbers import size
 
 
 def facts() -> dict[str, list[tuple[str, str]]]:

@@ -18,8 +18,10 @@ from packaging.requirements import Requirement
 import fedfm
 from fedfm.core.federation import Federation
 from fedfm.efficiency.training.local import Local
+from fedfm.efficiency.training.mean import Mean
 from fedfm.engines.inprocess import InProcess
 from fedfm.tasks.quadratic import Quadratic, Quadratics
+from fedfm.trust.privacy.mechanism.gaussian import ClipNoise
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -121,24 +123,13 @@ def test_tensorboard_keeps_what_a_run_logs(tmp_path: Path) -> None:
     assert [e.step for e in found.Scalars("loss")] == [0, 1, 2]
 
 
-def test_the_accountant_of_the_extra_privacy_counts() -> None:
+def test_the_accountant_of_the_extra_privacy_counts(tmp_path: Path) -> None:
     pytest.importorskip("dp_accounting")
-    from fedfm.trust.privacy import accountant
-
-    facts: list[dict[str, Any]] = [
-        {"kind": "plan", "round": 0, "client": None, "clients": ["a"], "sampling": {"kind": "all"}},
-        {
-            "kind": "privacy",
-            "round": 0,
-            "client": None,
-            "mechanism": "gaussian",
-            "count": 1,
-            "noise_multiplier": 1.0,
-            "clip_norm": 1.0,
-            "sampling": {"kind": "all"},
-        },
-    ]
-    assert accountant.spent(facts, 1e-5, parties=3) is not None
+    fed = fedfm.replace(
+        _quadratics(), uplink=ClipNoise(clip_norm=0.5, noise_multiplier=2.0), aggregate=Mean(weights="equal")
+    )
+    told = fedfm.run(fed, out=tmp_path / "run").summary["privacy"]
+    assert told is not None and 0.0 < told["epsilon"] < 100.0
 
 
 def test_the_extra_data_reads_what_it_is_for(tmp_path: Path) -> None:

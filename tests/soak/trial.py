@@ -115,7 +115,7 @@ def stopping(at: int) -> Callable[[Run], None]:
 
 
 # ---- what must hold ----------------------------------------------------------------------------------------------
-def sane(played: Played) -> Iterator[str]:
+def sane(played: Played) -> Iterator[str]:  # noqa: C901 - one promise after another
     """Finite, complete, and nobody is missing without a reason."""
     fed, state = played.run.fed, played.run.state
     if len(played.records) != fed.rounds + 1:

@@ -19,18 +19,17 @@ from fedfm.efficiency.computation.split.splitfed import SplitFed, SplitFedServer
 from fedfm.efficiency.training.fedbuff import FedBuff
 from fedfm.efficiency.training.fedprox import FedProx
 from fedfm.efficiency.training.hierarchy import Edges
-from fedfm.efficiency.training.personal.fedrep import FedRep
-from fedfm.efficiency.training.personal.ifca import IFCA, ClusterMean
-from fedfm.efficiency.training.soup import GreedySoup
-from fedfm.incentives.contract.menu import ContractMenu
-from fedfm.incentives.contribution.datainf import DataInf
-from fedfm.trust.robustness.rule.fltrust import FLTrust
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.mean import Mean
+from fedfm.efficiency.training.personal.fedrep import FedRep
+from fedfm.efficiency.training.personal.ifca import IFCA, ClusterMean
 from fedfm.efficiency.training.scaffold import Scaffold, ScaffoldServer
 from fedfm.efficiency.training.servers import Apply, FedAdam
+from fedfm.efficiency.training.soup import GreedySoup
 from fedfm.engines.pace import AllArrive, Buffered, Quorum, Speed
 from fedfm.incentives.auction.proportional_share import ProportionalShare
+from fedfm.incentives.contract.menu import ContractMenu
+from fedfm.incentives.contribution.datainf import DataInf
 from fedfm.incentives.contribution.shapley_exact import ShapleyExact
 from fedfm.incentives.contribution.shapley_permutation import ShapleyPermutation
 from fedfm.incentives.reward.budget_split import BudgetSplit
@@ -44,6 +43,7 @@ from fedfm.trust.privacy.secure.secagg import SecAgg
 from fedfm.trust.robustness.attack.label_flip import LabelFlip
 from fedfm.trust.robustness.attack.sign_flip import SignFlip
 from fedfm.trust.robustness.detection.norm_outliers import NormOutliers
+from fedfm.trust.robustness.rule.fltrust import FLTrust
 from fedfm.trust.robustness.rule.krum import Krum
 from fedfm.trust.robustness.rule.median import CoordinateMedian
 from fedfm.trust.robustness.rule.trimmed_mean import TrimmedMean

@@ -37,8 +37,8 @@ TALKS: dict[str, Federation] = {
     "coded": replace(POINTS, uplink=Pipe(ErrorFeedback(TopK(0.3)), QSGD(7), Entropy())),
     "scaffold": replace(POINTS, client=Scaffold(SGD)),
     "asked": replace(POINTS, select=PowerOfChoice(count=2, asked=4)),
-    "secure": replace(POINTS, uplink=SecAgg(threshold=0.5)),
-    "secure, coded": replace(POINTS, uplink=Pipe(SecAgg(threshold=0.5), Entropy())),
+    "secure": replace(POINTS, uplink=SecAgg(threshold=0.62)),
+    "secure, coded": replace(POINTS, uplink=Pipe(SecAgg(threshold=0.62), Entropy())),
     "split": replace(IMAGES, client=SplitFed(SGD)),
     "split, coded": replace(IMAGES, client=SplitFed(SGD), talk=QSGD(255)),
 }

@@ -87,7 +87,9 @@ def _alive(pid: int) -> bool:
 def freeze(state: State) -> bytes:
     """A state as safetensors bytes."""
     tensors: dict[str, Tensor] = {}
-    whole = json.dumps({"format": FORMAT, "state": _strip(state, tensors)}, allow_nan=False)  # fills `tensors`
+    whole = json.dumps(
+        {"format": FORMAT, "state": _strip(state, tensors)}, allow_nan=False
+    )  # fills `tensors`
     # One entry of metadata: the library writes several in any order, and equal states are to be equal bytes.
     return bytes(save(tensors or {"": torch.zeros(0)}, metadata={"state": whole}))
 

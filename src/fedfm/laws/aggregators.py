@@ -30,7 +30,9 @@ class _House:
 
     def __init__(self) -> None:
         shapes = {e.name: e.shape for e in LAYOUT.entries}
-        self.own = LAYOUT.pack({k: normal(100, j)[: torch.Size(s).numel()].view(s) for j, (k, s) in enumerate(shapes.items())})
+        self.own = LAYOUT.pack(
+            {k: normal(100, j)[: torch.Size(s).numel()].view(s) for j, (k, s) in enumerate(shapes.items())}
+        )
 
     def learn(self) -> Message:
         return Message(self.own)

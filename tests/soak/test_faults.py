@@ -33,8 +33,6 @@ from soak.faults import RATES, Absent, Faulty, Killed, Record, bad_disk
 from soak.trial import IMAGES, POINTS
 
 FEW, MANY = 40, 10_000
-OPEN = ("double", "ghost")  # a word that is heard twice is taken for the next one: words have no number yet
-KINDS = tuple(kind for kind in RATES if kind not in OPEN)
 SGD = Local(lr=0.05, steps=3, batch=2)
 SPEED = Speed(1.0, 0.5, 0.2)
 FEDERATIONS: dict[str, Federation] = {
@@ -46,7 +44,7 @@ FEDERATIONS: dict[str, Federation] = {
         uplink=Pipe(ErrorFeedback(TopK(0.2)), QSGD(7)),
         downlink=ErrorFeedback(QSGD(15)),
     ),
-    "secure": replace(POINTS, uplink=SecAgg(threshold=0.5)),
+    "secure": replace(POINTS, uplink=SecAgg(threshold=0.62)),
     "split": replace(IMAGES, client=SplitFed(SGD), server=SplitFedServer(lr=0.05)),
     "asked": replace(POINTS, select=PowerOfChoice(count=2, asked=4)),
     "paid": replace(POINTS, value=ShapleyExact(), reward=BudgetSplit()),
@@ -86,18 +84,16 @@ def alike(one: Played, two: Played) -> list[str]:
     )
 
 
-def faulty(seed: int, folder: Path, kinds: tuple[str, ...] = KINDS) -> None:
+def faulty(seed: int, folder: Path) -> None:
     dice = random.Random(f"{seed} federation")
     name = dice.choice(sorted(FEDERATIONS))
     fed, record = replace(FEDERATIONS[name], rounds=3, seed=seed), Record()
-    one = play(replace(fed, engine=Faulty(seed, record, kinds=kinds)), folder / "one")
+    one = play(replace(fed, engine=Faulty(seed, record)), folder / "one")
     assert len(one.records) == fed.rounds + 1
     here = f"seed {seed}, {name}, lost {sorted(record.lost)}"
 
     again = Record()
-    two = lived(
-        replace(fed, engine=Faulty(seed, again, kinds=kinds)), folder / "two", random.Random(f"{seed} deaths")
-    )
+    two = lived(replace(fed, engine=Faulty(seed, again)), folder / "two", random.Random(f"{seed} deaths"))
     assert alike(one, two) == [], f"{here}: it does not survive the server's death"
 
     other = play(replace(fed, engine=Absent(frozenset(record.lost))), folder / "three")
@@ -113,13 +109,6 @@ def test_whatever_happens_on_the_way(seed: int, tmp_path: Path) -> None:
     faulty(seed, tmp_path)
 
 
-@pytest.mark.xfail(strict=True, reason="a word that is heard twice is taken for the session's next one")
-@pytest.mark.parametrize(("kind", "seed"), [("double", 12), ("ghost", 25)])
-def test_a_word_that_was_heard_before(kind: str, seed: int, tmp_path: Path) -> None:
-    """Sent again after a broken line: it once failed everybody's secure sum, and hung a conversation."""
-    faulty(seed, tmp_path, (*KINDS, kind))
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(FEW, MANY))
 def test_thousands_of_ways(seed: int, tmp_path: Path) -> None:
@@ -131,24 +120,24 @@ def test_every_kind_of_fault_happens(name: str, tmp_path: Path) -> None:
     """Else the tests above would show nothing."""
     record = Record()
     for seed in range(6):
-        engine = Faulty(seed, record, kinds=KINDS)
+        engine = Faulty(seed, record)
         play(replace(FEDERATIONS[name], rounds=3, engine=engine), tmp_path / str(seed))
-    assert set(record.done) == {*KINDS, ""} and record.lost
+    assert set(record.done) == {*RATES, ""} and record.lost
 
 
-@pytest.mark.xfail(reason="a failed write of a party's state is booked as that party's failure")
 @pytest.mark.parametrize("seed", range(8))
 def test_a_bad_disk_costs_time_and_nothing_else(seed: int, tmp_path: Path) -> None:
     """Each failed write stops the run, resumable; in the end the model is that of a good disk."""
     fed = replace(FEDERATIONS["scaffold, feedback"], rounds=4, seed=seed, engine=InProcess())
     whole: Any = play(fed, tmp_path / "good")
-    failures = 0
+    failures = 0  # of the disk: some are met by another session of the same job, the others end an attempt
     for attempt in range(100):
         try:
-            with bad_disk(seed * 100 + attempt, 0.05):
+            with bad_disk(seed * 100 + attempt, 0.05) as disk:
                 rest = play(fed, tmp_path / "bad", resume=attempt > 0)
+            failures += disk.total()
             break
         except MachineFault as e:
             assert "fedfm resume" in str(e)
-            failures += 1
+            failures += disk.total()
     assert failures and torch.equal(rest.model, whole.model) and rest.digest == whole.digest

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from scipy.optimize import brentq
@@ -18,6 +18,7 @@ from fedfm.core.federation import Federation
 from fedfm.core.loop import Run
 from fedfm.core.message import pack
 from fedfm.core.protocols import Adversary
+from fedfm.data.source import Parties, Shard
 from fedfm.efficiency.training.local import Local
 from fedfm.engines.inprocess import InProcess
 from fedfm.engines.processes import Processes
@@ -30,11 +31,29 @@ from fedfm.trust.privacy.accountant import spent
 DELTA = 1e-5
 # Every party's optimum lies on one side of the start, so whoever is drawn, weighed or cut away: a step goes down for all.
 SIDE = Quadratics(a=(1.0, 2.0, 4.0, 8.0, 3.0), b=(1.0, 1.2, 0.8, 1.1, 0.9), rows=4)
-POINTS = quadratics(data=SIDE)
-IMAGES = pictures(data=Pictures(parties=4))
 
 
-class Stop(Exception):
+@dataclass(frozen=True)
+class Housed:
+    """The parties of another data set, where the server, the public and each party's tests have rows too."""
+
+    inner: Any
+    parties: int
+
+    agreed: ClassVar[frozenset[str]] = frozenset({"schema", "test", "server", "public"})
+
+    def open(self, seed: int, *columns: Any) -> Parties:
+        parties = self.inner.open(seed, *columns)
+        rows = parties.test().rows
+        own = tuple(replace(s, rows=s.rows[:2]) for s in parties.shards)
+        return replace(parties, house=Shard("server", rows), shown=Shard("public", rows), own=own)
+
+
+POINTS = quadratics(data=Housed(SIDE, 5))
+IMAGES = pictures(data=Housed(Pictures(parties=4), 4))
+
+
+class Stop(BaseException):
     """The run is killed here."""
 
 
@@ -261,7 +280,7 @@ def _finite(v: Any) -> bool:
 # ---- which federations are held to descend -----------------------------------------------------------------------
 def is_calm(fed: Federation) -> bool:
     """No adversary, no noise, no clip, no code that loses much, and small steps of plain SGD at both ends."""
-    client = getattr(fed.client, "local", fed.client)
+    client, opened = getattr(fed.client, "local", fed.client), fed.data.open(fed.seed)
     wires = [s for w in (fed.uplink, fed.downlink, fed.talk) for s in stages_of(w)]
     return (
         type(fed.adversary) is Adversary
@@ -277,7 +296,7 @@ def is_calm(fed: Federation) -> bool:
         and fed.aggregate.least == 1
         and not fed.select.random_size
         and not any(hasattr(s, "budget") for s in (fed.select, getattr(fed.select, "inner", None)))
-        and not feasible(fed, len(fed.data.a if hasattr(fed.data, "a") else range(fed.data.parties)))
+        and not feasible(fed, {i: len(opened.train(i)) for i in opened.ids})
     )
 
 

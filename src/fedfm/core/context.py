@@ -180,7 +180,10 @@ class Ctx:
     def note(self, kind: str, **facts: Any) -> None:
         """Record a fact: the one way a pure method has to tell the ledger anything."""
         if self.events is not None:
-            json.dumps(
-                facts, allow_nan=False
-            )  # what the ledger cannot hold is an error here, where it was written
+            try:
+                json.dumps(
+                    facts, allow_nan=False
+                )  # what the ledger cannot hold is an error here, where it was written
+            except ValueError:  # but for NaN and Infinity, which JSON does not know: null
+                facts = json.loads(json.dumps(facts), parse_constant=lambda word: None)
             self.events.append({**facts, "round": self.round, "kind": kind, "client": self.client or None})

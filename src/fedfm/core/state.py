@@ -87,9 +87,11 @@ def _alive(pid: int) -> bool:
 def freeze(state: State) -> bytes:
     """A state as safetensors bytes."""
     tensors: dict[str, Tensor] = {}
-    skeleton = json.dumps(_strip(state, tensors), allow_nan=False)  # fills `tensors`
-    whole = {"state": skeleton, "format": FORMAT}
-    return bytes(save(tensors or {"": torch.zeros(0)}, metadata=whole))
+    whole = json.dumps(
+        {"format": FORMAT, "state": _strip(state, tensors)}, allow_nan=False
+    )  # fills `tensors`
+    # One entry of metadata: the library writes several in any order, and equal states are to be equal bytes.
+    return bytes(save(tensors or {"": torch.zeros(0)}, metadata={"state": whole}))
 
 
 def _strip(node: Any, tensors: dict[str, Tensor]) -> Any:
@@ -115,13 +117,13 @@ def thaw(path: Path) -> State:
     """The inverse of `freeze`, from a file. Raises ResumeError."""
     try:
         with safe_open(str(path), "pt") as f:
-            head = f.metadata() or {}
-            if "state" in head and head.get("format") != FORMAT:
+            head = json.loads((f.metadata() or {})["state"])
+            if (found := head.get("format", "0")) != FORMAT:
                 raise ResumeError(
-                    f"{path} has the format {head.get('format', '0')}, this fedfm reads {FORMAT}: use the version of "
-                    "fedfm that wrote it, or start a new run"
+                    f"{path} has the format {found}, this fedfm reads {FORMAT}: use the version of fedfm that wrote "
+                    "it, or start a new run"
                 )
-            return dict(_fill(json.loads(head["state"]), f))
+            return dict(_fill(head["state"], f))
     except ResumeError:
         raise
     except FileNotFoundError as e:

@@ -118,26 +118,10 @@ def inspect(
 ) -> None:
     """Show one example of a client: text, tokens, mask, and which tokens carry loss."""
     from fedfm.running.execute import configure
-    from fedfm.running.inspection import example
+    from fedfm.running.inspection import example, lines
 
-    found = example(configure(what, settings or ()), client, row)
-    out.print(said((found["party"], "bold"), f", example {row} of {found['rows']}"))
-    for key, value in found["row"].items():
-        out.print(said((key, "bold"), f": {value}"))
-    if "tokens" in found:
-        from rich.text import Text
-
-        text = Text()
-        for token, lossy in zip(found["tokens"], found["loss_mask"], strict=True):
-            text.append(clean(token), style="black on green" if lossy else "dim")
-            text.append(" ")
-        out.print(text)
-        told = (
-            "the label carries the loss"
-            if "label" in found
-            else f"{sum(found['loss_mask'])} of them carry loss (green)"
-        )
-        out.print(f"{len(found['tokens'])} tokens; {told}", style="dim")
+    for line in lines(example(configure(what, settings or ()), client, row), row):
+        out.print(line, highlight=False)
 
 
 @app.command()

@@ -73,7 +73,7 @@ def configure(
 
 def _anchor(config: configs.Config) -> None:
     """Paths that exist from here become absolute: a run is resumed, and its model loaded, from anywhere."""
-    for slot, key in (("data", "path"), ("data", "test_path"), ("task", "model")):
+    for slot, key in (("data", "path"), ("data", "test_path"), ("task", "model"), ("task", "start")):
         spec = config.get(slot)
         value = spec.get(key) if isinstance(spec, dict) else None
         if (

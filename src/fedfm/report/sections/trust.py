@@ -72,6 +72,7 @@ def _facts(run: Run, told: dict[str, Any]) -> tuple[tuple[str, str], ...]:
         "clip norm": event.get("clip_norm"),
         "sampling": _flat(event.get("sampling")),
         "in no account, kept private": ", ".join(mapping(told.get("outside"))),
+        "what it covers": told.get("sentence"),
         "note": told.get("note"),
         "mechanisms noted": several,
     }

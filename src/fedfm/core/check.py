@@ -96,6 +96,13 @@ def _codes(fed: Federation) -> Iterator[Problem]:
                 "what it leaves out of a difference is small or comes later; of whole weights it is the model itself",
                 "client.send=delta and server.takes=delta, or a lossless code",
             )
+        if "structure" in stage.needs and i:
+            yield Problem(
+                f"uplink.{i}",
+                f"{name_of(stage)} goes by the names of tensors",
+                f"behind {name_of(stages[i - 1])} there are none",
+                f"put {name_of(stage)} first",
+            )
     for i, stage in enumerate(stages_of(fed.downlink)):
         if not (stage.lossless or stage.unbiased or stage.remembers):
             yield Problem(

@@ -180,5 +180,7 @@ class Ctx:
     def note(self, kind: str, **facts: Any) -> None:
         """Record a fact: the one way a pure method has to tell the ledger anything."""
         if self.events is not None:
-            json.dumps(facts)  # what the ledger cannot hold is an error here, where it was written
+            json.dumps(
+                facts, allow_nan=False
+            )  # what the ledger cannot hold is an error here, where it was written
             self.events.append({**facts, "round": self.round, "kind": kind, "client": self.client or None})

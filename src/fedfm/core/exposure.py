@@ -126,7 +126,7 @@ def overspends(fed: Federation, events: Iterable[Event], parties: int) -> str:
 
 
 # ---- the table ---------------------------------------------------------------------------------------------
-def exposure(fed: Federation) -> dict[str, Exposure]:
+def exposure(fed: Federation) -> dict[str, Exposure]:  # noqa: C901 - one case after another
     """Every channel of a party in this federation, and of what is computed from its rows."""
     both, server, nobody = frozenset({SERVER, RECIPIENTS}), frozenset({SERVER}), frozenset[str]()
     stages, found = stages_of(fed.uplink), dict[str, Exposure]()

@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fedfm.core import scoring
 from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ClientFailed, MethodFault
 from fedfm.core.fold import weights_behind
 from fedfm.core.home import Home
 from fedfm.core.job import POOLED, UPLOAD, Job, Said
-from fedfm.core.message import Message, finite, nothing, pack
+from fedfm.core.message import Message, finite, pack
 from fedfm.core.protocols import Bound, Client, Say, State
 from fedfm.core.registry import name_of
 from fedfm.core.state import Store
@@ -107,7 +108,7 @@ class Guard:
         self, job: Job, brief: Message, ctx: Ctx, mine: State, down: State, wire: State
     ) -> Generator[Say, Message, Say]:
         """The upload; no vector of it stays behind while the session waits for its answer. Moves `wire`."""
-        fed, stack, bound = self.fed, Pipe(self.fed.uplink), self.bound.narrow(ctx.terms)
+        fed, stack, bound = self.fed, Pipe(self.fed.uplink), self.bound.at(job.id, ctx.terms)
         client = fed.adversary.wrap(fed.client) if job.malicious else fed.client
         brief, down = self._opened(brief, down, ctx, bound)
 
@@ -125,7 +126,11 @@ class Guard:
             raise ClientFailed(
                 f"the update of {job.id} is not finite (NaN or Inf); lower the learning rate or look at its data"
             )
-        told = {"norm": float(torch.linalg.vector_norm(m.x.float())), **facts} if ctx.simulated else {}
+        told = (
+            {"norm": float(torch.linalg.vector_norm(m.x, dtype=torch.float64)), **facts}
+            if ctx.simulated
+            else {}
+        )
         ctx.note(
             "upload", mass=m.mass, version=m.version, **told
         )  # a real party's norm and losses are its own
@@ -173,7 +178,7 @@ class Guard:
         with ctx.ambient():
             self.bound.load(self.fed.client.own(brief, kept.get("client", {}), ctx, self.bound))
             scores = self.fed.evaluate.measure(self.tests(job.id), self.bound)
-        yield Say("score", nothing(scores=scores), last=True)
+        yield Say("score", scoring.tell(scores), last=True)
 
     # ---- their parts ------------------------------------------------------------------------------------------
     def _opened(self, brief: Message, down: State, ctx: Ctx, bound: Bound) -> tuple[Message, State]:

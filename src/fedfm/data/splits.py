@@ -58,7 +58,7 @@ class Source:
 def opened(data: Any, seed: int, task: Any) -> Parties:
     """The data of a federation as its task reads them; a spec that is no `Source` is opened by its seed alone."""
     if isinstance(data, Source):
-        return data.open(seed, getattr(task, "columns", None) or None)
+        return data.open(seed, task.columns or None)
     parties: Parties = data.open(seed)
     return parties
 

@@ -1,19 +1,26 @@
-"""What only the data can tell: whether there are parties enough for a round."""
+"""What only the data can tell: parties enough for a round, weights that fit, an adversary that has members."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fedfm.core.combine import stages_of
+from fedfm.core.context import Ctx
 from fedfm.core.errors import FedfmError, Problem
 from fedfm.core.exposure import HIGHEST, noises, planned, schedule
 from fedfm.core.federation import Federation
+from fedfm.core.protocols import Adversary
 from fedfm.core.registry import name_of
 
 
-def feasible(fed: Federation, parties: int) -> list[Problem]:
-    """Every method that needs more contributors than a round can have; such a federation would fail in every round."""
+def feasible(fed: Federation, rows: Mapping[str, int]) -> list[Problem]:
+    """What would fail in every round, or do nothing in any, with these parties and their numbers of rows."""
+    return [*_few(fed, len(rows)), *_nobody(fed, rows)]
+
+
+def _few(fed: Federation, parties: int) -> Iterator[Problem]:
+    """Every method that needs more contributors than a round can have."""
     most = fed.select.most(parties)
     why = (
         f"{parties} parties"
@@ -23,16 +30,27 @@ def feasible(fed: Federation, parties: int) -> list[Problem]:
     wants: list[tuple[str, Any, int]] = [("aggregate", fed.aggregate, fed.aggregate.least)]
     wants += [(f"uplink.{i}", stage, stage.least) for i, stage in enumerate(stages_of(fed.uplink))]
     wants += [("pace", fed.pace, fed.pace.quorum(most))]
-    return [
-        Problem(
-            slot,
-            f"{name_of(method)} needs {n} contributors, a round has {most} at most",
-            why,
-            f"more parties, a larger cohort, or other settings of {name_of(method)} (fedfm show {name_of(method)})",
+    for slot, method, n in wants:
+        if n > most:
+            yield Problem(
+                slot,
+                f"{name_of(method)} needs {n} contributors, a round has {most} at most",
+                why,
+                f"more parties, a larger cohort, or other settings of {name_of(method)} "
+                f"(fedfm show {name_of(method)})",
+            )
+
+
+def _nobody(fed: Federation, rows: Mapping[str, int]) -> Iterator[Problem]:
+    """An attack that no party carries out."""
+    if type(fed.adversary) is not Adversary and not fed.adversary.members(tuple(rows), Ctx(fed.seed)):
+        name = name_of(fed.adversary)
+        yield Problem(
+            "adversary",
+            f"{name} has no malicious party",
+            f"its share of {len(rows)} parties is less than one",
+            f"adversary.count=1, a larger adversary.fraction, or adversary=null (fedfm show {name})",
         )
-        for slot, method, n in wants
-        if n > most
-    ]
 
 
 def affordable(fed: Federation, sizes: Mapping[str, int]) -> list[Problem]:

@@ -20,12 +20,19 @@ from fedfm.core.loop import Run
 from fedfm.core.message import raw
 from fedfm.core.registry import methods, recipes
 from fedfm.core.session import Site
+from fedfm.running.verdict import Verdict
 
 
 def summarise(
-    run: Run, site: Site, config: configs.Config, *, status: str, seconds: float, baseline: Mapping[str, Any]
+    run: Run,
+    site: Site,
+    config: configs.Config,
+    verdict: Verdict,
+    *,
+    seconds: float,
+    baseline: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The public record of a run (keys are a contract)."""
+    """The public record of a run (keys are a contract); the verdict comes first."""
     fed, bound = run.fed, run.bound
     records = list(ledger.read(run.folder / "metrics.jsonl"))
     scored = [r["metrics"] for r in records if r.get("metrics")]
@@ -37,9 +44,14 @@ def summarise(
         (Counter(getattr(site.data(i), "dropped", {})) for i in run.parties),
         Counter(site.parties.account.reasons()),
     )
+    federated = scored[-1].get(name) if len(scored) > 1 or run.state.round == 0 and scored else None
+    trained = [r for r in records if r["round"]]
+    if trained and all(r.get("failed") for r in trained):
+        federated = None  # no round made a model: the last score is the base model's
     return {
+        "status": verdict.status,
+        "reasons": list(verdict.reasons),
         "recipe": config.get("recipe"),
-        "status": status,
         "rounds": run.state.round,
         "seed": fed.seed,
         "seconds": round(seconds, 3),
@@ -47,7 +59,7 @@ def summarise(
             "name": name,
             "base": scored[0].get(name) if scored else None,
             "local": sum(local.values()) / len(local) if local else None,
-            "federated": scored[-1].get(name) if len(scored) > 1 or run.state.round == 0 and scored else None,
+            "federated": federated,
             "pooled": baseline.get("pooled", {}).get(name),
             "higher_is_better": bound.objective.higher_is_better,
             "local_parties": local,
@@ -67,6 +79,7 @@ def summarise(
             i: {"rows": n, "distribution": dist}
             for (i, n), dist in zip(run.parties.items(), site.parties.distribution().values(), strict=True)
         },
+        "adversaries": sorted(run.malicious),
         "dropped": dict(dropped),
         "failures": dict(
             Counter(

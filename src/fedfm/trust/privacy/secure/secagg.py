@@ -112,8 +112,8 @@ class SecAgg(Wire):
         bits = min(self.bits, int(62 - math.log2(bound * max(parties, 1))))
         if magnitude <= self.range_bound and parties <= self.capacity:
             return ""
-        most = f"values up to {self.range_bound:g} of {self.capacity} parties"
-        return f"secagg was declared {most}: range_bound={math.ceil(bound)}, bits={bits}"
+        declared = f"secagg was declared values up to {self.range_bound:g} of {self.capacity} parties"
+        return f"{declared}: range_bound={math.ceil(bound)}, bits={bits}"
 
     @property
     def capacity(self) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -117,12 +117,13 @@ def planned(fed: Federation, parties: int) -> Federation:
     return fed if ready == stages else replace(fed, uplink=ready[0] if len(ready) == 1 else Pipe(*ready))
 
 
-def overspends(fed: Federation, events: Iterable[Event], parties: int) -> str:
+def overspends(fed: Federation, events: Callable[[], Iterable[Event]], parties: int) -> str:
     """Why the next round must not begin: it would exceed a privacy budget. To be asked before each round."""
-    if not (stages := noises(fed)):
+    stages = tuple(s for s in noises(fed) if s.budget is not None)
+    if not stages:
         return ""
     sampling = schedule(replace(fed, rounds=1), parties)[0]
-    return str(stages[0].accountant.overspends(stages, events, sampling))
+    return str(stages[0].accountant.overspends(stages, events(), sampling))
 
 
 # ---- the table ---------------------------------------------------------------------------------------------

@@ -19,11 +19,13 @@ from fedfm.core.briefs import Briefs
 from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx, Event, Terms
 from fedfm.core.errors import MessageRefused, MethodFault, RoundFailed, reason
+from fedfm.core.exposure import overspends
 from fedfm.core.federation import Federation
 from fedfm.core.fold import Fold
 from fedfm.core.home import Home
 from fedfm.core.hub import Engine, Hub, Session
 from fedfm.core.job import Job
+from fedfm.core.ledger import read
 from fedfm.core.memory import Round, RunState
 from fedfm.core.message import Message, nothing
 from fedfm.core.protection import readers
@@ -68,7 +70,8 @@ class Run:
         fed, st, hub = self.fed, self.state, self.hub
         if st.round == 0 and not self.books.metrics.length:
             yield self._commit({"round": 0, "metrics": self.score()}, [])
-        while st.round < fed.rounds:
+        stop = self._overspent([])
+        while st.round < fed.rounds and not stop:
             r = self._round()
             try:
                 self._begin(r)
@@ -86,12 +89,18 @@ class Run:
             self._free(r)
             r.lap("aggregate")
             st.round += 1
+            if stop := self._overspent(r.ctx.events or []):
+                r.ctx.note("stopped", reason=stop)
             record: dict[str, Any] = {"round": st.round, "clients": len(r.kept), "planned": len(r.plan.jobs)}
             record |= {"clock": st.clock, "failed": r.failed}
-            if st.round % fed.evaluate.every == 0 or st.round == fed.rounds:
+            if st.round % fed.evaluate.every == 0 or st.round == fed.rounds or stop:
                 record["metrics"] = self.score()
             r.lap("evaluate")
             yield self._commit(record | {"seconds": r.seconds}, r.ctx.events or [])
+
+    def _overspent(self, fresh: Sequence[Event]) -> str:
+        """Why no further round may begin: it would exceed a privacy budget."""
+        return overspends(self.fed, lambda: [*read(self.books.ledger.path), *fresh], len(self.parties))
 
     # ---- the start of a round ---------------------------------------------------------------------------------
     def _slots(self) -> dict[str, State]:

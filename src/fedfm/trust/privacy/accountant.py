@@ -206,8 +206,7 @@ def overspends(stages: Sequence[Any], events: Iterable[Event], sampling: Samplin
 
     Noise and draw are those of the plan, so the rounds that fit are known beforehand and the stop says nothing new.
     """
-    budgets = [s.budget for s in stages if s.budget is not None]
-    if not budgets:
+    if not (budgets := [s.budget for s in stages if s.budget is not None]):
         return ""
     facts = [e for e in events if e.get("kind") in ("privacy", "plan")]
     last = max((int(e.get("round", 0)) for e in facts), default=-1)

@@ -18,6 +18,7 @@ from fedfm.efficiency.communication.submodel.heterofl import HeteroFL
 from fedfm.efficiency.computation.split.splitfed import SplitFed, SplitFedServer
 from fedfm.efficiency.training.fedbuff import FedBuff
 from fedfm.efficiency.training.fedprox import FedProx
+from fedfm.efficiency.training.hierarchy import Edges
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.mean import Mean
 from fedfm.efficiency.training.scaffold import Scaffold, ScaffoldServer
@@ -69,6 +70,8 @@ FEDERATIONS: dict[str, dict[str, Any]] = {
     "adamw": {"client": Local(lr=0.01, steps=2, batch=8, optimizer="adamw")},
     "fedprox": {"client": FedProx(mu=0.1, local=SGD)},
     "scaffold": {"client": Scaffold(SGD), "server": ScaffoldServer()},
+    "edges": {"select": Edges(count=3), "fold": "fixed"},
+    "edges of some": {"select": Edges(count=2, inner=Uniform(count=4))},
     "scaffold by path": {
         "client": Scaffold(SGD),
         "server": ScaffoldServer(),
@@ -143,6 +146,7 @@ FEDERATIONS: dict[str, dict[str, Any]] = {
 }
 SECURE: dict[str, dict[str, Any]] = {
     "secure": {"uplink": SecAgg()},
+    "secure, edges": {"uplink": SecAgg(), "select": Edges(count=2)},
     "secure, fixed": {"uplink": SecAgg(), "fold": "fixed"},
     "secure, sparse": {"uplink": Pipe(RandK(0.3), SecAgg())},
     "secure, noisy": {"uplink": Pipe(ClipNoise(0.5, 0.3), SecAgg()), "aggregate": EQUAL},
@@ -152,14 +156,15 @@ SECURE: dict[str, dict[str, Any]] = {
     "secure, scaffold": {"uplink": SecAgg(), "client": Scaffold(SGD), "server": ScaffoldServer()},
     **{
         f"secure, noisy, {phase}": {
-            "uplink": Pipe(ClipNoise(0.5, 0.3), SecAgg(threshold=0.5)),
+            "uplink": Pipe(ClipNoise(0.5, 0.3), SecAgg(threshold=0.62)),
             "aggregate": EQUAL,
             "pace": AllArrive(drop={"party-2": phase}),
         }
         for phase in ("keys", "shares", "upload", "unmask")
     },
     "secure, two phases": {
-        "uplink": SecAgg(threshold=0.5),
+        "uplink": SecAgg(threshold=0.62),
+        "data": Digits(train_rows=120, test_rows=40, partition=Dirichlet(alpha=0.5, parties=8, min_rows=5)),
         "pace": AllArrive(drop={"party-0": "shares", "party-5": "upload"}),
     },
     "secure, below": {

@@ -6,6 +6,7 @@ process, in worker processes and in a party's own process. It does no input or o
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import time
 from collections.abc import Generator
@@ -15,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fedfm.core import scoring
 from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ClientFailed, MethodFault
 from fedfm.core.fold import weights_behind
 from fedfm.core.home import Home
 from fedfm.core.job import POOLED, UPLOAD, Job, Said
-from fedfm.core.message import Message, finite, nothing
+from fedfm.core.message import Message, finite, pack
 from fedfm.core.protocols import Bound, Client, Say, State
 from fedfm.core.registry import name_of
 from fedfm.core.state import Store
@@ -92,6 +94,10 @@ class Guard:
     def _train(self, job: Job, brief: Message, ctx: Ctx) -> Talk:
         self.enter(job, brief)
         kept, stack = self.store.load(job.id, job.base), Pipe(self.fed.uplink)
+        if stack.hidden is not None and not (self.fed.select.cuts or self.fed.downlink.remembers):
+            ctx = ctx.at(
+                brief=hashlib.sha256(pack(brief)).hexdigest()
+            )  # unequal models are by agreement otherwise
         wire = yield from self._relay(stack.join(kept.get("wire", {}), ctx), ctx)
         reply = yield (
             yield from self._work(job, brief, ctx, kept.get("client", {}), kept.get("down", {}), wire)
@@ -120,7 +126,11 @@ class Guard:
             raise ClientFailed(
                 f"the update of {job.id} is not finite (NaN or Inf); lower the learning rate or look at its data"
             )
-        told = {"norm": float(torch.linalg.vector_norm(m.x.float())), **facts} if ctx.simulated else {}
+        told = (
+            {"norm": float(torch.linalg.vector_norm(m.x, dtype=torch.float64)), **facts}
+            if ctx.simulated
+            else {}
+        )
         ctx.note(
             "upload", mass=m.mass, version=m.version, **told
         )  # a real party's norm and losses are its own
@@ -168,7 +178,7 @@ class Guard:
         with ctx.ambient():
             self.bound.load(self.fed.client.own(brief, kept.get("client", {}), ctx, self.bound))
             scores = self.fed.evaluate.measure(self.tests(job.id), self.bound)
-        yield Say("score", nothing(scores=scores), last=True)
+        yield Say("score", scoring.tell(scores), last=True)
 
     # ---- their parts ------------------------------------------------------------------------------------------
     def _opened(self, brief: Message, down: State, ctx: Ctx, bound: Bound) -> tuple[Message, State]:

@@ -30,6 +30,11 @@ class Source:
     public: Source | None = knob(None, "a data set of its own that everybody sees, all of its rows")
     seed: int | None = knob(None, "of holding out and dividing; null: the run's seed")
 
+    @property
+    def agreed(self) -> frozenset[str]:
+        """What is known before any party's rows are read: "schema" (class names), "test" (rows to score on)."""
+        return frozenset({"schema", "test"})
+
     def open(self, seed: int, columns: Sequence[Column] | None = None) -> Parties:
         """Read, divide and hold out; the same seed gives the same rows in the same order.
 
@@ -53,7 +58,7 @@ class Source:
 def opened(data: Any, seed: int, task: Any) -> Parties:
     """The data of a federation as its task reads them; a spec that is no `Source` is opened by its seed alone."""
     if isinstance(data, Source):
-        return data.open(seed, getattr(task, "columns", None) or None)
+        return data.open(seed, task.columns or None)
     parties: Parties = data.open(seed)
     return parties
 

@@ -7,12 +7,13 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from fedfm.core import ledger
 from fedfm.core.context import Ctx, Event, Terms
+from fedfm.core.exposure import planned
 from fedfm.core.federation import Federation
 from fedfm.core.job import Job
 from fedfm.core.loop import Run
@@ -59,6 +60,8 @@ class Pictures:
 
     parties: int = 5
     rows: int = 6
+
+    agreed: ClassVar[frozenset[str]] = frozenset({"schema", "test"})
 
     def open(self, seed: int) -> Parties:
         rng = torch.Generator().manual_seed(seed)
@@ -130,6 +133,7 @@ def play(
         with tempfile.TemporaryDirectory() as temporary:
             return play(fed, Path(temporary), resume=resume, around=around)
     parties, engine = fed.data.open(fed.seed), fed.engine.make()
+    fed = planned(fed, len(parties.ids))
     site = Site(fed, fed.task.open(parties), parties, Store(folder / "clients"))
     engine.open(site)
     try:

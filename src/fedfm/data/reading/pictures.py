@@ -57,7 +57,7 @@ def _pixels(picture: Any) -> Any:
     return _array(np.array(picture))
 
 
-def _array(value: Any) -> Any:
+def _array(value: Any) -> Any:  # noqa: C901 - one case after another
     """(C, H, W) uint8 of an array (H, W), (H, W, C) or (C, H, W)."""
     if hasattr(value, "detach"):
         value = value.detach().cpu().numpy()

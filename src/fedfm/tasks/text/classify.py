@@ -17,6 +17,7 @@ from fedfm.core.errors import DataError, Problem, nearest
 from fedfm.core.protocols import Scores, Task
 from fedfm.core.registry import knob, load, method
 from fedfm.core.schema import Column
+from fedfm.core.text import markdown
 from fedfm.data.kinds import Group, Label, Text
 from fedfm.models.identity import Base
 from fedfm.tasks.bound import BoundModule
@@ -95,7 +96,7 @@ class SequenceClassification(Task):
             extra=line,
             base=place,
             revision=revision,
-            labels=", ".join(labels),
+            labels=", ".join(map(markdown, labels)),
             encoder=f"PeftModel.from_pretrained({encoder}, folder)" if adapter else encoder,
             pooled="(hidden * mask).sum(1) / mask.sum(1)" if self.pooling == "mean" else "hidden[:, 0]",
             max_tokens=self.max_tokens,

@@ -36,15 +36,13 @@ class ImageClassification(Task):
     init_seed: int = knob(0, "seed of the initial weights, the same at every party", low=0)
 
     def open(self, data: Any, device: str = "cpu") -> BoundModule:
-        image, labels = data.shards[0].rows[0]["image"], data.labels
-        if labels is None or image.dim() != 3:
+        shape, labels = data.schema.shapes.get("image", ()), data.schema.labels
+        if labels is None or len(shape) != 3:
             raise DataError("image-classification needs rows of `image` (uint8, C x H x W) and `label`")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.init_seed)
-            net = _Net(image.shape[0], self.channels, len(labels), self.cut)
-        return BoundModule(
-            net, _Objective(self, image.shape[0], tuple(labels)), axes=_axes(net), device=device
-        )
+            net = _Net(shape[0], self.channels, len(labels), self.cut)
+        return BoundModule(net, _Objective(self, shape[0], tuple(labels)), axes=_axes(net), device=device)
 
 
 class _Net(nn.Module):

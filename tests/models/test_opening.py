@@ -156,55 +156,52 @@ class Other:
         return (os.getcwd, ())
 
 
-def spoil(folder: Path, how: str) -> None:
-    weights, pickled = folder / "model.safetensors", folder / "pytorch_model.bin"
-    whole = weights.read_bytes()
-    if how in ("lfs", "half", "pickled"):
-        weights.unlink()
-    if how == "lfs":
-        pickled.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n")
-    elif how == "half":
-        torch.save({"a": torch.ones(4000)}, pickled)
-        pickled.write_bytes(pickled.read_bytes()[:8000])
-    elif how == "pickled":
-        torch.save({"args": Other()}, pickled)
-    elif how == "cut":
-        weights.write_bytes(whole[: len(whole) // 2])
-    elif how in ("gptq", "awq", "bitsandbytes"):
-        arch.reconfigure(str(folder), quantization_config={"quant_method": how, "bits": 4})
-    elif how == "vocabulary":
-        arch.reconfigure(str(folder), vocab_size=300)
-    elif how == "value":
-        arch.reconfigure(str(folder), hidden_size=33)
-    elif how == "type":
-        arch.reconfigure(str(folder), num_attention_heads="four")
-    elif how == "json":
-        (folder / "config.json").write_text('{"model_type": ')
-    elif how == "list":
-        (folder / "config.json").write_text("[]")
-    elif how == "generation":
-        (folder / "generation_config.json").write_text("[")
+def pointer(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+    text = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n"
+    (folder / "pytorch_model.bin").write_text(text)
 
 
-FAULTS = [
-    "lfs",
-    "half",
-    "pickled",
-    "cut",
-    "gptq",
-    "awq",
-    "bitsandbytes",
-    "vocabulary",
-    "value",
-    "type",
-    "json",
-    "list",
-]
+def half(folder: Path) -> None:
+    pickled(folder, {"a": torch.ones(4000)})
+    file = folder / "pytorch_model.bin"
+    file.write_bytes(file.read_bytes()[:8000])
+
+
+def pickled(folder: Path, what: Any) -> None:
+    (folder / "model.safetensors").unlink()
+    torch.save(what, folder / "pytorch_model.bin")
+
+
+def cut(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:20_000])
+
+
+def config(**settings: Any) -> Callable[[Path], None]:
+    return lambda folder: arch.reconfigure(str(folder), **settings)
+
+
+FAULTS: dict[str, Callable[[Path], Any]] = {
+    "lfs": pointer,
+    "half": half,
+    "pickled": lambda folder: pickled(folder, {"args": Other()}),
+    "cut": cut,
+    **{
+        how: config(quantization_config={"quant_method": how, "bits": 4})
+        for how in ("gptq", "awq", "bitsandbytes")
+    },
+    "vocabulary": config(vocab_size=300),
+    "value": config(hidden_size=33),
+    "type": config(num_attention_heads="four"),
+    "json": lambda folder: (folder / "config.json").write_text('{"model_type": '),
+    "list": lambda folder: (folder / "config.json").write_text("[]"),
+}
 
 
 @pytest.mark.parametrize("how", FAULTS)
 def test_a_faulty_folder_is_what_why_fix(llama: str, how: str) -> None:
-    spoil(Path(llama), how)
+    FAULTS[how](Path(llama))
     with pytest.raises(ModelError) as e:
         CausalLM(model=llama).open(None)
     assert three_lines(e) == ["why", "fix"] and len(str(e.value)) < 1500

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from fedfm.core.errors import MachineFault, RunFailed
 from fedfm.terminal import EngineName, Rounds, Seed, Settings, Strict, What, err, out
@@ -144,6 +145,8 @@ def check(
     table = Table(show_header=False, box=None, padding=(0, 2))
     table.add_row("parties / rounds", f"{len(found.rows)} / {config['rounds']}")
     table.add_row("rows to train on / to test on", f"{sum(found.rows.values()):,} / {found.test_rows:,}")
+    if found.privacy:
+        table.add_row("privacy of the plan", Text(found.privacy))
     if e := found.estimate:
         table.add_row("trained parameters", f"{e['trainable_parameters']:,} of {e['total_parameters']:,}")
         table.add_row(

@@ -13,8 +13,10 @@ from test_composition import closed_form
 
 from fedfm.core.context import Ctx, Event
 from fedfm.core.errors import FedfmError, MissingExtra
+from fedfm.core.exposure import overspent
+from fedfm.laws.homes import quadratics
 from fedfm.trust.privacy import composition
-from fedfm.trust.privacy.accountant import overspends, per_round, planned, spent, statement
+from fedfm.trust.privacy.accountant import per_round, planned, spent, statement
 from fedfm.trust.privacy.mechanism.gaussian import ClipNoise
 from fedfm.trust.privacy.mechanism.local_gaussian import LocalGaussian
 from fedfm.trust.privacy.secure.secagg import SecAgg
@@ -265,13 +267,18 @@ def test_calibration_of_local_noise_and_refusals() -> None:
 
 @pytest.mark.parametrize("epsilon", [2.0, 5.0, 9.0])
 def test_a_budget_stops_before_the_round_that_would_exceed_it(epsilon: float) -> None:
-    stage, events, rounds = ClipNoise(noise_multiplier=3.0, budget=epsilon), list[Event](), 0
-    while not (why := overspends([stage], events, ALL)):
-        events += [plan(rounds), release(rounds, 3.0)]
-        rounds += 1
+    events: list[Event] = []
+    fed = quadratics(uplink=ClipNoise(noise_multiplier=3.0, budget=epsilon))
+
+    def why() -> str:
+        return overspent(fed, lambda: events, 5)
+
+    while not why():
+        events += [plan(len(events) // 2), release(len(events) // 2, 3.0)]
+    rounds = len(events) // 2
     got, more = spent(events, DELTA), spent([*events, plan(rounds), release(rounds, 3.0)], DELTA)
-    assert got and more and got.epsilon <= epsilon < more.epsilon and f"budget is {epsilon:g}" in why
-    assert overspends([ClipNoise(noise_multiplier=3.0)], events, ALL) == ""
+    assert got and more and got.epsilon <= epsilon < more.epsilon and f"budget is {epsilon:g}" in why()
+    assert overspent(quadratics(uplink=ClipNoise(noise_multiplier=3.0)), lambda: events, 5) == ""
 
 
 @pytest.mark.parametrize(

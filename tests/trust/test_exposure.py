@@ -13,7 +13,7 @@ from torch import Tensor
 from fedfm.core.check import check
 from fedfm.core.combine import ByPath, Pipe
 from fedfm.core.context import Ctx
-from fedfm.core.exposure import exposure, leaks, observers, outside, planned, schedule
+from fedfm.core.exposure import exposure, leaks, observers, outside
 from fedfm.core.federation import Federation
 from fedfm.core.protocols import Aggregator, Pace, Plan, Selector, State, Wire
 from fedfm.data.files import Files
@@ -36,11 +36,13 @@ from fedfm.laws.homes import pictures, quadratics
 from fedfm.recipes.communication import fedpaq, sparse
 from fedfm.recipes.trust import dp_fedavg, secagg
 from fedfm.recipes.vision import splitfed
+from fedfm.running.execute import configure
 from fedfm.running.feasible import affordable
 from fedfm.tasks.text.causal import CausalLM
 from fedfm.tasks.text.classify import SequenceClassification
 from fedfm.trust.privacy.mechanism.gaussian import ClipNoise
 from fedfm.trust.privacy.mechanism.local_gaussian import LocalGaussian
+from fedfm.trust.privacy.planning import planned, promise, schedule
 from fedfm.trust.privacy.secure.secagg import SecAgg
 
 EQUAL, PUBLIC = Mean("equal"), Mean("equal", denominator=5.0)
@@ -351,3 +353,39 @@ class Norms(Wire):
 def test_a_strangers_code_in_front_of_noise_or_masks_is_refused() -> None:
     assert "uplink.0" in places(quadratics(**LOCAL | {"uplink": Pipe(Norms(), LocalGaussian())}))
     assert "uplink.0" in places(quadratics(**MASKS | {"uplink": Pipe(Norms(), SecAgg())}))
+
+
+# ---- dp-no-target and dp-whom-it-protects ------------------------------------------------------------------
+def test_check_tells_the_epsilon_of_the_plan_and_whom_it_protects() -> None:
+    fed = quadratics(uplink=ClipNoise(epsilon=8.0, delta=1e-6), aggregate=PUBLIC, rounds=50)
+    told = promise(fed, 5)
+    for word in (
+        "50 rounds would spend epsilon 8.00",
+        "delta 1e-06",
+        "whole party",
+        "gets the model",
+        "zero-out",
+    ):
+        assert word in told
+    assert "predictable" not in told  # of the plan: what secret noise would give
+    assert "stops before epsilon 3" in promise(
+        quadratics(uplink=ClipNoise(budget=3.0), aggregate=PUBLIC, rounds=50), 5
+    )
+    whom = {
+        s.relation: promise(quadratics(uplink=s, aggregate=PUBLIC), 5) for s in (ClipNoise(), LocalGaussian())
+    }
+    assert "server is trusted" in whom["zero-out"] and "against the server" in whom["replace-one"]
+    assert promise(quadratics(), 5) == promise(quadratics(uplink=SecAgg()), 5) == ""
+
+
+@pytest.mark.parametrize(
+    "settings,noise,delta",
+    [
+        (["uplink.epsilon=4", "uplink.noise_multiplier=null"], None, 1e-5),
+        (["uplink.delta=1e-7"], None, 1e-7),
+        (["uplink.epsilon=null", "uplink.noise_multiplier=2"], 2.0, 1e-5),
+    ],
+)
+def test_epsilon_and_delta_are_settings(settings: list[str], noise: float | None, delta: float) -> None:
+    config = configure("dp-fedavg", settings)
+    assert config["uplink"]["noise_multiplier"] == noise and config["uplink"]["delta"] == delta

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
-from fedfm.core.combine import Pipe, stages_of
-from fedfm.core.context import Ctx, Event
+from fedfm.core.combine import stages_of
+from fedfm.core.context import Event
 from fedfm.core.errors import Problem
 from fedfm.core.protocols import Wire
 from fedfm.core.registry import name_of
@@ -24,11 +24,7 @@ if TYPE_CHECKING:
     from fedfm.core.federation import Federation
 
 Sort = Literal["public", "covered", "private"]
-Change = Literal["zero-out", "replace-one", "add-or-remove"]
-Sampling = Mapping[str, Any]
 SERVER, RECIPIENTS = "server", "recipients"
-HIGHEST = 20.0  # beyond this epsilon (e^20 = 5e8) no meaningful guarantee is left
-TRIAL = 64  # parties of the pool on which a selector is tried when the real number is not known
 
 
 @dataclass(frozen=True)
@@ -43,35 +39,6 @@ class Exposure:
 
     def __str__(self) -> str:
         return f"covered by {self.by}" if self.sort == "covered" else self.sort
-
-
-@dataclass(frozen=True)
-class Relation:
-    """Two data sets that a guarantee makes hard to tell apart: they differ in one `unit`, by `change`."""
-
-    change: Change = "zero-out"
-    unit: str = "party"
-
-    def __str__(self) -> str:
-        what = {
-            "zero-out": f"the contribution of one {self.unit} set to zero: hides what it contributed, not that it took part",
-            "replace-one": f"one {self.unit} with other data in its place: hides what it contributed, not that it took part",
-            "add-or-remove": f"one {self.unit} more or less: hides that it took part",
-        }
-        return f"{self.change} ({what[self.change]})"
-
-
-class Accountant(Protocol):
-    """Who knows what releases cost. The core asks; it computes no epsilon."""
-
-    def planned(self, stage: Any, samplings: Sequence[Sampling]) -> Wire:
-        """The stage with the noise that its epsilon needs over these rounds."""
-
-    def overspends(self, stages: Sequence[Any], events: Iterable[Event], sampling: Sampling) -> str:
-        """Why one more round would exceed the budget; empty: it would not."""
-
-    def cost(self, stages: Sequence[Any], samplings: Sequence[Sampling]) -> float:
-        """Epsilon of a plan."""
 
 
 # ---- who protects whom -------------------------------------------------------------------------------------
@@ -90,40 +57,10 @@ def observers(fed: Federation) -> tuple[str, ...]:
     return tuple(o for o in (SERVER, RECIPIENTS) if guards(fed, o))
 
 
-def schedule(fed: Federation, parties: int) -> tuple[Sampling, ...]:
-    """How the cohort of each planned round is drawn, by trying the selector on so many equal parties."""
-    ctx, pool = Ctx(fed.seed), {f"party-{i}": 1 for i in range(parties)}
-    if fed.select.asks:  # what is answered decides, so nothing is known beforehand
-        return ({"kind": "by answers"},) * horizon(fed)
-    state, found = fed.select.init(pool, ctx), []
-    for t in range(horizon(fed)):
-        plan, state = fed.select.select(pool, state, ctx.at(round=t), {})
-        found.append(dict(plan.sampling))
-    return tuple(found)
-
-
-def horizon(fed: Federation) -> int:
-    """Rounds of the whole run, to which calibrated noise belongs."""
-    return fed.rounds
-
-
-def planned(fed: Federation, parties: int) -> Federation:
-    """The federation with every epsilon turned into the noise that it needs; `parties`: how many there are."""
-    stages = stages_of(fed.uplink)
-    if not any(s.accountant is not None for s in stages):
-        return fed
-    draws = schedule(fed, parties)
-    ready = tuple(s if s.accountant is None else s.accountant.planned(s, draws) for s in stages)
-    return fed if ready == stages else replace(fed, uplink=ready[0] if len(ready) == 1 else Pipe(*ready))
-
-
-def overspends(fed: Federation, events: Callable[[], Iterable[Event]], parties: int) -> str:
+def overspent(fed: Federation, events: Callable[[], Iterable[Event]], parties: int) -> str:
     """Why the next round must not begin: it would exceed a privacy budget. To be asked before each round."""
-    stages = tuple(s for s in noises(fed) if s.budget is not None)
-    if not stages:
-        return ""
-    sampling = schedule(replace(fed, rounds=1), parties)[0]
-    return str(stages[0].accountant.overspends(stages, events(), sampling))
+    stage = next((s for s in noises(fed) if s.budget is not None), None)
+    return "" if stage is None else str(stage.accountant.overspends(fed, events(), parties))
 
 
 # ---- the table ---------------------------------------------------------------------------------------------
@@ -228,25 +165,25 @@ def exposed(fed: Federation) -> Iterator[Problem]:
     yield from _switched_off(fed)
 
 
-FIXES = {
+FIXES = {  # channel -> where it is mended, and how
     "talk": (
         "server",
         "another server, or drop the protection: what a party tells there is as private as its upload",
     ),
-    "answers": ("select, or value", "select=uniform or poisson; value=null"),
+    "answers": ("select", "select=uniform or poisson"),
+    "answers/value": ("value", "value=null"),
     "schema": ("data", "give the class names in the config: data.labels=[...]"),
     "test": ("data", "data.test_path=FILES that no party trains on, or evaluate.where=parties"),
     "info": ("client", "a client that sends nothing beside its update"),
-    "side": ("uplink", "put the code behind the noise, where it is post-processing, or drop it"),
 }
 
 
 def _uncovered(fed: Federation) -> Iterator[Problem]:
     names = " and ".join(name_of(s) for s in guards(fed))
     for channel, e in leaks(fed).items():
-        if (kind := channel.split("/")[0]) == "side":
+        if channel.startswith("side/"):
             continue  # _before_noise says which stage, and why
-        where, fix = FIXES[kind]
+        where, fix = FIXES.get(channel) or FIXES[channel.split("/")[0]]
         who = " and ".join(sorted(e.to & set(observers(fed))))
         what = f"{e.source} publishes what {names} does not cover ({channel})"
         yield Problem(where, what, f"{e.why}, and the {who} would get it in clear", fix)
@@ -256,40 +193,27 @@ def _before_noise(fed: Federation) -> Iterator[Problem]:
     """Noise at the party covers what it is added to: nothing that an earlier stage sends beside it."""
     stages = stages_of(fed.uplink)
     for i, stage in enumerate(stages):
-        if stage.perturbs and not stage.after_sum:
-            for k, before in enumerate(stages[:i]):
-                if not before.linear:
-                    yield Problem(
-                        f"uplink.{k}",
-                        f"{name_of(before)} stands in front of {name_of(stage)}",
-                        "what it sends beside the values (indices, norms, ranges, lengths) leaves without noise, and a "
-                        "clipped code is no clipped update",
-                        FIXES["side"][1],
-                    )
-        mask = next((s for s in stages[i + 1 :] if s.opaque), None)
+        name = name_of(stage)
+        for k, before in enumerate(stages[:i] if stage.perturbs and not stage.after_sum else ()):
+            if not before.linear:
+                what = f"{name_of(before)} stands in front of {name}"
+                why = "what it sends beside the values (indices, norms, ranges, lengths) leaves without noise"
+                fix = "put the code behind the noise, where it is post-processing, or drop it"
+                yield Problem(f"uplink.{k}", what, why, fix)
         if not stage.shares or not stage.against:
             continue
         if (mask := next((s for s in stages[i + 1 :] if s.opaque), None)) is None:
-            yield Problem(
-                f"uplink.{i}",
-                f"nothing hides the single messages behind {name_of(stage)}",
-                "each party adds only its share of the noise; alone it protects nobody",
-                f"put secagg behind {name_of(stage)}",
-            )
+            what = f"nothing hides the single messages behind {name}"
+            why = "each party adds only its share of the noise; alone it protects nobody"
+            yield Problem(f"uplink.{i}", what, why, f"put secagg behind {name}")
         elif mask.step > stage.step:
-            yield Problem(
-                f"uplink.{i + 1}.bits",
-                f"{name_of(mask)} rounds to {mask.step:g}, {name_of(stage)} needs {stage.step:g}",
-                "noise that is rounded party by party no longer adds up to what the accountant believes",
-                f"bits={-math.log2(stage.step):.0f} or more",
-            )
+            what = f"{name_of(mask)} rounds to {mask.step:g}, {name} needs {stage.step:g}"
+            why = "noise that is rounded party by party no longer adds up to what the accountant believes"
+            yield Problem(f"uplink.{i + 1}.bits", what, why, f"bits={-math.log2(stage.step):.0f} or more")
         if not fed.aggregate.alike:
-            yield Problem(
-                "aggregate.weights",
-                f"{name_of(fed.aggregate)} weighs parties behind {name_of(stage)}",
-                "a weight below 1 would make a party's share of the noise smaller",
-                "aggregate.weights=equal",
-            )
+            what = f"{name_of(fed.aggregate)} weighs parties behind {name}"
+            why = "a weight below 1 would make a party's share of the noise smaller"
+            yield Problem("aggregate.weights", what, why, "aggregate.weights=equal")
 
 
 def _central(fed: Federation) -> Iterator[Problem]:
@@ -297,58 +221,47 @@ def _central(fed: Federation) -> Iterator[Problem]:
     stage = next((s for s in noises(fed) if s.after_sum), None)
     if stage is None:
         return
-    name, change = name_of(stage), stage.relation
-    aggregate, select, pace = fed.aggregate, fed.select, fed.pace
+    aggregate, select, pace, name = fed.aggregate, fed.select, fed.pace, name_of(stage)
     if aggregate.alpha_max is None or aggregate.alpha_max > 1.0:
-        yield Problem(
-            "aggregate",
-            f"{name_of(aggregate)} gives a party a weight that has no public bound of 1",
-            f"one party could move the sum by its weight times clip_norm, but {name} adds noise for clip_norm",
-            "aggregate.weights=equal, or aggregate.cap=ROWS with aggregate.denominator",
+        what = f"{name_of(aggregate)} gives a party a weight that has no public bound of 1 (`alpha_max`)"
+        why = (
+            f"one party could move the sum by its weight times clip_norm, but {name} adds noise for clip_norm"
         )
+        fix = "aggregate.weights=equal, or aggregate.cap=ROWS with aggregate.denominator"
+        yield Problem("aggregate", what, why, fix)
     if aggregate.divisor != "public":
-        yield from _divisor(fed, name, change)
+        yield from _divisor(fed, name, stage.relation)
     if not pace.independent:
-        yield Problem(
-            "pace",
-            f"under {name_of(pace)} whether a party counts depends on the others",
-            "a party that joins pushes another one out, or mixes rounds: the sum moves by 2 clip_norm or more",
-            "pace=synchronous, or quorum with a deadline, eager=false and late=cancel",
+        what = f"under {name_of(pace)} whether a party counts depends on the others (`independent`)"
+        why = (
+            "a party that joins pushes another one out, or mixes rounds: the sum moves by 2 clip_norm or more"
         )
-    if change == "add-or-remove" and fed.pace.quorum(TRIAL) > 1:
         yield Problem(
-            "pace",
+            "pace", what, why, "pace=synchronous, or quorum with a deadline, eager=false and late=cancel"
+        )
+    if stage.relation == "add-or-remove" and pace.quorum(100) > 1:
+        what, why = (
             f"{name_of(pace)} gives up below a quorum",
             "whether a round succeeds tells how many took part",
-            f"pace=synchronous, or {name}.relation=zero-out",
         )
+        yield Problem("pace", what, why, f"pace=synchronous, or {name}.relation=zero-out")
     if select.random_size and any(s.opaque for s in stages_of(fed.uplink)):
-        yield Problem(
-            "select",
-            f"{name_of(select)} draws cohorts of random size under masks",
-            "a cohort below 3 cannot be masked, so a failed round tells the size that must stay secret",
-            "select=uniform, or everybody",
-        )
+        what = f"{name_of(select)} draws cohorts of random size under masks"
+        why = "a cohort below 3 cannot be masked, so a failed round tells the size that must stay secret"
+        yield Problem("select", what, why, "select=uniform, or everybody")
     if select.random_size and fed.serving.counts:
-        yield Problem(
-            "server",
-            f"{name_of(fed.serving)} looks at how many contributed, or does not say that it does not (`counts`)",
-            "that number is private under Poisson sampling",
-            "server=apply, or select=uniform",
-        )
+        what = f"{name_of(fed.serving)} looks at how many contributed, or does not say that it does not (`counts`)"
+        why = "that number is private under Poisson sampling"
+        yield Problem("server", what, why, "server=apply, or select=uniform")
     if select.draws == "unknown":
-        yield Problem(
-            "select",
-            f"{name_of(select)} draws parties in a way that no accountant knows (`draws`)",
-            f"the epsilon of {name} depends on how a round's cohort was drawn",
-            "select=poisson, uniform or everybody",
-        )
+        what = f"{name_of(select)} draws parties in a way that no accountant knows (`draws`)"
+        why = f"the epsilon of {name} depends on how a round's cohort was drawn"
+        yield Problem("select", what, why, "select=poisson, uniform or everybody")
 
 
 def _divisor(fed: Federation, name: str, change: str) -> Iterator[Problem]:
     """What the noisy sum is divided by is published with it: it must not depend on who contributed what."""
-    aggregate = fed.aggregate
-    fix = "aggregate.denominator = expected number of contributors (rate x parties)"
+    aggregate, fix = fed.aggregate, "aggregate.denominator = expected number of contributors (rate x parties)"
     what, why = "", ""
     if fed.select.cuts:
         what, why = (
@@ -360,14 +273,11 @@ def _divisor(fed: Federation, name: str, change: str) -> Iterator[Problem]:
     elif fed.select.random_size:
         what, why = "by the cohort's random size", "that size is private under Poisson sampling"
     elif fed.pace.loses:
-        what, why = (
-            "by the number of parties that delivered",
-            "who delivered changes the scale of the published noise",
-        )
+        what, why = "by who delivered", "who delivered changes the scale of the published noise"
     elif change == "add-or-remove":
         what, why = (
-            "by the number of contributors",
-            "the standard deviation of the published values tells that number, so it tells whether a party took part",
+            "by the contributors",
+            "the spread of the published values tells whether a party took part",
         )
         fix += f", or {name}.relation=zero-out"
     if what:
@@ -377,21 +287,11 @@ def _divisor(fed: Federation, name: str, change: str) -> Iterator[Problem]:
 def _switched_off(fed: Federation) -> Iterator[Problem]:
     """A switch that bears the name of a protection and gives none is said to be off, or refused."""
     for i, stage in enumerate(stages_of(fed.uplink)):
-        if (
-            stage.perturbs
-            and stage.accountant is not None
-            and importlib.util.find_spec("dp_accounting") is None
-        ):
-            yield Problem(
-                "uplink",
-                "the privacy spent cannot be computed",
-                "dp-accounting is not installed",
-                "pip install 'fedfm[privacy]'",
-            )
+        if stage.accountant is not None and importlib.util.find_spec("dp_accounting") is None:
+            what, why = "the privacy spent cannot be computed", "dp-accounting is not installed"
+            yield Problem("uplink", what, why, "pip install 'fedfm[privacy]'")
         if stage.off:
-            yield Problem(
-                f"uplink.{i}.noise_multiplier",
-                f"{name_of(stage)} gives no guarantee: {stage.off}",
-                "a run of this name would be taken for a private one",
-                "give epsilon or noise_multiplier, or say so: no_guarantee=true",
-            )
+            what = f"{name_of(stage)} gives no guarantee: {stage.off}"
+            why = "a run of this name would be taken for a private one"
+            fix = "give epsilon or noise_multiplier, or say so: no_guarantee=true"
+            yield Problem(f"uplink.{i}.noise_multiplier", what, why, fix)

@@ -19,7 +19,7 @@ from fedfm.core.briefs import Briefs
 from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx, Event, Terms
 from fedfm.core.errors import MessageRefused, MethodFault, RoundFailed, reason
-from fedfm.core.exposure import overspends
+from fedfm.core.exposure import overspent
 from fedfm.core.federation import Federation
 from fedfm.core.fold import Fold
 from fedfm.core.home import Home
@@ -35,13 +35,7 @@ from fedfm.core.state import whole
 from fedfm.core.tree import cut
 
 T = TypeVar("T")
-STATEFUL = (
-    "aggregate",
-    "adversary",
-    "detect",
-    "value",
-    "reward",
-)  # beside the selector, which starts from the pool
+STATEFUL = ("aggregate", "adversary", "detect", "value", "reward")  # the selector starts from the pool
 
 
 class Run:
@@ -99,8 +93,7 @@ class Run:
             yield self._commit(record | {"seconds": r.seconds}, r.ctx.events or [])
 
     def _overspent(self, fresh: Sequence[Event]) -> str:
-        """Why no further round may begin: it would exceed a privacy budget."""
-        return overspends(self.fed, lambda: [*read(self.books.ledger.path), *fresh], len(self.parties))
+        return overspent(self.fed, lambda: [*read(self.books.ledger.path), *fresh], len(self.parties))
 
     # ---- the start of a round ---------------------------------------------------------------------------------
     def _slots(self) -> dict[str, State]:
@@ -110,15 +103,8 @@ class Run:
 
     def _round(self) -> Round:
         fed, st = self.fed, self.state
-        ctx = Ctx(
-            fed.seed,
-            st.round,
-            st.attempt,
-            layout=self.layout,
-            simulated=fed.simulated,
-            horizon=fed.rounds,
-            events=[],
-        )
+        ctx = Ctx(fed.seed, st.round, st.attempt, layout=self.layout, simulated=fed.simulated, events=[])
+        ctx = ctx.at(horizon=fed.rounds)
         ctx = ctx.at(house=scoring.View(self, ctx))
         return Round(ctx, dict(st.slots), st.clock)
 

@@ -14,7 +14,6 @@ import torch
 from fedfm.core import ledger
 from fedfm.core.context import Ctx, Event, Terms
 from fedfm.core.errors import FedfmError
-from fedfm.core.exposure import planned
 from fedfm.core.federation import Federation
 from fedfm.core.job import Job
 from fedfm.core.loop import Run
@@ -40,6 +39,7 @@ from fedfm.efficiency.training.local import Local
 from fedfm.evaluation.held_out import HeldOut
 from fedfm.tasks.quadratic import Quadratic, Quadratics
 from fedfm.tasks.vision.image import ImageClassification
+from fedfm.trust.privacy.planning import planned
 
 SLOTS: Mapping[type, str] = {
     Client: "client",

@@ -16,7 +16,6 @@ from fedfm.config import text
 from fedfm.core import ledger
 from fedfm.core.books import checkpoints
 from fedfm.core.errors import ConfigError, MachineFault
-from fedfm.core.exposure import planned
 from fedfm.core.federation import Federation
 from fedfm.core.loop import Run
 from fedfm.core.message import finite
@@ -24,7 +23,7 @@ from fedfm.core.session import Site
 from fedfm.core.state import Store, write
 from fedfm.data.splits import opened
 from fedfm.running import baselines as base
-from fedfm.running.feasible import affordable, feasible
+from fedfm.running.feasible import feasible
 from fedfm.running.progress import Progress, Silent
 from fedfm.running.record import own
 from fedfm.running.record.folder import CONFIG, record, writing
@@ -32,6 +31,7 @@ from fedfm.running.record.identity import Identity, of_base, of_data, refuse
 from fedfm.running.summary import dumps, summarise, versions
 from fedfm.running.verdict import FAILED, INTERRUPTED, Result, Verdict, judge
 from fedfm.tasks.probing import open_task, probe
+from fedfm.trust.privacy.planning import planned
 
 Callback = Callable[[dict[str, Any]], None]  # called with a copy of each round's record
 
@@ -73,7 +73,7 @@ def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
         parties = opened(fed.data, fed.seed, fed.task)
     device = fed.device if fed.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     sizes = {i: len(parties.train(i)) for i in parties.ids}
-    if problems := [*feasible(fed, sizes), *affordable(fed, sizes)]:
+    if problems := feasible(fed, sizes):
         raise ConfigError(problems)
     with progress.step("model"):
         bound = open_task(fed.task, parties, device)

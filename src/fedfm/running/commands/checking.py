@@ -13,6 +13,7 @@ from fedfm.data.splits import opened
 from fedfm.running.estimate import estimate
 from fedfm.running.feasible import feasible
 from fedfm.running.record.identity import models_of
+from fedfm.trust.privacy.planning import promise
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Checked:
     notes: tuple[str, ...] = ()
     absent: tuple[str, ...] = ()
     estimate: dict[str, Any] = field(default_factory=dict)
+    privacy: str = ""  # what the plan's epsilon is, and whom it protects
 
     @property
     def remarks(self) -> list[str]:
@@ -53,7 +55,9 @@ def probe(config: configs.Config) -> Checked:
         raise ConfigError(problems)
     absent = tuple(name for name in dict.fromkeys(models_of(config.get("task"))) if not here(name))
     taken = {} if absent else estimate(config)
-    return Checked(rows, len(parties.test()), parties.account, parties.notes, absent, taken)
+    return Checked(
+        rows, len(parties.test()), parties.account, parties.notes, absent, taken, promise(fed, len(rows))
+    )
 
 
 def here(name: str) -> bool:

@@ -66,7 +66,7 @@ class DiscreteGaussian(Promise):
 
     def feasible(self, parties: int, bound: Bound) -> str:
         """Why it cannot act on this model; empty: it can."""
-        return self._grid(bound.layout.trainable)[1]
+        return self._grid(bound.layout.trainable)[1] if self.noise_multiplier else ""
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
         """Clip, round, add this party's share; fp32 multiples of the grid come back. ClientFailed on NaN or Inf."""

@@ -110,10 +110,9 @@ class SecAgg(Wire):
     def fits(self, magnitude: float, parties: int) -> str:
         bound = max(self.range_bound, 2.0 ** math.ceil(math.log2(max(magnitude, 1.0))))
         bits = min(self.bits, int(62 - math.log2(bound * max(parties, 1))))
-        if magnitude <= self.range_bound and parties <= self.capacity:
-            return ""
+        fits = magnitude <= self.range_bound and parties <= self.capacity
         declared = f"secagg was declared values up to {self.range_bound:g} of {self.capacity} parties"
-        return f"{declared}: range_bound={math.ceil(bound)}, bits={bits}"
+        return "" if fits else f"{declared}: range_bound={math.ceil(bound)}, bits={bits}"
 
     @property
     def capacity(self) -> int:

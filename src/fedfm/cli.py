@@ -66,11 +66,18 @@ def run(
     from fedfm.running.execute import configure, execute
     from fedfm.running.progress import Live, table
 
-    config = configure(what, settings or (), rounds=rounds, seed=seed, engine=engine)
-    result = execute(config, out_dir, baselines=baselines, progress=Live(err), trackers=tracker or ())
+    setup = configure(what, settings or (), rounds=rounds, seed=seed, engine=engine)
+    _notes(setup)
+    result = execute(setup, out_dir, baselines=baselines, progress=Live(err), trackers=tracker or ())
     out.print(table(result.summary, str(result.folder)))
     out.print(f"[dim]look at {result.folder / 'report.html'}[/dim]")
     _judge(result)
+
+
+def _notes(setup: Any) -> None:
+    """Which settings gave way to which, before anything runs."""
+    for note in setup.notes:
+        err.print(f"note: {note}", markup=False, highlight=False)
 
 
 def _judge(result: Any) -> None:
@@ -172,9 +179,10 @@ def check(what: What, settings: Settings = None, rounds: Rounds = None, engine: 
     from fedfm.running.execute import configure
     from fedfm.running.progress import size
 
-    config = configure(what, settings or (), rounds=rounds, engine=engine)
+    setup = configure(what, settings or (), rounds=rounds, engine=engine)
+    _notes(setup)
     err.print("the federation is sound; opening data and model, and taking a few local steps ...")
-    e = estimate(config)
+    e = estimate(setup)
     err.print("[green]no problems[/green]")
     if e["cut"]:
         err.print(

@@ -11,13 +11,13 @@ from fedfm.config.text import dump, parse
 from fedfm.core.errors import Problem
 from fedfm.core.federation import Federation
 from fedfm.core.protocols import Wire
-from fedfm.core.registry import load, methods
+from fedfm.core.registry import load, methods, registered
 from fedfm.laws.homes import quadratics, slot_of
 from fedfm.laws.law import hold, law
 
 
 def _registered(spec: Any) -> bool:
-    return getattr(type(spec), "method_name", "") in methods()
+    return registered(type(spec)) is not None
 
 
 @law(object)

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedfm.config import plain as configs
 from fedfm.config import text
+from fedfm.config.marker import unspoken
+from fedfm.config.setup import Setup
 from fedfm.core import ledger
-from fedfm.core.check import check
 from fedfm.core.errors import ConfigError, DataError, FedfmError, ModelError, Problem, ResumeError
 from fedfm.core.federation import Federation
 from fedfm.core.loop import Run
-from fedfm.core.registry import recipes
 from fedfm.core.session import Site
 from fedfm.core.state import Store, write
-from fedfm.models import catalog
 from fedfm.running import baselines as base
+from fedfm.running.configure import configure
 from fedfm.running.feasible import feasible
 from fedfm.running.progress import Progress, Silent
 from fedfm.running.summary import dumps, summarise
@@ -42,73 +41,17 @@ class Result:
         return metric
 
 
-def configure(
-    what: str | Path | Mapping[str, Any] | Federation,
-    settings: Iterable[str] = (),
-    *,
-    rounds: int | None = None,
-    seed: int | None = None,
-    engine: str | None = None,
-    slots: Mapping[str, Any] | None = None,
-) -> configs.Config:
-    """A complete, checked config from a recipe's name, a YAML file, a mapping or a Federation."""
-    if isinstance(what, Federation):
-        config = configs.to_config(what)
-    elif isinstance(what, Mapping):
-        config = configs.resolve(dict(what))
-    elif str(what) in recipes():
-        config = configs.resolve({"recipe": str(what)})
-    elif Path(what).suffix in (".yaml", ".yml") or Path(what).is_file():
-        if not Path(what).is_file():
-            raise ConfigError(
-                [
-                    Problem(
-                        str(what),
-                        "there is no such file",
-                        f"looked in {Path.cwd()}",
-                        "give the path of a YAML config",
-                    )
-                ]
-            )
-        config = configs.resolve(text.parse(Path(what).read_text(encoding="utf-8"), str(what)))
-    else:
-        config = configs.resolve({"recipe": str(what)})  # raises, and names the nearest
-    config.update({k: configs.to_config(v) for k, v in (slots or {}).items()})
-    config = text.override(config, settings)
-    config.update({k: v for k, v in {"rounds": rounds, "seed": seed}.items() if v is not None})
-    _anchor(config)
-    if engine is not None:
-        config["engine"] = {"name": engine}
-    fed = configs.from_config(config)
-    if problems := check(fed):
-        raise ConfigError(problems)
-    return {**({"recipe": config["recipe"]} if "recipe" in config else {}), **configs.to_config(fed)}
-
-
-def _anchor(config: configs.Config) -> None:
-    """Paths that exist from here become absolute: a run is resumed, and its model loaded, from anywhere."""
-    for slot, key in (("data", "path"), ("data", "test_path"), ("task", "model")):
-        spec = config.get(slot)
-        value = spec.get(key) if isinstance(spec, dict) else None
-        if (
-            not isinstance(spec, dict)
-            or not isinstance(value, str)
-            or (key == "model" and value in catalog())
-        ):
-            continue  # a packaged model wins over a folder of its name
-        if value and next(iter(glob.iglob(value)), None) is not None:
-            spec[key] = str(Path(value).absolute())
-
-
 def execute(
-    config: configs.Config,
+    what: Setup | Federation | configs.Config,
     out: str | Path | None = None,
     *,
     baselines: str = "local,pooled",
     progress: Progress | None = None,
     trackers: Iterable[str] = (),
 ) -> Result:
-    """Run a complete config into `out` (default: a new folder under runs/)."""
+    """Run a federation (or a complete config) into `out` (default: a new folder under runs/)."""
+    setup = Setup.of(what)
+    config = setup.config
     kinds = base.parse(baselines)
     folder = Path(out) if out is not None else _fresh(config.get("recipe") or "run")
     if folder.exists() and any(p.name not in ("config.yaml", "run.json") for p in folder.iterdir()):
@@ -129,34 +72,57 @@ def execute(
         json.dumps({"baselines": baselines, "trackers": list(trackers), "seconds": 0.0}).encode(),
     )
     try:
-        return _go(folder, config, kinds, list(trackers), progress or Silent(), 0.0, resume=False)
+        return _go(folder, setup, kinds, list(trackers), progress or Silent(), 0.0, resume=False)
     except (ConfigError, DataError, ModelError):
         if {p.name for p in folder.iterdir()} == {"config.yaml", "run.json"}:  # it never began
             shutil.rmtree(folder)
         raise
 
 
-def resume(folder: str | Path, *, progress: Progress | None = None) -> Result:
-    """Continue an interrupted run; the result is the same, bit for bit."""
+def resume(
+    folder: str | Path, federation: Federation | None = None, *, progress: Progress | None = None
+) -> Result:
+    """Continue an interrupted run; the result is the same, bit for bit.
+
+    A run of objects that no config can say needs them again: `federation`, equal to the one that was run.
+    """
     folder = Path(folder)
     if not (folder / "config.yaml").is_file():
         raise ResumeError(
             f"{folder} is no run directory: it has no config.yaml; give the folder that `fedfm run` wrote"
         )
-    config = text.parse((folder / "config.yaml").read_text(encoding="utf-8"), str(folder / "config.yaml"))
+    setup = _again(text.load(folder / "config.yaml"), federation)
     plan = json.loads((folder / "run.json").read_text())
     summary = folder / "summary.json"
     if summary.exists() and json.loads(summary.read_text()).get("status") == "finished":
         return Result(folder, json.loads(summary.read_text()))
     return _go(
         folder,
-        config,
+        setup,
         base.parse(plan["baselines"]),
         plan["trackers"],
         progress or Silent(),
         plan["seconds"],
         resume=True,
     )
+
+
+def _again(config: configs.Config, federation: Federation | None) -> Setup:
+    """What a run's config stands for, or the object that was given, if it is recorded by that very config."""
+    if federation is None:
+        if found := list(unspoken(config)):
+            what = ", ".join(f"{where} ({name})" for where, name in found)
+            raise ResumeError(
+                f"this run holds objects of a Python process, which its config only records: {what}\n"
+                "    fix: make them again and call fedfm.resume(folder, federation)"
+            )
+        return Setup.of(config)
+    setup = Setup(federation, config.get("recipe"))
+    if configs.digest(setup.config) != configs.digest(config):
+        now = setup.config
+        other = sorted(k for k in {*now, *config} - {"engine"} if now.get(k) != config.get(k))
+        raise ResumeError(f"this federation is not the one that was run: {', '.join(other)} differ")
+    return setup
 
 
 def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
@@ -176,7 +142,7 @@ def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
 
 def _go(
     folder: Path,
-    config: configs.Config,
+    setup: Setup,
     kinds: tuple[str, ...],
     tracked: list[str],
     progress: Progress,
@@ -185,7 +151,7 @@ def _go(
 ) -> Result:
     from fedfm.report import trackers as tracking
 
-    fed, start = configs.from_config(config), time.perf_counter()
+    fed, config, start = setup.fed, setup.config, time.perf_counter()
     loggers = [tracking.open_tracker(name, folder, config) for name in tracked]
     site = open_site(fed, folder, progress)
     plan = json.loads((folder / "run.json").read_text())

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from fedfm.config import plain as configs
+from fedfm.config.setup import Setup
 from fedfm.core.errors import DataError, nearest
 
 
-def example(config: configs.Config, client: str | None, row: int) -> dict[str, Any]:
+def example(setup: Setup, client: str | None, row: int) -> dict[str, Any]:
     """The row, and for text its tokens and which of them carry loss (with a `label`, that does). No training data is encoded for it."""
-    fed = configs.from_config(config)
+    fed = setup.fed
     parties = fed.data.open(fed.seed)
     client = client or parties.ids[0]
     if client not in parties.ids:

@@ -15,7 +15,7 @@ from fedfm.config import plain as configs
 from fedfm.core import ledger
 from fedfm.core.loop import Run
 from fedfm.core.message import raw
-from fedfm.core.registry import methods, recipes
+from fedfm.core.registry import methods, name_of, recipes
 
 DELTA = 1e-5
 
@@ -57,7 +57,7 @@ def summarise(
         "privacy": privacy(run.folder / "events.jsonl", len(run.parties), DELTA),
         "trainable_parameters": bound.layout.trainable,
         "total_parameters": bound.total,
-        "engine": config["engine"]["name"],
+        "engine": name_of(fed.engine),
         "workers": run.engine.workers,
         "threads": fed.threads,
         "device": str(bound.device),

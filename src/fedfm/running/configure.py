@@ -1,0 +1,124 @@
+"""From what somebody gives, on the command line or in Python, to a federation that passed its checks."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from fedfm.config import text
+from fedfm.config.compose import Composition, resolved
+from fedfm.config.marker import live, plain_scalar
+from fedfm.config.plain import from_config
+from fedfm.config.setup import Setup
+from fedfm.core.check import check
+from fedfm.core.errors import ConfigError, Problem
+from fedfm.core.federation import Federation
+from fedfm.core.registry import recipes
+from fedfm.models import catalog
+
+
+def configure(
+    what: str | Path | Mapping[str, Any] | Federation | Setup,
+    settings: Iterable[str] | Mapping[str, Any] = (),
+    *,
+    rounds: int | None = None,
+    seed: int | None = None,
+    engine: Any = None,
+    slots: Mapping[str, Any] | None = None,
+) -> Setup:
+    """A checked federation from a recipe's name, a YAML file, a mapping or a Federation.
+
+    `settings`: "client.lr=0.1" (values are YAML), or a mapping of paths to values. `slots`: values of whole slots, as
+    a config says them or as objects, which stay the objects that they are. Raises ConfigError with all problems.
+    """
+    made, recipe = _begin(what)
+    for slot, value in (slots or {}).items():
+        made.put(slot, given(value) if slot == "data" else value)
+    if isinstance(settings, Mapping):
+        for path, value in settings.items():
+            made.put(str(path), value)
+    else:
+        text.apply(made, [settings] if isinstance(settings, str) else map(str, settings))
+    for key, number in (("rounds", rounds), ("seed", seed)):
+        if number is not None:
+            made.put(key, plain_scalar(number))
+    _anchor(made)
+    if engine is not None:
+        made.put("engine", {"name": engine} if isinstance(engine, str) else engine)
+    made.done()
+    fed = (
+        made.config.was
+        if isinstance(what, Federation) and not made.config.changed
+        else from_config(made.config)
+    )
+    if problems := check(fed):
+        raise ConfigError(problems)
+    return Setup(fed, recipe, tuple(made.notes))
+
+
+def _begin(what: Any) -> tuple[Composition, str | None]:
+    if isinstance(what, Setup):
+        return _begin(what.fed)[0], what.recipe
+    if isinstance(what, Federation):
+        made = Composition(what)
+        made.config["data"] = given(what.data)
+        return made, None
+    if isinstance(what, Mapping):
+        return _resolved(what)
+    if not isinstance(what, str | Path):
+        why = "a recipe's name, a YAML file, a mapping or a Federation is expected"
+        raise ConfigError([Problem("run", f"{type(what).__name__} cannot be run", why, "give one of these")])
+    if str(what) in recipes() or not (Path(what).suffix in (".yaml", ".yml") or Path(what).is_file()):
+        return _resolved({"recipe": str(what)})  # an unknown name raises, and names the nearest
+    return _resolved(text.load(what))
+
+
+def _resolved(config: Mapping[str, Any]) -> tuple[Composition, str | None]:
+    return resolved(config), config.get("recipe")
+
+
+def given(value: Any) -> Any:
+    """What the data slot holds, from whatever somebody has: a source, a config of one, paths, or rows in memory."""
+    if isinstance(value, Mapping) and isinstance(value.get("name"), str):
+        return value
+    if isinstance(value, str | Path) or (
+        isinstance(value, list | tuple) and value and all(isinstance(v, str | Path) for v in value)
+    ):
+        several = [value] if isinstance(value, str | Path) else list(value)
+        paths = [str(v) for v in several]
+        return {"name": "files", "path": paths if len(paths) > 1 else paths[0]}
+    if value is None or (live(value) and hasattr(value, "open")) or isinstance(value, type):
+        return value
+    import fedfm.data
+
+    take = getattr(fedfm.data, "given", None)
+    if take is None:
+        fix = "write the rows to files and give their path, or save_to_disk and data=hub"
+        what = f"{type(value).__name__} is no data set that can be opened"
+        raise ConfigError([Problem("data", what, "rows in memory are not read here", fix)])
+    return take(value)
+
+
+def _anchor(made: Composition) -> None:
+    """Paths that exist from here become absolute: a run is resumed, and its model loaded, from anywhere."""
+    for slot, key in (("data", "path"), ("data", "test_path"), ("task", "model")):
+        spec = made.config.get(slot)
+        value = spec.get(key) if isinstance(spec, dict) else getattr(spec, key, None)
+        several = [value] if isinstance(value, str | Path) else value
+        if not isinstance(several, list | tuple) or not all(isinstance(v, str | Path) for v in several):
+            continue
+        if key == "model" and str(value) in catalog():
+            continue  # a packaged model wins over a folder of its name
+        placed = [_absolute(str(v)) for v in several]
+        if placed != list(several):
+            made.put(f"{slot}.{key}", placed[0] if isinstance(value, str | Path) else placed)
+
+
+def _absolute(path: str) -> str:
+    try:
+        there = bool(path) and next(iter(glob.iglob(path)), None) is not None
+    except (OSError, ValueError):  # no path at all
+        there = False
+    return str(Path(path).absolute()) if there else path

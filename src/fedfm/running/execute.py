@@ -1,12 +1,9 @@
-"""Run a config in a directory, or continue one; everything the command line does is a call in here."""
+"""Run a config in a directory, continue or extend one; everything the command line does is a call in here."""
 
 from __future__ import annotations
 
-import json
-import shutil
-import time
-from collections.abc import Iterable
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,200 +11,210 @@ from fedfm.config import plain as configs
 from fedfm.config import text
 from fedfm.config.marker import unspoken
 from fedfm.config.setup import Setup
-from fedfm.core import ledger
-from fedfm.core.errors import ConfigError, DataError, FedfmError, ModelError, Problem, ResumeError
+from fedfm.core.check import check
+from fedfm.core.errors import ConfigError, FedfmError, Problem, ResumeError
 from fedfm.core.federation import Federation
-from fedfm.core.loop import Run
-from fedfm.core.session import Site
-from fedfm.core.state import Store, write
+from fedfm.core.state import Store
 from fedfm.running import baselines as base
 from fedfm.running.configure import configure
-from fedfm.running.feasible import feasible
+from fedfm.running.drive import Callback, Plan, drive, open_site
+from fedfm.running.identity import Difference, Identity, imports_differ, refuse
 from fedfm.running.progress import Progress, Silent
-from fedfm.running.summary import dumps, summarise
+from fedfm.running.record import own
+from fedfm.running.record.folder import CONFIG, begun, owned, recorded
+from fedfm.running.summary import versions
+from fedfm.running.verdict import Result
 
-
-@dataclass(frozen=True)
-class Result:
-    """A finished run: its directory and its summary."""
-
-    folder: Path
-    summary: dict[str, Any]
-
-    @property
-    def metric(self) -> dict[str, Any]:
-        """name, base, local, federated, pooled."""
-        metric: dict[str, Any] = self.summary["metric"]
-        return metric
+PLAN: dict[str, Any] = {
+    "baselines": "none",
+    "trackers": [],
+    "seconds": 0.0,
+    "complete": False,
+    "history": [],
+}  # what run.json says until the run has said more
 
 
 def execute(
     what: Setup | Federation | configs.Config,
     out: str | Path | None = None,
     *,
-    baselines: str = "local,pooled",
+    baselines: str | Sequence[str] = "local,pooled",
     progress: Progress | None = None,
-    trackers: Iterable[str] = (),
+    trackers: Iterable[Any] = (),
+    callbacks: Callback | Iterable[Callback] = (),
+    strict: bool = False,
 ) -> Result:
-    """Run a federation (or a complete config) into `out` (default: a new folder under runs/)."""
+    """Run a federation, or a complete config, into `out` (default: a new folder under runs/).
+
+    `trackers`: names, or objects with `log(round, metrics)` and `close()`. `callbacks`: called with each round's record.
+    Raises RunFailed, with the result, for a run that failed, and with `strict` also for one with findings.
+    """
+    kinds, names, objects = base.parse(baselines), *_trackers(trackers)
     setup = Setup.of(what)
-    config = setup.config
-    kinds = base.parse(baselines)
-    folder = Path(out) if out is not None else _fresh(config.get("recipe") or "run")
-    if folder.exists() and any(p.name not in ("config.yaml", "run.json") for p in folder.iterdir()):
-        raise ConfigError(
-            [
-                Problem(
-                    "--out",
-                    f"{folder} is not empty",
-                    "a run never overwrites another",
-                    f"choose another folder, or `fedfm resume {folder}`",
-                )
-            ]
+    with begun(None if out is None else Path(out), setup.recipe or "run") as folder:
+        plan = Plan(
+            folder, setup.config, setup.fed, {}, False, _several(callbacks), objects, progress or Silent()
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    write(folder / "config.yaml", text.dump(config).encode())
-    write(
-        folder / "run.json",
-        json.dumps({"baselines": baselines, "trackers": list(trackers), "seconds": 0.0}).encode(),
-    )
-    try:
-        return _go(folder, setup, kinds, list(trackers), progress or Silent(), 0.0, resume=False)
-    except (ConfigError, DataError, ModelError):
-        if {p.name for p in folder.iterdir()} == {"config.yaml", "run.json"}:  # it never began
-            shutil.rmtree(folder)
-        raise
+        plan.write_config()
+        plan.keep(**PLAN | {"baselines": ",".join(kinds) or "none", "trackers": names})
+        return drive(plan).judged(strict)
 
 
 def resume(
-    folder: str | Path, federation: Federation | None = None, *, progress: Progress | None = None
+    folder: str | Path,
+    *,
+    rounds: int | None = None,
+    fed: Federation | None = None,
+    accept: Iterable[str] = (),
+    imports: Iterable[str] = (),
+    progress: Progress | None = None,
+    trackers: Iterable[Any] | None = None,
+    callbacks: Callback | Iterable[Callback] = (),
+    strict: bool = False,
 ) -> Result:
-    """Continue an interrupted run; the result is the same, bit for bit.
+    """Continue an interrupted run, or extend one to `rounds`; the result is the same, bit for bit.
 
-    A run of objects that no config can say needs them again: `federation`, equal to the one that was run.
+    Config, data, base model and own modules must be those that the run began with (`accept=["imports"]` lets changed
+    own modules pass); more rounds, evaluate.every, engine, trackers and library versions may change, and are noted.
+    `fed`: the federation again, where it holds objects. `imports`: files of own methods that have moved.
+    Raises ResumeError that names what differs, and RunFailed as `execute` does.
     """
     folder = Path(folder)
-    if not (folder / "config.yaml").is_file():
-        raise ResumeError(
-            f"{folder} is no run directory: it has no config.yaml; give the folder that `fedfm run` wrote"
+    recorded(folder)  # before a lock is put into a folder that is none of ours
+    if bad := [a for a in accept if a != "imports"]:
+        raise ConfigError(
+            [
+                Problem(
+                    "--accept",
+                    f"'{bad[0]}' cannot be accepted",
+                    "only changed own code can",
+                    "--accept imports",
+                )
+            ]
         )
-    setup = _again(text.load(folder / "config.yaml"), federation)
-    plan = json.loads((folder / "run.json").read_text())
-    summary = folder / "summary.json"
-    if summary.exists() and json.loads(summary.read_text()).get("status") == "finished":
-        return Result(folder, json.loads(summary.read_text()))
-    return _go(
-        folder,
-        setup,
-        base.parse(plan["baselines"]),
-        plan["trackers"],
-        progress or Silent(),
-        plan["seconds"],
-        resume=True,
+    with owned(folder):
+        was: dict[str, Any] = PLAN | recorded(folder)
+        before = Identity.of(was["identity"]) if was.get("identity") else None
+        found = own.bring(before.imports if before else {}, imports, folder)
+        if before:
+            refuse(imports_differ(before.imports, found, "imports" in accept), folder)
+        own.load(found)
+        config = _config(folder, before, fed)
+        if rounds is not None:
+            config["rounds"] = rounds
+        if problems := check(
+            fed := dataclasses.replace(fed or configs.from_config(config), rounds=config["rounds"])
+        ):
+            raise ConfigError(problems)
+        done, missing = _standing(folder)
+        differences: list[Difference] = []
+        if before:
+            now = dataclasses.replace(
+                before, config=config, imports=found, versions=versions(), bits=Identity(config).bits
+            )
+            differences = before.differs(now, done=done, accept=accept)
+            refuse(differences, folder)
+        if missing:
+            raise ResumeError(missing)
+        whole = all((folder / part).exists() for part in ("summary.json", "model", "report.html"))
+        if was["complete"] and whole and config["rounds"] <= done:
+            return Result.read(folder).judged(strict)
+        names, objects = (was["trackers"], []) if trackers is None else _trackers(trackers)
+        changes = [{"after": done, "what": d.what, "was": d.was, "now": d.now} for d in differences]
+        was |= {"trackers": names, "history": [*was["history"], *changes]}
+        plan = Plan(folder, config, fed, was, True, _several(callbacks), objects, progress or Silent())
+        return drive(plan).judged(strict)
+
+
+def _config(folder: Path, before: Identity | None, fed: Federation | None) -> configs.Config:
+    """What config.yaml says today, in full; from the record where somebody removed the file."""
+    path = folder / CONFIG
+    if not path.is_file():
+        if before is None:
+            raise ResumeError(f"{path} is missing: restore it, or start another run")
+        return dict(before.config)
+    try:
+        found = text.load(path)
+    except ConfigError as e:
+        raise ResumeError(f"{path} cannot be read: {e}") from e
+    if fed is not None:
+        return Setup(fed, found.get("recipe")).config
+    if objects := list(unspoken(found)):
+        raise ResumeError(
+            f"{folder} holds objects of a Python process, which its config only records: "
+            + ", ".join(f"{where} ({name})" for where, name in objects)
+            + f"\n    fix: make them again and call fedfm.resume('{folder}', fed=federation)"
+        )
+    try:
+        return Setup.of(found).config
+    except ConfigError as e:
+        raise ResumeError(f"{path} cannot be read: {e}") from e
+
+
+def _standing(folder: Path) -> tuple[int, str]:
+    """Rounds that are kept, and what is missing of the states that the last checkpoint names (or nothing)."""
+    from fedfm.core.memory import RunState
+
+    files = sorted((folder / "checkpoints").glob("round-*.safetensors"))
+    if not files:
+        return 0, ""
+    try:
+        state = RunState.load(files[-1])
+    except (TypeError, KeyError, ValueError) as e:
+        raise ResumeError(
+            f"{files[-1]} was written by another release of fedfm ({e})\n    fix: resume with that release"
+        ) from e
+    store, bad = Store(folder / "clients"), []
+    wanted = [*state.accepted.items(), *((job.id, job.base) for job in state.busy.values())]
+    for client, version in dict.fromkeys(wanted):
+        try:
+            store.load(client, version)
+        except ResumeError as e:
+            bad.append(str(e).split(";")[0])
+    if not bad:
+        return state.round, ""
+    return state.round, (
+        f"{folder}: the states of {len(bad)} parties that its checkpoint names cannot be read\n    "
+        + "\n    ".join(bad[:10])
+        + f"\n    fix: restore them (a run directory is copied as a whole, {folder / 'clients'} too), or start another run"
     )
 
 
-def _again(config: configs.Config, federation: Federation | None) -> Setup:
-    """What a run's config stands for, or the object that was given, if it is recorded by that very config."""
-    if federation is None:
-        if found := list(unspoken(config)):
-            what = ", ".join(f"{where} ({name})" for where, name in found)
-            raise ResumeError(
-                f"this run holds objects of a Python process, which its config only records: {what}\n"
-                "    fix: make them again and call fedfm.resume(folder, federation)"
-            )
-        return Setup.of(config)
-    setup = Setup(federation, config.get("recipe"))
-    if configs.digest(setup.config) != configs.digest(config):
-        now = setup.config
-        other = sorted(k for k in {*now, *config} - {"engine"} if now.get(k) != config.get(k))
-        raise ResumeError(f"this federation is not the one that was run: {', '.join(other)} differ")
-    return setup
+def _trackers(given: Iterable[Any]) -> tuple[list[str], list[Any]]:
+    """Names, and objects that can `log` and `close`. Raises ConfigError for anything else."""
+    several = [given] if isinstance(given, str) else list(given)
+    names = [t for t in several if isinstance(t, str)]
+    objects = [t for t in several if not isinstance(t, str)]
+    if bad := [
+        t for t in objects if not (callable(getattr(t, "log", None)) and callable(getattr(t, "close", None)))
+    ]:
+        raise ConfigError(
+            [
+                Problem(
+                    "trackers",
+                    f"{type(bad[0]).__name__} is no tracker",
+                    "a tracker has log(round, metrics) and close()",
+                    "give such an object, or a name: tensorboard, mlflow, wandb",
+                )
+            ]
+        )
+    return names, objects
 
 
-def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
-    """Open data and model, and encode all data once (workers are forked from this)."""
-    import torch
-
-    torch.set_num_threads(fed.threads)
-    with progress.step("data"):
-        parties = fed.data.open(fed.seed)
-    device = fed.device if fed.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    if problems := feasible(fed, len(parties.ids)):
-        raise ConfigError(problems)
-    with progress.step("model"):
-        bound = fed.task.open(parties, device)
-    return Site(fed, bound, parties, Store(folder / "clients"))
-
-
-def _go(
-    folder: Path,
-    setup: Setup,
-    kinds: tuple[str, ...],
-    tracked: list[str],
-    progress: Progress,
-    before_s: float,
-    resume: bool,
-) -> Result:
-    from fedfm.report import trackers as tracking
-
-    fed, config, start = setup.fed, setup.config, time.perf_counter()
-    loggers = [tracking.open_tracker(name, folder, config) for name in tracked]
-    site = open_site(fed, folder, progress)
-    plan = json.loads((folder / "run.json").read_text())
-    if plan.setdefault("data", site.parties.digest) != site.parties.digest:
-        raise ResumeError(f"the data have changed since {folder} began: restore them, or start another run")
-    with progress.step("encoding"):
-        for i in site.parties.ids:
-            site.data(i)
-        for k in range(fed.evaluate.parts):
-            site.held_out(k, fed.evaluate.parts)
-        if kinds:
-            site.held_out(0, 1)
-    engine = fed.engine.make()
-    engine.open(site)
-    status, found = "", dict[str, Any]()
-    run = Run(fed, folder, site, engine, resume)
-    try:
-        with progress.rounds(fed.rounds, run) as shown:
-            for record in run.rounds():
-                shown(record)
-                for logger in loggers:
-                    logger.log(record["round"], record.get("metrics", {}))
-        with progress.bar("baselines") as tick:
-            found = base.baselines(run, kinds, tick) if kinds and fed.rounds else {}
-        why = [r.get("failed", "") for r in ledger.read(run.metrics.path) if r["round"]]
-        status = "failed" if why and all(why) else "finished"
-    except KeyboardInterrupt:
-        status = "interrupted"
-        raise
-    finally:
-        engine.close()
-        seconds = before_s + time.perf_counter() - start
-        plan |= {"baselines": ",".join(kinds) or "none", "trackers": tracked, "seconds": seconds}
-        write(folder / "run.json", json.dumps(plan).encode())
-        for logger in loggers:
-            logger.close()
-        if status:
-            summary = summarise(run, config, status=status, seconds=seconds, baseline=found)
-            write(folder / "summary.json", dumps(summary))
-    bound = site.bound
-    bound.load(fed.server.model(run.state.server))
-    (folder / "model").mkdir(exist_ok=True)
-    bound.objective.save(bound.module, str(folder / "model"))
-    from fedfm import report
-
-    with progress.step("report"):
-        report.write([folder])
-    return Result(folder, summary)
-
-
-def _fresh(name: str) -> Path:
-    taken = {p.name for p in Path("runs").glob(f"{name}-*")}
-    k = 1
-    while f"{name}-{k}" in taken:
-        k += 1
-    return Path("runs") / f"{name}-{k}"
+def _several(callbacks: Callback | Iterable[Callback]) -> list[Callback]:
+    several = [callbacks] if callable(callbacks) else list(callbacks)
+    if bad := [c for c in several if not callable(c)]:
+        raise ConfigError(
+            [
+                Problem(
+                    "callbacks",
+                    f"{type(bad[0]).__name__} cannot be called",
+                    "a callback takes each round's record, a dict",
+                    "callbacks=lambda record: print(record)",
+                )
+            ]
+        )
+    return several
 
 
 __all__ = ["FedfmError", "Result", "configure", "execute", "open_site", "resume"]

@@ -16,14 +16,15 @@ from fedfm.core import ledger
 from fedfm.core.loop import Run
 from fedfm.core.message import raw
 from fedfm.core.registry import methods, name_of, recipes
+from fedfm.running.verdict import Verdict
 
 DELTA = 1e-5
 
 
 def summarise(
-    run: Run, config: configs.Config, *, status: str, seconds: float, baseline: Mapping[str, Any]
+    run: Run, config: configs.Config, verdict: Verdict, *, seconds: float, baseline: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The public record of a run (keys are a contract)."""
+    """The public record of a run (keys are a contract); the verdict comes first."""
     fed, bound = run.fed, run.bound
     records = list(ledger.read(run.folder / "metrics.jsonl"))
     scored = [r["metrics"] for r in records if r.get("metrics")]
@@ -35,9 +36,14 @@ def summarise(
         (Counter(getattr(run.site.data(i), "dropped", {})) for i in run.parties),
         Counter(run.site.parties.dropped),
     )
+    federated = scored[-1].get(name) if len(scored) > 1 or run.state.round == 0 and scored else None
+    trained = [r for r in records if r["round"]]
+    if trained and all(r.get("failed") for r in trained):
+        federated = None  # no round made a model: the last score is the base model's
     return {
+        "status": verdict.status,
+        "reasons": list(verdict.reasons),
         "recipe": config.get("recipe"),
-        "status": status,
         "rounds": run.state.round,
         "seed": fed.seed,
         "seconds": round(seconds, 3),
@@ -45,7 +51,7 @@ def summarise(
             "name": name,
             "base": scored[0].get(name) if scored else None,
             "local": sum(local.values()) / len(local) if local else None,
-            "federated": scored[-1].get(name) if len(scored) > 1 or run.state.round == 0 and scored else None,
+            "federated": federated,
             "pooled": baseline.get("pooled", {}).get(name),
             "higher_is_better": bound.objective.higher_is_better,
             "local_parties": local,

@@ -98,30 +98,6 @@ def unfit(cls: type, given: Mapping[str, Any], where: str) -> Iterator[Problem]:
             )
 
 
-def examine(spec: Any, where: str = "") -> Iterator[Problem]:
-    """The same for an object that somebody made, and for what is inside it."""
-    if not dataclasses.is_dataclass(spec) or isinstance(spec, type):
-        return
-    given = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.init}
-    for f in dataclasses.fields(spec):
-        if not f.init:
-            continue
-        at = f"{where}.{f.name}" if where else f.name
-        yield from out_of_range(f, given[f.name], at)
-        for key, inner in _inside(given[f.name]):
-            yield from examine(inner, f"{at}.{key}" if key else at)
-    yield from unfit(type(spec), given, where)
-
-
-def _inside(value: Any) -> Iterator[tuple[str, Any]]:
-    if isinstance(value, Mapping):
-        yield from ((str(k), v) for k, v in value.items())
-    elif isinstance(value, tuple | list):
-        yield from ((str(i), v) for i, v in enumerate(value))
-    else:
-        yield "", value
-
-
 def default_of(f: dataclasses.Field[Any]) -> Any:
     """The default of a field; MISSING where it has none."""
     return f.default if f.default_factory is dataclasses.MISSING else f.default_factory()

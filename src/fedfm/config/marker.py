@@ -108,6 +108,8 @@ def _shown(value: Any) -> str:
     """The repr without addresses, which differ from process to process."""
     if isinstance(value, np.ndarray | torch.Tensor):
         return f"{value.dtype} {tuple(value.shape)}"
+    if hasattr(value, "columns") and hasattr(value, "shape"):  # a table: its rows are nobody's business
+        return f"{tuple(value.shape)} {list(value.columns)}"
     try:
         return _ADDRESS.sub("", repr(value))
     except Exception as e:  # a stranger's repr

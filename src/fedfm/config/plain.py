@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import sys
 import types
 import typing
@@ -18,7 +19,7 @@ from typing import Any
 from fedfm.config.compose import Config as Config
 from fedfm.config.compose import Opened, resolve
 from fedfm.config.hints import misspelt
-from fedfm.config.limits import examine, out_of_range, unfit
+from fedfm.config.limits import out_of_range, unfit
 from fedfm.config.marker import live, plain_scalar, refusal
 from fedfm.config.record import digest, to_config
 from fedfm.core.combine import Pipe
@@ -47,7 +48,7 @@ def build(hint: Any, value: Any, where: str, problems: list[Problem], slot: str 
     specs = tuple(h for h in args if isinstance(h, type) and h not in (*_SCALARS, type(None), object, Any))
     kinds = {typing.get_origin(h) or h for h in args}
     if live(value) or isinstance(value, Opened):
-        return _live(specs if not kinds & {Any, dict, Mapping, tuple} else (), value, where, problems, slot)
+        return _live(args, value, where, problems, slot)
     if value is None and type(None) in args:
         return None
     if (
@@ -85,25 +86,52 @@ def build(hint: Any, value: Any, where: str, problems: list[Problem], slot: str 
     return value
 
 
-def _live(specs: tuple[type, ...], value: Any, where: str, problems: list[Problem], slot: str) -> Any:
+def _live(args: tuple[Any, ...], value: Any, where: str, problems: list[Problem], slot: str) -> Any:
     """An object that was given: it stands here itself if it can stand here."""
     made = value.was if isinstance(value, Opened) else value
-    words = [h.__name__ for h in specs] if specs else [f"what fills '{slot}'"] if slot else []
-    if isinstance(made, type):
+    closed = all(isinstance(h, type) and typing.get_origin(h) is None and h is not object for h in args)
+    wanted = tuple(h for h in args if h is not type(None)) if closed else ()
+    words = " or ".join(h.__name__ for h in wanted) or f"what fills '{slot}'"
+    of_slot = f" --slot {SLOT_OF.get(slot, slot)}" if slot else ""
+    if isinstance(made, type) and (wanted or slot):
         fix = f"make one: {made.__name__}(...)"
         problems.append(Problem(where, f"{made.__name__} is a class", "an object of it is expected", fix))
-        return None
-    if specs and not isinstance(made, specs):
-        fix = f"give {' or '.join(words)}; fedfm list{f' --slot {slot}' if slot else ''} shows what there is"
-        why = f"it is no {' or '.join(words)}"
+    elif wanted and not _is_one(made, wanted):
+        fix = f"give {words}" + (f"; fedfm list{of_slot} shows what there is" if slot else "")
         if any(c.__module__.startswith("torch.nn") for c in type(made).__mro__):
             fix = "wrap it: task=fedfm.Torch(module, ...)"
-        problems.append(Problem(where, f"{type(made).__name__} cannot stand here", why, fix))
-        return None
-    if isinstance(value, Opened):
-        return _fields(type(made), value, where, problems) if value.changed else made
-    problems += examine(made, where)
+        what = f"{type(made).__name__} cannot stand here"
+        problems.append(Problem(where, what, f"it is no {words}", fix))
+    elif isinstance(value, Opened) and value.changed:
+        return _fields(type(made), value, where, problems)
+    else:
+        examine(made, where, problems)
     return made
+
+
+def _is_one(value: Any, wanted: tuple[type, ...]) -> bool:
+    try:
+        return isinstance(value, wanted)
+    except TypeError:  # a protocol that cannot be asked
+        return True
+
+
+def examine(spec: Any, where: str, problems: list[Problem]) -> None:
+    """Add what is wrong with an object that somebody made, and with what is inside it."""
+    if (
+        not dataclasses.is_dataclass(spec)
+        or isinstance(spec, type)
+        or type(spec).__module__ == Wire.__module__
+    ):
+        return
+    hints, slots = hints_of(type(spec)), _slots()
+    given = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.init}
+    for f in dataclasses.fields(spec):
+        if f.init and f.repr:
+            at = f"{where}.{f.name}" if where else f.name
+            build(hints.get(f.name, Any), given[f.name], at, problems, f.name if f.name in slots else "")
+            problems += out_of_range(f, given[f.name], at)
+    problems += unfit(type(spec), given, where)
 
 
 def _spec(specs: tuple[type, ...], value: Any, where: str, problems: list[Problem], slot: str) -> Any:
@@ -131,7 +159,7 @@ def _spec(specs: tuple[type, ...], value: Any, where: str, problems: list[Proble
 def _fields(cls: Any, config: Mapping[str, Any], where: str, problems: list[Problem]) -> Any:
     hints = hints_of(cls)
     known = {f.name: f for f in dataclasses.fields(cls) if f.init}
-    slots = {*SLOT_OF, *(s for c in methods().values() for s in c.slots)}
+    slots = _slots()
     given: dict[str, Any] = {}
     before = len(problems)
     for key, value in config.items():
@@ -142,11 +170,9 @@ def _fields(cls: Any, config: Mapping[str, Any], where: str, problems: list[Prob
             fix = "rename or remove it"
             problems.append(Problem(at, f"unknown key '{key}'", nearest(str(key), known), fix))
             continue
+        given[key] = build(hints.get(key, Any), value, at, problems, key if key in slots else "")
         if isinstance(config, Opened) and value is getattr(config.was, key, None):
             given[key] = value  # nobody touched it
-            problems += examine(value, at)
-        else:
-            given[key] = build(hints.get(key, Any), value, at, problems, key if key in slots else "")
         problems += out_of_range(known[key], given[key], at)
     problems += unfit(cls, given, where)
     for name, f in known.items():
@@ -155,6 +181,8 @@ def _fields(cls: Any, config: Mapping[str, Any], where: str, problems: list[Prob
             problems.append(Problem(at, "is missing", "it has no default", "set it"))
     if len(problems) > before:
         return None
+    if isinstance(config, Opened) and not config.changed:
+        return config.was
     try:
         return cls(**given)
     except (ValueError, TypeError, OverflowError) as e:
@@ -164,6 +192,11 @@ def _fields(cls: Any, config: Mapping[str, Any], where: str, problems: list[Prob
         return None
 
 
+def _slots() -> set[str]:
+    return {*SLOT_OF, *(s for c in methods().values() for s in c.slots)}
+
+
+@functools.cache
 def hints_of(cls: Any) -> dict[str, Any]:
     """The types of a class's fields; Any where an annotation names what only a function knew."""
     try:

@@ -39,6 +39,8 @@ def to_config(value: Any) -> Any:
 
 
 def _field(f: dataclasses.Field[Any], value: Any) -> Any:
+    if type(value) is int and "float" in str(f.type) and "int" not in str(f.type):
+        return float(value)  # as a config would read it
     if f.repr or not _there(value):
         return to_config(value)
     of = type(value)

@@ -21,21 +21,25 @@ from fedfm.models import catalog
 
 def configure(
     what: str | Path | Mapping[str, Any] | Federation | Setup,
-    settings: Iterable[str] | Mapping[str, Any] = (),
+    settings: str | Iterable[str] | Mapping[str, Any] = (),
     *,
     rounds: int | None = None,
     seed: int | None = None,
     engine: Any = None,
     slots: Mapping[str, Any] | None = None,
+    also: Mapping[str, Any] | None = None,
 ) -> Setup:
     """A checked federation from a recipe's name, a YAML file, a mapping or a Federation.
 
     `settings`: "client.lr=0.1" (values are YAML), or a mapping of paths to values. `slots`: values of whole slots, as
-    a config says them or as objects, which stay the objects that they are. Raises ConfigError with all problems.
+    a config says them or as objects, which stay the objects that they are. `also`: more settings by path.
+    Raises ConfigError with all problems.
     """
     made, recipe = _begin(what)
     for slot, value in (slots or {}).items():
         made.put(slot, given(value) if slot == "data" else value)
+    for path, value in (also or {}).items():
+        made.put(path, value)
     if isinstance(settings, Mapping):
         for path, value in settings.items():
             made.put(str(path), value)
@@ -47,12 +51,7 @@ def configure(
     _anchor(made)
     if engine is not None:
         made.put("engine", {"name": engine} if isinstance(engine, str) else engine)
-    made.done()
-    fed = (
-        made.config.was
-        if isinstance(what, Federation) and not made.config.changed
-        else from_config(made.config)
-    )
+    fed = from_config(made.done())
     if problems := check(fed):
         raise ConfigError(problems)
     return Setup(fed, recipe, tuple(made.notes))

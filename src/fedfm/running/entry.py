@@ -1,0 +1,94 @@
+"""Python's way in: `fedfm.run`, `fedfm.resume`, `fedfm.check`, `fedfm.recipe_of`."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedfm.core.errors import ConfigError, Problem, nearest
+from fedfm.core.federation import Federation
+from fedfm.core.registry import load
+from fedfm.running import execute
+from fedfm.running.configure import given
+from fedfm.running.drive import Callback
+from fedfm.running.verdict import Result
+
+
+def run(
+    what: str | Path | Mapping[str, Any] | Federation,
+    *,
+    out: str | Path | None = None,
+    model: str | Path | None = None,
+    data: Any = None,
+    clients: int | None = None,
+    rounds: int | None = None,
+    seed: int | None = None,
+    engine: Any = None,
+    baselines: str | Sequence[str] = "none",
+    settings: str | Iterable[str] | Mapping[str, Any] = (),
+    callbacks: Callback | Iterable[Callback] = (),
+    trackers: str | Iterable[Any] = (),
+    strict: bool = False,
+    **slots: Any,
+) -> Result:
+    """Run a recipe (by name), a YAML file, a mapping or a `Federation`; returns its `Result` (folder and summary).
+
+    The objects that are given are the objects that run; config.yaml records them. `model`: a packaged name, a local
+    folder or a hub id. `data`: a data spec; a file, folder, glob or a list of them, one file a party; or what is in
+    memory (a dict of parties, a DataFrame, a data set, rows). `clients`: how many parties a partition makes.
+    `settings`: "client.lr=0.1", a list of such, or {"client.lr": 0.1}. `engine`: a name or a spec. `callbacks`: called
+    with each round's record. `trackers`: names, or objects with `log(round, metrics)` and `close()`. Other keywords
+    fill slots. Raises ConfigError with all problems, RunFailed for a run that failed, with `strict` also for one that
+    has findings.
+    """
+    fed = Federation.__dataclass_fields__
+    if strange := [k for k in slots if k not in fed]:
+        known = (
+            *fed,
+            "out",
+            "model",
+            "data",
+            "clients",
+            "baselines",
+            "settings",
+            "callbacks",
+            "trackers",
+            "strict",
+        )
+        raise ConfigError(
+            [Problem(f"run({k}=...)", f"there is no '{k}'", nearest(k, known), "rename it") for k in strange]
+        )
+    if data is not None:
+        slots = {"data": given(data), **slots}
+    more: dict[str, Any] = {}
+    if model is not None:
+        if not isinstance(model, str | os.PathLike):
+            fix = "task=fedfm.Torch(module, ...) for a module; model= takes a name, a folder or a hub id"
+            what_ = f"{type(model).__name__} is no name of a model"
+            raise ConfigError([Problem("model", what_, "a model is named, a task opens it", fix)])
+        more["task.model"] = os.fspath(model)
+    if clients is not None:
+        more["data.partition.parties"] = clients
+    setup = execute.configure(what, settings, rounds=rounds, seed=seed, engine=engine, slots=slots, also=more)
+    for note in setup.notes:
+        warnings.warn(f"fedfm: {note}", stacklevel=2)
+    return execute.execute(
+        setup, out, baselines=baselines, callbacks=callbacks, trackers=trackers, strict=strict
+    )
+
+
+def resume(folder: str | Path, fed: Federation | None = None, **more: Any) -> Result:
+    """Continue an interrupted run, or extend one with `rounds=`; see `fedfm.running.execute.resume`.
+
+    `fed`: the federation again, where the run holds objects that its config only records.
+    """
+    return execute.resume(folder, fed=fed, **more)
+
+
+def recipe_of(name: str) -> Federation:
+    """The federation that a recipe's name stands for, to `replace` slots of."""
+    fed: Federation = load(name, "recipe")()
+    return fed

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import fedfm
+from fedfm.config.configure import configure
 from fedfm.config.marker import fingerprint
 from fedfm.config.plain import from_config
 from fedfm.config.record import digest, to_config
@@ -29,7 +30,6 @@ from fedfm.efficiency.training.servers import Apply
 from fedfm.engines.inprocess import InProcess
 from fedfm.engines.processes import Processes
 from fedfm.laws.homes import quadratics
-from fedfm.running.configure import configure
 from fedfm.running.execute import resume
 from fedfm.tasks.quadratic import Quadratic, Quadratics
 from fedfm.trust.robustness.attack.sign_flip import SignFlip

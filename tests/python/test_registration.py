@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import fedfm
+from fedfm.config.configure import configure
 from fedfm.config.plain import from_config
 from fedfm.config.record import to_config
 from fedfm.core import listing, protocols, registry
@@ -23,7 +24,6 @@ from fedfm.core.registry import cards, find, load, method, methods, name_of, pro
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.servers import Apply
 from fedfm.engines.inprocess import InProcess
-from fedfm.running.configure import configure
 from fedfm.tasks.quadratic import Quadratic, Quadratics
 
 CELL = '''

@@ -9,6 +9,7 @@ from typing import Any
 
 from fedfm.config import plain as configs
 from fedfm.config import text
+from fedfm.config.configure import configure
 from fedfm.config.marker import unspoken
 from fedfm.config.setup import Setup
 from fedfm.core.check import check
@@ -16,7 +17,6 @@ from fedfm.core.errors import ConfigError, FedfmError, Problem, ResumeError
 from fedfm.core.federation import Federation
 from fedfm.core.state import Store
 from fedfm.running import baselines as base
-from fedfm.running.configure import configure
 from fedfm.running.drive import Callback, Plan, drive, open_site
 from fedfm.running.identity import Difference, Identity, imports_differ, refuse
 from fedfm.running.progress import Progress, Silent

@@ -21,7 +21,6 @@ def combined() -> Any:
         adversary=fedfm.SignFlip(),
         aggregate=fedfm.Krum(f=1, m=3),
         select=auction,
-        reward=auction,
         value=fedfm.ShapleyPermutation(permutations=4),
     )
 

@@ -22,8 +22,8 @@ NAMES = {
     "Message": "fedfm.core.message",
     "check": "fedfm.core.check",
     **dict.fromkeys(
-        ("Adversary", "Aggregator", "Client", "Detector", "Pace", "Reward")
-        + ("Selector", "Server", "Task", "Valuer", "Wire"),
+        ("Adversary", "Aggregator", "Audit", "Client", "Detector", "Evaluator", "Pace")
+        + ("Reward", "Selector", "Server", "Task", "Valuer", "Wire"),
         "fedfm.core.protocols",
     ),
 }  # beside the methods

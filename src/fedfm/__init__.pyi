@@ -13,8 +13,10 @@ from fedfm import models as models
 from fedfm import recipes as recipes
 from fedfm import report as report
 from fedfm import running as running
+from fedfm import runs as runs
 from fedfm import scaffold as scaffold
 from fedfm import tasks as tasks
+from fedfm import terminal as terminal
 from fedfm import trust as trust
 from fedfm.core.check import check as check
 from fedfm.core.combine import ByClient as ByClient
@@ -30,8 +32,10 @@ from fedfm.core.federation import replace as replace
 from fedfm.core.message import Message as Message
 from fedfm.core.protocols import Adversary as Adversary
 from fedfm.core.protocols import Aggregator as Aggregator
+from fedfm.core.protocols import Audit as Audit
 from fedfm.core.protocols import Client as Client
 from fedfm.core.protocols import Detector as Detector
+from fedfm.core.protocols import Evaluator as Evaluator
 from fedfm.core.protocols import Pace as Pace
 from fedfm.core.protocols import Reward as Reward
 from fedfm.core.protocols import Selector as Selector
@@ -43,6 +47,7 @@ from fedfm.core.registry import knob as knob
 from fedfm.core.registry import method as method
 from fedfm.core.registry import recipe as recipe
 from fedfm.core.tree import Layout as Layout
+from fedfm.data.arrays import Arrays as Arrays
 from fedfm.data.chatterbot import Chatterbot as Chatterbot
 from fedfm.data.digits import Digits as Digits
 from fedfm.data.fashion_mnist import FashionMnist as FashionMnist

@@ -8,97 +8,34 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+import fedfm
+from fedfm import runs
 from fedfm.core.errors import FedfmError
+from fedfm.terminal import Settings, What, err, out
 
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help="Federated learning with foundation models. Start with [bold]fedfm run quickstart[/bold].",
 )
-out = Console(width=None if sys.stdout.isatty() else 2000)  # nothing is cut in a pipe
-err = Console(stderr=True)
-
-What = Annotated[
-    str, typer.Argument(metavar="NAME_OR_FILE", help="a recipe (fedfm list --slot recipe) or a YAML config")
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[SLOT.FIELD=VALUE ...]", help="e.g. client.lr=0.001 'uplink={name: topk, fraction: 0.01}'"
-    ),
-]
-Seed = Annotated[int | None, typer.Option(help="seed of every stream of randomness")]
-Rounds = Annotated[int | None, typer.Option(help="rounds to run")]
-EngineName = Annotated[
-    str | None, typer.Option("--engine", help="inprocess or processes; never changes a result")
-]
+for command in runs.COMMANDS:
+    app.command()(command)
 
 
-@app.command()
-def run(
-    what: What,
-    settings: Settings = None,
-    out_dir: Annotated[
-        Path | None, typer.Option("--out", help="run directory (default: runs/NAME-K)")
-    ] = None,
-    rounds: Rounds = None,
-    seed: Seed = None,
-    engine: EngineName = None,
-    baselines: Annotated[
-        str, typer.Option(help="what to compare with: local,pooled or none")
-    ] = "local,pooled",
-    tracker: Annotated[
-        list[str] | None, typer.Option(help="also log to tensorboard, mlflow or wandb")
-    ] = None,
+@app.callback(invoke_without_command=True)
+def about(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="the version, and no more")] = False,
 ) -> None:
-    """Run a federation, with live progress, and write a run directory.
-
-    fedfm run quickstart
-    fedfm run fedit client.lr=0.001 --rounds 8 --seed 1
-    fedfm run quickstart data=files 'data.path=party-*.jsonl' 'data.columns={text: body, label: topic}'
-    fedfm run quickstart 'uplink=[{name: error-feedback, inner: {name: topk, fraction: 0.05}}, {name: entropy}]'
-    """
-    from fedfm.running.execute import configure, execute
-    from fedfm.running.progress import Live, table
-
-    setup = configure(what, settings or (), rounds=rounds, seed=seed, engine=engine)
-    _notes(setup)
-    result = execute(setup, out_dir, baselines=baselines, progress=Live(err), trackers=tracker or ())
-    out.print(table(result.summary, str(result.folder)))
-    out.print(f"[dim]look at {result.folder / 'report.html'}[/dim]")
-    _judge(result)
-
-
-def _notes(setup: Any) -> None:
-    """Which settings gave way to which, before anything runs."""
-    for note in setup.notes:
-        err.print(f"note: {note}", markup=False, highlight=False)
-
-
-def _judge(result: Any) -> None:
-    """Exit 1 unless the run finished."""
-    if result.summary["status"] != "finished":
-        err.print(
-            "[red]every round failed[/red]: the model is the one it began with; the events of "
-            f"{result.folder / 'events.jsonl'} say why"
-        )
-        raise typer.Exit(1)
-
-
-@app.command()
-def resume(folder: Annotated[Path, typer.Argument(metavar="DIR", help="the run directory")]) -> None:
-    """Continue an interrupted run; the result is bit-identical to an uninterrupted one."""
-    from fedfm.running.execute import resume as go
-    from fedfm.running.progress import Live, table
-
-    result = go(folder, progress=Live(err))
-    out.print(table(result.summary, str(result.folder)))
-    _judge(result)
+    if version:
+        print(f"fedfm {fedfm.__version__}")
+        raise typer.Exit()
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(2)
 
 
 @app.command(name="list")
@@ -170,35 +107,6 @@ def show(name: Annotated[str, typer.Argument(help="a method or a recipe")]) -> N
             ).strip(" ")
             table.add_row(f["name"], str(f["default"]), "" if span == ".." else span, f["doc"] or "")
         out.print(table)
-
-
-@app.command()
-def check(what: What, settings: Settings = None, rounds: Rounds = None, engine: EngineName = None) -> None:
-    """Validate everything before a model is loaded; list all problems with a fix each; estimate memory, bytes, seconds."""
-    from fedfm.running.estimate import estimate
-    from fedfm.running.execute import configure
-    from fedfm.running.progress import size
-
-    setup = configure(what, settings or (), rounds=rounds, engine=engine)
-    _notes(setup)
-    err.print("the federation is sound; opening data and model, and taking a few local steps ...")
-    e = estimate(setup)
-    err.print("[green]no problems[/green]")
-    if e["cut"]:
-        err.print(
-            f"[yellow]{e['cut']:,} of {e['rows']:,} training texts are longer than task.max_tokens and are cut[/yellow]"
-        )
-    table = Table(show_header=False, box=None, padding=(0, 2))
-    table.add_row("trained parameters", f"{e['trainable_parameters']:,} of {e['total_parameters']:,}")
-    table.add_row("parties / rounds", f"{e['parties']} / {e['rounds']}")
-    table.add_row("bytes down / up, a party and round", f"{size(e['down_bytes'])} / {size(e['up_bytes'])}")
-    table.add_row("bytes in all, at most", size(e["total_bytes"]))
-    table.add_row("memory of one process", size(e["memory_bytes"]))
-    table.add_row(
-        "seconds of local work, about",
-        f"{e['seconds']:.0f} on {e['workers']} worker{'s' * (e['workers'] > 1)}",
-    )
-    out.print(table)
 
 
 @app.command()

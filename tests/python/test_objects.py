@@ -55,11 +55,11 @@ class Still(Apply):
 
 
 class Harmless(SignFlip):
-    """An attack by one party that does what everybody does."""
+    """An attack by one party that is heard."""
 
-    def forge(self, messages: Any, members: Any, ctx: Any) -> Any:
+    def members(self, ids: Any, ctx: Any) -> Any:
         CALLS.append("adversary")
-        return messages
+        return super().members(ids, ctx)
 
 
 class Loud(TopK):
@@ -253,12 +253,42 @@ def test_paths_of_any_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         assert configure("quickstart", slots={"data": data}).fed.data.path == path
 
 
-def test_rows_in_memory_are_taken_or_refused_in_our_own_words() -> None:
-    for data in ({"a": [{"text": "x", "label": "y"}]}, [{"text": "x", "label": "y"}], object()):
-        try:
-            assert hasattr(configure(fed(), slots={"data": data}).fed.data, "open")
-        except ConfigError as e:
-            assert {p.where for p in e.problems} == {"data"} and "@method" not in str(e)
+class Held(torch.utils.data.Dataset[dict[str, str]]):
+    """A data set of torch, whose items are rows."""
+
+    def __len__(self) -> int:
+        return len(ROWS)
+
+    def __getitem__(self, k: int) -> dict[str, str]:
+        return ROWS[k]
+
+
+ROWS = [{"text": "a secret", "label": "1"}, {"text": "another", "label": "2"}]
+
+
+def test_rows_in_memory_are_taken_and_never_written_out() -> None:
+    arrays = (np.zeros((4, 2), "float32"), np.arange(4))
+    for data in (
+        ROWS,
+        {"a": ROWS},
+        Held(),
+        arrays,
+        {"a": arrays, "b": arrays},
+        {"train": ROWS, "test": ROWS},
+    ):
+        made = configure(fed(), slots={"data": data})
+        assert hasattr(made.fed.data, "open") and made.config["data"]["train"]["digest"]
+        assert "secret" not in str(made.config) + repr(made.fed)
+        assert configure(replace(fed(), data=data)).config == made.config
+    one, two = (configure(fed(), slots={"data": rows}).config["data"]["train"] for rows in (ROWS, ROWS[:1]))
+    assert one["digest"] != two["digest"]
+    for data in (object(), 5, Net()):
+        with pytest.raises(ConfigError, match="data set that can be opened"):
+            configure(fed(), slots={"data": data})
+
+
+class Net(torch.nn.Module):
+    """Not data."""
 
 
 @dataclass(frozen=True)

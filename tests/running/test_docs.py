@@ -136,7 +136,7 @@ def test_the_aggregators_other_form_keeps_the_laws_too(tmp_path: Path) -> None:
     method.write_text(code.replace("fresh-all-one", "fresh-all-two"))
     module = module_of(method)
     spec = module.FreshAllOne()
-    assert spec.form == "all" and spec.needs == 3
+    assert spec.form == "all" and spec.least == 3
     fedfm.laws.check(spec)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from fedfm.core.check import check
 from fedfm.core.errors import ConfigError, Problem
 from fedfm.core.federation import Federation
 from fedfm.core.registry import recipes
+from fedfm.data.arrays import as_source
 from fedfm.models import catalog
 
 
@@ -82,22 +84,23 @@ def given(value: Any) -> Any:
     """What the data slot holds, from whatever somebody has: a source, a config of one, paths, or rows in memory."""
     if isinstance(value, Mapping) and isinstance(value.get("name"), str):
         return value
-    if isinstance(value, str | Path) or (
-        isinstance(value, list | tuple) and value and all(isinstance(v, str | Path) for v in value)
-    ):
-        several = [value] if isinstance(value, str | Path) else list(value)
-        paths = [str(v) for v in several]
-        return {"name": "files", "path": paths if len(paths) > 1 else paths[0]}
-    if value is None or (live(value) and hasattr(value, "open")) or isinstance(value, type):
+    if value is None or isinstance(value, type) or (live(value) and hasattr(value, "open")):
         return value
-    import fedfm.data
-
-    take = getattr(fedfm.data, "given", None)
-    if take is None:
-        fix = "write the rows to files and give their path, or save_to_disk and data=hub"
-        what = f"{type(value).__name__} is no data set that can be opened"
-        raise ConfigError([Problem("data", what, "rows in memory are not read here", fix)])
-    return take(value)
+    if (
+        live(value)
+        and hasattr(value, "__getitem__")
+        and hasattr(value, "__len__")
+        and not hasattr(value, "columns")
+    ):
+        with contextlib.suppress(Exception):  # a torch Dataset of rows; what it is not, as_source says
+            if isinstance(value[0], Mapping) and not hasattr(value, "column_names"):
+                value = [value[k] for k in range(len(value))]
+    source = as_source(value)
+    if hasattr(source, "open"):
+        return source
+    why = "a source, paths, a table, a data set, rows, or a mapping party -> such rows is expected"
+    what = f"{type(value).__name__} is no data set that can be opened"
+    raise ConfigError([Problem("data", what, why, "for arrays: {party: (x, y)}; for files: their paths")])
 
 
 def _anchor(made: Composition) -> None:

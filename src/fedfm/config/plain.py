@@ -25,7 +25,7 @@ from fedfm.config.record import digest, to_config
 from fedfm.core.combine import Pipe
 from fedfm.core.errors import ConfigError, Problem, nearest
 from fedfm.core.federation import Federation
-from fedfm.core.protocols import Aggregator, Client, Server, Task, Wire
+from fedfm.core.protocols import Aggregator, Client, Task, Wire
 from fedfm.core.registry import SLOT_OF, load, methods
 
 __all__ = ["Config", "build", "digest", "from_config", "resolve", "to_config"]
@@ -54,8 +54,8 @@ def build(hint: Any, value: Any, where: str, problems: list[Problem], slot: str 
     if (
         value is None
         and specs
-        and specs[0].__module__ == "fedfm.core.protocols"
-        and specs[0] not in (Task, Client, Aggregator, Server)
+        and specs[0].__module__.startswith("fedfm.core.protocols")
+        and specs[0] not in (Task, Client, Aggregator)
     ):
         return specs[0]()
     if isinstance(value, list | tuple) and Wire in specs:
@@ -121,7 +121,7 @@ def examine(spec: Any, where: str, problems: list[Problem]) -> None:
     if (
         not dataclasses.is_dataclass(spec)
         or isinstance(spec, type)
-        or type(spec).__module__ == Wire.__module__
+        or type(spec).__module__.startswith("fedfm.core.protocols")
     ):
         return
     hints, slots = hints_of(type(spec)), _slots()

@@ -22,7 +22,7 @@ def to_config(value: Any) -> Any:
     """
     if type(value) is Pipe:
         return [to_config(s) for s in value.stages]
-    if type(value).__module__ == "fedfm.core.protocols":
+    if type(value).__module__.startswith("fedfm.core.protocols"):
         return None  # the identity of a slot
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: _field(f, getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}

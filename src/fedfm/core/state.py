@@ -106,8 +106,8 @@ class Store:
         write(self._path(client, version), freeze(state))
         return version
 
-    def keep(self, client: str, versions: set[int]) -> None:
-        """Delete what neither the last nor the current checkpoint can name."""
+    def keep(self, client: str, versions: set[int], upto: int | None = None) -> None:
+        """Delete what neither the last nor the current checkpoint can name; what is newer than `upto` stays."""
         for path in self._path(client, 0).parent.glob("*.safetensors"):
-            if int(path.stem) not in versions:
+            if int(path.stem) not in versions and (upto is None or int(path.stem) <= upto):
                 path.unlink(missing_ok=True)

@@ -28,4 +28,4 @@ def shapley_rewards() -> Federation:
 def budget_auction() -> Federation:
     """A truthful auction buys the cohort within a budget; who does not deliver is not paid."""
     auction = ProportionalShare(budget=10.0)
-    return replace(fedavg_vision(), select=auction, reward=auction)
+    return replace(fedavg_vision(), select=auction)

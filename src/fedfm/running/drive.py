@@ -14,18 +14,20 @@ from typing import Any
 from fedfm.config import plain as configs
 from fedfm.config import text
 from fedfm.core import ledger
+from fedfm.core.books import checkpoints
 from fedfm.core.errors import ConfigError, MachineFault
 from fedfm.core.federation import Federation
 from fedfm.core.loop import Run
 from fedfm.core.message import finite
 from fedfm.core.session import Site
 from fedfm.core.state import Store, write
+from fedfm.data.splits import opened
 from fedfm.running import baselines as base
 from fedfm.running.feasible import feasible
-from fedfm.running.identity import Identity, of_base, of_data, refuse
 from fedfm.running.progress import Progress, Silent
 from fedfm.running.record import own
 from fedfm.running.record.folder import CONFIG, record, writing
+from fedfm.running.record.identity import Identity, of_base, of_data, refuse
 from fedfm.running.summary import dumps, summarise, versions
 from fedfm.running.verdict import FAILED, INTERRUPTED, Result, Verdict, judge
 
@@ -66,7 +68,7 @@ def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
 
     torch.set_num_threads(fed.threads)
     with progress.step("data"):
-        parties = fed.data.open(fed.seed)
+        parties = opened(fed.data, fed.seed, fed.task)
     device = fed.device if fed.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     if problems := feasible(fed, {i: len(parties.train(i)) for i in parties.ids}):
         raise ConfigError(problems)
@@ -86,15 +88,14 @@ def drive(plan: Plan) -> Result:
         with progress.step("encoding"):
             for i in site.parties.ids:
                 site.data(i)
-            for k in range(fed.evaluate.parts):
-                site.held_out(k, fed.evaluate.parts)
-            if plan.kinds:
-                site.held_out(0, 1)
+            for case in site.home.cases:
+                for k in range(fed.evaluate.parts):
+                    site.home.test(case, k, fed.evaluate.parts)
         engine = fed.engine.make()
         verdict, found, run, ended = None, dict[str, Any](), None, False
         try:
             engine.open(site)
-            run = Run(fed, folder, site, engine, plan.resume)
+            run = Run(fed, folder, site.home, engine, plan.resume)
             with progress.rounds(fed.rounds, run) as shown:
                 for line in _lines(run, folder):
                     shown(line)
@@ -118,7 +119,7 @@ def drive(plan: Plan) -> Result:
             with contextlib.nullcontext() if ended else contextlib.suppress(MachineFault):
                 plan.keep(seconds=seconds)
                 if run is not None and verdict is not None:
-                    summary = summarise(run, plan.config, verdict, seconds=seconds, baseline=found)
+                    summary = summarise(run, site, plan.config, verdict, seconds=seconds, baseline=found)
                     summary["history"] = plan.record["history"]
                     with writing(folder):
                         write(folder / "summary.json", dumps(summary))
@@ -155,19 +156,19 @@ def _identify(plan: Plan, site: Site) -> None:
 
 def _judged(run: Run) -> Verdict:
     return judge(
-        records=list(ledger.read(run.metrics.path)),
-        events=ledger.read(run.ledger.path),
+        records=list(ledger.read(run.books.metrics.path)),
+        events=ledger.read(run.books.ledger.path),
         rows=run.parties,
         malicious=run.malicious,
         primary=run.bound.objective.primary,
-        finite=finite(run.fed.server.model(run.state.server)),
+        finite=finite(run.model()),
     )
 
 
 def _kept(plan: Plan, run: Run | None) -> str:
     """What is kept of a run that stopped, and how it goes on."""
     done = run.state.round if run is not None else 0
-    if run is None or not run.checkpoints():
+    if run is None or not checkpoints(plan.folder):
         return f"nothing is kept yet of {plan.folder}: start it again"
     return (
         f"{done} of {plan.fed.rounds} rounds are kept in {plan.folder}; `fedfm resume {plan.folder}` goes on"
@@ -183,7 +184,7 @@ def _leave(plan: Plan, run: Run, summary: dict[str, Any]) -> None:
     with writing(folder):
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
-        bound.load(run.fed.server.model(run.state.server))
+        bound.load(run.model())
         bound.objective.save(bound.module, str(part))
         shutil.rmtree(model, ignore_errors=True)
         part.replace(model)

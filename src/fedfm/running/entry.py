@@ -14,6 +14,7 @@ from fedfm.core.federation import Federation
 from fedfm.core.registry import load
 from fedfm.running import execute
 from fedfm.running.drive import Callback
+from fedfm.running.progress import Lines
 from fedfm.running.verdict import Result
 
 
@@ -31,6 +32,7 @@ def run(
     settings: str | Iterable[str] | Mapping[str, Any] = (),
     callbacks: Callback | Iterable[Callback] = (),
     trackers: str | Iterable[Any] = (),
+    progress: bool = False,
     strict: bool = False,
     **slots: Any,
 ) -> Result:
@@ -40,9 +42,9 @@ def run(
     folder or a hub id. `data`: a data spec; a file, folder, glob or a list of them, one file a party; or what is in
     memory (a dict of parties, a DataFrame, a data set, rows). `clients`: how many parties a partition makes.
     `settings`: "client.lr=0.1", a list of such, or {"client.lr": 0.1}. `engine`: a name or a spec. `callbacks`: called
-    with each round's record. `trackers`: names, or objects with `log(round, metrics)` and `close()`. Other keywords
-    fill slots. Raises ConfigError with all problems, RunFailed for a run that failed, with `strict` also for one that
-    has findings.
+    with each round's record. `trackers`: names, or objects with `log(round, metrics)` and `close()`. `progress`: print
+    a line a round. Other keywords fill slots. Raises ConfigError with all problems, RunFailed for a run that failed,
+    with `strict` also for one that has findings.
     """
     fed = Federation.__dataclass_fields__
     if strange := [k for k in slots if k not in fed]:
@@ -56,6 +58,7 @@ def run(
             "settings",
             "callbacks",
             "trackers",
+            "progress",
             "strict",
         )
         raise ConfigError(
@@ -76,16 +79,42 @@ def run(
     for note in setup.notes:
         warnings.warn(f"fedfm: {note}", stacklevel=2)
     return execute.execute(
-        setup, out, baselines=baselines, callbacks=callbacks, trackers=trackers, strict=strict
+        setup,
+        out,
+        baselines=baselines,
+        progress=Lines() if progress else None,
+        trackers=trackers,
+        callbacks=callbacks,
+        strict=strict,
     )
 
 
-def resume(folder: str | Path, fed: Federation | None = None, **more: Any) -> Result:
-    """Continue an interrupted run, or extend one with `rounds=`; see `fedfm.running.execute.resume`.
+def resume(
+    folder: str | Path,
+    federation: Federation | None = None,
+    *,
+    rounds: int | None = None,
+    accept: Iterable[str] = (),
+    callbacks: Callback | Iterable[Callback] = (),
+    trackers: str | Iterable[Any] | None = None,
+    progress: bool = False,
+    strict: bool = False,
+) -> Result:
+    """Continue an interrupted run, or extend one to `rounds` in all; the same bits as a run that never stopped.
 
-    `fed`: the federation again, where the run holds objects that its config only records.
+    `federation`: the one that was run, where it holds objects that a config cannot say. `accept`: ("imports",) goes
+    on although your own modules have changed. The others as in `run`. Raises `ResumeError` that names what differs.
     """
-    return execute.resume(folder, fed=fed, **more)
+    return execute.resume(
+        folder,
+        federation,
+        rounds=rounds,
+        accept=accept,
+        progress=Lines() if progress else None,
+        trackers=trackers,
+        callbacks=callbacks,
+        strict=strict,
+    )
 
 
 def recipe_of(name: str) -> Federation:

@@ -12,16 +12,18 @@ from fedfm.config import text
 from fedfm.config.configure import configure
 from fedfm.config.marker import unspoken
 from fedfm.config.setup import Setup
+from fedfm.core.books import checkpoint, checkpoints
 from fedfm.core.check import check
 from fedfm.core.errors import ConfigError, FedfmError, Problem, ResumeError
 from fedfm.core.federation import Federation
+from fedfm.core.memory import RunState
 from fedfm.core.state import Store
 from fedfm.running import baselines as base
 from fedfm.running.drive import Callback, Plan, drive, open_site
-from fedfm.running.identity import Difference, Identity, imports_differ, refuse
 from fedfm.running.progress import Progress, Silent
 from fedfm.running.record import own
 from fedfm.running.record.folder import CONFIG, begun, owned, recorded
+from fedfm.running.record.identity import Difference, Identity, imports_differ, refuse
 from fedfm.running.summary import versions
 from fedfm.running.verdict import Result
 
@@ -62,9 +64,9 @@ def execute(
 
 def resume(
     folder: str | Path,
+    federation: Federation | None = None,
     *,
     rounds: int | None = None,
-    fed: Federation | None = None,
     accept: Iterable[str] = (),
     imports: Iterable[str] = (),
     progress: Progress | None = None,
@@ -76,7 +78,8 @@ def resume(
 
     Config, data, base model and own modules must be those that the run began with (`accept=["imports"]` lets changed
     own modules pass); more rounds, evaluate.every, engine, trackers and library versions may change, and are noted.
-    `fed`: the federation again, where it holds objects. `imports`: files of own methods that have moved.
+    `federation`: the one that was run, again, where it holds objects that a config only names. `imports`: files of own
+    methods that have moved.
     Raises ResumeError that names what differs, and RunFailed as `execute` does.
     """
     folder = Path(folder)
@@ -99,11 +102,11 @@ def resume(
         if before:
             refuse(imports_differ(before.imports, found, "imports" in accept), folder)
         own.load(found)
-        config = _config(folder, before, fed)
+        config = _config(folder, before, federation)
         if rounds is not None:
             config["rounds"] = rounds
         if problems := check(
-            fed := dataclasses.replace(fed or configs.from_config(config), rounds=config["rounds"])
+            fed := dataclasses.replace(federation or configs.from_config(config), rounds=config["rounds"])
         ):
             raise ConfigError(problems)
         done, missing = _standing(folder)
@@ -126,7 +129,7 @@ def resume(
         return drive(plan).judged(strict)
 
 
-def _config(folder: Path, before: Identity | None, fed: Federation | None) -> configs.Config:
+def _config(folder: Path, before: Identity | None, federation: Federation | None) -> configs.Config:
     """What config.yaml says today, in full; from the record where somebody removed the file."""
     path = folder / CONFIG
     if not path.is_file():
@@ -135,17 +138,14 @@ def _config(folder: Path, before: Identity | None, fed: Federation | None) -> co
         return dict(before.config)
     try:
         found = text.load(path)
-    except ConfigError as e:
-        raise ResumeError(f"{path} cannot be read: {e}") from e
-    if fed is not None:
-        return Setup(fed, found.get("recipe")).config
-    if objects := list(unspoken(found)):
-        raise ResumeError(
-            f"{folder} holds objects of a Python process, which its config only records: "
-            + ", ".join(f"{where} ({name})" for where, name in objects)
-            + f"\n    fix: make them again and call fedfm.resume('{folder}', fed=federation)"
-        )
-    try:
+        if federation is not None:
+            return Setup(federation, found.get("recipe")).config
+        if objects := list(unspoken(found)):
+            raise ResumeError(
+                f"{folder} holds objects of a Python process, which its config only records: "
+                + ", ".join(f"{where} ({name})" for where, name in objects)
+                + f"\n    fix: make them again and call fedfm.resume('{folder}', federation)"
+            )
         return Setup.of(found).config
     except ConfigError as e:
         raise ResumeError(f"{path} cannot be read: {e}") from e
@@ -153,30 +153,36 @@ def _config(folder: Path, before: Identity | None, fed: Federation | None) -> co
 
 def _standing(folder: Path) -> tuple[int, str]:
     """Rounds that are kept, and what is missing of the states that the last checkpoint names (or nothing)."""
-    from fedfm.core.memory import RunState
-
-    files = sorted((folder / "checkpoints").glob("round-*.safetensors"))
-    if not files:
+    last = max(checkpoints(folder), default=None)
+    if last is None:
         return 0, ""
+    path = checkpoint(folder, last)
     try:
-        state = RunState.load(files[-1])
+        state = RunState.load(path)
     except (TypeError, KeyError, ValueError) as e:
         raise ResumeError(
-            f"{files[-1]} was written by another release of fedfm ({e})\n    fix: resume with that release"
+            f"{path} was written by another release of fedfm ({e})\n    fix: resume with that release"
         ) from e
-    store, bad = Store(folder / "clients"), []
-    wanted = [*state.accepted.items(), *((job.id, job.base) for job in state.busy.values())]
-    for client, version in dict.fromkeys(wanted):
-        try:
-            store.load(client, version)
-        except ResumeError as e:
-            bad.append(str(e).split(";")[0])
+    busy = {job.id: job.base for job in state.busy.values()}
+    named = (
+        ("clients", [*state.accepted.items(), *busy.items()]),
+        ("checkpoints/senders", state.decode.items()),
+        ("checkpoints/receivers", state.down.items()),
+    )
+    bad: dict[str, str] = {}
+    for where, versions_ in named:
+        store = Store(folder / where)
+        for party, version in versions_:
+            try:
+                store.load(party, version)
+            except ResumeError as e:
+                bad.setdefault(f"{where}/{party}", str(e).split(";")[0])
     if not bad:
         return state.round, ""
     return state.round, (
-        f"{folder}: the states of {len(bad)} parties that its checkpoint names cannot be read\n    "
-        + "\n    ".join(bad[:10])
-        + f"\n    fix: restore them (a run directory is copied as a whole, {folder / 'clients'} too), or start another run"
+        f"{folder}: {len(bad)} states that its checkpoint names cannot be read\n    "
+        + "\n    ".join(list(bad.values())[:10])
+        + "\n    fix: restore them (copy a run directory as a whole), or start another run"
     )
 
 

@@ -22,17 +22,14 @@ def feasible(fed: Federation, rows: Mapping[str, int]) -> list[Problem]:
 
 def _few(fed: Federation, parties: int) -> Iterator[Problem]:
     """Every method that needs more contributors than a round can have."""
-    select = fed.select
-    while hasattr(select, "inner"):
-        select = select.inner
-    most = min(parties, getattr(select, "count", 0) or parties)
-    why = f"{parties} parties" if most == parties else f"{name_of(select)} takes {most} of {parties} parties"
-    wants: list[tuple[str, Any, int]] = [("aggregate", fed.aggregate, fed.aggregate.needs)]
-    wants += [
-        (f"uplink.{i}", stage, stage.least)
-        for i, stage in enumerate(stages_of(fed.uplink))
-        if hasattr(stage, "least")
-    ]
+    most = fed.select.most(parties)
+    why = (
+        f"{parties} parties"
+        if most == parties
+        else f"{name_of(fed.select)} takes {most} of {parties} parties"
+    )
+    wants: list[tuple[str, Any, int]] = [("aggregate", fed.aggregate, fed.aggregate.least)]
+    wants += [(f"uplink.{i}", stage, stage.least) for i, stage in enumerate(stages_of(fed.uplink))]
     wants += [("pace", fed.pace, fed.pace.quorum(most))]
     for slot, method, n in wants:
         if n > most:
@@ -63,8 +60,8 @@ def _heavy(fed: Federation, rows: Mapping[str, int]) -> Iterator[Problem]:
 
     stage: Any
     for i, stage in enumerate(stages_of(fed.uplink)):
-        if not stage.opaque or not hasattr(stage, "range_bound"):
-            continue
+        if not stage.opaque or getattr(stage, "range_bound", None) is None:
+            continue  # no fact says yet how heavy a weight may be that travels behind a hidden update
         weights = {}
         for party, n in rows.items():
             lift = fed.aggregate.lift(Message(torch.zeros(1), mass=float(n)), Ctx(fed.seed))

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
+from rich.text import Text
 
 Shown = Callable[[dict[str, Any]], None]
 
@@ -34,6 +35,20 @@ class Progress:
 
 class Silent(Progress):
     """For calls from Python."""
+
+
+class Lines(Progress):
+    """One line a round, without bars: for notebooks, logs, and calls from Python."""
+
+    def __init__(self, say: Callable[[str], None] = print):
+        self.say = say
+
+    @contextlib.contextmanager
+    def rounds(self, total: int, run: Any) -> Iterator[Shown]:
+        primary, start = run.bound.objective.primary, time.perf_counter()
+        yield lambda record: self.say(
+            Text.from_markup(_line(record, primary, time.perf_counter() - start)).plain
+        )
 
 
 class Live(Progress):
@@ -92,7 +107,7 @@ def _line(record: dict[str, Any], primary: str, seconds: float) -> str:
         parts.append(f"{record['clients']}/{record['planned']} parties")
         parts.append(size(sum(record["bytes"].values())))
     if record.get("failed"):
-        parts.append(f"[red]round failed: {record['failed']}[/red]")
+        parts.append(f"[red]round failed: {escape(record['failed'])}[/red]")
     parts.append(f"[dim]{seconds:.0f} s[/dim]")
     return "  ".join(parts)
 
@@ -106,8 +121,20 @@ def size(n: float) -> str:
     return f"{n:.1f} TB"
 
 
+PARTIES = 12  # that a table shows one by one
+
+_COLOURS = {"finished": "green", "finished with findings": "yellow", "failed": "red", "interrupted": "yellow"}
+
+
+def verdict(summary: dict[str, Any]) -> str:
+    """The first thing that is said of a run: its status, and why."""
+    status = str(summary["status"])
+    lines = [f"[bold {_COLOURS.get(status, 'red')}]{escape(status)}[/]"]
+    return "\n".join(lines + [f"  {escape(str(reason))}" for reason in summary.get("reasons", ())])
+
+
 def table(summary: dict[str, Any], folder: str) -> Table:
-    """The last thing a run prints: what it is worth, what it cost, and where everything is."""
+    """What a run is worth, what it cost, and where everything is."""
     metric, out = summary["metric"], Table(show_header=False, box=None, padding=(0, 2))
     out.add_column(justify="left")
     out.add_column(justify="right")
@@ -121,6 +148,8 @@ def table(summary: dict[str, Any], folder: str) -> Table:
         if value is not None:
             mark = ("[bold green]", "[/bold green]") if name == "federated" else ("", "")
             out.add_row(f"{mark[0]}{name}{mark[1]}", f"{mark[0]}{metric['name']} {value:.3f}{mark[1]}")
+    for label, value in _by_party(summary):
+        out.add_row(label, value)
     sent = summary["bytes"]
     out.add_row("sent up / down", f"{size(sent['up'])} / {size(sent['down'])}")
     if sent["talk"]:
@@ -138,5 +167,19 @@ def table(summary: dict[str, Any], folder: str) -> Table:
     if summary["failures"]:
         out.add_row("events", ", ".join(f"{n} {k}" for k, n in summary["failures"].items()))
     out.add_row("seconds", f"{summary['seconds']:.1f}")
-    out.add_row("run directory", folder)
+    out.add_row("run directory", escape(folder))
     return out
+
+
+def _by_party(summary: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The model's score on each party's own held-out rows, where the records hold them, beside what it gets alone."""
+    metric, scores = summary["metric"], summary.get("metrics", {})
+    alone = metric.get("local_parties") or {}
+    own = {i: v for i in summary.get("parties", {}) if (v := scores.get(f"{metric['name']}/{i}")) is not None}
+    for i, value in own.items() if len(own) <= PARTIES else ():
+        beside = f" (alone {alone[i]:.3f} on all rows)" if i in alone else ""
+        yield f"  {escape(i)}, its own rows", f"{value:.3f}{beside}"
+    if len(own) > PARTIES:
+        up = metric.get("higher_is_better", True)
+        worst, best = sorted(own, key=lambda i: own[i], reverse=not up)[:: len(own) - 1]
+        yield "  parties, own rows", f"{own[worst]:.3f} ({escape(worst)}) .. {own[best]:.3f} ({escape(best)})"

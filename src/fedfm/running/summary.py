@@ -16,13 +16,20 @@ from fedfm.core import ledger
 from fedfm.core.loop import Run
 from fedfm.core.message import raw
 from fedfm.core.registry import methods, name_of, recipes
+from fedfm.core.session import Site
 from fedfm.running.verdict import Verdict
 
 DELTA = 1e-5
 
 
 def summarise(
-    run: Run, config: configs.Config, verdict: Verdict, *, seconds: float, baseline: Mapping[str, Any]
+    run: Run,
+    site: Site,
+    config: configs.Config,
+    verdict: Verdict,
+    *,
+    seconds: float,
+    baseline: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The public record of a run (keys are a contract); the verdict comes first."""
     fed, bound = run.fed, run.bound
@@ -31,10 +38,10 @@ def summarise(
     name = bound.objective.primary
     local = {i: s[name] for i, s in baseline.get("local", {}).items() if name in s}
     total = {way: sum(r["bytes"][way] for r in records) for way in ("up", "down", "talk")}
-    model = run.fed.server.model(run.state.server)
+    model = run.model()
     dropped = sum(
-        (Counter(getattr(run.site.data(i), "dropped", {})) for i in run.parties),
-        Counter(run.site.parties.dropped),
+        (Counter(getattr(site.data(i), "dropped", {})) for i in run.parties),
+        Counter(site.parties.account.reasons()),
     )
     federated = scored[-1].get(name) if len(scored) > 1 or run.state.round == 0 and scored else None
     trained = [r for r in records if r["round"]]
@@ -69,9 +76,7 @@ def summarise(
         "device": str(bound.device),
         "parties": {
             i: {"rows": n, "distribution": dist}
-            for (i, n), dist in zip(
-                run.parties.items(), run.site.parties.distribution().values(), strict=True
-            )
+            for (i, n), dist in zip(run.parties.items(), site.parties.distribution().values(), strict=True)
         },
         "dropped": dict(dropped),
         "failures": dict(

@@ -88,15 +88,16 @@ def judge(
     """
     rounds = [r for r in records if r["round"]]
     failed = {r["round"]: str(r["failed"]) for r in rounds if r.get("failed")}
+    found = tally(events, {r - 1 for r in failed})  # an event carries the version that its round began from
     if rounds and len(failed) == len(rounds):
-        return Verdict(FAILED, (_rounds(failed, len(rounds)) + "; the model is the one it began with",))
+        why = f"{_rounds(failed, len(rounds))}; the model is the one it began with"
+        return Verdict(FAILED, (why, *_absent(found, rows, malicious)))
     if not finite:
         return Verdict(FAILED, ("the last model holds values that are not finite (NaN or Inf)",))
     scored = [r["metrics"] for r in records if r.get("metrics") is not None]
     last = scored[-1].get(primary) if scored else None
     if scored and last is not None and last != last:
         return Verdict(FAILED, (f"the last model cannot be scored: its {primary} is not a number",))
-    found = tally(events, {r - 1 for r in failed})  # an event carries the version that its round began from
     reasons = [*_adversary(found, malicious, bool(rounds)), *_absent(found, rows, malicious)]
     if failed:
         reasons.append(_rounds(failed, len(rounds)))

@@ -44,6 +44,14 @@ class Local(Client):
     clip_grad: float = knob(0.0, "largest gradient norm of a step; 0: no limit", low=0.0)
     send: str = knob("delta", "what the message holds", choices=("delta", "weights"))
 
+    @property
+    def makes(self) -> str:
+        return self.send
+
+    @property
+    def per_step(self) -> int:
+        return self.batch
+
     def steps_for(self, rows: int) -> int:
         per_pass = -(-rows // min(rows, self.batch or rows)) if rows else 0
         return self.steps or max(1, round(self.epochs * per_pass)) * (self.epochs > 0)

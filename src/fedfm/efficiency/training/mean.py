@@ -9,7 +9,7 @@ from torch import Tensor
 from fedfm.core.context import Ctx
 from fedfm.core.errors import RoundFailed
 from fedfm.core.message import Message
-from fedfm.core.protocols import Aggregator, Lift
+from fedfm.core.protocols import Aggregator, Lift, State
 from fedfm.core.registry import knob, method
 from fedfm.core.tree import cut
 
@@ -40,6 +40,15 @@ class Mean(Aggregator):
     form = "sum"
     shares = True
     plain = True
+    widens = True
+
+    @property
+    def alpha_max(self) -> float | None:
+        return 1.0 if self.weights == "equal" else None
+
+    @property
+    def divisor(self) -> str:
+        return "public" if self.denominator else "count" if self.weights == "equal" else "mass"
 
     def lift(self, m: Message, ctx: Ctx) -> Lift:
         alpha = m.mass if self.weights == "examples" else 1.0
@@ -50,11 +59,13 @@ class Mean(Aggregator):
     def share(self, m: Message, ctx: Ctx) -> Lift:
         return self.lift(m, ctx)
 
-    def finish(self, x: Tensor, mass: float | Tensor, count: int, ctx: Ctx) -> Tensor:
+    def finish(
+        self, x: Tensor, mass: float | Tensor, count: int, state: State, ctx: Ctx
+    ) -> tuple[Tensor, State]:
         if self.denominator:
-            return x.div_(self.denominator)
+            return x.div_(self.denominator), state
         if isinstance(mass, Tensor):
-            return x / mass.clamp(min=1e-30) * (mass > 0)
+            return x / mass.clamp(min=1e-30) * (mass > 0), state
         if mass <= 0:
             raise RoundFailed("the weights of all contributions sum to zero")
-        return x.div_(mass)
+        return x.div_(mass), state

@@ -27,6 +27,8 @@ class Apply(Server):
     momentum: float = knob(0.0, "beta of FedAvgM", low=0.0, high=1.0)
     takes: str = knob("delta", "what the clients send", choices=("delta", "weights"))
 
+    counts = False
+
     def step(self, state: State, agg: Aggregate, ctx: Ctx) -> State:
         delta = agg.x if self.takes == "delta" else agg.x - state["w"]
         if self.takes == "weights" and self.lr == 1.0 and not self.momentum:
@@ -54,6 +56,8 @@ class FedAdam(Server):
     beta1: float = knob(0.9, "decay of the first moment", low=0.0, high=1.0)
     beta2: float = knob(0.99, "decay of the second moment", low=0.0, high=1.0)
     tau: float = knob(1e-3, "degree of adaptivity, added to sqrt(v)", low=0.0)
+
+    counts = False
 
     def init(self, bound: Bound, ctx: Ctx) -> State:
         zero = torch.zeros_like(bound.init)

@@ -43,18 +43,16 @@ def owned(folder: Path) -> Iterator[None]:
     lock = FileLock(str(folder / LOCK))
     deadline = time.monotonic() + GRACE_S
     while True:
-        try:
-            with writing(folder):
-                lock.acquire(timeout=0)
-            break
-        except Timeout:
+        with writing(folder):
+            if _taken_at_once(lock):
+                break
             pid, host = _owner(folder)
             if _lives(pid, host) or time.monotonic() > deadline:
                 raise ResumeError(
                     f"{folder} is being written by process {pid or 'unknown'} on {host or 'an unknown host'}\n"
                     "    fix: wait for it, end it, or give another folder (--out)"
-                ) from None
-            time.sleep(0.1)
+                )
+        time.sleep(0.1)
     try:
         with writing(folder):
             (folder / OWNER).write_text(json.dumps([os.getpid(), socket.gethostname()]))
@@ -67,6 +65,14 @@ def owned(folder: Path) -> Iterator[None]:
         if not (folder / RECORD).exists():
             with contextlib.suppress(OSError):
                 (folder / LOCK).unlink(missing_ok=True)
+
+
+def _taken_at_once(lock: FileLock) -> bool:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:  # an OSError too, and no fault of the disk
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedfm.core.around import AroundClient
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ClientFailed
 from fedfm.core.message import Message
 from fedfm.core.protocols import Adversary, Bound, Client, State
 from fedfm.core.registry import knob, method
-from fedfm.core.tree import Layout
 from fedfm.trust.robustness.attack.membership import drawn
 
 
@@ -64,14 +64,11 @@ class LabelFlip(Adversary):
 
 
 @dataclass(frozen=True)
-class _Mislabelled(Client):
+class _Mislabelled(AroundClient):
     """A client that sees flipped labels; the data themselves stay as they are."""
 
-    client: Client
+    inner: Client
     attack: LabelFlip
-
-    def gives(self, layout: Layout) -> Layout:
-        return self.client.gives(layout)
 
     def work(self, brief: Message, data: Any, state: State, ctx: Ctx, bound: Bound) -> Any:
         if not isinstance(labels := getattr(data, "labels", None), Tensor) or not hasattr(
@@ -83,7 +80,7 @@ class _Mislabelled(Client):
             )
         # Drawn for round 0 whatever the round: flipping other labels each time would be noise, not a poisoned data set.
         wrong = self.attack.flipped(labels, self._classes(labels, bound), ctx.at(round=0).rng("label-flip"))
-        return self.client.work(brief, data.with_labels(wrong), state, ctx, bound)
+        return self.inner.work(brief, data.with_labels(wrong), state, ctx, bound)
 
     def _classes(self, labels: Tensor, bound: Bound) -> int:
         if self.attack.mapping == "pair":

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedfm.core.around import AroundClient
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ConfigError, Problem
 from fedfm.core.message import Message
@@ -48,10 +49,12 @@ class SignFlip(Adversary):
     def wrap(self, client: Client) -> Client:
         return client if self.omniscient else _Reversed(client, self.scale)
 
-    def forge(self, messages: dict[str, Message], members: frozenset[str], ctx: Ctx) -> dict[str, Message]:
+    def forge(
+        self, messages: dict[str, Message], members: frozenset[str], state: State, ctx: Ctx
+    ) -> tuple[dict[str, Message], State]:
         honest = [m for i, m in messages.items() if i not in members]
         if not self.omniscient or not honest or len(honest) == len(messages):
-            return messages
+            return messages, state
         if any(m.kind == "weights" for m in honest):
             raise ConfigError(
                 [
@@ -70,21 +73,18 @@ class SignFlip(Adversary):
         return {
             i: replace(m, x=_keep(mean * -self.scale, m.x, ctx.layout)) if i in members else m
             for i, m in messages.items()
-        }
+        }, state
 
 
 @dataclass(frozen=True)
-class _Reversed(Client):
+class _Reversed(AroundClient):
     """A client whose update is turned round just before it leaves."""
 
-    client: Client
+    inner: Client
     scale: float
 
-    def gives(self, layout: Layout) -> Layout:
-        return self.client.gives(layout)
-
     def work(self, brief: Message, data: Any, state: State, ctx: Ctx, bound: Bound) -> Any:
-        out: Any = self.client.work(brief, data, state, ctx, bound)
+        out: Any = self.inner.work(brief, data, state, ctx, bound)
         if isinstance(out, tuple):
             return self._turned(out[0], brief, bound), out[1]
         return self._after(out, brief, bound)

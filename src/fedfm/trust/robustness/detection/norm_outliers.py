@@ -9,7 +9,7 @@ import torch
 
 from fedfm.core.context import Ctx
 from fedfm.core.message import Message
-from fedfm.core.protocols import Detector
+from fedfm.core.protocols import Detector, State
 from fedfm.core.registry import knob, method
 
 FEWEST = 4  # with three messages the median absolute deviation says nothing
@@ -35,9 +35,9 @@ class NormOutliers(Detector):
 
     reads = True
 
-    def flag(self, messages: Mapping[str, Message], ctx: Ctx) -> dict[str, str]:
+    def flag(self, messages: Mapping[str, Message], state: State, ctx: Ctx) -> tuple[dict[str, str], State]:
         if len(messages) < FEWEST:
-            return {}
+            return {}, state
         norms = torch.stack(
             [torch.linalg.vector_norm(m.x.float(), dtype=torch.float64) for m in messages.values()]
         )
@@ -52,4 +52,4 @@ class NormOutliers(Detector):
                     f"norm {norm:.4g} is {z} robust deviations from the round's median {middle:.4g} "
                     f"(accepted: {self.k:g})"
                 )
-        return flagged
+        return flagged, state

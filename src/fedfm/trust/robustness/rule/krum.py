@@ -11,7 +11,7 @@ from torch import Tensor
 from fedfm.core.context import Ctx
 from fedfm.core.errors import RoundFailed
 from fedfm.core.message import Message
-from fedfm.core.protocols import Aggregator
+from fedfm.core.protocols import Aggregator, State
 from fedfm.core.registry import knob, method
 
 CHUNK = 1 << 14  # coordinates at a time: n rows of fp64 stay in cache
@@ -41,14 +41,14 @@ class Krum(Aggregator):
     form = "all"
 
     @property
-    def needs(self) -> int:  # type: ignore[override]
+    def least(self) -> int:  # type: ignore[override]
         return max(2 * self.f + 3, self.m)
 
-    def combine(self, messages: Sequence[Message], ctx: Ctx) -> Tensor:
+    def combine(self, messages: Sequence[Message], state: State, ctx: Ctx) -> tuple[Tensor, State]:
         n = len(messages)
-        if n < self.needs:
+        if n < self.least:
             raise RoundFailed(
-                f"krum: {n} messages; f={self.f} and m={self.m} need at least {self.needs}: take more "
+                f"krum: {n} messages; f={self.f} and m={self.m} need at least {self.least}: take more "
                 "parties a round or lower f"
             )
         rows = [m.x for m in messages]
@@ -56,11 +56,11 @@ class Krum(Aggregator):
         best: list[int] = torch.sort(score, stable=True).indices[: self.m].sort().values.tolist()
         ctx.note("krum", selected=[messages[i].sender for i in best], scores=score.tolist())
         if self.m == 1:
-            return rows[best[0]].float().clone()
+            return rows[best[0]].float().clone(), state
         out = torch.empty(rows[0].numel())
         for at in range(0, out.numel(), CHUNK):
             out[at : at + CHUNK] = torch.stack([rows[i][at : at + CHUNK] for i in best]).double().mean(0)
-        return out
+        return out, state
 
 
 def distances(rows: Sequence[Tensor]) -> Tensor:

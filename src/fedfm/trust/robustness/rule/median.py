@@ -10,7 +10,7 @@ from torch import Tensor
 from fedfm.core.context import Ctx
 from fedfm.core.errors import RoundFailed
 from fedfm.core.message import Message
-from fedfm.core.protocols import Aggregator
+from fedfm.core.protocols import Aggregator, State
 from fedfm.core.registry import method
 from fedfm.trust.robustness.rule.order import per_coordinate
 
@@ -33,10 +33,10 @@ class CoordinateMedian(Aggregator):
 
     form = "all"
 
-    def combine(self, messages: Sequence[Message], ctx: Ctx) -> Tensor:
+    def combine(self, messages: Sequence[Message], state: State, ctx: Ctx) -> tuple[Tensor, State]:
         if not messages:
             raise RoundFailed("coordinate-median: no messages")
-        return per_coordinate([m.x for m in messages], _middle)
+        return per_coordinate([m.x for m in messages], _middle), state
 
 
 def _middle(rows: list[Tensor]) -> Tensor:

@@ -130,6 +130,19 @@ def refuse(differences: Iterable[Difference], folder: Path) -> None:
     )
 
 
+def models_of(node: Any) -> Iterator[str]:
+    """Every model that a task's config names, at any depth."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            if key == "model" and isinstance(value, str):
+                yield value
+            else:
+                yield from models_of(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from models_of(value)
+
+
 # ---- its parts ------------------------------------------------------------------------------------------------
 def of_data(parties: Any) -> dict[str, str]:
     """The digest of all rows, and that of each party's training rows, so that a change can be named."""
@@ -147,7 +160,7 @@ def of_base(config: Config, bound: Any) -> tuple[dict[str, str], dict[str, str]]
     """
     base = {"start": hashlib.sha256(raw(bound.init)).hexdigest()}
     template: dict[str, str] = {}
-    for name in sorted(set(_models(config.get("task")))):
+    for name in sorted(set(models_of(config.get("task")))):
         for where in _folders(name):
             from fedfm import models
 
@@ -161,18 +174,6 @@ def of_base(config: Config, bound: Any) -> tuple[dict[str, str], dict[str, str]]
                 with file.open("rb") as f:
                     template[f"{name}/{file.name}"] = hashlib.file_digest(f, "sha256").hexdigest()
     return base, template
-
-
-def _models(node: Any) -> Iterator[str]:
-    if isinstance(node, dict):
-        for key, value in node.items():
-            if key == "model" and isinstance(value, str):
-                yield value
-            else:
-                yield from _models(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _models(value)
 
 
 def _folders(name: str) -> Iterator[Path]:

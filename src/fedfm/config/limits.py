@@ -88,7 +88,10 @@ def unfit(cls: type, given: Mapping[str, Any], where: str) -> Iterator[Problem]:
         if not (only := f.metadata.get("only")) or name not in given:
             continue
         other, wanted = only
-        value, allowed = values.get(other), wanted if isinstance(wanted, tuple) else (wanted,)
+        head, *tail = other.split(".")
+        value, allowed = values.get(head), wanted if isinstance(wanted, tuple) else (wanted,)
+        for part in tail:
+            value = getattr(value, part, None)
         acts = bool(value) if wanted is True else value in allowed
         if not acts and plain_scalar(given[name]) != default_of(f):
             words = "is set" if wanted is True else f"is {' or '.join(map(str, allowed))}"

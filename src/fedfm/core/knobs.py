@@ -27,10 +27,10 @@ def knob(
 
     `low`, `high`: the range, ends included; `above`, `below`: without the end. `alternative`: fields of one spec that
     share this word say one thing in several ways; one of them is set, the others are None. `only=(field, value)`: it
-    has an effect only where that field has this value (a tuple: one of these; True: any value that is not zero or
-    empty). `names`: the strings name something that the federation must have ("party", "phase", "parties" or
-    "tensors" for patterns; of a mapping: the names of keys and values). `live`: holds what a config cannot say; it is
-    recorded by its digest and never written out.
+    has an effect only where that field (a dotted path may lead into it) has this value (a tuple: one of these; True:
+    any that is not zero or empty). `names`: the strings name something that the federation must have ("party",
+    "phase", "parties" or "tensors" for patterns; of a mapping: what keys and values name). `live`: holds what a config
+    cannot say; it is recorded by its digest and never written out.
     """
     facts = {"low": low, "high": high, "above": above, "below": below, "choices": choices}
     more = {"alternative": alternative, "only": only, "names": names}

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from fedfm.config.names import strange
 from fedfm.core.combine import stages_of
 from fedfm.core.context import Ctx
 from fedfm.core.errors import Problem
@@ -17,7 +18,7 @@ from fedfm.core.registry import name_of
 
 def feasible(fed: Federation, rows: Mapping[str, int]) -> list[Problem]:
     """What would fail in every round, or do nothing in any, with these parties and their numbers of rows."""
-    return [*_few(fed, len(rows)), *_nobody(fed, rows), *_heavy(fed, rows)]
+    return [*strange(fed, rows), *_few(fed, len(rows)), *_nobody(fed, rows), *_heavy(fed, rows)]
 
 
 def _few(fed: Federation, parties: int) -> Iterator[Problem]:

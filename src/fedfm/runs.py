@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from fedfm.core.errors import MachineFault, RunFailed
@@ -99,7 +98,7 @@ def _interruptible() -> Iterator[None]:
         yield
     except KeyboardInterrupt as e:
         notes = getattr(e, "__notes__", ["nothing had begun"])
-        err.print("interrupted: " + "; ".join(notes), markup=False, highlight=False)
+        err.print("interrupted: " + "; ".join(notes))
         raise typer.Exit(130) from None
     except RunFailed as e:
         _show(e.result, False)
@@ -110,9 +109,9 @@ def _show(result: Any, strict: bool) -> None:
     """The verdict first, then the table; exit 1 for a run that failed, and with `strict` for one with findings."""
     from fedfm.running.progress import table, verdict
 
-    out.print(verdict(result.summary), highlight=False)
+    out.print(verdict(result.summary))
     out.print(table(result.summary, str(result.folder)))
-    out.print(f"[dim]look at {escape(str(result.folder / 'report.html'))}[/dim]")
+    out.print(f"look at {result.folder / 'report.html'}", style="dim")
     try:
         result.judged(strict)
     except RunFailed:
@@ -133,9 +132,9 @@ def check(
     Opens the data, says which rows are left out, and takes a few local steps if the model is on this machine; no
     weights are ever fetched.
     """
+    from fedfm.report.numbers import size
     from fedfm.running.commands.checking import probe
     from fedfm.running.execute import configure
-    from fedfm.running.progress import size
 
     setup = configure(what, settings or (), rounds=rounds, engine=engine)
     _notes(setup)
@@ -145,11 +144,11 @@ def check(
     err.print("the federation is sound; opening the data, and the model if it is here ...")
     found = probe(setup)
     for remark in found.remarks:
-        err.print(remark, style="yellow", markup=False, highlight=False)
+        err.print(remark, style="yellow")
     for name in found.absent:
-        err.print(f"not probed: {name} is not here", style="yellow", markup=False, highlight=False)
+        err.print(f"not probed: {name} is not here", style="yellow")
     if not found.remarks and not found.absent:
-        err.print("[green]no problems[/green]")
+        err.print("no problems", style="green")
     table = Table(show_header=False, box=None, padding=(0, 2))
     table.add_row("parties / rounds", f"{len(found.rows)} / {setup.fed.rounds}")
     table.add_row("rows to train on / to test on", f"{sum(found.rows.values()):,} / {found.test_rows:,}")
@@ -203,7 +202,7 @@ def _sweep(
 
     def progress(point: Point, k: int, n: int) -> Live:
         said = ", ".join(f"{name}={value}" for name, value in point.settings.items())
-        err.print(f"run {k + 1} of {n}: {said}", markup=False, highlight=False)
+        err.print(f"run {k + 1} of {n}: {said}")
         return Live(err)
 
     try:
@@ -218,7 +217,7 @@ def _sweep(
         )
     except KeyboardInterrupt as e:
         notes = getattr(e, "__notes__", [])
-        err.print("interrupted: " + "; ".join([*notes, "the same command goes on"]), markup=False)
+        err.print("interrupted: " + "; ".join([*notes, "the same command goes on"]))
         raise typer.Exit(130) from None
     rows = tabulate(points)
     shown = Table(box=None, padding=(0, 2, 0, 0))
@@ -228,9 +227,9 @@ def _sweep(
     for row in rows:
         numbers = (_spread(row, name) for name in ("federated", "base", "local", "pooled"))
         status = ", ".join(f"{n} {s}" for s, n in row["status"].items())
-        shown.add_row(*(str(v) for v in row["settings"].values()), str(row["runs"]), *numbers, escape(status))
+        shown.add_row(*(str(v) for v in row["settings"].values()), str(row["runs"]), *numbers, status)
     out.print(shown)
-    out.print(f"[dim]{escape(str(folder / 'sweep.json'))}[/dim]")
+    out.print(str(folder / "sweep.json"), style="dim")
     if any(p.result is None or p.result.status == "failed" for p in points):
         raise typer.Exit(1)
 
@@ -238,8 +237,10 @@ def _sweep(
 def _spread(row: dict[str, Any], name: str) -> str:
     if row[name] is None:
         return ""
-    spread = row[f"{name}_spread"]
-    return f"{row[name]:.3f}" + (f" ± {spread:.3f}" if spread is not None else "")
+    from fedfm.report.numbers import decimals, fixed
+
+    spread, digits = row[f"{name}_spread"], decimals([row[name]])
+    return fixed(row[name], digits) + (f" ± {fixed(spread, digits)}" if spread is not None else "")
 
 
 def predict(
@@ -275,20 +276,23 @@ def export(
     to: Annotated[Path | None, typer.Option("--to", help="where to (default: inside the run)")] = None,
 ) -> None:
     """Write the tuned model as others expect it, read it back, and score it again on the run's test rows."""
+    from fedfm.report.numbers import fixed
     from fedfm.running.commands.tuned import export as go
 
     try:
         found = go(folder, to, merged=merged)
     except OSError as e:
         raise MachineFault(f"{to or folder}: {e.strerror}\n    fix: give another folder with --to") from e
-    out.print(str(found.folder), markup=False, highlight=False)
+    out.print(str(found.folder))
     for name, value in found.scores.items():
         if name in found.reported and "/" not in name:
             out.print(
-                f"{name} {value:.4f} (reported {found.reported[name]:.4f})", markup=False, highlight=False
+                f"{name} {fixed(value, 4)} (reported {fixed(found.reported[name], 4)})",
+                markup=False,
+                highlight=False,
             )
     if found.unscored:
-        err.print(f"not scored: {found.unscored}", markup=False, highlight=False)
+        err.print(f"not scored: {found.unscored}")
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False) -> None:
@@ -302,7 +306,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="for machines")]
     for topic, rows in found.items():
         table = Table(title=topic, title_justify="left", show_header=False, box=None, padding=(0, 2))
         for what, how in rows:
-            table.add_row(escape(what), escape(how))
+            table.add_row(what, how)
         out.print(table)
 
 

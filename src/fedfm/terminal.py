@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-out = Console(width=None if sys.stdout.isatty() else 2000)  # nothing is cut in a pipe
-err = Console(stderr=True)
+from fedfm.running.console import Terminal
+
+out = Terminal()
+err = Terminal(stderr=True)
 
 What = Annotated[
     str, typer.Argument(metavar="NAME_OR_FILE", help="a recipe (fedfm list --slot recipe) or a YAML config")

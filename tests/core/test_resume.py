@@ -57,7 +57,9 @@ def digits(**slots: Any) -> Federation:
 FEDERATIONS = {
     "feedback": digits(uplink=Pipe(ErrorFeedback(TopK(0.1)), QSGD(7))),
     "scaffold on workers": digits(client=Scaffold(SGD), server=ScaffoldServer(), engine=Processes(2)),
-    "secure with drop-outs": digits(uplink=SecAgg(threshold=0.5), pace=AllArrive(drop={"party-3": "upload"})),
+    "secure with drop-outs": digits(
+        uplink=SecAgg(threshold=0.62), pace=AllArrive(drop={"party-3": "upload"})
+    ),
     "split": digits(client=SplitFed(SGD), server=SplitFedServer(lr=0.1)),
     "buffered": digits(
         aggregate=FedBuff(),
@@ -119,7 +121,8 @@ def test_killed_three_times_it_ends_in_the_same_bits(name: str, tmp_path: Path) 
     rest = play(fed, tmp_path / "killed", resume=True)
     assert torch.equal(rest.model, whole.model) and rest.digest == whole.digest
     assert len(rest.records) < ROUNDS + 1 and rest.run.state.attempt >= 1
-    for what in ("server", "slots", "accepted", "clock"):
+    assert set(rest.run.state.accepted) == set(whole.run.state.accepted)  # versions tell attempts apart
+    for what in ("server", "slots", "clock"):
         assert same(getattr(rest.run.state, what), getattr(whole.run.state, what)), what
     kept = [
         [

@@ -83,13 +83,13 @@ def test_the_method_of_the_readme_keeps_its_laws(tmp_path: Path) -> None:
 
 
 def test_links_lead_somewhere() -> None:
-    for page in (ROOT / "README.md", ROOT / "docs" / "design.md"):
+    for page in (ROOT / "README.md", ROOT / "benchmarks" / "README.md", *(ROOT / "docs").glob("*.md")):
         for link in re.findall(r"(?<!!)\[[^\]]*\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / link).exists(), f"{page.name} links to {link}"
 
 
 def test_the_example_combine_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = fedfm.FashionMnist(train_rows=200, test_rows=20)  # type: ignore[attr-defined]
+    data = fedfm.FashionMnist(train_rows=200, test_rows=40, server_rows=20)  # type: ignore[attr-defined]
     value = fedfm.ShapleyPermutation(permutations=1)  # type: ignore[attr-defined]
     engine = fedfm.InProcess()  # type: ignore[attr-defined]
     combine = module_of(ROOT / "examples" / "combine.py")

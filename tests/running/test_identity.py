@@ -16,6 +16,8 @@ import fedfm
 from fedfm.core.errors import ResumeError
 from fedfm.core.federation import Federation
 from fedfm.data.files import Files
+from fedfm.efficiency.communication.codec.error_feedback import ErrorFeedback
+from fedfm.efficiency.communication.codec.topk import TopK
 from fedfm.efficiency.computation.tuning.lora import LoRA
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.scaffold import Scaffold, ScaffoldServer
@@ -146,16 +148,23 @@ def test_a_record_of_another_format_is_said(name: str, tmp_path: Path) -> None:
         fedfm.resume(tmp_path / "run", rounds=3)
 
 
+MEMORIES = {  # where states lie that a checkpoint names, and who has them
+    "clients": SCAFFOLD,
+    "checkpoints/receivers": {"downlink": ErrorFeedback(TopK(count=1))},
+}
+
+
+@pytest.mark.parametrize("where", MEMORIES)
 @pytest.mark.parametrize("how", ["gone", "damaged"])
-def test_client_states_that_are_missing_are_found_before_any_work(how: str, tmp_path: Path) -> None:
-    interrupted(quadratics(**SCAFFOLD), tmp_path / "run", after=4)
-    states = sorted((tmp_path / "run" / "clients").glob("*/*.safetensors"))
+def test_states_that_are_missing_are_found_before_any_work(how: str, where: str, tmp_path: Path) -> None:
+    interrupted(quadratics(**MEMORIES[where]), tmp_path / "run", after=4)
+    states = sorted((tmp_path / "run" / where).glob("*/*.safetensors"))
     assert states
     for path in states:
         if path.parent.name == states[-1].parent.name:
             path.unlink() if how == "gone" else path.write_bytes(b"half")
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
-    with pytest.raises(ResumeError, match=r"the states of 1 parties .*\n.*" + states[-1].parent.name):
+    with pytest.raises(ResumeError, match=r"1 states that .*\n.*" + states[-1].parent.name):
         fedfm.resume(tmp_path / "run")
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
 

@@ -165,7 +165,7 @@ def test_a_party_that_is_too_heavy_for_secure_aggregation_is_refused(tmp_path: P
     with pytest.raises(ConfigError) as e:
         fedfm.run(fed, out=tmp_path / "run")
     (problem,) = e.value.problems
-    assert problem.where == "uplink.0.range_bound" and "range_bound=64" in problem.fix
+    assert problem.where == "uplink.0" and "range_bound" in problem.fix
     assert fedfm.run(fedfm.replace(fed, uplink=SecAgg(range_bound=64.0)), out=tmp_path / "wide").status == (
         "finished"
     )

@@ -11,13 +11,14 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from fedfm.config.hints import fields_of
 from fedfm.config.limits import default_of
 from fedfm.config.marker import live
 from fedfm.config.record import to_config
 from fedfm.core.combine import Pipe
 from fedfm.core.errors import ConfigError, Problem
 from fedfm.core.knobs import alternatives
-from fedfm.core.registry import load, methods
+from fedfm.core.registry import SLOT_OF, load, methods
 
 Config = dict[str, Any]
 
@@ -87,7 +88,7 @@ class Composition:
                     self.problems.append(Problem(path, f"{here} has no stage '{key}'", why, "see fedfm show"))
                     return
             elif not isinstance(node, dict):
-                fix = f"set {here} to a mapping with a name"
+                fix = f"set {here} to a mapping with a name" + _having(keys[depth - 2], key)
                 self.problems.append(Problem(path, f"{here} is {str(node)[:80]!r}", "it has no keys", fix))
                 return
             at: Any = int(key) if isinstance(node, list) else key
@@ -95,17 +96,7 @@ class Composition:
                 node[at] = _opened(value)
                 self._gives_way(node, at, keys)
                 return
-            if isinstance(node, dict) and at not in node:
-                node[at] = _default(node, key)
-            if isinstance(node[at], str) and node[at] in methods():
-                node[at] = {"name": node[at]}
-            elif isinstance(node[at], Pipe | tuple):
-                node[at] = list(getattr(node[at], "stages", node[at]))
-            elif isinstance(node[at], Mapping) and not isinstance(node[at], dict):
-                node[at] = dict(node[at])
-            elif dataclasses.is_dataclass(node[at]) and not isinstance(node[at], type):
-                node[at] = Opened(node[at])
-            node = node[at]
+            node = _inside(node, at)
 
     def _gives_way(self, node: Any, key: Any, path: tuple[str, ...]) -> None:
         """Whoever sets one of several alternatives unsets the others; to set two is a problem."""
@@ -128,6 +119,30 @@ class Composition:
                     continue
                 self.notes.append(f"{at}={node[other]} gives way to {'.'.join(path)}={node[key]}")
                 node[other] = None
+
+
+def _having(slot: str, key: str) -> str:
+    """The methods of a slot that have a field `key`."""
+    found = [n for n, c in methods().items() if SLOT_OF.get(slot, slot) in c.slots and key in fields_of(n)]
+    return f", e.g. {slot}={found[0]} ({', '.join(found)})" if found else ""
+
+
+def _inside(node: Any, key: Any) -> Any:
+    """What lies at `key`, made into something that can be changed: lists, mappings, and the fields of objects."""
+    if isinstance(node, dict) and key not in node:
+        node[key] = _default(node, key)
+    value = node[key]
+    if isinstance(value, str) and value in methods():
+        node[key] = {"name": value}
+    elif isinstance(value, Pipe):
+        node[key] = list(value.stages)
+    elif isinstance(value, tuple):
+        node[key] = list(value)
+    elif isinstance(value, Mapping) and not isinstance(value, dict):
+        node[key] = dict(value)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        node[key] = Opened(value)
+    return node[key]
 
 
 def _same(over: Mapping[str, Any], old: dict[str, Any]) -> bool:

@@ -105,7 +105,7 @@ def given(value: Any) -> Any:
 
 def _anchor(made: Composition) -> None:
     """Paths that exist from here become absolute: a run is resumed, and its model loaded, from anywhere."""
-    for slot, key in (("data", "path"), ("data", "test_path"), ("task", "model")):
+    for slot, key in (("data", "path"), ("data", "test_path"), ("task", "model"), ("task", "start")):
         spec = made.config.get(slot)
         value = spec.get(key) if isinstance(spec, dict) else getattr(spec, key, None)
         several = [value] if isinstance(value, str | Path) else value

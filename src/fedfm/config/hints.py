@@ -55,7 +55,7 @@ def _hint(p: Problem, config: Mapping[str, Any], known: list[str]) -> str:
     here = [k for k in known if k.rpartition(".")[0] == parent]
     if difflib.get_close_matches(p.where, here, n=1, cutoff=0.75):
         return ""  # the name beside it is near
-    if having := [n for n in _beside(config, parent) if last in _fields_of(n)]:
+    if having := [n for n in _beside(config, parent) if last in fields_of(n)]:
         return f"{' and '.join(having[:3])} has it: set {parent}={having[0]}"
     names = {k.rpartition(".")[2] for k in known}
     if near := difflib.get_close_matches(wanted.rpartition(".")[2], names, n=1, cutoff=0.8):
@@ -79,7 +79,7 @@ def _beside(config: Mapping[str, Any], parent: str) -> list[str]:
     return [n for n, c in methods().items() if slots & set(c.slots) and n != name]
 
 
-def _fields_of(name: str) -> set[str]:
+def fields_of(name: str) -> set[str]:
     try:
         return {f.name for f in dataclasses.fields(load(name))}
     except (FedfmError, ImportError):

@@ -163,7 +163,7 @@ def _fields(cls: Any, config: Mapping[str, Any], where: str, problems: list[Prob
     given: dict[str, Any] = {}
     before = len(problems)
     for key, value in config.items():
-        at = f"{where}.{key}" if where else str(key)
+        at = f"{where}.{key}" if where else str(key) or "''"
         if key == "recipe" and cls is Federation:
             continue
         if key not in known:

@@ -64,7 +64,7 @@ def apply(made: Composition, settings: Iterable[str]) -> None:
         if not eq or not path.strip():
             what = "a setting reads slot.field=value"
             made.problems.append(
-                Problem(setting[:80], "not a setting", what, f"{setting[:80] or 'rounds'}=VALUE")
+                Problem(setting[:80] or "''", "not a setting", what, f"{setting[:80] or 'rounds'}=VALUE")
             )
             continue
         try:

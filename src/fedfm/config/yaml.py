@@ -117,6 +117,11 @@ def _int(loader: _Loader, node: ScalarNode) -> int:
     return int(text, 16) if text.startswith("0x") else int(text)
 
 
+_Loader.yaml_constructors = {
+    tag: make
+    for tag, make in yaml.SafeLoader.yaml_constructors.items()
+    if tag is None or str(tag).rpartition(":")[2] in ("str", "bool", "null", "float", "seq", "map")
+}  # no bytes, dates, sets: nothing that a setting could be
 _Loader.add_constructor("tag:yaml.org,2002:int", _int)
 
 
@@ -132,7 +137,15 @@ def read(text: str) -> Any:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes every value where it stands, so that what is read back has no aliases."""
+    """Writes every value where it stands, so that what is read back has no aliases; quotes what either version reads."""
+
+    yaml_implicit_resolvers = {
+        first: [
+            *yaml.SafeDumper.yaml_implicit_resolvers.get(first, ()),
+            *_Loader.yaml_implicit_resolvers.get(first, ()),
+        ]
+        for first in {*yaml.SafeDumper.yaml_implicit_resolvers, *_Loader.yaml_implicit_resolvers}
+    }
 
     def ignore_aliases(self, data: Any) -> bool:
         return True

@@ -83,6 +83,12 @@ class Pipe(Wire):
     def host(self, ctx: Ctx) -> State:
         return {str(i): s.host(ctx.within(i)) for i, s in enumerate(self.stages)}
 
+    def admits(self, host: State, phase: str, sender: str) -> str:
+        return next(
+            (s.admits(host[str(i)], phase, sender) for i, s in enumerate(self.stages) if phase in s.phases),
+            "",
+        )
+
     def serve(
         self, host: State, phase: str, messages: Mapping[str, Message], ctx: Ctx
     ) -> tuple[Replies, State]:
@@ -125,11 +131,8 @@ class ByPath(Wire):
     stages = property(lambda self: tuple(self.rules.values()))
     opaque, after_sum, perturbs, phases = Pipe.opaque, Pipe.after_sum, Pipe.perturbs, Pipe.phases
     remembers, unbiased, lossless = Pipe.remembers, Pipe.unbiased, Pipe.lossless
-    needs, info, least = (
-        Pipe.needs,
-        Pipe.info,
-        Pipe.least,
-    )  # `linear` and `covers` stay: parts are not the whole
+    info, least = Pipe.info, Pipe.least  # `linear` and `covers` stay: parts are not the whole
+    needs = frozenset({"structure"})
 
     def _groups(self, layout: Layout) -> list[tuple[str, Wire, list[Entry]]]:
         groups: dict[str, list[Entry]] = {p: [] for p in self.rules}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from dataclasses import replace as replace  # a federation with some slots filled otherwise
 from typing import Any
 
@@ -17,6 +17,7 @@ from fedfm.core.protocols import (
     Reward,
     Selector,
     Server,
+    Slot,
     Task,
     Valuer,
     Wire,
@@ -57,6 +58,11 @@ class Federation:
     device: str = knob("auto", "auto, cpu or cuda")
 
     simulated = True  # a real party's process says otherwise
+
+    def methods(self) -> dict[str, Slot]:
+        """What fills the slots, where it is a method."""
+        named = {f.name: vars(self)[f.name] for f in fields(self)} | {"server": self.serving}
+        return {slot: v for slot, v in named.items() if isinstance(v, Slot)}
 
     @functools.cached_property
     def serving(self) -> Server:

@@ -15,19 +15,23 @@ from torch import Tensor
 from fedfm.core import blame, scoring
 from fedfm.core import fold as folding
 from fedfm.core.books import Books, latest
+from fedfm.core.briefs import Briefs
 from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx, Event, Terms
 from fedfm.core.errors import MessageRefused, MethodFault, RoundFailed, reason
+from fedfm.core.exposure import overspends
 from fedfm.core.federation import Federation
 from fedfm.core.fold import Fold
 from fedfm.core.home import Home
 from fedfm.core.hub import Engine, Hub, Session
 from fedfm.core.job import Job
+from fedfm.core.ledger import read
 from fedfm.core.memory import Round, RunState
-from fedfm.core.message import Message, finite, nothing
+from fedfm.core.message import Message, nothing
 from fedfm.core.protection import readers
 from fedfm.core.protocols import Aggregate, Bound, Load, Outcome, Plan, State
 from fedfm.core.registry import name_of
+from fedfm.core.state import whole
 from fedfm.core.tree import cut
 
 T = TypeVar("T")
@@ -54,6 +58,7 @@ class Run:
         if state is None:
             state = RunState(server=fed.serving.init(self.bound, self.ctx0), slots=self._slots())
         self.state, self.books = state, Books(folder, state)
+        self.briefs = Briefs(fed, self.bound, state, self.books.receivers)
         self.hub = Hub(fed, engine, self.bound)
         self.hub.accept, self.hub.epoch = self._check_upload, self._epoch
         self.tick: Callable[[int, int], None] = lambda done, planned: None  # progress inside a round
@@ -65,11 +70,12 @@ class Run:
         fed, st, hub = self.fed, self.state, self.hub
         if st.round == 0 and not self.books.metrics.length:
             yield self._commit({"round": 0, "metrics": self.score()}, [])
-        while st.round < fed.rounds:
+        stop = self._overspent([])
+        while st.round < fed.rounds and not stop:
             r = self._round()
             try:
                 self._begin(r)
-                for s in hub.released(r.queue, self.brief, self.engine.ahead, partial(self._enough, r)):
+                for s in hub.released(r.queue, self.briefs.of, self.engine.ahead, partial(self._enough, r)):
                     r.lap("train")
                     self._take(s, r)
                     r.lap("aggregate")
@@ -83,12 +89,18 @@ class Run:
             self._free(r)
             r.lap("aggregate")
             st.round += 1
+            if stop := self._overspent(r.ctx.events or []):
+                r.ctx.note("stopped", reason=stop)
             record: dict[str, Any] = {"round": st.round, "clients": len(r.kept), "planned": len(r.plan.jobs)}
             record |= {"clock": st.clock, "failed": r.failed}
-            if st.round % fed.evaluate.every == 0 or st.round == fed.rounds:
+            if st.round % fed.evaluate.every == 0 or st.round == fed.rounds or stop:
                 record["metrics"] = self.score()
             r.lap("evaluate")
             yield self._commit(record | {"seconds": r.seconds}, r.ctx.events or [])
+
+    def _overspent(self, fresh: Sequence[Event]) -> str:
+        """Why no further round may begin: it would exceed a privacy budget."""
+        return overspends(self.fed, lambda: [*read(self.books.ledger.path), *fresh], len(self.parties))
 
     # ---- the start of a round ---------------------------------------------------------------------------------
     def _slots(self) -> dict[str, State]:
@@ -108,7 +120,7 @@ class Run:
             events=[],
         )
         ctx = ctx.at(house=scoring.View(self, ctx))
-        return Round(ctx, dict(st.slots), st.clock, Fold(fed.fold))
+        return Round(ctx, dict(st.slots), st.clock)
 
     def _begin(self, r: Round) -> None:
         """Plan, and make a job of each planned party; the hub starts it when its turn comes."""
@@ -117,7 +129,7 @@ class Run:
         r.plan, r.slots["select"] = self._plan(r)
         for position, (i, terms) in enumerate(r.plan.jobs):
             job, n = self.job("train", i, position, terms), self.parties[i]
-            down = self.brief(job).nbytes
+            down = self.briefs.of(job).nbytes
             load = Load(down, terms.steps or fed.client.steps_for(n), n)
             st.busy[i] = replace(job, due=fed.pace.due(st.clock, ctx.at(client=i, terms=terms), load))
             ctx.at(client=i).note("bytes", direction="down", total=down, stages={})
@@ -176,33 +188,6 @@ class Run:
             malicious=id in self.malicious,
         )
 
-    def brief(self, job: Job) -> Message:
-        """What the job starts from, made once per version and terms; one a receiver where the downlink remembers."""
-        fed, st = self.fed, self.state
-        receiver = job.id if fed.downlink.remembers else ""
-        key = f"{job.round}|{job.terms.key}" + (f"|{job.kind}|{receiver}" if receiver else "")
-        if key not in st.briefs:
-            m, layout = fed.serving.brief(st.server, job.terms), fed.serving.gives(self.bound.layout)
-            if (c := cut(layout, *job.terms.shape)) is not None:
-                m, layout = replace(m, x=c.narrow(m.x)), c.layout
-            ctx = Ctx(fed.seed, job.round, client=receiver, layout=layout, simulated=fed.simulated).within(
-                "down"
-            )
-            with blame.of_slot("downlink", fed.downlink):
-                x, side, memory = fed.downlink.encode(
-                    m.x, self.books.receivers.of(receiver) if receiver else {}, ctx
-                )
-            if memory and not receiver:
-                raise MethodFault(
-                    "downlink", f"{name_of(fed.downlink)} keeps a state and does not declare `remembers`"
-                )
-            if receiver and job.kind == "train":
-                st.pending[receiver] = (
-                    memory  # the receiver's moves when its answer is accepted; so does this
-                )
-            st.briefs[key] = {"x": x, "side": {**m.side, **side}, "kind": m.kind, "info": dict(m.info)}
-        return Message(version=job.round, sender="server", **st.briefs[key])
-
     # ---- its messages -----------------------------------------------------------------------------------------
     def _take(self, s: Session, r: Round) -> None:
         """Put a released session's upload where it belongs: into the fold, or among those that somebody reads."""
@@ -216,7 +201,8 @@ class Run:
                 if self.reads_each:
                     r.messages[s.job.id] = m
                 else:
-                    folding.gather(self.fed, m, r.fold, there)
+                    fold = r.folds.setdefault(s.job.terms.group or "", Fold(self.fed.fold))
+                    folding.gather(self.fed, m, fold, there)
                 r.kept[s.job.id] = s
             except Exception as e:  # noqa: BLE001 - whatever a stranger's bytes do to a decoder, the round goes on
                 there.note("refused", by="hub", reason=reason(e))
@@ -315,7 +301,9 @@ class Run:
 
     def _step(self, r: Round, messages: Mapping[str, Message], ctx: Ctx) -> tuple[Aggregate, State]:
         """The aggregate, and the server's state after it; raises RoundFailed when that is not finite."""
-        agg, r.slots["aggregate"] = self.settle(list(messages.values()) if self.reads_each else r.fold, ctx)
+        agg, r.slots["aggregate"] = self.settle(
+            list(messages.values()) if self.reads_each else _rooted(r), ctx
+        )
         with blame.of_slot("server", self.fed.serving):
             server = self.fed.serving.step(self.hub.server, agg, ctx)
         if not whole(server):
@@ -379,11 +367,7 @@ class Run:
                 r.ctx.at(client=i).note("late")
             hub.cancel(st.busy)
             st.busy.clear()
-        alive = {f"{j.round}|{j.terms.key}" for j in st.busy.values()}
-        st.briefs = {
-            k: b for k, b in st.briefs.items() if any(k == a or k.startswith(a + "|") for a in alive)
-        }
-        st.pending = {i: s for i, s in st.pending.items() if i in st.busy}
+        self.briefs.keep(st.busy)
 
     def _commit(self, record: dict[str, Any], events: list[Event]) -> dict[str, Any]:
         return self.books.commit(self.state, record, events, self.engine.workers)
@@ -407,15 +391,17 @@ class Run:
         return self.fed.serving.model(self.state.server)
 
 
-def whole(state: Any) -> bool:
-    """Is every number in a state finite?"""
-    if isinstance(state, Tensor):
-        return finite(state)
-    if isinstance(state, Mapping):
-        return all(map(whole, state.values()))
-    if isinstance(state, list | tuple):
-        return all(map(whole, state))
-    return not isinstance(state, float) or math.isfinite(state)
+def _rooted(r: Round) -> Fold:
+    """The sum of the edges' sums; each edge sends its own up, once."""
+    root = Fold()
+    for group, fold in sorted(r.folds.items()):
+        if group and fold.x is not None:
+            r.ctx.note("edge", group=group, parties=len(fold.ids), bytes=fold.x.nbytes)
+        if not root.ids:
+            root = fold
+        else:
+            root.merge(fold)
+    return root
 
 
 def _sums_cannot() -> None:

@@ -1,4 +1,4 @@
-"""Laws of every spec: a frozen record that prints, compares, serialises and explains itself."""
+"""Laws of every spec: a frozen record that prints, compares, serialises and explains itself; and of partitions."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from fedfm.config.limits import out_of_range, unfit
 from fedfm.config.text import dump, parse
 from fedfm.core.errors import Problem
 from fedfm.core.federation import Federation
-from fedfm.core.protocols import Wire
 from fedfm.core.registry import load, methods, registered
+from fedfm.data.source import Partition
 from fedfm.laws.homes import quadratics, slot_of
 from fedfm.laws.law import hold, law
 
@@ -24,8 +24,8 @@ def _registered(spec: Any) -> bool:
 @law(object)
 def it_is_a_frozen_dataclass(spec: Any, within: Federation | None) -> None:
     """Fields only: nothing changes after construction."""
-    own = (
-        "__dataclass_fields__" in vars(type(spec)) or type(spec).__module__ == Wire.__module__
+    own = "__dataclass_fields__" in vars(type(spec)) or type(spec).__module__.startswith(
+        "fedfm.core.protocols"
     )  # an identity has no fields
     hold(own, "put @dataclass(frozen=True) above the class")
     hold(bool(type(spec).__dataclass_params__.frozen), "the dataclass is not frozen")
@@ -103,3 +103,45 @@ def every_field_says_what_it_is(spec: Any, within: Federation | None) -> None:
             hold(False, str(problem))
     for problem in unfit(type(spec), {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec)}, "it"):
         hold(False, str(problem))
+
+
+# ---- partitions -----------------------------------------------------------------------------------------------
+ROWS = 120
+LABELS = [f"c{i * 7 % 5}" for i in range(ROWS)]
+
+
+def _dealt(spec: Any, seed: int) -> dict[str, list[int]]:
+    rows = [{"text": f"row {i}", "label": label, "field": label} for i, label in enumerate(LABELS)]
+    found: dict[str, list[int]] = spec.split(rows, LABELS, seed)
+    return found
+
+
+def _tried(spec: Any) -> bool:
+    """A spec that names a column of its own cannot be tried on rows that lack it."""
+    return getattr(spec, "field", "label") in ("label", "field")
+
+
+@law(Partition, when=_tried)
+def nobody_has_a_row_twice_and_nobody_has_none(spec: Any, within: Federation | None) -> None:
+    """Row numbers are plain, ascending, of the pool, of one party each; every party has some."""
+    for seed in range(3):
+        dealt = _dealt(spec, seed)
+        all_ = [i for part in dealt.values() for i in part]
+        hold(bool(dealt) and all(dealt.values()), "a party without a row")
+        hold(all(type(i) is int and 0 <= i < ROWS for i in all_), "a row number that is none")
+        hold(len(set(all_)) == len(all_), "a row of two parties")
+        hold(all(part == sorted(part) for part in dealt.values()), "row numbers must ascend")
+
+
+@law(Partition, when=lambda spec: spec.whole and _tried(spec))
+def whole_means_every_row(spec: Any, within: Federation | None) -> None:
+    """A partition that declares `whole` deals every row to somebody."""
+    left = ROWS - sum(map(len, _dealt(spec, 0).values()))
+    hold(left == 0, f"{left} of {ROWS} rows are dealt to nobody; declare whole = False")
+
+
+@law(Partition, when=_tried)
+def one_seed_is_one_deal(spec: Any, within: Federation | None) -> None:
+    """The same seed deals the same rows, in the same order of parties."""
+    one, two = _dealt(spec, 5), _dealt(spec, 5)
+    hold(list(one.items()) == list(two.items()), "the same seed gave another deal")

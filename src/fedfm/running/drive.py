@@ -16,6 +16,7 @@ from fedfm.config import text
 from fedfm.core import ledger
 from fedfm.core.books import checkpoints
 from fedfm.core.errors import ConfigError, MachineFault
+from fedfm.core.exposure import planned
 from fedfm.core.federation import Federation
 from fedfm.core.loop import Run
 from fedfm.core.message import finite
@@ -23,13 +24,14 @@ from fedfm.core.session import Site
 from fedfm.core.state import Store, write
 from fedfm.data.splits import opened
 from fedfm.running import baselines as base
-from fedfm.running.feasible import feasible
+from fedfm.running.feasible import affordable, feasible
 from fedfm.running.progress import Progress, Silent
 from fedfm.running.record import own
 from fedfm.running.record.folder import CONFIG, record, writing
 from fedfm.running.record.identity import Identity, of_base, of_data, refuse
 from fedfm.running.summary import dumps, summarise, versions
 from fedfm.running.verdict import FAILED, INTERRUPTED, Result, Verdict, judge
+from fedfm.tasks.probing import open_task, probe
 
 Callback = Callable[[dict[str, Any]], None]  # called with a copy of each round's record
 
@@ -70,11 +72,15 @@ def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
     with progress.step("data"):
         parties = opened(fed.data, fed.seed, fed.task)
     device = fed.device if fed.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    if problems := feasible(fed, {i: len(parties.train(i)) for i in parties.ids}):
+    sizes = {i: len(parties.train(i)) for i in parties.ids}
+    if problems := [*feasible(fed, sizes), *affordable(fed, sizes)]:
         raise ConfigError(problems)
     with progress.step("model"):
-        bound = fed.task.open(parties, device)
-    return Site(fed, bound, parties, Store(folder / "clients"))
+        bound = open_task(fed.task, parties, device)
+    with progress.step("probing"):
+        if problems := probe(fed.task, bound, parties):
+            raise ConfigError(problems)
+    return Site(planned(fed, len(sizes)), bound, parties, Store(folder / "clients"))
 
 
 # ---- one run --------------------------------------------------------------------------------------------------
@@ -95,7 +101,7 @@ def drive(plan: Plan) -> Result:
         verdict, found, run, ended = None, dict[str, Any](), None, False
         try:
             engine.open(site)
-            run = Run(fed, folder, site.home, engine, plan.resume)
+            run = Run(site.fed, folder, site.home, engine, plan.resume)
             with progress.rounds(fed.rounds, run) as shown:
                 for line in _lines(run, folder):
                     shown(line)
@@ -186,6 +192,9 @@ def _leave(plan: Plan, run: Run, summary: dict[str, Any]) -> None:
         part.mkdir()
         bound.load(run.model())
         bound.objective.save(bound.module, str(part))
+        if summary["privacy"]:  # whoever gets the model gets the definition of its epsilon with it
+            with (part / "README.md").open("a", encoding="utf-8") as f:
+                f.write(f"\n## Privacy\n\n{summary['privacy']['sentence']}.\n")
         shutil.rmtree(model, ignore_errors=True)
         part.replace(model)
         with plan.progress.step("report"):

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fedfm.config.names import strange
 from fedfm.core.combine import stages_of
 from fedfm.core.context import Ctx
-from fedfm.core.errors import Problem
+from fedfm.core.errors import FedfmError, Problem
+from fedfm.core.exposure import HIGHEST, noises, planned, schedule
 from fedfm.core.federation import Federation
-from fedfm.core.message import Message
 from fedfm.core.protocols import Adversary
 from fedfm.core.registry import name_of
 
 
 def feasible(fed: Federation, rows: Mapping[str, int]) -> list[Problem]:
     """What would fail in every round, or do nothing in any, with these parties and their numbers of rows."""
-    return [*strange(fed, rows), *_few(fed, len(rows)), *_nobody(fed, rows), *_heavy(fed, rows)]
+    return [*strange(fed, rows), *_few(fed, len(rows)), *_nobody(fed, rows)]
 
 
 def _few(fed: Federation, parties: int) -> Iterator[Problem]:
@@ -55,28 +54,39 @@ def _nobody(fed: Federation, rows: Mapping[str, int]) -> Iterator[Problem]:
         )
 
 
-def _heavy(fed: Federation, rows: Mapping[str, int]) -> Iterator[Problem]:
-    """A party whose weight does not fit into the range of a stage that hides messages: it could never take part."""
-    import torch
-
-    stage: Any
+def affordable(fed: Federation, sizes: Mapping[str, int]) -> list[Problem]:
+    """What only the number of parties can tell of a plan: its epsilon, its budget, its range. `sizes`: rows by party."""
+    found = []
+    if stages := noises(fed):
+        try:
+            ready = noises(planned(fed, len(sizes)))
+            epsilon = ready[0].accountant.cost(ready, schedule(fed, len(sizes)))
+        except FedfmError as e:
+            what = "the plan's epsilon cannot be computed"
+            return [Problem("uplink", what, str(e), "another selector, or other settings")]
+        if epsilon > HIGHEST:
+            names = " and ".join(map(name_of, stages))
+            found.append(
+                Problem(
+                    "uplink",
+                    f"{fed.rounds} rounds under {names} would spend epsilon {epsilon:.1f}",
+                    f"beyond epsilon {HIGHEST:g} no meaningful guarantee is left",
+                    "more noise (or give epsilon), fewer rounds; or say so: no_guarantee=true",
+                )
+            )
+    stages, cohort = stages_of(fed.uplink), fed.select.most(len(sizes))
+    for stage in stages:
+        if stage.shares and (few := min(s.survivors(cohort) for s in stages if s.opaque)) < stage.shares:
+            what = f"{name_of(stage)} divides its noise among {stage.shares} parties, {few} of {cohort} may remain"
+            why = "who drops out takes a share of the noise along: the sum would be noisy by less than was promised"
+            found.append(Problem("uplink", what, why, f"shares={few}, or a higher threshold of the masks"))
+    who, most = max(sizes.items(), key=lambda kv: kv[1], default=("", 0))
+    weight = most if fed.aggregate.alpha_max is None else 1
     for i, stage in enumerate(stages_of(fed.uplink)):
-        if not stage.opaque or getattr(stage, "range_bound", None) is None:
-            continue  # no fact says yet how heavy a weight may be that travels behind a hidden update
-        weights = {}
-        for party, n in rows.items():
-            lift = fed.aggregate.lift(Message(torch.zeros(1), mass=float(n)), Ctx(fed.seed))
-            weights[party] = float(torch.as_tensor(lift.mass).max())
-        if not (over := [p for p, w in weights.items() if w > stage.range_bound]):
-            continue
-        fits = 2.0 ** max(1, (int(max(weights.values())) - 1).bit_length())
-        wide = dataclasses.replace(stage, range_bound=fits)
-        enough = getattr(wide, "capacity", len(rows)) >= len(rows)
-        yield Problem(
-            f"uplink.{i}.range_bound",
-            f"{len(over)} of {len(rows)} parties weigh more than {stage.range_bound:g}",
-            f"their weights travel behind the update, so {', '.join(over[:5])} would fail in every round",
-            f"uplink.{i}.range_bound={fits:g}"
-            + ("" if enough else " and fewer bits, for the sum of all parties must fit too")
-            + ", or weigh all parties alike (aggregate.weights=equal)",
-        )
+        if why := stage.fits(float(weight), len(sizes)):
+            what = f"{name_of(stage)} cannot carry the weight of {who}, which holds {most} rows"
+            harm, _, fix = why.rpartition(": ")
+            found.append(
+                Problem(f"uplink.{i}", what, f"{harm}; it would fail in every round, after its training", fix)
+            )
+    return found

@@ -13,13 +13,14 @@ from typing import Any
 
 from fedfm.config import plain as configs
 from fedfm.core import ledger
+from fedfm.core.combine import stages_of
+from fedfm.core.exposure import outside
+from fedfm.core.federation import Federation
 from fedfm.core.loop import Run
 from fedfm.core.message import raw
 from fedfm.core.registry import methods, name_of, recipes
 from fedfm.core.session import Site
 from fedfm.running.verdict import Verdict
-
-DELTA = 1e-5
 
 
 def summarise(
@@ -67,7 +68,7 @@ def summarise(
         "baselines": dict(baseline),
         "bytes": total
         | {"per_round": (total["up"] + total["down"] + total["talk"]) / max(1, run.state.round)},
-        "privacy": privacy(run.folder / "events.jsonl", len(run.parties), DELTA),
+        "privacy": privacy(fed, run.folder / "events.jsonl", len(run.parties)),
         "trainable_parameters": bound.layout.trainable,
         "total_parameters": bound.total,
         "engine": name_of(fed.engine),
@@ -78,6 +79,7 @@ def summarise(
             i: {"rows": n, "distribution": dist}
             for (i, n), dist in zip(run.parties.items(), site.parties.distribution().values(), strict=True)
         },
+        "adversaries": sorted(run.malicious),
         "dropped": dict(dropped),
         "failures": dict(
             Counter(
@@ -94,25 +96,14 @@ def summarise(
     }
 
 
-def privacy(events: Path, parties: int, delta: float) -> dict[str, Any] | None:
-    """Epsilon spent, from the ledger's privacy events; None when no mechanism with an accountant ran."""
-    facts = [e for e in ledger.read(events) if e["kind"] in ("privacy", "plan")]
-    if not any(e["kind"] == "privacy" for e in facts):
+def privacy(fed: Federation, events: Path, parties: int) -> dict[str, Any] | None:
+    """What the run's protections gave, and whom: epsilon with its definition, or why there is none; None without any."""
+    stages = [s for s in stages_of(fed.uplink) if s.against or s.accountant is not None]
+    if not stages:
         return None
     from fedfm.trust.privacy import accountant
 
-    spent = accountant.spent(facts, delta, parties=parties)
-    if spent is None:
-        return None
-    return {
-        "epsilon": spent.epsilon,
-        "delta": spent.delta,
-        "mechanism": spent.mechanism,
-        "accountant": spent.accountant,
-        "relation": spent.relation,
-        "note": spent.note,
-        "per_round": accountant.per_round(facts, delta),
-    }
+    return accountant.statement(stages, ledger.read(events), outside(fed), parties)
 
 
 def citations(config: Any) -> Iterator[dict[str, Any]]:

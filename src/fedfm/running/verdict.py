@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -16,6 +15,9 @@ from typing import Any
 from fedfm.core import ledger
 from fedfm.core.context import Event
 from fedfm.core.errors import RunFailed
+from fedfm.core.text import line
+from fedfm.report.drawing.markup import esc
+from fedfm.report.numbers import score
 
 FINISHED, FINDINGS, FAILED, INTERRUPTED = "finished", "finished with findings", "failed", "interrupted"
 MOST = 0.5  # a party that fails in more than this share of the rounds that asked it is a finding
@@ -213,11 +215,11 @@ class Result:
     def __repr__(self) -> str:
         metric = self.metric
         parts = [
-            f"{metric['name']} {metric[k]:.3f}" if k == "federated" else f"{k} {metric[k]:.3f}"
+            f"{line(metric['name']) if k == 'federated' else k} {score(metric[k])}"
             for k in ("federated", "base", "local", "pooled")
             if metric.get(k) is not None
         ]
-        why = "".join(f"; {reason}" for reason in self.reasons[:2])
+        why = "".join(f"; {line(reason)}" for reason in self.reasons[:2])
         return f"<{self.status}{why}: {', '.join(parts) or 'no score'}; {self.folder}>"
 
     def _repr_html_(self) -> str:
@@ -229,14 +231,14 @@ class Result:
             ("pooled", metric.get("pooled")),
         ]
         cells = "".join(
-            f"<tr><td>{label}</td><td>{html.escape(str(metric['name']))} {value:.3f}</td></tr>"
+            f"<tr><td>{label}</td><td>{esc(metric['name'])} {score(value)}</td></tr>"
             for label, value in rows
             if value is not None
         )
-        why = "".join(f"<li>{html.escape(reason)}</li>" for reason in self.reasons)
+        why = "".join(f"<li>{esc(reason)}</li>" for reason in self.reasons)
         return (
-            f"<p><b>{html.escape(self.status)}</b>, {self.summary['rounds']} rounds, "
-            f"<code>{html.escape(str(self.folder))}</code></p>"
+            f"<p><b>{esc(self.status)}</b>, {self.summary['rounds']} rounds, "
+            f"<code>{esc(self.folder)}</code></p>"
             + (f"<ul>{why}</ul>" if why else "")
             + f"<table>{cells}</table>"
         )

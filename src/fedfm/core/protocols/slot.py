@@ -46,5 +46,5 @@ class Slot:
         raise MethodFault(type(self).__name__, "it asks parties and has no `answer`")
 
     def feasible(self, parties: int, bound: Bound) -> str:
-        """Why it cannot act on these parties and this task, known once both are open; empty: it can."""
+        """Why it cannot act on this task and at most so many parties a round, once both are known; empty: it can."""
         return ""

@@ -36,6 +36,11 @@ class Mean(Aggregator):
         "sampling: rate times parties); 0: the sum",
         low=0.0,
     )
+    cap: float = knob(
+        0.0,
+        "rows from which on a party weighs 1, with fewer rows / cap (public, for DP); 0: rows as they are",
+        low=0.0,
+    )
 
     form = "sum"
     shares = True
@@ -44,7 +49,11 @@ class Mean(Aggregator):
 
     @property
     def alpha_max(self) -> float | None:
-        return 1.0 if self.weights == "equal" else None
+        return 1.0 if self.weights == "equal" or self.cap else None
+
+    @property
+    def alike(self) -> bool:
+        return self.weights == "equal"
 
     @property
     def divisor(self) -> str:
@@ -52,6 +61,8 @@ class Mean(Aggregator):
 
     def lift(self, m: Message, ctx: Ctx) -> Lift:
         alpha = m.mass if self.weights == "examples" else 1.0
+        if self.cap and self.weights == "examples":
+            alpha = min(alpha, self.cap) / self.cap
         if ctx.layout is not None and (c := cut(ctx.layout, *ctx.terms.shape)) is not None:
             return Lift(c.widen(m.x), alpha, c.coverage() * alpha)
         return Lift(m.x, alpha, alpha)

@@ -8,7 +8,7 @@ import platform
 import re
 from collections.abc import Iterator
 
-from fedfm.running.progress import size
+from fedfm.report.numbers import size
 
 
 def facts() -> dict[str, list[tuple[str, str]]]:
@@ -24,7 +24,11 @@ def facts() -> dict[str, list[tuple[str, str]]]:
 
 def _requirements() -> Iterator[tuple[str, str, str]]:
     """Library, range and extra ("" for the core) of everything that the package asks for."""
-    for line in importlib.metadata.requires("fedfm") or ():
+    try:
+        lines = importlib.metadata.requires("fedfm") or []
+    except importlib.metadata.PackageNotFoundError:  # a checkout on the path
+        lines = []
+    for line in lines:
         what, _, marker = line.partition(";")
         name = re.match(r"[\w.-]+", what)
         extra = re.search(r"extra\s*==\s*['\"]([\w.-]+)", marker)
@@ -42,9 +46,9 @@ def _installed(name: str) -> str:
 def _versions() -> Iterator[tuple[str, str]]:
     yield "python", platform.python_version()
     yield "fedfm", _installed("fedfm") or "not installed as a package"
-    for name, wanted, extra in _requirements():
-        if not extra:
-            yield name, _installed(name) or f"missing (needs {wanted or 'any'})"
+    core = {name: wanted for name, wanted, extra in _requirements() if not extra}
+    for name, wanted in (core or dict.fromkeys(("torch", "transformers", "peft"), "any")).items():
+        yield name, _installed(name) or f"missing (needs {wanted or 'any'})"
 
 
 def _extras() -> Iterator[tuple[str, str]]:

@@ -115,7 +115,7 @@ def _merge(source: Path, to: Path) -> None:
         network = network.merge_and_unload()
     write_whole(network, to)
     tuned.objective.tokenizer.save_pretrained(to)
-    write_task(tuned.task, tuned.objective.labels, to)
+    write_task(tuned.task, tuned.objective.labels, tuned.objective.base, to)
 
 
 def _scored(folder: Path, model: Path) -> Exported:

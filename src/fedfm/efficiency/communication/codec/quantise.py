@@ -49,10 +49,11 @@ class Quantise(Wire):
         return bits.pack(q.to(torch.int32), self.bits), side, state
 
     def decode(self, x: Tensor, side: Mapping[str, Tensor], state: State, ctx: Ctx) -> tuple[Tensor, State]:
-        if side["range"].shape != (2,):
-            raise MessageRefused(f"quantise: a range has two ends, this one has {side['range'].numel()}")
-        low, high = side["range"].float()
-        q = bits.unpack(x, length.told(side, ctx), self.bits).float()
+        ends = length.one(side, "range", "quantise").float()
+        if ends.shape != (2,) or not bool((ends[1] >= ends[0]) & (ends[1] - ends[0]).isfinite()):
+            raise MessageRefused(f"quantise: a range has two ends in order, {ends.tolist()[:3]} came")
+        low, high = ends
+        q = bits.unpack(x, length.told(side, ctx, x.nbytes), self.bits).float()
         out = q * ((high - low) / (2**self.bits - 1)) + low
         return (
             ctx.layout.blank(out)

@@ -45,12 +45,11 @@ class RandK(Wire):
         return x[self._mask(d, ctx)], length.tell(d, ctx), state
 
     def decode(self, x: Tensor, side: Mapping[str, Tensor], state: State, ctx: Ctx) -> tuple[Tensor, State]:
-        d = length.told(side, ctx)
-        mask = self._mask(d, ctx)
-        if mask.numel() != x.numel():
-            raise MessageRefused(f"randk: {x.numel()} values came where {mask.numel()} of {d} were agreed")
+        d = length.told(side, ctx, x.nbytes)
+        if x.numel() != (k := kept(self.fraction, 0, d)):
+            raise MessageRefused(f"randk: {x.numel()} values came where {k} of {d} were agreed")
         out = torch.zeros(d)
-        out[mask] = x.float() * (d / mask.numel() if self.unbiased and d else 1.0)
+        out[self._mask(d, ctx)] = x.float() * (d / k if self.unbiased and d else 1.0)
         return out, state
 
     def _mask(self, d: int, ctx: Ctx) -> Tensor:

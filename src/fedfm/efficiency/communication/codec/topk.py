@@ -54,11 +54,11 @@ class TopK(Wire):
         return x[index], {"index": packed(index, d), **length.tell(d, ctx)}, state
 
     def decode(self, x: Tensor, side: Mapping[str, Tensor], state: State, ctx: Ctx) -> tuple[Tensor, State]:
-        d = length.told(side, ctx)
+        d = length.told(side, ctx, x.nbytes)
         if x.numel() != (k := kept(self.fraction, self.count, d)):
             raise MessageRefused(f"topk: {x.numel()} values came where {k} of {d} were agreed")
         out = torch.zeros(d)
-        out[unpacked(side["index"], k, d)] = x.float()
+        out[unpacked(length.one(side, "index", "topk"), k, d)] = x.float()
         return out, state
 
 

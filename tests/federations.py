@@ -16,12 +16,13 @@ from fedfm.efficiency.communication.codec.randk import RandK
 from fedfm.efficiency.communication.codec.topk import TopK
 from fedfm.efficiency.communication.submodel.heterofl import HeteroFL
 from fedfm.efficiency.computation.split.splitfed import SplitFed, SplitFedServer
+from fedfm.efficiency.training.adaptive import FedAdam
 from fedfm.efficiency.training.fedbuff import FedBuff
 from fedfm.efficiency.training.fedprox import FedProx
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.mean import Mean
 from fedfm.efficiency.training.scaffold import Scaffold, ScaffoldServer
-from fedfm.efficiency.training.servers import Apply, FedAdam
+from fedfm.efficiency.training.servers import Apply
 from fedfm.engines.pace import AllArrive, Buffered, Quorum, Speed
 from fedfm.incentives.auction.proportional_share import ProportionalShare
 from fedfm.incentives.contribution.shapley_exact import ShapleyExact

@@ -215,9 +215,9 @@ class Fixed(Client):
     talks: bool = False
 
     def work(self, brief: Message, data: Any, state: Any, ctx: Ctx, bound: Any) -> Any:
-        x = torch.arange(float(LAYOUT.size))
+        x = LAYOUT.blank(torch.arange(float(LAYOUT.size)))
         if self.kind == "weights":
-            x = x + brief.x
+            x = x + LAYOUT.blank(brief.x.clone())
         m = Message(x, self.kind, mass=7.0), {"seen": 1}
         return self._talk(m) if self.talks else m
 
@@ -240,11 +240,12 @@ def test_sign_flip_inside_a_party(kind: str, talks: bool) -> None:
             out.send(Message(torch.ones(1)))
         out = end.value.value
     m, state = out
-    own, base = torch.arange(float(LAYOUT.size)), brief.x if kind == "weights" else torch.zeros(LAYOUT.size)
+    own = LAYOUT.blank(torch.arange(float(LAYOUT.size)))
+    base = LAYOUT.blank(brief.x.clone()) if kind == "weights" else torch.zeros(LAYOUT.size)
     buffers = LAYOUT.views(torch.arange(LAYOUT.size))["running_mean"]
     expected = base - 3.0 * own
     expected[buffers] = (base + own)[buffers]
-    assert torch.equal(m.x, expected) and m.mass == 7.0 and state == {"seen": 1}
+    assert torch.equal(LAYOUT.blank(m.x), LAYOUT.blank(expected)) and m.mass == 7.0 and state == {"seen": 1}
 
 
 def test_sign_flip_closed_form() -> None:

@@ -49,6 +49,7 @@ class Ctx:
     layout: Layout | None = field(default=None, repr=False, compare=False)
     simulated: bool = True
     path: str = ""
+    horizon: int = 0  # rounds that the run is planned for; 0: nobody said
     events: list[Event] | None = field(default=None, repr=False, compare=False)
 
     def at(self, **changes: Any) -> Ctx:

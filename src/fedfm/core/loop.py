@@ -37,7 +37,7 @@ class Run:
         self.fed, self.folder, self.site, self.engine = fed, folder, site, engine
         self.bound: Bound = site.bound
         self.parties: dict[str, int] = {i: len(site.parties.train(i)) for i in site.parties.ids}
-        self.ctx0 = Ctx(fed.seed, simulated=fed.simulated)
+        self.ctx0 = Ctx(fed.seed, simulated=fed.simulated, horizon=fed.rounds)
         self.malicious = fed.adversary.members(tuple(self.parties), self.ctx0)
         self.layout = fed.client.gives(self.bound.layout)
         last = max(self.checkpoints(), default=None) if resume else None
@@ -98,7 +98,7 @@ class Run:
     def _begin(self) -> Round:
         """Plan, and make a job of each planned party; the hub starts it when its turn comes."""
         fed, st, down, start = self.fed, self.state, self.state.down, time.perf_counter()
-        ctx = Ctx(fed.seed, st.round, st.attempt, layout=self.layout, simulated=fed.simulated, events=[])
+        ctx = self.ctx0.at(round=st.round, attempt=st.attempt, layout=self.layout, events=[])
         plan, select = self._plan(ctx)
         for position, (i, terms) in enumerate(plan.jobs):
             job = self.job("train", i, position, terms)

@@ -91,9 +91,8 @@ class Site:
 
     def run(self, job: Job, brief: Message) -> Generator[Said, Message, None]:
         """The session of `job` as a stream of `Said`; ends with phase "done", or "gone" with the error."""
-        ctx = Ctx(
-            self.fed.seed, job.round, job.attempt, job.id, job.terms, simulated=self.fed.simulated, events=[]
-        )
+        ctx = Ctx(self.fed.seed, job.round, job.attempt, job.id, job.terms, events=[])
+        ctx = ctx.at(simulated=self.fed.simulated, horizon=self.fed.rounds)
         talk = {"train": self._train, "ask": self._ask}.get(job.kind, self._score)(job, brief, ctx)
         reply, phase, error = None, "gone", ""
 

@@ -52,13 +52,16 @@ from fedfm.efficiency.training.local import Local
 from fedfm.core.context import Ctx
 from fedfm.core.protocols import Aggregate, Server, State
 from fedfm.core.registry import knob, method
+from fedfm.efficiency.training.sorts import apart, together
 """,
         "theta += lr * mean(delta).",
         """\
     lr: float = knob(1.0, "server rate", low=0.0)
 
     def step(self, state: State, agg: Aggregate, ctx: Ctx) -> State:
-        return state | {"w": state["w"] + self.lr * agg.x}
+        # buffers (running statistics) are no weights: they become their mean, and no rate acts on them
+        (w, still), (delta, news) = apart(state["w"], ctx.layout), apart(agg.x, ctx.layout)
+        return state | {"w": together(w + self.lr * delta, still + news, ctx.layout)}
 """,
     ),
     "aggregate": Body(

@@ -212,8 +212,10 @@ class Shifts(Aggregator):
 class Counts(Wire):
     """Top-k of a share of all elements, padding among them."""
 
+    fraction: float = knob(0.3, "share", low=0.0, high=1.0)
+
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> Any:
-        index = x.abs().topk(kept(0.3, 0, x.numel())).indices
+        index = x.abs().topk(kept(self.fraction, 0, x.numel())).indices
         return x[index], {"index": index}, state
 
     def decode(self, x: Tensor, side: Any, state: State, ctx: Ctx) -> Any:

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedfm.core.combine import stages_of
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.federation import Federation
 from fedfm.core.protocols import Aggregate, Aggregator, Client, Server, Wire
@@ -20,7 +19,7 @@ from fedfm.laws import aggregators
 from fedfm.laws.compare import near, normal, same
 from fedfm.laws.homes import Home, opened
 from fedfm.laws.law import hold, law
-from fedfm.laws.training import turned
+from fedfm.laws.training import knobs, turned
 from fedfm.tasks.bound import BoundModule
 
 STILL = torch.tensor([1.5, -2.25, 1e-3])  # a fixed residual: nothing may touch it
@@ -61,9 +60,9 @@ def _ends(layout: Layout, name: str) -> list[str]:
 def it_trains_weights_alone(client: Client, within: Federation | None) -> None:
     """A residual and a statistic of the module come back as the module left them, bit for bit, decay or not."""
     tries = [client]
-    for knobs in ({"weight_decay": 0.1}, {"clip_grad": 1e-3}, {"mu": 1.0}):
+    for more in ({"weight_decay": 0.1}, {"clip_grad": 1e-3}, {"mu": 1.0}):
         with suppress(ValueError):  # a client that takes plain steps says so
-            tries += [found] if (found := turned(client, **knobs)) != client else []
+            tries += [found] if (found := turned(client, **more)) != client else []
     for k, tried in enumerate(tries):
         with tempfile.TemporaryDirectory() as folder:
             home = opened(tried, within, Path(folder))
@@ -134,13 +133,14 @@ def what_nobody_touched_stays(a: Aggregator, within: Federation | None) -> None:
         hold(near(now, was, 1e-6) if a.takes == "weights" else not bool(now.any()), f"{name} became {now}")
 
 
-def _recodes(wire: Wire) -> bool:
-    return not (wire.opaque or wire.phases or wire.perturbs or wire.lossless) and bool(stages_of(wire))
+def _shares(wire: Wire) -> bool:
+    """Does a share of the values travel, without a conversation?"""
+    return not (wire.opaque or wire.phases or wire.perturbs) and "fraction" in knobs(wire)
 
 
-@law(Wire, when=_recodes)
+@law(Wire, when=_shares)
 def padding_does_not_count(wire: Wire, within: Federation | None) -> None:
-    """A fraction is a fraction of numbers, a range holds numbers: the same values come back with and without padding."""
+    """A fraction is a fraction of numbers: the same values come back with padding between tensors and without."""
     for d in (3, 40):
         x = 5.0 + normal(d)
         tight = Layout(tuple(Entry(f"t{i}", (1,), i) for i in range(d)), d)

@@ -17,19 +17,20 @@ from fedfm.core.federation import Federation
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregate, Client, Server
 from fedfm.core.state import freeze, thaw
+from fedfm.efficiency.training.schedule import Schedule
 from fedfm.laws.compare import kept, normal, same
 from fedfm.laws.homes import Home, opened
 from fedfm.laws.law import hold, law
 
 
-def _knobs(spec: Any) -> set[str]:
+def knobs(spec: Any) -> set[str]:
     """Names of the numbers in a spec and in the specs that it holds."""
     if isinstance(spec, Mapping):
-        return {k for v in spec.values() for k in _knobs(v)}
+        return {k for v in spec.values() for k in knobs(v)}
     if not dataclasses.is_dataclass(spec):
         return set()
     fields = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.init}
-    return set(fields) | {k for v in fields.values() for k in _knobs(v)}
+    return set(fields) | {k for v in fields.values() for k in knobs(v)}
 
 
 def turned(spec: Any, **values: Any) -> Any:
@@ -57,14 +58,14 @@ def _still(home: Home, client: Client) -> None:
     hold(torch.equal(m.x, start), f"it moved by {float((m.x - start).abs().max()):g} without a step")
 
 
-@law(Client, when=lambda c: {"steps", "epochs"} <= _knobs(c))
+@law(Client, when=lambda c: {"steps", "epochs"} <= knobs(c))
 def no_steps_no_change(client: Client, within: Federation | None) -> None:
     """With steps=0 the message is a zero difference (or the model that was sent)."""
     with tempfile.TemporaryDirectory() as folder:
         _still(opened(client, within, Path(folder)), turned(client, steps=0, epochs=None))
 
 
-@law(Client, when=lambda c: "lr" in _knobs(c))
+@law(Client, when=lambda c: "lr" in knobs(c))
 def no_rate_no_change(client: Client, within: Federation | None) -> None:
     """With lr=0 the message is a zero difference (or the model that was sent)."""
     with tempfile.TemporaryDirectory() as folder:
@@ -159,3 +160,21 @@ def _stepping(home: Home) -> tuple[dict[str, Any], Aggregate, Ctx]:
         Aggregate(0.1 * normal(layout.size), len(ids), ids, len(home.ids)),
         ctx,
     )
+
+
+@law(Schedule)
+def a_rate_never_exceeds_its_knob(s: Schedule, within: Federation | None) -> None:
+    """Factors lie in 0 .. 1 in every round, before, at and beyond the horizon; the first one is above 0."""
+    for horizon in (0, 1, 2, 10, 1000):
+        factors = [s.factor(t, horizon) for t in range(horizon + 5)]
+        hold(all(0.0 <= f <= 1.0 for f in factors), f"of {horizon} rounds: {factors[:12]}")
+        hold(factors[0] > 0.0, f"the first of {horizon} rounds has no rate")
+
+
+@law(Schedule)
+def a_warm_up_climbs(s: Schedule, within: Federation | None) -> None:
+    """In equal steps to the full rate, which is reached when it is over."""
+    w = s.warmup
+    hold(s.factor(w, 100 * (w + 1)) == 1.0, f"after {w} rounds the rate is not full")
+    for t in range(w):
+        hold(abs(s.factor(t, 100) - (t + 1) / (w + 1)) < 1e-12, f"round {t}: {s.factor(t, 100)}")

@@ -64,6 +64,21 @@ from fedfm.efficiency.training.sorts import apart, together
         return state | {"w": together(w + self.lr * delta, still + news, ctx.layout)}
 """,
     ),
+    "schedule": Body(
+        "IV.A",
+        "Schedule",
+        """\
+from fedfm.core.registry import knob, method
+from fedfm.efficiency.training.schedule import Schedule
+""",
+        "factor = 1 - p, with p the share of the run that has passed.",
+        """\
+    warmup: int = knob(0, "rounds in which the rate climbs to its full value", low=0)
+
+    def shape(self, p: float) -> float:
+        return 1.0 - p
+""",
+    ),
     "aggregate": Body(
         "IV.A",
         "Aggregator",

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from fedfm.core.context import Ctx
-from fedfm.core.errors import ClientFailed
+from fedfm.core.errors import ClientFailed, Problem
+from fedfm.core.federation import Federation
 from fedfm.core.message import Message
 from fedfm.core.protocols import Adversary, Bound, Client, State
-from fedfm.core.registry import knob, method
+from fedfm.core.registry import knob, method, name_of
 from fedfm.core.tree import Layout
 from fedfm.trust.robustness.attack.membership import drawn
 
@@ -42,6 +43,45 @@ class LabelFlip(Adversary):
     target: int = knob(1, "label that `pair` puts there", low=0)
     rate: float = knob(1.0, "share of the labels in question that is flipped", low=0.0, high=1.0)
     classes: int = knob(0, "L, for `reverse`; 0: what the task says", low=0)
+
+    def __post_init__(self) -> None:
+        if self.mapping == "pair" and self.source == self.target:
+            raise ValueError(
+                f"pair flips label {self.source} to itself, which changes nothing: set another target"
+            )
+
+    def feasible(self, fed: Federation, parties: Any, bound: Any) -> list[Problem]:
+        """Why this attack could not happen on these data: no labels, unknown classes, labels that nobody has."""
+        bad = sorted(self.members(parties.ids, Ctx(fed.seed)))
+        seen = [encoded for i in bad if len(encoded := bound.encode(parties.train(i)))]
+        if not seen:
+            return []
+        if not all(
+            isinstance(getattr(d, "labels", None), Tensor) and hasattr(d, "with_labels") for d in seen
+        ):
+            return [
+                Problem(
+                    "adversary",
+                    f"label-flip needs data with class labels; {name_of(fed.task)} has none",
+                    "every malicious party would fail in every round, and any defence would look perfect",
+                    "adversary=sign-flip, or a classification task (of texts, images, features)",
+                )
+            ]
+        n = self.classes or len(getattr(bound.objective, "labels", None) or ())
+        labels = torch.cat([d.labels.reshape(-1) for d in seen])
+        if self.mapping == "reverse" and not n:
+            what, why = "reversing labels needs the number of classes", f"{name_of(fed.task)} does not say it"
+            return [Problem("adversary.classes", what, why, "set adversary.classes")]
+        if n and labels.numel() and int(labels.max()) >= n:
+            what = f"label {int(labels.max())} with {n} classes"
+            return [Problem("adversary.classes", what, "labels count from 0", "correct adversary.classes")]
+        if n and self.mapping == "pair" and max(self.source, self.target) >= n:
+            what = f"a flip of label {self.source} to {self.target} with {n} classes"
+            return [Problem("adversary.source", what, f"labels are 0 .. {n - 1}", "choose two of them")]
+        if bool((self.flipped(labels, n, torch.Generator()) == labels).all()):
+            what, why = "label-flip changes no label", f"it finds none to change at {', '.join(bad)}"
+            return [Problem("adversary", what, why, "raise adversary.rate, or flip a label that they hold")]
+        return []
 
     def members(self, ids: Sequence[str], ctx: Ctx) -> frozenset[str]:
         return drawn(ids, self.fraction, self.count, ctx)

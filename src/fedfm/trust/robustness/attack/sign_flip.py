@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedfm.core.combine import sends
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ConfigError, Problem
+from fedfm.core.federation import Federation
 from fedfm.core.message import Message
 from fedfm.core.protocols import Adversary, Bound, Client, Say, State
 from fedfm.core.registry import knob, method
@@ -37,6 +39,17 @@ class SignFlip(Adversary):
     count: int = knob(0, "number of malicious parties; 0: use the fraction", low=0)
     scale: float = knob(1.0, "length of the reversed update", low=0.0)
     omniscient: bool = knob(False, "know and reverse the honest parties' mean instead of the own update")
+
+    def feasible(self, fed: Federation, parties: Any, bound: Any) -> list[Problem]:
+        """Why this attack could not happen: an omniscient one reverses differences, and needs an honest party."""
+        bad = self.members(parties.ids, Ctx(fed.seed))
+        if self.omniscient and sends(fed.client) == "weights":
+            what, why = "sign-flip (omniscient) needs differences", "weights have no sign to flip"
+            return [Problem("adversary", what, why, "client.send=delta and server.takes=delta")]
+        if self.omniscient and bad and len(bad) == len(parties.ids):
+            what, why = "every party is malicious", "an omniscient party reverses the honest ones' mean"
+            return [Problem("adversary", what, why, "a smaller adversary.fraction, or omniscient=false")]
+        return []
 
     @property
     def reads(self) -> bool:  # type: ignore[override]

@@ -12,6 +12,7 @@ import torch
 from federations import digits
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.message import Message
+from fedfm.efficiency.computation.split.splitfed import SplitFed
 from fedfm.efficiency.training.adaptive import FedAdam
 from fedfm.efficiency.training.local import Local, batches
 from fedfm.efficiency.training.scaffold import Scaffold, ScaffoldServer
@@ -118,6 +119,9 @@ def test_steps_and_epochs_are_alternatives() -> None:
 def test_a_switch_without_effect_is_refused(knobs: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         Local(**knobs)
+    for ignored in ({"schedule": Linear()}, {"micro_batch": 2}):
+        with pytest.raises(ValueError, match="takes its steps itself"):
+            SplitFed(Local(**ignored))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="nesterov"):
         Apply(nesterov=True)
 

@@ -89,7 +89,7 @@ def scale_of_the_weights_does_not_matter(a: Aggregator, within: Federation | Non
     )
 
 
-@law(Aggregator, when=_relative)
+@law(Aggregator, when=lambda a: _relative(a) and not getattr(a, "rescales", False))
 def agreement_is_kept(a: Aggregator, within: Federation | None) -> None:
     """n times the same fresh message gives that message."""
     ms = messages(a)

@@ -35,6 +35,7 @@ from fedfm.core.state import Store
 from fedfm.data.source import Parties, Shard
 from fedfm.efficiency.training.local import Local
 from fedfm.evaluation.held_out import HeldOut
+from fedfm.laws.factors import Factored
 from fedfm.tasks.quadratic import Quadratic, Quadratics
 from fedfm.tasks.vision.image import ImageClassification
 
@@ -96,6 +97,11 @@ def pictures(**slots: Any) -> Federation:
         "evaluate": HeldOut(parts=1),
     }
     return Federation(**base | slots)
+
+
+def factored(**slots: Any) -> Federation:
+    """The quadratics with a product of two factors as their model."""
+    return quadratics(**{"task": Factored()} | slots)
 
 
 @dataclass(frozen=True)
@@ -218,12 +224,13 @@ def _tries(spec: Any) -> Iterator[Federation]:
         halves["client"] = _half(Client, "client", spec.dialect)
     elif isinstance(spec, Server) and getattr(spec, "takes", "delta") == "weights":
         halves["client"] = Local(lr=0.05, steps=3, batch=2, send="weights")
-    for make in (pictures, quadratics) if "split" in getattr(spec, "dialect", "") else (quadratics, pictures):
+    split = "split" in getattr(spec, "dialect", "")
+    for make in (pictures, quadratics) if split else (quadratics, pictures, factored):
         yield make(**halves | {slot_of(spec): spec})
 
 
 def _half(protocol: type, slot: str, dialect: str) -> Any:
     for card in methods().values():
-        if slot in card.slots and issubclass(cls := load(card.name), protocol) and cls.dialect == dialect:
+        if slot in card.slots and issubclass(cls := load(card.name), protocol) and cls().dialect == dialect:
             return cls()
     raise AssertionError(f"nothing registered for the slot '{slot}' speaks '{dialect}'")

@@ -104,8 +104,15 @@ class Done:
     state: State
 
 
-def plain_sgd(local: Local, who: str) -> None:
-    """Raises ValueError unless `local` takes plain SGD steps, which is all that `who` can honour."""
+def plain_sgd(local: Local, who: str, *, itself: bool = False) -> None:
+    """Raises ValueError unless `local` takes plain SGD steps, which is all that `who` can honour.
+
+    `itself`: it takes the steps with code of its own, which knows one rate and whole batches.
+    """
+    if itself and (local.schedule != Constant() or local.micro_batch):
+        raise ValueError(
+            f"{who} takes its steps itself: set schedule=constant without warm-up, micro_batch=0"
+        )
     if local.optimizer != "sgd" or local.momentum or local.weight_decay or local.clip_grad:
         raise ValueError(f"{who} takes plain SGD steps: set optimizer=sgd, momentum=weight_decay=clip_grad=0")
 
@@ -159,7 +166,7 @@ def descend(
     if ctx.horizon and ctx.terms.steps:
         a_round = max(a_round, -(-ctx.terms.steps // ctx.horizon))
     for index in batches(len(data), local, ctx):
-        loss = (gradient or _gradient(local, data, bound))(index)
+        loss = (gradient or loss_and_gradient(local, data, bound))(index)
         if loss != loss or loss in (float("inf"), float("-inf")):
             raise ClientFailed(
                 f"the loss of {ctx.client} is {loss} at local step {done}; lower client.lr or look at its data"
@@ -196,7 +203,7 @@ def _moved(kept: State, flat: Tensor, ctx: Ctx) -> State:
     return {k: v.to(flat.device, copy=True) if v.dim() else v.clone() for k, v in kept.items()}
 
 
-def _gradient(local: Local, data: Any, bound: Bound) -> Callable[[Tensor], float]:
+def loss_and_gradient(local: Local, data: Any, bound: Bound) -> Callable[[Tensor], float]:
     """Loss and gradient of a batch, in pieces of `micro_batch`; a batch's loss is the mean over its examples."""
 
     def whole(index: Tensor) -> float:

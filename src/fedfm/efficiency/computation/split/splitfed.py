@@ -41,7 +41,7 @@ class SplitFed(Client):
     dialect = "split"
 
     def __post_init__(self) -> None:
-        plain_sgd(self.local, "SplitFed")
+        plain_sgd(self.local, "SplitFed", itself=True)
 
     def alone(self) -> Client:
         return self.local

@@ -20,8 +20,8 @@ def combined() -> Any:
         uplink=fedfm.ErrorFeedback(fedfm.TopK(0.05)),
         adversary=fedfm.SignFlip(),
         aggregate=fedfm.Krum(f=1, m=3),
+        data=fedfm.FashionMnist(server_rows=100),  # what contributions are judged on: never the test rows
         select=auction,
-        reward=auction,
         value=fedfm.ShapleyPermutation(permutations=4),
     )
 

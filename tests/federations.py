@@ -57,6 +57,9 @@ from fedfm.trust.robustness.rule.trimmed_mean import TrimmedMean
 
 SLOW = Speed(mean_s=10.0, spread=1.0, jitter=0.3)
 SGD = Local(lr=0.1, steps=2, batch=8)
+VALUED = Digits(
+    train_rows=120, test_rows=40, partition=Dirichlet(alpha=0.5, parties=6, min_rows=5), server_rows=12
+)
 EQUAL = Mean(weights="equal")
 WEIGHTS = {"client": Local(lr=0.1, steps=2, batch=8, send="weights"), "server": Apply(takes="weights")}
 
@@ -162,16 +165,16 @@ FEDERATIONS: dict[str, dict[str, Any]] = {
     "dropped uploads": {"pace": AllArrive(dropout=0.3), "uplink": ErrorFeedback(TopK(0.1))},
     "auction": {
         "select": ProportionalShare(budget=20.0),
-        "reward": ProportionalShare(budget=20.0),
+        "data": VALUED,
         "value": ShapleyExact(),
     },
-    "shapley, paid": {"value": ShapleyPermutation(4), "reward": BudgetSplit()},
+    "shapley, paid": {"data": VALUED, "value": ShapleyPermutation(4), "reward": BudgetSplit()},
     "all at once": {
         "client": FedProx(mu=0.1, local=SGD),
         "uplink": ErrorFeedback(TopK(0.1)),
         "aggregate": Krum(f=0, m=2),
         "select": ProportionalShare(budget=60.0),
-        "reward": ProportionalShare(budget=60.0),
+        "data": VALUED,
         "value": ShapleyExact(),
         "adversary": SignFlip(count=1),
     },

@@ -16,7 +16,7 @@ def play(fed: Federation, folder: Any) -> tuple[list[dict[str, Any]], list[dict[
     parties, engine = fed.data.open(fed.seed), fed.engine.make()
     site = Site(fed, fed.task.open(parties), parties, Store(folder / "clients"))
     engine.open(site)
-    run = Run(fed, folder, site, engine)
+    run = Run(fed, folder, site.home, engine)
     records = list(run.rounds())
     engine.close()
     return records, list(read(folder / "events.jsonl")), run

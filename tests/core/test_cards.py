@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from fedfm.core import registry
 from fedfm.core.registry import cards, methods, recipes
-from fedfm.data.source import Partition, Source
+from fedfm.data.source import Partition
+from fedfm.data.splits import Source
 from fedfm.efficiency.training.local import Local
 from fedfm.running.cards import describe, record
 
 
 def test_cards_are_read_without_import() -> None:
     assert len({(c.name, c.kind) for c in cards()}) == len(cards())
-    assert (
-        set(methods()["proportional-share"].slots) == {"select", "reward"}
-        and recipes()["fedavg"].slot == "recipe"
-    )
+    assert set(methods()["by-client"].slots) == {"client"} and recipes()["fedavg"].slot == "recipe"
     rows = {r["name"]: r for r in describe(Local)}
     assert (
         rows["lr"]["default"] == 0.01
@@ -27,6 +25,7 @@ def test_cards_are_read_without_import() -> None:
 def test_every_spec_is_registered_with_documented_fields() -> None:
     cards = {c.name: c for c in registry.cards() if c.module.startswith("fedfm.data.")}
     assert {n for n, c in cards.items() if c.slot == "data"} == {
+        "arrays",
         "chatterbot",
         "digits",
         "fashion-mnist",
@@ -45,6 +44,6 @@ def test_every_spec_is_registered_with_documented_fields() -> None:
     for card in cards.values():
         spec = registry.load(card.name)
         assert all(row["doc"] for row in describe(spec)), card.name
-        made = spec("x") if card.name in ("files", "hub") else spec()
+        made = spec("x") if card.name in ("arrays", "files", "hub") else spec()
         assert isinstance(made, Source if card.slot == "data" else Partition)
         assert card.section and card.summary

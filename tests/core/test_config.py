@@ -13,6 +13,7 @@ from fedfm.config.text import override, parse
 from fedfm.core.combine import ByPath, Pipe
 from fedfm.core.errors import ConfigError, nearest
 from fedfm.core.federation import Federation, replace
+from fedfm.core.protocols import Reward
 from fedfm.core.registry import find
 from fedfm.efficiency.communication.codec.qsgd import QSGD
 from fedfm.efficiency.communication.codec.topk import TopK
@@ -252,7 +253,7 @@ def test_replace_fills_slots_and_leaves_the_original() -> None:
 def test_specs_survive_a_config() -> None:
     auction = ProportionalShare(misreport={"party-0": 1.5})
     slots: list[tuple[Any, Any, Any]] = [
-        (auction, ShapleyExact(), auction),
+        (auction, ShapleyExact(), Reward()),
         (Uniform(count=2), ShapleyPermutation(), BudgetSplit()),
         (Poisson(), LeaveOneOut(), BudgetSplit()),
         (PowerOfChoice(), LeaveOneOut(), BudgetSplit()),

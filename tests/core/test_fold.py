@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from effort import few
 from fedfm.core.errors import MessageRefused
 from fedfm.core.fold import Fold
-from fedfm.core.loop import merge
 from fedfm.core.protocols import Lift
+from fedfm.core.protocols.scoring import means as merge
 from fedfm.laws.compare import same
 
 values = st.floats(-1000, 1000, width=32)

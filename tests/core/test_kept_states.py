@@ -66,6 +66,8 @@ def test_a_decoder_may_forget(drive: Any) -> None:
 class Count(Wire):
     """Counts the briefs that it has encoded."""
 
+    remembers = True
+
     def encode(self, x: Any, state: State, ctx: Ctx) -> Any:
         return x, {}, {"n": state.get("n", 0) + 1}
 
@@ -77,7 +79,8 @@ class Never(AllArrive):
 
 
 def test_failed_rounds_leave_the_downlinks_state_too(drive: Any) -> None:
-    assert drive(quadratics(downlink=Count(), rounds=3)).run.state.down == {"n": 3}
+    run = drive(quadratics(downlink=Count(), rounds=3)).run
+    assert all(run.books.receivers.of(i) == {"n": 3} for i in run.parties)
     played = drive(quadratics(downlink=Count(), pace=Never(), rounds=3))
     assert len(played.failed) == 3 and played.run.state.down == {}
 
@@ -151,7 +154,7 @@ def test_a_model_that_cannot_be_scored_ends_the_run(drive: Any) -> None:
 
         run.bound.score = broken  # type: ignore[method-assign]
 
-    with pytest.raises(FedfmError, match="cannot be scored: RuntimeError: no score today"):
+    with pytest.raises(FedfmError, match="RuntimeError: no score today"):
         drive(quadratics(), around=around)
 
 
@@ -164,7 +167,7 @@ def test_a_ledger_that_lost_its_end_is_not_filled_with_nothing(tmp_path: Any) ->
 
 def test_a_mixed_population_trains_alone_as_long_as_one_of_a_kind() -> None:
     mixed = ByClient({"party-0": Scaffold(Local(lr=0.05, steps=3)), "*": LOCAL})
-    assert mixed.steps_for(8) == LOCAL.steps_for(8) == 3 and mixed.alone().batch == 8  # of the larger
+    assert mixed.steps_for(8) == LOCAL.steps_for(8) == 3 and mixed.alone().per_step == 8  # of the larger
     assert mixed.alone() == ByClient({"party-0": Local(lr=0.05, steps=3), "*": LOCAL})
 
 

@@ -14,6 +14,7 @@ from fedfm.core.check import check
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.federation import Federation
 from fedfm.core.message import Message
+from fedfm.core.protocols import Load
 from fedfm.core.tree import Layout
 from fedfm.efficiency.training.fedbuff import FedBuff
 from fedfm.efficiency.training.local import Local
@@ -47,7 +48,7 @@ def test_speed_is_lognormal_with_the_given_mean() -> None:
     within = torch.tensor([speed.duration(Ctx(0, t, client="x")) for t in range(2000)]).double()
     assert abs(float(within.log().std()) - 0.2) < 0.02
     assert Speed(3.0, 0.5).duration(Ctx(0, 1, client="x")) == Speed(3.0, 0.5).duration(Ctx(0, 9, client="x"))
-    assert Speed().duration(Ctx(0)) == 0.0 and AllArrive(speed=Speed(2.0)).due(5.0, Ctx(0)) == 7.0
+    assert Speed().duration(Ctx(0)) == 0.0 and AllArrive(speed=Speed(2.0)).due(5.0, Ctx(0), Load()) == 7.0
 
 
 def test_quorum_as_data() -> None:
@@ -177,7 +178,7 @@ def message(values: list[float], version: int = 0, mass: float = 1.0) -> Message
 def settle(a: Any, messages: list[Message], ctx: Ctx) -> torch.Tensor:
     lifts = [a.lift(m, ctx) for m in messages]
     x = sum((s.x * s.alpha for s in lifts), torch.zeros(()))
-    out: torch.Tensor = a.finish(x, sum(s.mass for s in lifts), len(lifts), ctx)
+    out: torch.Tensor = a.finish(x, sum(s.mass for s in lifts), len(lifts), {}, ctx)[0]
     return out
 
 
@@ -207,7 +208,7 @@ def test_fedbuff_counts_a_sub_model_where_it_has_the_coordinate() -> None:
     whole = FedBuff().lift(Message(layout.pack({"x": torch.tensor([4.0, 6.0])})), ctx)
     half = Layout.of({"x": (1,)})
     part = FedBuff().lift(Message(half.pack({"x": torch.tensor([2.0])})), ctx.at(terms=Terms(width=0.5)))
-    out = FedBuff().finish(whole.x * whole.alpha + part.x * part.alpha, whole.mass + part.mass, 2, ctx)
+    out = FedBuff().finish(whole.x * whole.alpha + part.x * part.alpha, whole.mass + part.mass, 2, {}, ctx)[0]
     assert layout.views(out)["x"].tolist() == [3.0, 6.0]
 
 

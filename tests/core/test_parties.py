@@ -47,11 +47,11 @@ def test_parties_views() -> None:
     )
     assert parties.ids == ("x", "y") and parties.groups == ("g", "h")
     assert parties.pooled().rows == tuple(rows)
-    assert parties.test("h").rows == (rows[3],)
+    assert parties.group("h").rows == (rows[3],)
     assert parties.test().rows == (rows[0], rows[3], rows[1], rows[2])  # in turns
     assert parties.distribution() == {"x": {"a": 2, "b": 2}, "y": {"a": 1, "b": 1}}
     assert "did you mean 'x'" in said(lambda: parties.train("xx"))
-    assert "test group 'k'" in said(lambda: parties.test("k"))
+    assert "test group 'k'" in said(lambda: parties.group("k"))
     assert Parties((Shard("x", ({"text": "t"},)),)).distribution() == {"x": {"rows": 1}}
     assert len(Parties(parties.shards).test()) == 0
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from fedfm.core.context import Ctx
-from fedfm.core.errors import ClientFailed, MessageRefused
+from fedfm.core.errors import ClientFailed, MessageRefused, MethodFault
 from fedfm.core.federation import Federation
 from fedfm.core.loop import Run
 from fedfm.core.message import Message
@@ -62,8 +62,6 @@ class Sick(Client):
     [
         ("nan", "failed", "not finite"),
         ("inf", "failed", "not finite"),
-        ("side", "failed", "not finite"),
-        ("raises", "failed", "IndexError: a bug of its own"),
         ("refuses", "failed", "policy"),
         ("short", "refused", "were agreed"),
         ("matrix", "refused", "were agreed"),
@@ -82,6 +80,19 @@ def test_a_sick_client_is_left_out_and_the_round_goes_on(
     assert all(words in (e.get("error") or e["reason"]) for e in told), told
     without = drive(quadratics(client=Sick("refuses")), workers=0)
     assert torch.equal(played.model, without.model)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("how", "words"), [("raises", "IndexError: a bug of its own"), ("side", "where only wire stages")]
+)
+def test_a_bug_of_the_method_ends_the_run_and_is_named(
+    how: str, words: str, workers: int, drive: Any
+) -> None:
+    """It handled nothing of others: no party is to blame, and a model without that party would be wrong in silence."""
+    with pytest.raises(MethodFault, match=words) as caught:
+        drive(quadratics(client=Sick(how)), workers=workers)
+    assert how != "raises" or "test_sick_clients.py" in caught.value.where
 
 
 def test_a_loss_that_is_not_finite_stops_that_client(drive: Any) -> None:

@@ -16,10 +16,11 @@ from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.errors import FedfmError, MessageRefused
 from fedfm.core.hub import Hub
+from fedfm.core.job import Job, Said
 from fedfm.core.loop import Run
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregator, Lift, Wire
-from fedfm.core.session import Job, Said
+from fedfm.core.scoring import View
 from fedfm.core.tree import Layout
 from fedfm.efficiency.communication.codec.error_feedback import ErrorFeedback
 from fedfm.efficiency.communication.codec.topk import TopK
@@ -43,8 +44,8 @@ def split_uploads(home: Home, order: str) -> dict[str, Message]:
     """Two split sessions, each step of one answered in between those of the other as `order` says."""
     fed, ids = home.fed, home.ids[:2]
     ctx = Ctx(fed.seed, 0, layout=fed.client.gives(home.bound.layout))
-    state = fed.server.init(home.bound, ctx)
-    brief = fed.server.brief(state, Terms())
+    state = fed.serving.init(home.bound, ctx)
+    brief = fed.serving.brief(state, Terms())
     talks = {i: home.site.run(Job("train", i, k + 1), brief) for k, i in enumerate(ids)}
     said: dict[str, Said] = {}
     waiting = deque(ids * 40 if order == "alternating" else [ids[0]] * 40 + [ids[1]] * 40)
@@ -54,7 +55,7 @@ def split_uploads(home: Home, order: str) -> dict[str, Message]:
             continue
         if i in said:
             assert said[i].message is not None
-            replies, state = fed.server.serve(state, said[i].phase, {i: said[i].message}, ctx, home.bound)  # type: ignore[dict-item]
+            replies, state = fed.serving.serve(state, said[i].phase, {i: said[i].message}, ctx, home.bound)  # type: ignore[dict-item]
             said[i] = talks[i].send(replies[i])
         else:
             said[i] = next(talks[i])
@@ -156,15 +157,18 @@ def test_clipped_updates_move_the_model_by_their_mean(uplink: Wire, drive: Any) 
 
 def test_a_round_spends_its_privacy_once_whatever_coalitions_are_tried(drive: Any) -> None:
     """Shapley values under central noise (which check refuses) once wrote 17 privacy events in a round."""
-    played = drive(quadratics(uplink=ClipNoise(1.0, 1.0), aggregate=EQUAL, value=ShapleyExact(), rounds=3))
+    data = Quadratics(a=(1.0, 2.0, 4.0, 8.0, 3.0), b=(0.0, 1.0, -1.0, 0.5, 2.0), rows=4, server_rows=3)
+    noisy = {"uplink": ClipNoise(1.0, 1.0), "aggregate": EQUAL, "value": ShapleyExact(), "data": data}
+    played = drive(quadratics(**noisy, rounds=3))
     assert Counter(e["round"] for e in played.events if e["kind"] == "privacy") == {0: 1, 1: 1, 2: 1}
     run: Run = played.run
     ctx = Ctx(0, 3, layout=run.layout, events=[])
     kept = {i: Message(normal(run.layout.size, k), sender=i, version=3) for k, i in enumerate(run.parties)}
-    game = run.game(kept, run.state.server, ctx)
-    worth = [game(frozenset(s)) for s in (kept, list(kept)[:2], ())]
+    house = View(run, ctx)
+    house.messages = kept
+    worth = [house.game(frozenset(s)) for s in (kept, list(kept)[:2], ())]
     assert len(set(worth)) == 3 and ctx.events == []
-    assert game(frozenset(kept)) == worth[0]
+    assert house.game(frozenset(kept)) == worth[0]
 
 
 # ---- sessions -----------------------------------------------------------------------------------------------------
@@ -178,6 +182,7 @@ class Script:
 
     def start(self, job: Job, brief: Message) -> None: ...
     def send(self, id: str, epoch: int, message: Message) -> None: ...
+    def keep(self, id: str, versions: set[int], upto: int) -> None: ...
     def close(self) -> None: ...
     def open(self, site: Any) -> None: ...
 
@@ -275,7 +280,7 @@ def test_a_failed_round_moves_nobodys_state(drive: Any) -> None:
     uplink = ErrorFeedback(TopK(count=1))
     played = drive(quadratics(uplink=uplink, pace=Moody(), rounds=4))
     assert [r["clients"] for r in played.records[1:]] == [5, 0, 0, 5]
-    store, run = played.run.site.store, played.run
+    store, run = played.run.engine._site.store, played.run
     versions = {i: sorted(int(p.stem) for p in (store.folder / i).glob("*")) for i in run.parties}
     assert len(run.state.accepted) >= 4  # a party without a residual keeps nothing
     assert all(v in versions[i] and len(versions[i]) <= 2 for i, v in run.state.accepted.items())
@@ -283,5 +288,5 @@ def test_a_failed_round_moves_nobodys_state(drive: Any) -> None:
     one = drive(quadratics(uplink=uplink, pace=Moody(), rounds=4, client=full))
     two = drive(quadratics(uplink=uplink, rounds=2, client=full))
     assert torch.equal(one.model, two.model)
-    states = [p.run.site.store.load("party-3", p.run.state.accepted["party-3"]) for p in (one, two)]
+    states = [p.run.engine._site.store.load("party-3", p.run.state.accepted["party-3"]) for p in (one, two)]
     assert same(*states) and states[0]["wire"]["0"]["residual"].any()

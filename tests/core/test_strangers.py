@@ -11,10 +11,10 @@ import torch
 
 from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx
+from fedfm.core.job import Said
 from fedfm.core.loop import Run
 from fedfm.core.message import Message, nothing
 from fedfm.core.protocols import Bound, Client, Say, State
-from fedfm.core.session import Said
 from fedfm.efficiency.communication.codec.entropy import Entropy
 from fedfm.efficiency.computation.split.splitfed import SplitFed, SplitFedServer
 from fedfm.efficiency.training.fedbuff import FedBuff

@@ -12,6 +12,7 @@ import pytest
 
 from fedfm.config.text import override
 from fedfm.core.errors import MissingExtra
+from fedfm.core.schema import Account
 from fedfm.data.digits import Digits
 from fedfm.data.files import Files
 from fedfm.data.hub import Hub
@@ -44,7 +45,9 @@ def test_one_file_is_one_party(folder: Path) -> None:
         write(folder / f"party-{k}.jsonl", site(k))
     parties = Files("party-*.jsonl").open(0)
     assert parties.ids == parties.groups == ("party-1", "party-2", "party-10")
-    assert parties.labels == ("a", "b") and parties.columns == ("text", "label") and parties.dropped == {}
+    assert (
+        parties.labels == ("a", "b") and parties.columns == ("text", "label") and parties.account == Account()
+    )
     for k in (1, 2, 10):
         train, test = parties.train(f"party-{k}").rows, parties.test(f"party-{k}").rows
         assert (len(train), len(test)) == (16, 4)
@@ -84,14 +87,15 @@ def test_test_files_groups_and_party_column(folder: Path) -> None:
     write(folder / "test.jsonl", [*tests, {"text": "w", "label": "b"}])
     opened = Files("*.jsonl", party_column="who", test_path="test.jsonl", test_group="kind").open(0)
     assert opened.ids == ("w0", "w1", "w2") and [len(s) for s in opened.shards] == [10, 10, 10]
-    assert opened.groups == ("k1", "k2") and [r["text"] for r in opened.test("k2").rows] == ["v"]
-    assert opened.dropped == {"no party": 1, "no group": 1}
+    assert opened.groups == ("k1", "k2") and [r["text"] for r in opened.group("k2").rows] == ["v"]
+    assert opened.account.reasons() == {"no party": 1, "no group": 1}
+    assert opened.account.rows(split="test") == 1
     # Without a column, several test files are the groups, and one is no group.
     write(folder / "tests" / "x.jsonl", tests)
     write(folder / "tests" / "y.jsonl", tests[:1])
     assert Files("all.jsonl", test_path="tests").open(0).groups == ("x", "y")
     assert Files("all.jsonl", test_path="tests/x.jsonl", partition=Iid(2)).open(0).groups == ()
-    assert len(Files("all.jsonl", test_path="tests", partition=Iid(2)).open(0).test("x")) == 2
+    assert len(Files("all.jsonl", test_path="tests", partition=Iid(2)).open(0).group("x")) == 2
     assert "no column 'kid'" in said(lambda: Files("all.jsonl", test_path="tests", test_group="kid").open(0))
     # Held out at random, the groups are those of everybody's rows.
     assert Files("all.jsonl", party_column="who", test_group="label").open(0).groups == ("a", "b")
@@ -125,7 +129,9 @@ def test_instruction_rows_and_counts(folder: Path) -> None:
     )
     assert opened.train("a").rows[0] == {"instruction": "q0", "answer": "0", "input": "ctx"}
     assert opened.train("a").rows[1] == {"instruction": "q1", "answer": "1"}
-    assert opened.dropped == {"no instruction": 2, "no answer": 1} and opened.labels is None
+    assert (
+        opened.account.reasons(party="a") == {"no instruction": 2, "no answer": 1} and opened.labels is None
+    )
     assert len(opened.test()) == 0
 
 
@@ -136,7 +142,7 @@ def test_plain_text_when_only_text_is_mapped(folder: Path) -> None:
 
 def test_label_types(folder: Path) -> None:
     write(folder / "a.jsonl", [{"text": "x", "label": v} for v in (1, 1.0, True, " 1 ", "1")])
-    assert Files("a.jsonl", test_fraction=0.0).open(0).labels == ("1", "True")
+    assert Files("a.jsonl", test_fraction=0.0).open(0).labels == ("1", "true")
 
 
 def test_nothing_matches(folder: Path) -> None:
@@ -161,13 +167,13 @@ def test_all_problems_at_once(folder: Path) -> None:
     write(folder / "named.jsonl", [{"text": "a", "labl": "x"}])
     write(
         folder / "typed.jsonl",
-        [{"text": 3, "label": "x"}, {"text": "a", "label": [1]}, {"text": "a", "label": 0.5}],
+        [{"text": 3, "label": "x"}, {"text": "a", "label": [1]}],
     )
     (folder / "empty.jsonl").write_text("")
     write(folder / "blank.jsonl", [{"text": "", "label": "x"}])
     (folder / "ragged.csv").write_text("text,label\na,b,c\nd\n")
     (folder / "latin.csv").write_bytes("text,label\nd\xe9j\xe0,a\n".encode("latin-1"))
-    (folder / "list.jsonl").write_text('[\n{"text": "a"}\n]\n')
+    (folder / "list.jsonl").write_text('[\n{"text": "a", "label": "x"}\n]\n')
     (folder / "notes.md").write_text("x")
     message = said(lambda: Files(("*.*", "none-*.csv")).open(0))
     for part in (
@@ -178,14 +184,12 @@ def test_all_problems_at_once(folder: Path) -> None:
         "it has: text, labl; did you mean 'labl'?",
         "typed.jsonl:1: 'text' is not text but int",
         "typed.jsonl:2: 'label' is of type list",
-        "typed.jsonl:3: 'label' is of type float",
         "empty.jsonl: the file gives no rows",
         "why: it is empty",
-        "all 1 rows lack text or label",
+        "all 1 rows are left out: 1 no text",
         "ragged.csv:2: 3 fields where the header has 2",
-        "ragged.csv:3: 1 fields",
-        "latin.csv: the file is not UTF-8",
-        "not one list over many lines",
+        "ragged.csv:3: 1 field",
+        "latin.csv:2: the file is not UTF-8",
         "cannot read '.md' files",
     ):
         assert part in message, part
@@ -236,7 +240,7 @@ def test_a_missing_column_is_one_problem_with_a_setting_to_paste(folder: Path) -
     message = said(lambda: Files("plain.jsonl", columns=columns_of).open(0))
     assert "data.columns={label: label, text: text}" in message
     message = said(lambda: Files("odd.jsonl", columns={"text": "topic", "lable": "x"}).open(0))
-    assert "fix: 'data.columns={text: topic, label: x}'" in message
+    assert "rename 'lable' to 'label'" in message
     message = said(
         lambda: Files("shop-*.jsonl", columns=columns, test_group="ward", party_column="shop").open(0)
     )
@@ -252,9 +256,11 @@ def test_label_of_the_test_only(folder: Path) -> None:
         lambda: Files("a.jsonl", test_path="test.jsonl").open(0)
     )
     # Held out at random it is nobody's mistake: the row is left out and counted.
-    write(folder / "b.jsonl", [{"text": str(i), "label": f"c{i}"} for i in range(10)])
-    opened = Files("b.jsonl").open(0)
-    assert opened.dropped == {"held-out row of a label that nobody trains on": 2} and len(opened.test()) == 0
+    write(folder / "b.jsonl", [{"text": str(i), "label": f"c{i}" if i < 3 else "d"} for i in range(10)])
+    opened = Files("b.jsonl", test_fraction=0.5).open(3)
+    lost = opened.account.reasons(split="test", party="b")
+    assert lost == {"held-out row of a label that nobody trains on": 5 - len(opened.test())} and lost
+    assert opened.labels == tuple(sorted({r["label"] for r in opened.pooled().rows}))
 
 
 def test_bad_parquet(folder: Path) -> None:
@@ -290,7 +296,11 @@ def test_hub_from_a_saved_folder(folder: Path) -> None:
     datasets.DatasetDict({"train": data, "test": data.select(range(7))}).save_to_disk(folder / "d")
     opened = Hub("d", columns={"text": "sentence"}, partition=Dirichlet(1.0, 3, 5)).open(0)
     assert opened.labels == ("neg", "pos") and opened.columns == ("text", "label")
-    assert len(opened.pooled()) == 59 and len(opened.test()) == 7 and opened.dropped == {"no label": 1}
+    assert (
+        len(opened.pooled()) == 59
+        and len(opened.test()) == 7
+        and opened.account.reasons(split="train") == {"no label": 1}
+    )
     by_user = Hub(
         "d", columns={"text": "sentence"}, partition=ByField("who"), test_split="", train_rows=30, test_rows=5
     )

@@ -105,7 +105,7 @@ def test_chatterbot() -> None:
     pytest.importorskip("chatterbot_corpus")
     opened = Chatterbot().open(0)
     assert "coding" in opened.ids and "health" not in opened.ids
-    assert opened.dropped["topic with fewer than 20 rows"] > 0
+    assert opened.account.reasons()["topic with fewer than 20 rows"] > 0
     assert opened.columns == ("instruction", "answer", "group") and set(opened.groups) <= set(opened.ids)
     assert all(sum(r["group"] == topic for r in opened.test().rows) <= 12 for topic in opened.ids)
     assert not {r["instruction"].casefold() for r in opened.test().rows} & {
@@ -132,7 +132,7 @@ def test_reasoning_gym_rows_and_scores() -> None:
         asked = [r["instruction"] for r in opened.test(task).rows]
         assert len(set(asked)) == len(asked) == 20
         assert not set(asked) & {r["instruction"] for r in opened.train(task).rows}
-    assert opened.dropped["chain_sum: training question that is in the test"] > 0
+    assert opened.account.reasons()["chain_sum: training question that is in the test"] > 0
     assert {score(r, f" {r['answer']}\n") for r in rows} == {1.0}
     assert {score(r, f"the answer is {r['answer']}") for r in rows} == {0.0}  # part marks are none
     assert {score(r, "") for r in rows} == {0.0}

@@ -189,4 +189,4 @@ def test_majority_by_hand_and_under_attack() -> None:
     fold = Fold("float")
     for i, row in enumerate(rows):
         fold.add(rule.lift(Message(torch.tensor(row), mass=1e9), Ctx(0)), str(i))
-    assert rule.finish(fold.total(), fold.mass, 3, Ctx(0)).tolist() == [1.0, -1.0, 1.0, 1.0]
+    assert rule.finish(fold.total(), fold.mass, 3, {}, Ctx(0))[0].tolist() == [1.0, -1.0, 1.0, 1.0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ClientFailed
+from fedfm.core.state import Store
 from fedfm.core.tree import Entry, Layout
 from fedfm.efficiency.communication.codec.entropy import Entropy
 from fedfm.efficiency.communication.codec.error_feedback import ErrorFeedback
@@ -109,14 +111,18 @@ def test_ef21_reaches_the_optimum_where_top_k_does_not(uplink: Any, reaches: boo
     ids=["by some", "dropped uploads"],
 )
 @pytest.mark.parametrize("uplink", [EF21(TopK(0.4)), EF21(QSGD(7), rate=0.2), DGC(0.4)], ids=repr)
-def test_both_ends_agree_after_partly_accepted_rounds(slots: Any, uplink: Any, drive: Any) -> None:
+def test_both_ends_agree_after_partly_accepted_rounds(
+    slots: Any, uplink: Any, drive: Any, tmp_path: Path
+) -> None:
     """A party's memory moves with the server's, also where uploads were lost; the same on workers."""
     fed = quadratics(uplink=uplink, rounds=8, **slots)
     one, two = drive(fed, workers=0), drive(fed, workers=2)
     assert torch.equal(one.model, two.model) and one.digest == two.digest
     st = one.run.state
     for i in one.run.parties:
-        kept = one.run.site.store.load(i, st.accepted.get(i, 0)).get("wire", {}).get("0", {})
+        kept = (
+            Store(tmp_path / "run-0" / "clients").load(i, st.accepted.get(i, 0)).get("wire", {}).get("0", {})
+        )
         here = kept.get("g")
         there = st.decode.get(i, {}).get("0", {}).get("g")
         assert (here is None and there is None) or torch.equal(here, there), i

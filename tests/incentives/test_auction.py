@@ -16,7 +16,7 @@ from effort import fewer as few
 from fedfm.core.context import Ctx
 from fedfm.core.federation import Federation
 from fedfm.core.message import nothing
-from fedfm.core.protocols import Plan
+from fedfm.core.protocols import Plan, Reward
 from fedfm.efficiency.training.local import Local
 from fedfm.incentives.auction.proportional_share import ProportionalShare, allocate
 from fedfm.tasks.quadratic import Quadratic, Quadratics
@@ -124,18 +124,17 @@ def test_only_who_delivers_is_paid() -> None:
     answers = {"a": nothing(ask=1), "b": nothing(ask=2), "c": nothing(ask=3)}
     plan, _ = auction.select(dict.fromkeys("abc", 1), {}, Ctx(0), answers)
     assert plan.promised == {"a": 3.0, "b": 3.0}
-    paid, state = auction.pay(plan, ["b"], {}, {}, Ctx(0))
+    pay = Reward().pay
+    paid, state = pay(plan, ["b"], {}, {}, Ctx(0))
     assert paid == {"b": 3.0}
-    later, state = auction.pay(Plan(()), ["a"], {}, state, Ctx(0))  # kept late work: paid on arrival, once
-    assert later == {"a": 3.0} and auction.pay(Plan(()), ["a", "b"], {}, state, Ctx(0))[0] == {}
+    later, state = pay(Plan(()), ["a"], {}, state, Ctx(0))  # kept late work: paid on arrival, once
+    assert later == {"a": 3.0} and pay(Plan(()), ["a", "b"], {}, state, Ctx(0))[0] == {}
 
 
 def test_auction_in_a_federation(tmp_path: Any) -> None:
     auction = ProportionalShare(budget=12.0)
     data = Quadratics(a=(1.0,) * 6, b=(1.0,) * 6)
-    fed = Federation(
-        Quadratic(), data, select=auction, reward=auction, rounds=2, client=Local(steps=1, batch=0)
-    )
+    fed = Federation(Quadratic(), data, select=auction, rounds=2, client=Local(steps=1, batch=0))
     _, events, run = play(fed, tmp_path)
     for t in range(2):
         now = [e for e in events if e["round"] == t]
@@ -145,4 +144,4 @@ def test_auction_in_a_federation(tmp_path: Any) -> None:
         assert len(bids) == 6 and set(paid) == set(plan) and 0 < len(plan) < 6
         assert all(paid[i] >= bids[i] >= auction.cost(Ctx(0, client=i)) for i in plan)
         assert round(100 * sum(paid.values())) <= 1200
-    assert run.state.reward == {"open": {}}
+    assert run.state.slots["reward"] == {}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,15 +17,21 @@ from effort import fewer as few
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ConfigError
 from fedfm.core.federation import Federation
+from fedfm.data.source import Shard
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.mean import Mean
-from fedfm.evaluation.held_out import HeldOut
 from fedfm.incentives.contribution.leave_one_out import LeaveOneOut
 from fedfm.incentives.contribution.shapley_exact import ShapleyExact
 from fedfm.incentives.contribution.shapley_permutation import ShapleyPermutation
 from fedfm.incentives.reward.budget_split import BudgetSplit
 from fedfm.tasks.quadratic import Quadratic, Quadratics
 from play import play
+
+
+def worth(valuer: Any, ids: list[str], game: Any, ctx: Ctx) -> dict[str, float]:
+    """The values of a game, from a house that plays it."""
+    values: dict[str, float] = valuer.value(ids, {}, ctx.at(house=SimpleNamespace(game=game)))[0]
+    return values
 
 
 def glove(s: frozenset[str]) -> float:
@@ -53,11 +61,23 @@ GAMES = [
 ]
 
 
+@dataclass(frozen=True)
+class Judged(Quadratics):
+    """The server's own rows are like the test rows: F is the mean over all parties."""
+
+    def read(self, seed: int, columns: Any) -> Any:
+        parties = super().read(seed, columns)
+        return replace(parties, house=Shard("server", parties.test().rows))
+
+    def open(self, seed: int, columns: Any = None) -> Any:
+        return self.read(seed, columns)
+
+
 @pytest.mark.parametrize(("game", "phi"), GAMES)
 def test_shapley_of_known_games(game: Any, phi: dict[str, float]) -> None:
-    assert ShapleyExact().value(list(phi), game, Ctx(0)) == pytest.approx(phi, abs=1e-12)
+    assert worth(ShapleyExact(), list(phi), game, Ctx(0)) == pytest.approx(phi, abs=1e-12)
     events: list[dict[str, Any]] = []
-    estimate = ShapleyPermutation(permutations=1000).value(list(phi), game, Ctx(0, events=events))
+    estimate = worth(ShapleyPermutation(permutations=1000), list(phi), game, Ctx(0, events=events))
     assert estimate == pytest.approx(phi, abs=5 * max(events[0]["stderr"], 1e-12))
     assert events[0]["stderr"] < 0.02 and events[0]["coalitions"] == 8
 
@@ -78,19 +98,19 @@ def test_shapley_axioms(one: list[float], two: list[float], permutations: int, a
     u, v = as_game(ids, one), as_game(ids, two)
     estimate = ShapleyPermutation(permutations=permutations, antithetic=antithetic)
     for valuer in (ShapleyExact(), estimate):
-        pu, pv = valuer.value(ids, u, Ctx(0)), valuer.value(ids, v, Ctx(0))
-        both = valuer.value(ids, lambda s: u(s) + v(s), Ctx(0))
+        pu, pv = worth(valuer, ids, u, Ctx(0)), worth(valuer, ids, v, Ctx(0))
+        both = worth(valuer, ids, lambda s: u(s) + v(s), Ctx(0))
         assert math.fsum(pu.values()) == pytest.approx(u(frozenset(ids)) - u(frozenset()), abs=1e-9)
         assert both == pytest.approx({i: pu[i] + pv[i] for i in ids}, abs=1e-9)
-        assert valuer.value(ids, lambda s: u(s - {"c"}), Ctx(0))["c"] == 0.0
+        assert worth(valuer, ids, lambda s: u(s - {"c"}), Ctx(0))["c"] == 0.0
     swap = {"a": "b", "b": "a"}
-    alike = ShapleyExact().value(ids, lambda s: u(s) + u(frozenset(swap.get(i, i) for i in s)), Ctx(0))
+    alike = worth(ShapleyExact(), ids, lambda s: u(s) + u(frozenset(swap.get(i, i) for i in s)), Ctx(0))
     assert alike["a"] == pytest.approx(alike["b"], abs=1e-9)
     brute = dict.fromkeys(ids, 0.0)
     for order in itertools.permutations(ids):
         for k, i in enumerate(order):
             brute[i] += (u(frozenset(order[: k + 1])) - u(frozenset(order[:k]))) / 24
-    assert ShapleyExact().value(ids, u, Ctx(0)) == pytest.approx(brute, abs=1e-9)
+    assert worth(ShapleyExact(), ids, u, Ctx(0)) == pytest.approx(brute, abs=1e-9)
 
 
 def quadratic(n: int) -> tuple[Any, dict[str, float]]:
@@ -108,10 +128,10 @@ def quadratic(n: int) -> tuple[Any, dict[str, float]]:
 
 def test_shapley_of_a_quadratic_loss() -> None:
     game, phi = quadratic(7)
-    assert ShapleyExact().value(list(phi), game, Ctx(0)) == pytest.approx(phi, abs=1e-9)
+    assert worth(ShapleyExact(), list(phi), game, Ctx(0)) == pytest.approx(phi, abs=1e-9)
     # without interactions of three parties an order and its reverse are exact
-    assert ShapleyPermutation(permutations=2).value(list(phi), game, Ctx(0)) == pytest.approx(phi, abs=1e-9)
-    single = ShapleyPermutation(permutations=2, antithetic=False).value(list(phi), game, Ctx(0))
+    assert worth(ShapleyPermutation(permutations=2), list(phi), game, Ctx(0)) == pytest.approx(phi, abs=1e-9)
+    single = worth(ShapleyPermutation(permutations=2, antithetic=False), list(phi), game, Ctx(0))
     assert single != pytest.approx(phi, abs=1e-3)
 
 
@@ -123,11 +143,11 @@ def test_truncation_saves_evaluations_and_is_off_by_at_most_the_tolerance() -> N
         return 1 - 0.5 ** len(s)
 
     ids = [f"{k}" for k in range(10)]
-    values = ShapleyPermutation(permutations=20, tolerance=0.01).value(ids, game, Ctx(0))
+    values = worth(ShapleyPermutation(permutations=20, tolerance=0.01), ids, game, Ctx(0))
     # 0.5^k <= 0.01 + 0.5^10 first holds at k = 7, so nobody is asked about coalitions of 8 or 9
     assert max(len(s) for s in asked if len(s) < 10) == 7
     assert 0 <= 1 - 0.5**10 - math.fsum(values.values()) <= 0.01
-    full = ShapleyPermutation(permutations=20).value(ids, majority_of_ten, Ctx(0))
+    full = worth(ShapleyPermutation(permutations=20), ids, majority_of_ten, Ctx(0))
     assert math.fsum(full.values()) == pytest.approx(1.0)
 
 
@@ -136,14 +156,14 @@ def majority_of_ten(s: frozenset[str]) -> float:
 
 
 def test_leave_one_out_and_limits() -> None:
-    assert LeaveOneOut().value(["L", "R", "Q"], glove, Ctx(0)) == {"L": 1.0, "R": 0.0, "Q": 0.0}
+    assert worth(LeaveOneOut(), ["L", "R", "Q"], glove, Ctx(0)) == {"L": 1.0, "R": 0.0, "Q": 0.0}
     ids = [f"{k}" for k in range(13)]
     with pytest.raises(ConfigError, match="8192 evaluations"):
-        ShapleyExact().value(ids, majority_of_ten, Ctx(0))
-    many = ShapleyExact(max_players=13).value(ids, majority_of_ten, Ctx(0))
+        worth(ShapleyExact(), ids, majority_of_ten, Ctx(0))
+    many = worth(ShapleyExact(max_players=13), ids, majority_of_ten, Ctx(0))
     assert many == pytest.approx(dict.fromkeys(ids, 1 / 13))
     for valuer in (ShapleyExact(), ShapleyPermutation(), LeaveOneOut()):
-        assert valuer.reads and valuer.value([], glove, Ctx(0)) == {}
+        assert valuer.reads and worth(valuer, [], glove, Ctx(0)) == {}
 
 
 @pytest.mark.parametrize("valuer", [ShapleyExact(), ShapleyPermutation(permutations=2), LeaveOneOut()])
@@ -155,11 +175,10 @@ def test_contributions_in_a_federation(valuer: Any, tmp_path: Any) -> None:
     a, b, lr = (1.0, 2.0, 3.0, 4.0), (1.0, 0.0, -1.0, 2.0), 0.1
     fed = Federation(
         Quadratic(),
-        Quadratics(a=a, b=b),
+        Judged(a=a, b=b),
         client=Local(lr=lr, steps=1, batch=0),
         value=valuer,
         aggregate=Mean(weights="equal", denominator=4.0),
-        evaluate=HeldOut(utility_parts=1),
         rounds=1,
         reward=BudgetSplit(budget=10.0),
     )

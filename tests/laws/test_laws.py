@@ -191,8 +191,8 @@ class LastOne(Aggregator):
     def lifted(self, layout: Any) -> int:
         return 3
 
-    def finish(self, x: Tensor, mass: Any, count: int, ctx: Ctx) -> Tensor:
-        return x / mass
+    def finish(self, x: Tensor, mass: Any, count: int, state: State, ctx: Ctx) -> Any:
+        return x / mass, state
 
 
 @dataclass(frozen=True)
@@ -202,8 +202,8 @@ class Average(Aggregator):
     f: int = knob(1, "malicious messages to withstand")
     form = "all"
 
-    def combine(self, messages: Any, ctx: Ctx) -> Tensor:
-        return torch.stack([m.x for m in messages]).mean(0)
+    def combine(self, messages: Any, state: State, ctx: Ctx) -> Any:
+        return torch.stack([m.x for m in messages]).mean(0), state
 
 
 @dataclass(frozen=True)
@@ -264,20 +264,20 @@ class Favourite(Valuer):
     """The first party gets everything."""
 
     reads = True
-    method_name = "shapley-favourite"
+    exact = True
 
-    def value(self, ids: Any, game: Any, ctx: Ctx) -> dict[str, float]:
-        return {i: float(k == 0) for k, i in enumerate(ids)}
+    def value(self, ids: Any, state: State, ctx: Ctx) -> Any:
+        return {i: float(k == 0) for k, i in enumerate(ids)}, state
 
 
 @dataclass(frozen=True)
 class Vandal(Adversary):
     """Changes everybody's message, in place, without saying so."""
 
-    def forge(self, messages: dict[str, Message], members: Any, ctx: Ctx) -> dict[str, Message]:
+    def forge(self, messages: dict[str, Message], members: Any, state: State, ctx: Ctx) -> Any:
         for m in messages.values():
             m.x.mul_(2)
-        return {i: replace(m, x=m.x.clone()) for i, m in messages.items()}
+        return {i: replace(m, x=m.x.clone()) for i, m in messages.items()}, state
 
 
 class Bare(Wire):

@@ -204,8 +204,8 @@ class Shifts(Aggregator):
     def lift(self, m: Message, ctx: Ctx) -> Lift:
         return Lift(m.x, 1.0, 1.0)
 
-    def finish(self, x: Tensor, mass: Any, count: int, ctx: Ctx) -> Tensor:
-        return x / mass + 1e-9
+    def finish(self, x: Tensor, mass: Any, count: int, state: State, ctx: Ctx) -> Any:
+        return x / mass + 1e-9, state
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def test_links_lead_somewhere() -> None:
 
 
 def test_the_example_combine_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = fedfm.FashionMnist(train_rows=200, test_rows=20)  # type: ignore[attr-defined]
+    data = fedfm.FashionMnist(train_rows=200, test_rows=40, server_rows=20)  # type: ignore[attr-defined]
     value = fedfm.ShapleyPermutation(permutations=1)  # type: ignore[attr-defined]
     engine = fedfm.InProcess()  # type: ignore[attr-defined]
     combine = module_of(ROOT / "examples" / "combine.py")
@@ -136,7 +136,7 @@ def test_the_aggregators_other_form_keeps_the_laws_too(tmp_path: Path) -> None:
     method.write_text(code.replace("fresh-all-one", "fresh-all-two"))
     module = module_of(method)
     spec = module.FreshAllOne()
-    assert spec.form == "all" and spec.needs == 3
+    assert spec.form == "all" and spec.least == 3
     fedfm.laws.check(spec)
 
 

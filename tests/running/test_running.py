@@ -100,7 +100,7 @@ def test_a_run_whose_rounds_all_failed_has_not_finished(tmp_path: Path) -> None:
     assert one.summary["status"] == "finished"
 
 
-@pytest.mark.parametrize("slot", ["task", "client", "aggregate", "server"])
+@pytest.mark.parametrize("slot", ["task", "client", "aggregate"])
 def test_a_slot_without_an_identity_cannot_be_empty(slot: str) -> None:
     with pytest.raises(ConfigError, match=f"{slot}: None names no method"):
         configure("fedavg-vision", [f"{slot}=null"])

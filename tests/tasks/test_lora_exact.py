@@ -54,7 +54,7 @@ def aggregate(ms: list[Message], kind: str = "float") -> Tensor:
     fold, rule = Fold(kind), FedExLoRA()
     for m in ms:
         fold.add(rule.lift(m, CTX), m.sender)
-    return rule.finish(fold.total(), fold.mass, len(ms), CTX)
+    return rule.finish(fold.total(), fold.mass, len(ms), {}, CTX)[0]
 
 
 def factors(x: Tensor, head: str) -> tuple[Tensor, Tensor, Tensor]:

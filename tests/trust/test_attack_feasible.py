@@ -8,54 +8,51 @@ import pytest
 import torch
 
 from federations import digits
+from fedfm.core.errors import ConfigError
 from fedfm.core.federation import Federation
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.mean import Mean
-from fedfm.efficiency.training.servers import Apply
-from fedfm.laws.homes import quadratics
+from fedfm.laws.homes import factored, pictures, quadratics
 from fedfm.trust.robustness.attack.label_flip import LabelFlip
-from fedfm.trust.robustness.attack.sign_flip import SignFlip
 
 
-def told(fed: Federation, slot: str = "adversary") -> str:
+def told(fed: Federation) -> str:
     parties: Any = fed.data.open(fed.seed)
-    return "\n".join(map(str, getattr(fed, slot).feasible(fed, parties, fed.task.open(parties))))
+    return fed.adversary.feasible(len(parties.ids), fed.task.open(parties))
 
 
 def test_labels_cannot_be_flipped_where_there_are_none() -> None:
-    assert "label-flip needs data with class labels; quadratic has none" in told(
-        quadratics(adversary=LabelFlip(count=2))
-    )
+    assert "needs data with class labels" in told(quadratics(adversary=LabelFlip(count=2)))
     assert told(digits(adversary=LabelFlip(count=2))) == ""
-    assert told(quadratics(adversary=LabelFlip(fraction=0.0))) == ""  # nobody is malicious
+    assert told(pictures(adversary=LabelFlip(count=2))) == ""
+    assert "needs data with class labels" in told(factored(adversary=LabelFlip(count=2)))
 
 
 @pytest.mark.parametrize(
     ("attack", "why"),
     [
-        (LabelFlip(count=2, classes=3), "with 3 classes"),
-        (LabelFlip(count=2, mapping="pair", source=3, target=12), "of label 3 to 12 with 10 classes"),
-        (LabelFlip(count=2, rate=0.0), "changes no label"),
-        (LabelFlip(count=2, rate=0.001), "changes no label"),
+        (LabelFlip(count=2, classes=3), "classes=3, and the task has 10"),
+        (LabelFlip(count=2, mapping="pair", source=3, target=12), "label 12 of 10 classes"),
     ],
     ids=repr,
 )
-def test_flips_that_change_nothing(attack: LabelFlip, why: str) -> None:
+def test_flips_of_labels_that_there_are_not(attack: LabelFlip, why: str) -> None:
     assert why in told(digits(adversary=attack))
 
 
-def test_a_flip_of_a_label_to_itself_is_refused() -> None:
+def test_a_flip_that_changes_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="to itself"):
         LabelFlip(mapping="pair", source=2, target=2)
     assert told(digits(adversary=LabelFlip(mapping="pair", source=3, target=5, count=6))) == ""
 
 
-def test_who_knows_all_needs_somebody_to_know() -> None:
-    weights = {"client": Local(send="weights"), "server": Apply(takes="weights")}
-    assert "needs differences" in told(quadratics(adversary=SignFlip(omniscient=True, count=1), **weights))
-    assert "every party is malicious" in told(quadratics(adversary=SignFlip(1.0, omniscient=True)))
-    assert told(quadratics(adversary=SignFlip(omniscient=True, count=1))) == ""
-    assert told(quadratics(adversary=SignFlip(1.0), **weights)) == ""
+def test_texts_have_labels_and_language_models_have_none(tmp_path: Any) -> None:
+    """The probe is an empty shard: no row is read twice for it."""
+    from fedfm.data.source import Shard
+
+    for fed in (digits(), quadratics()):
+        bound = fed.task.open(fed.data.open(0))
+        assert len(bound.encode(Shard("", ()))) == 0
 
 
 def test_own_weights_of_parties(drive: Any) -> None:
@@ -72,7 +69,9 @@ def test_own_weights_of_parties(drive: Any) -> None:
         played = drive(Federation(Quadratic(), data, aggregate=rule, **base))
         assert float(played.model[0]) == pytest.approx(0.1 * right, rel=1e-6)
     wrong = Mean(factors={"party-7": 2.0, "clinic-*": 1.0, "party-*": 1.0})
-    assert [p.where for p in wrong.feasible(Federation(Quadratic(), data), data.open(0), None)] == [
+    with pytest.raises(ConfigError) as refused:
+        drive(Federation(Quadratic(), data, aggregate=wrong, **base))
+    assert [p.where for p in refused.value.problems] == [
         "aggregate.factors.party-7",
         "aggregate.factors.clinic-*",
     ]
@@ -91,7 +90,8 @@ def test_factors_and_central_noise(drive: Any) -> None:
     assert any(p.where == "aggregate" for p in check(noisy))
     assert check(quadratics(uplink=ClipNoise(), aggregate=Mean(weights="equal"))) == []
     assert (Mean(weights="equal").alpha_max, Mean().alpha_max) == (1.0, None)
-    assert Mean(weights="equal", factors={"a": 3.0}).alpha_max == 3.0
+    assert Mean(weights="equal", factors={"a": 0.5}).alpha_max == 1.0
+    assert Mean(weights="equal", factors={"a": 3.0}).alpha_max is None
 
 
 def test_masks_keep_own_weights(drive: Any) -> None:

@@ -37,7 +37,7 @@ def messages(rows: Any) -> list[Message]:
 
 
 def combine(rule: Aggregator, rows: Any) -> Tensor:
-    return rule.combine(messages(rows), CTX)
+    return rule.combine(messages(rows), {}, CTX)[0]
 
 
 def normal_rows(n: int, d: int, seed: int = 0) -> Tensor:
@@ -94,13 +94,13 @@ def test_coordinate_rules() -> None:
         assert torch.equal(combine(rule, rows.flip(0)), out)  # order of arrival is nothing
         assert torch.allclose(combine(rule, rows * 2 + 1), out * 2 + 1, atol=1e-5)  # affine
         heavy = [replace(m, mass=1000.0 * (i == 0)) for i, m in enumerate(messages(rows))]
-        assert torch.equal(rule.combine(heavy, CTX), out)  # claimed weights are nothing
+        assert torch.equal(rule.combine(heavy, {}, CTX)[0], out)  # claimed weights are nothing
         wild = rows.clone()
         wild[:2] = 1e30  # two of nine: inside what each withstands
         assert bool((combine(rule, wild).abs() <= rows[2:].abs().max()).all())
         assert combine(rule, torch.zeros(9, 0)).shape == (0,)
     assert torch.allclose(combine(TrimmedMean(0.0), rows), rows.mean(0), atol=1e-6)
-    assert [TrimmedMean(f).needs for f in (0.0, 0.2, 0.4)] == [1, 3, 5] and TrimmedMean(count=2).needs == 5
+    assert [TrimmedMean(f).least for f in (0.0, 0.2, 0.4)] == [1, 3, 5] and TrimmedMean(count=2).least == 5
 
 
 # ---- Krum ---------------------------------------------------------------------------------------------------------
@@ -118,7 +118,7 @@ def test_krum_on_a_line() -> None:
     assert combine(Krum(f=2), rows).item() == rows[3].item()
     assert int(scores(squared, 4).argmin()) == 2  # the usual mistake, n - f - 1 neighbours, would choose 1.1
     events: list[Any] = []
-    Krum(f=2, m=3).combine(messages(rows), CTX.at(events=events))
+    Krum(f=2, m=3).combine(messages(rows), {}, CTX.at(events=events))[0]
     assert events[0]["kind"] == "krum" and events[0]["selected"] == ["p1", "p2", "p3"]
     assert events[0]["scores"][3] == pytest.approx(0.49, abs=1e-5)
 
@@ -136,11 +136,11 @@ def test_krum_properties() -> None:
         combine(Krum(f=2, m=9), rows), rows[[i for i in range(11) if i not in (2, 7)]].mean(0), atol=1e-5
     )
     assert torch.equal(combine(Krum(f=1), [[1.0], [1.0], [1.0], [1.0], [9.0]]), torch.tensor([1.0]))
-    assert Krum(f=2).needs == 7 and Krum(f=0).needs == 3 and Krum(f=1, m=8).needs == 8
+    assert Krum(f=2).least == 7 and Krum(f=0).least == 3 and Krum(f=1, m=8).least == 8
     with pytest.raises(RoundFailed, match="at least 7"):
         combine(Krum(f=2), rows[:6])
     events: list[Any] = []
-    Krum(f=1).combine(messages([[0.0], [1.0], [2.0], [3.0], [4.0]]), CTX.at(events=events))
+    Krum(f=1).combine(messages([[0.0], [1.0], [2.0], [3.0], [4.0]]), {}, CTX.at(events=events))[0]
     assert events[0]["selected"] == ["p1"]  # scores 5, 2, 2, 2, 5: the first of the equal
 
 
@@ -174,14 +174,14 @@ def test_deviation_of_each_rule_under_sign_flip() -> None:
         for scale in (1.0, 10.0):
             rows = {f"p{i}": Message(r) for i, r in enumerate([*honest, *torch.zeros(f, d)])}
             bad = frozenset(f"p{i}" for i in range(n - f, n))
-            all_ = list(SignFlip(scale=scale, omniscient=True).forge(rows, bad, CTX).values())
+            all_ = list(SignFlip(scale=scale, omniscient=True).forge(rows, bad, {}, CTX)[0].values())
             for name, rule in (
                 ("median", CoordinateMedian()),
                 ("trim", TrimmedMean(f / n)),
                 ("krum", Krum(f)),
                 ("multi", Krum(f, m=n - f)),
             ):
-                out = rule.combine(all_, CTX)
+                out = rule.combine(all_, {}, CTX)[0]
                 seen.setdefault(f"{name} {scale:g}", []).append(float((out - mu).norm()))
                 if name == "krum" and scale == 1.0:
                     assert torch.allclose(out, -mu, atol=1e-6)
@@ -255,19 +255,21 @@ def test_sign_flip_closed_form() -> None:
         attack = SignFlip(count=f, scale=scale, omniscient=True)
         rows = {f"p{i}": Message(u.clone()) for i in range(n)}
         bad = attack.members(list(rows), CTX)
-        forged = attack.forge(rows, bad, CTX)
+        forged = attack.forge(rows, bad, {}, CTX)[0]
         mean = torch.stack([m.x for m in forged.values()]).mean(0)
         assert attack.reads and list(forged) == list(rows) and len(bad) == f
         assert torch.allclose(mean, ((n - f) - scale * f) / n * u, atol=1e-6)
     assert torch.equal(rows["p0"].x, u)
-    assert SignFlip().forge(rows, bad, CTX) is rows  # the plain attacker has flipped at home; never twice
-    assert attack.forge(rows, frozenset(rows), CTX) is rows  # no honest mean to reverse
+    assert (
+        SignFlip().forge(rows, bad, {}, CTX)[0] is rows
+    )  # the plain attacker has flipped at home; never twice
+    assert attack.forge(rows, frozenset(rows), {}, CTX)[0] is rows  # no honest mean to reverse
     uneven = {f"p{i}": Message(torch.full((3,), float(i))) for i in range(4)}
     assert (
-        attack.forge(uneven, frozenset({"p3"}), CTX)["p3"].x.tolist() == [-10.0] * 3
+        attack.forge(uneven, frozenset({"p3"}), {}, CTX)[0]["p3"].x.tolist() == [-10.0] * 3
     )  # -10 (0+1+2)/3: honest rows only
     with pytest.raises(ConfigError, match="delta"):
-        attack.forge({i: replace(m, kind="weights") for i, m in rows.items()}, bad, CTX)
+        attack.forge({i: replace(m, kind="weights") for i, m in rows.items()}, bad, {}, CTX)[0]
 
 
 def test_members() -> None:
@@ -347,20 +349,20 @@ def test_label_flip_is_one_poisoned_data_set() -> None:
 def test_norm_outliers() -> None:
     """Norms 1..5, 20: median 3.5, deviations 2.5 1.5 0.5 0.5 1.5 16.5, MAD 1.5: z = 16.5/(1.4826 * 1.5) = 7.42."""
     rows = {f"p{i}": Message(torch.tensor([n, 0.0])) for i, n in enumerate((1.0, 2.0, 3.0, 4.0, 5.0, 20.0))}
-    flagged = NormOutliers().flag(rows, CTX)
+    flagged = NormOutliers().flag(rows, {}, CTX)[0]
     assert list(flagged) == ["p5"] and "7.4" in flagged["p5"] and "median 3.5" in flagged["p5"]
-    assert NormOutliers(k=7.5).flag(rows, CTX) == {}
-    assert NormOutliers().flag({i: rows[i] for i in ("p0", "p1", "p5")}, CTX) == {}  # fewer than four
+    assert NormOutliers(k=7.5).flag(rows, {}, CTX)[0] == {}
+    assert NormOutliers().flag({i: rows[i] for i in ("p0", "p1", "p5")}, {}, CTX)[0] == {}  # fewer than four
     short = {f"p{i}": Message(torch.tensor([n])) for i, n in enumerate((9.0, 10.0, 11.0, 10.5, 9.5, 0.0))}
-    assert NormOutliers().flag(short, CTX) == {} and list(NormOutliers(one_sided=False).flag(short, CTX)) == [
-        "p5"
-    ]
+    assert NormOutliers().flag(short, {}, CTX)[0] == {} and list(
+        NormOutliers(one_sided=False).flag(short, {}, CTX)[0]
+    ) == ["p5"]
     same = {f"p{i}": Message(torch.full((4,), 1.0 + 1e-7 * i)) for i in range(6)}
-    assert NormOutliers(one_sided=False).flag(same, CTX) == {}  # rounding errors are no reason
-    assert list(NormOutliers().flag(same | {"p6": Message(torch.full((4,), 10.0))}, CTX)) == ["p6"]
+    assert NormOutliers(one_sided=False).flag(same, {}, CTX)[0] == {}  # rounding errors are no reason
+    assert list(NormOutliers().flag(same | {"p6": Message(torch.full((4,), 10.0))}, {}, CTX)[0]) == ["p6"]
     zeros = {f"p{i}": Message(torch.zeros(4)) for i in range(5)}
-    assert NormOutliers().flag(zeros, CTX) == {}
-    assert "infinitely" in NormOutliers().flag(zeros | {"p9": Message(torch.ones(4))}, CTX)["p9"]
+    assert NormOutliers().flag(zeros, {}, CTX)[0] == {}
+    assert "infinitely" in NormOutliers().flag(zeros | {"p9": Message(torch.ones(4))}, {}, CTX)[0]["p9"]
 
 
 def test_norm_outliers_see_scaling_and_spare_the_honest() -> None:
@@ -368,7 +370,7 @@ def test_norm_outliers_see_scaling_and_spare_the_honest() -> None:
     for seed in range(20):
         honest = normal_rows(16, 300, seed)
         rows = {f"p{i}": Message(r) for i, r in enumerate([*honest, *(-10 * honest[:4])])}
-        flagged = NormOutliers().flag(rows, CTX)
+        flagged = NormOutliers().flag(rows, {}, CTX)[0]
         caught += len([i for i in flagged if int(i[1:]) >= 16])
         spared += len([i for i in flagged if int(i[1:]) < 16])
     assert caught == 80 and spared <= 4  # of 320

@@ -129,7 +129,7 @@ def trained(folder: Any, **slots: Any) -> tuple[list[dict[str, Any]], Tensor, li
     )
     assert check(fed) == []
     records, events, run = play(fed, folder)
-    return records, fed.server.model(run.state.server), [e for e in events if e["kind"] == "privacy"]
+    return records, run.model(), [e for e in events if e["kind"] == "privacy"]
 
 
 def test_loop_with_drop_outs_gives_the_plain_model(tmp_path: Any) -> None:

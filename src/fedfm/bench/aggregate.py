@@ -66,15 +66,15 @@ def _measure(n: int, size: int, repeats: int) -> dict[str, Any]:
             if checked:
                 validate(m, m.x.numel())
             gather(slots, m, fold, ctx)
-        settle(slots, fold, {}, ctx, n)
+        settle(slots, fold, {}, {}, ctx, n)
 
     turns: dict[str, Callable[[], Any]] = {
         "plain": plain,
         "mean": folded,
         "checked": lambda: folded(checked=True),
         "fixed": lambda: folded("fixed"),
-        "krum": lambda: Krum(f=1).combine(kept, ctx),
-        "median": lambda: CoordinateMedian().combine(kept, ctx),
+        "krum": lambda: Krum(f=1).combine(kept, {}, ctx),
+        "median": lambda: CoordinateMedian().combine(kept, {}, ctx),
     }
     spent: dict[str, list[float]] = {name: [] for name in turns}
     for k in range(repeats + 1):  # the first is a warm-up

@@ -49,7 +49,7 @@ class Arena:
         cpu, wall = machine.cpu(pids), time.perf_counter()
         record = next(self._rounds)
         wall, cpu = time.perf_counter() - wall, machine.cpu(pids) - cpu
-        with self.run.ledger.path.open("rb") as f:
+        with self.run.books.ledger.path.open("rb") as f:
             f.seek(begun)
             events = [json.loads(line) for line in f]
         return Lap(record, wall, cpu, events)
@@ -63,11 +63,11 @@ def opened(fed: Federation) -> Iterator[Arena]:
         site = open_site(fed, Path(folder), Silent())
         for i in site.parties.ids:
             site.data(i)
-        site.held_out(0, 1)
+        site.home.test("", 0, 1)
         engine = fed.engine.make()
         engine.open(site)
         try:
-            yield Arena(Run(fed, Path(folder), site, engine))
+            yield Arena(Run(fed, Path(folder), site.home, engine))
         finally:
             engine.close()
             torch.set_num_threads(threads)

@@ -14,7 +14,7 @@ from fedfm.bench import machine
 from fedfm.bench.arena import ENDLESS, NEVER, Arena, opened
 from fedfm.bench.idle import Crowd, Idle, Vector
 from fedfm.core.federation import Federation
-from fedfm.core.session import UPLOAD
+from fedfm.core.job import UPLOAD
 from fedfm.engines.inprocess import InProcess
 from fedfm.engines.processes import Processes
 

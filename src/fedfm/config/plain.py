@@ -19,7 +19,7 @@ from typing import Any
 from fedfm.core.combine import Pipe
 from fedfm.core.errors import ConfigError, Problem, nearest
 from fedfm.core.federation import Federation
-from fedfm.core.protocols import Aggregator, Client, Server, Task, Wire
+from fedfm.core.protocols import Aggregator, Client, Task, Wire
 from fedfm.core.registry import SLOT_OF, load, methods
 
 Config = dict[str, Any]
@@ -29,7 +29,7 @@ def to_config(value: Any) -> Any:
     """Plain data that `from_config` turns back into `value`."""
     if isinstance(value, Pipe):
         return [to_config(s) for s in value.stages]
-    if type(value).__module__ == "fedfm.core.protocols":
+    if type(value).__module__.startswith("fedfm.core.protocols"):
         return None  # the identity of a slot
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         plain = {f.name: to_config(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
@@ -135,8 +135,8 @@ def build(hint: Any, value: Any, where: str, problems: list[Problem], slot: str 
     if (
         value is None
         and specs
-        and specs[0].__module__ == "fedfm.core.protocols"
-        and specs[0] not in (Task, Client, Aggregator, Server)
+        and specs[0].__module__.startswith("fedfm.core.protocols")
+        and specs[0] not in (Task, Client, Aggregator)
     ):
         return specs[0]()
     if isinstance(value, list) and Wire in specs:

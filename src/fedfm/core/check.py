@@ -1,199 +1,131 @@
 """Compatibility is data: what cannot be honoured together is refused before a model is loaded, with reason and fix.
 
-Every rule reads facts that methods declare; none knows a method's name. All problems are collected.
+Every rule reads facts that methods declare; none knows a method's name, and a fact that is not declared has the value
+that promises least. All problems are collected.
 """
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 
 import torch
 
-from fedfm.core.combine import Pipe, sends, stages_of
+from fedfm.core import protection
+from fedfm.core.combine import Pipe, stages_of
 from fedfm.core.errors import Problem
 from fedfm.core.federation import Federation
-from fedfm.core.protocols import Reward, Valuer
+from fedfm.core.protection import readers as readers
 from fedfm.core.registry import name_of
 
 
 def check(fed: Federation) -> list[Problem]:
     """Every problem of this federation; an empty list means that it can run."""
-    return [
-        problem
-        for rule in (
-            _pairs,
-            _hidden_messages,
-            _central_noise,
-            _sub_models,
-            _misplaced,
-            _unprotected,
-            _idle_switches,
-            _place,
-        )
-        for problem in rule(fed)
-    ]
-
-
-def readers(fed: Federation) -> Iterator[tuple[str, str]]:
-    """(slot, name) of everything that reads single messages."""
-    for slot in ("aggregate", "value", "detect", "adversary"):
-        if (method := getattr(fed, slot)).reads:
-            yield slot, name_of(method)
+    rules = (
+        _pairs,
+        _kinds,
+        _codes,
+        _personal,
+        protection.hidden_messages,
+        protection.central_noise,
+        _sub_models,
+        protection.misplaced,
+        protection.unprotected,
+        _idle_switches,
+        _place,
+    )
+    return [problem for rule in rules for problem in rule(fed)]
 
 
 def _pairs(fed: Federation) -> Iterator[Problem]:
-    if fed.client.dialect != fed.server.dialect:
+    if fed.client.dialect != fed.serving.dialect:
         yield Problem(
-            "client",
-            f"{name_of(fed.client)} speaks '{fed.client.dialect}', the server '{fed.server.dialect}'",
-            "client and server halves of a method belong together",
-            f"set server to the one that belongs to {name_of(fed.client)} (fedfm list --slot server), or client=local",
+            "server",
+            f"{name_of(fed.client)} speaks '{fed.client.dialect}', {name_of(fed.serving)} '{fed.serving.dialect}'",
+            "client and server halves of a method belong together, with the same knobs",
+            "server=null takes the client's own half; or client=local",
         )
-    if fed.server.phases and fed.pace.late == "keep":
+    if fed.serving.phases and fed.pace.late == "keep":
         yield Problem(
             "pace",
             f"{name_of(fed.pace)} lets work outlive its round",
-            f"{name_of(fed.server)} ends its conversations with a round",
+            f"{name_of(fed.serving)} ends its conversations with a round",
             "pace=synchronous, or quorum with late=cancel",
         )
-    send = sends(fed.client)
-    takes = getattr(fed.server, "takes", "delta")
-    if send != takes:
-        fix = f"server.takes={send}" if hasattr(fed.server, "takes") else f"client.local.send={takes}"
-        yield Problem(
-            "server.takes",
-            f"clients send {send}, {name_of(fed.server)} takes {takes}",
-            "adding weights as if they were differences doubles the model",
-            fix,
-        )
-    if fed.aggregate.takes and fed.aggregate.takes != send:
-        where = "client.send" if hasattr(fed.client, "send") else "client.local.send"
-        yield Problem(
-            where,
-            f"{name_of(fed.aggregate)} needs {fed.aggregate.takes}, clients send {send}",
-            "it combines whole factors",
-            f"{where}={fed.aggregate.takes} and server.takes={fed.aggregate.takes}",
-        )
-
-
-def _hidden_messages(fed: Federation) -> Iterator[Problem]:
-    """No single message is readable: whatever reads one is refused."""
-    stages, at = stages_of(fed.uplink), Pipe(fed.uplink).hidden
-    if at is None:
-        return
-    hider = name_of(stages[at])
-    for slot, name in readers(fed):
-        yield Problem(
-            slot,
-            f"{name} reads single messages, which {hider} hides",
-            "the server sees only the sum of the cohort",
-            f"drop {slot}={name}, or drop {hider} from the uplink",
-        )
-    if fed.aggregate.form == "sum" and not fed.aggregate.shares:
-        yield Problem(
-            "aggregate",
-            f"{name_of(fed.aggregate)} cannot be computed on the client",
-            f"{hider} needs the client to weigh its own message before it is masked",
-            "aggregate=mean",
-        )
-    if fed.pace.late == "keep" or fed.pace.partial:
-        yield Problem(
-            "pace",
-            f"{name_of(fed.pace)} closes rounds on part of a cohort",
-            f"the masks of {hider} cancel only over the whole cohort; a late upload could be unmasked alone",
-            "pace=synchronous, or quorum with late=cancel, eager=false",
-        )
-    for i, stage in enumerate(stages):
-        if i < at and not stage.linear:
+    for i, stage in enumerate(stages_of(fed.talk)):
+        if "structure" in stage.needs:
             yield Problem(
-                f"uplink.{i}",
-                f"{name_of(stage)} stands before {hider} and is not linear",
-                "only the sum is decoded, and this code of a sum is not the sum of the codes",
-                f"move it out, or use a linear code with a shared seed (randk) before {hider}",
-            )
-        if i > at and not stage.lossless:
-            yield Problem(
-                f"uplink.{i}",
-                f"{name_of(stage)} stands after {hider} and loses bits",
-                "a masked vector that is changed cannot be unmasked",
-                f"put it before {hider} if it is linear",
-            )
-        if i > at and stage.opaque:
-            yield Problem(
-                f"uplink.{i}",
-                f"{name_of(stage)} would mask what {hider} has masked",
-                "one mask is enough",
-                "keep one",
+                f"talk.{i}",
+                f"{name_of(stage)} goes by the names of tensors",
+                "what is said in a conversation has none",
+                "use a codec of plain vectors (qsgd, quantise)",
             )
 
 
-def _central_noise(fed: Federation) -> Iterator[Problem]:
-    """Noise on the sum: valid for a clipped sum with equal weights and for nothing else that looks at the messages."""
-    stages = stages_of(fed.uplink)
-    i = next((i for i, s in enumerate(stages) if s.after_sum and not s.opaque), None)
-    if i is None:
-        return
-    name = name_of(stages[i])
-    for slot, reader in readers(fed):
-        if slot != "adversary":
-            yield Problem(
-                slot,
-                f"{reader} reads single messages under {name}",
-                "the noise covers the sum; what is computed from "
-                "single messages is a release that no accountant knows",
-                f"drop {slot}={reader}, or use noise on the client (local-gaussian)",
-            )
-    if fed.aggregate.form == "sum" and not fed.aggregate.plain:
-        yield Problem(
-            "aggregate",
-            f"{name_of(fed.aggregate)} transforms the clipped message",
-            "its sum is no longer bounded by clip_norm, so the noise would be too small",
-            "aggregate=mean with weights=equal",
-        )
-    if getattr(fed.aggregate, "weights", "equal") != "equal":
-        yield Problem(
-            "aggregate.weights",
-            "clients are weighted by their examples",
-            f"one client could move the sum by its weight "
-            f"times clip_norm, but {name} adds noise for clip_norm",
-            "aggregate.weights=equal",
-        )
-    if fed.select.random_size and not getattr(fed.aggregate, "denominator", 0.0):
-        yield Problem(
-            "aggregate.denominator",
-            "the mean divides by the cohort's random size",
-            "that size is private under Poisson sampling",
-            "aggregate.denominator = rate x number of parties",
-        )
-    if fed.pace.late == "keep":
-        yield Problem(
-            "pace",
-            f"{name_of(fed.pace)} mixes rounds",
-            "the accountant assumes that a round's cohort was drawn for it",
-            "pace=synchronous",
-        )
-    if sends(fed.client) == "weights":
+def _kinds(fed: Federation) -> Iterator[Problem]:
+    """The kind of message goes from client to aggregator to server."""
+    makes = fed.client.makes
+    if makes not in fed.aggregate.takes:
+        takes = " or ".join(fed.aggregate.takes)
         yield Problem(
             "client.send",
-            "clients send weights",
-            f"{name} would clip the model itself, not the update",
-            "client.send=delta",
+            f"{name_of(fed.aggregate)} takes {takes}, {name_of(fed.client)} sends {makes}",
+            "it would compute something else from it",
+            f"client.send={fed.aggregate.takes[0]} where the client has that knob, and server.takes alike",
         )
-    for k, before in enumerate(stages[:i] if Pipe(fed.uplink).hidden is None else ()):
+    if makes != fed.serving.takes:
         yield Problem(
-            f"uplink.{k}",
-            f"{name_of(before)} is decoded after {name} has clipped its code",
-            "what it makes of a clipped code may be longer than clip_norm",
-            f"drop {name_of(before)}, or add secagg behind {name}",
+            "server.takes",
+            f"clients send {makes}, {name_of(fed.serving)} takes {fed.serving.takes}",
+            "adding weights as if they were differences doubles the model",
+            f"server.takes={makes} where the server has that knob, or client.send={fed.serving.takes}",
         )
-    for k, after in enumerate(stages[i + 1 :], i + 1):
-        if not (after.lossless or after.opaque):
+
+
+def _codes(fed: Federation) -> Iterator[Problem]:
+    """What a lossy code may be put around."""
+    stages = stages_of(fed.uplink)
+    for i, stage in enumerate(stages if fed.client.makes != "delta" else ()):
+        if (
+            not (stage.lossless or stage.opaque or (stage.unbiased and fed.aggregate.plain))
+            and not stage.after_sum
+        ):
             yield Problem(
-                f"uplink.{k}",
-                f"{name_of(after)} changes the update after {name} has clipped it",
-                "the clipped norm would no longer hold",
-                f"put it before {name}",
+                f"uplink.{i}",
+                f"{name_of(stage)} loses part of {fed.client.makes}",
+                "what it leaves out of a difference is small or comes later; of whole weights it is the model itself",
+                "client.send=delta and server.takes=delta, or a lossless code",
+            )
+    for i, stage in enumerate(stages_of(fed.downlink)):
+        if not (stage.lossless or stage.unbiased or stage.remembers):
+            yield Problem(
+                f"downlink.{i}",
+                f"{name_of(stage)} leaves out part of the model that parties start from",
+                "the broadcast holds the model and no difference, and nothing sends the rest later",
+                "downlink=quantise or qsgd, or a code with memory",
+            )
+        if stage.remembers and fed.select.cuts:
+            yield Problem(
+                f"downlink.{i}",
+                f"{name_of(stage)} remembers what it sent, and parties get sub-models",
+                "their vectors change in length",
+                f"drop {name_of(stage)}, or {name_of(fed.select)}",
+            )
+
+
+def _personal(fed: Federation) -> Iterator[Problem]:
+    """Whoever needs the one model of the server."""
+    if fed.serving.whole:
+        return
+    for slot, method, asks in (
+        ("value", fed.value, not fed.value.identity()),
+        ("select", fed.select, fed.select.needs_model),
+    ):
+        if asks:
+            yield Problem(
+                slot,
+                f"{name_of(method)} needs one model, and {name_of(fed.serving)} has one for each party",
+                "its score would be of a model that nobody uses",
+                f"drop {slot}={name_of(method)}",
             )
 
 
@@ -206,7 +138,7 @@ def _sub_models(fed: Federation) -> Iterator[Problem]:
                 "their vectors have no common coordinates",
                 f"drop {slot}={name}, or {name_of(fed.select)}",
             )
-        if fed.aggregate.form == "sum" and not fed.aggregate.plain:
+        if fed.aggregate.form == "sum" and not fed.aggregate.widens:
             yield Problem(
                 "aggregate",
                 f"{name_of(fed.aggregate)} does not know sub-models",
@@ -223,48 +155,6 @@ def _sub_models(fed: Federation) -> Iterator[Problem]:
                 )
 
 
-def _misplaced(fed: Federation) -> Iterator[Problem]:
-    """Protection covers whole uploads or their sum: it works as a stage of the uplink itself and nowhere else."""
-    for slot in ("uplink", "downlink", "talk"):
-        for i, stage in enumerate(stages_of(getattr(fed, slot))):
-            if (slot != "uplink" or hasattr(stage, "rules")) and (
-                stage.after_sum or stage.opaque or stage.phases or stage.perturbs
-            ):
-                yield Problem(
-                    f"{slot}.{i}",
-                    f"the protection of {name_of(stage)} has no effect here",
-                    "it covers whole uploads, or the "
-                    "sum of a round's, which only the uplink's own stages see",
-                    "make it a stage of the uplink",
-                )
-
-
-def _unprotected(fed: Federation) -> Iterator[Problem]:
-    """Noise on the uploads, central or local, covers nothing that reaches the server another way."""
-    noisy = " and ".join(name_of(s) for s in stages_of(fed.uplink) if s.perturbs)
-    if noisy and fed.select.releases:
-        yield Problem(
-            "select",
-            f"{name_of(fed.select)} publishes what clients computed from their data",
-            f"this release is not covered by the noise of {noisy}",
-            "select=uniform or poisson",
-        )
-    if noisy and fed.server.phases:
-        yield Problem(
-            "server",
-            f"{name_of(fed.server)} learns from conversations, which {noisy} does not cover",
-            "what a party tells there is as private as its upload",
-            f"drop {noisy}",
-        )
-    if noisy and importlib.util.find_spec("dp_accounting") is None:
-        yield Problem(
-            "uplink",
-            "the privacy spent cannot be computed",
-            "dp-accounting is not installed",
-            "pip install 'fedfm[privacy]'",
-        )
-
-
 def _idle_switches(fed: Federation) -> Iterator[Problem]:
     if fed.fold == "fixed" and (names := [name for _, name in readers(fed)]):
         yield Problem(
@@ -273,23 +163,19 @@ def _idle_switches(fed: Federation) -> Iterator[Problem]:
             "messages are kept, not folded: " + ", ".join(names),
             "fold=float",
         )
-    if (
-        type(fed.value) is Valuer
-        and type(fed.reward) is not Reward
-        and getattr(fed.reward, "needs_values", False)
-    ):
+    if fed.value.identity() and fed.reward.needs_values:
         yield Problem(
             "reward",
             f"{name_of(fed.reward)} pays by value, and nobody values",
             "every contribution would be zero",
             "value=shapley-permutation",
         )
-    if getattr(fed.reward, "plans", False) and getattr(fed.select, "inner", fed.select) != fed.reward:
+    if fed.select.promises and not fed.reward.identity():
         yield Problem(
             "reward",
-            f"{name_of(fed.reward)} pays what its own plan promised, and another selector plans",
-            "nobody would be paid",
-            "fill select and reward with the same auction",
+            f"{name_of(fed.select)} promises money, and {name_of(fed.reward)} pays by another rule",
+            "nobody would get what was promised, and the auction is truthful no more",
+            "reward=null pays what the plan promised",
         )
 
 

@@ -12,14 +12,18 @@ from torch import Tensor
 
 from fedfm.core.context import Ctx
 from fedfm.core.message import DTYPES, Message
-from fedfm.core.protocols import Client, Replies, Say, State, Wire
+from fedfm.core.protocols import Client, Replies, Say, Server, State, Wire
 from fedfm.core.registry import method
 from fedfm.core.tree import Entry, Layout
 
 
-def _fact(of: Callable[[Iterable[bool]], bool], name: str) -> Any:
-    """A fact of a pipe, from its stages' own."""
+def _fact(of: Callable[[Iterable[Any]], Any], name: str) -> Any:
+    """A fact of a combination, from its parts' own."""
     return property(lambda self: of(getattr(s, name) for s in self.stages))
+
+
+def _union(sets: Iterable[frozenset[str]]) -> frozenset[str]:
+    return frozenset[str]().union(*sets)
 
 
 @method("pipe", slot="wire", section="core")
@@ -44,8 +48,12 @@ class Pipe(Wire):
         """The position of the stage that hides single messages."""
         return next((i for i, s in enumerate(self.stages) if s.opaque), None)
 
-    opaque, after_sum, perturbs = (_fact(any, name) for name in ("opaque", "after_sum", "perturbs"))
+    opaque, after_sum, perturbs, remembers = (
+        _fact(any, name) for name in ("opaque", "after_sum", "perturbs", "remembers")
+    )
     linear, unbiased, lossless = (_fact(all, name) for name in ("linear", "unbiased", "lossless"))
+    needs, info, covers = (_fact(_union, name) for name in ("needs", "info", "covers"))
+    least = property(lambda self: max([1, *(s.least for s in self.stages)]))
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
         side: dict[str, Tensor] = {}
@@ -115,12 +123,10 @@ class ByPath(Wire):
     rules: Mapping[str, Wire] = field(default_factory=dict)
 
     stages = property(lambda self: tuple(self.rules.values()))
-    opaque, after_sum, perturbs, phases = (
-        Pipe.opaque,
-        Pipe.after_sum,
-        Pipe.perturbs,
-        Pipe.phases,
-    )  # refused wherever they hide
+    opaque, after_sum, perturbs, phases = Pipe.opaque, Pipe.after_sum, Pipe.perturbs, Pipe.phases
+    remembers, unbiased, lossless = Pipe.remembers, Pipe.unbiased, Pipe.lossless
+    info, least = Pipe.info, Pipe.least  # `linear` and `covers` stay: parts are not the whole
+    needs = frozenset({"structure"})
 
     def _groups(self, layout: Layout) -> list[tuple[str, Wire, list[Entry]]]:
         groups: dict[str, list[Entry]] = {p: [] for p in self.rules}
@@ -167,11 +173,6 @@ class ByPath(Wire):
         return out, state
 
 
-def sends(client: Client) -> str:
-    """What a client's messages hold ("delta" or "weights"): its own setting, or its local training's."""
-    return str(getattr(client, "send", getattr(getattr(client, "local", None), "send", "delta")))
-
-
 @method("by-client", slot="client", section="core")
 @dataclass(frozen=True)
 class ByClient(Client):
@@ -184,10 +185,23 @@ class ByClient(Client):
         return " and ".join(sorted({c.dialect for c in self.rules.values()}))
 
     @property
-    def send(self) -> str:
-        return " and ".join(sorted({sends(c) for c in self.rules.values()}))
+    def makes(self) -> str:
+        return " and ".join(sorted({c.makes for c in self.rules.values()}))
 
-    batch = property(lambda self: max(getattr(c, "batch", 0) for c in self.rules.values()))
+    @property
+    def per_step(self) -> int:
+        return max(c.per_step for c in self.rules.values())
+
+    @property
+    def info(self) -> frozenset[str]:  # type: ignore[override]
+        return _union(c.info for c in self.rules.values())
+
+    @property
+    def needs(self) -> frozenset[str]:  # type: ignore[override]
+        return _union(c.needs for c in self.rules.values())
+
+    def server_half(self) -> Server | None:
+        return next((half for c in self.rules.values() if (half := c.server_half()) is not None), None)
 
     def alone(self) -> Client:
         return ByClient({p: c.alone() for p, c in self.rules.items()})
@@ -201,4 +215,11 @@ class ByClient(Client):
         return given.pop()
 
     def work(self, brief: Message, data: Any, state: State, ctx: Ctx, bound: Any) -> Any:
-        return self.rules[_first(self.rules, ctx.client, "by-client")].work(brief, data, state, ctx, bound)
+        return self.of(ctx.client).work(brief, data, state, ctx, bound)
+
+    def own(self, brief: Message, state: State, ctx: Ctx, bound: Any) -> Tensor:
+        return self.of(ctx.client).own(brief, state, ctx, bound)
+
+    def of(self, party: str) -> Client:
+        """The client of one party."""
+        return self.rules[_first(self.rules, party, "by-client")]

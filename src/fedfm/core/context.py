@@ -30,11 +30,18 @@ class Terms:
     rank: int | None = None  # directions of a low-rank tuning
     steps: int | None = None  # local steps
     batch: int | None = None  # examples a step
+    group: str | None = None  # a cluster, an edge
+    grade: float | None = None  # how good a model is due
 
     @property
     def shape(self) -> tuple[float, int | None]:
-        """The part that changes what the brief holds."""
+        """The part that cuts the layout."""
         return self.width, self.rank
+
+    @property
+    def key(self) -> str:
+        """The part that changes what the brief holds."""
+        return "|".join(map(str, (self.shape, *(v for v in (self.group, self.grade) if v is not None))))
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,10 @@ class Ctx:
     layout: Layout | None = field(default=None, repr=False, compare=False)
     simulated: bool = True
     path: str = ""
-    horizon: int = 0  # rounds that the run is planned for; 0: nobody said
+    horizon: int = 0  # rounds of the whole run: schedules and calibrated noise belong to it
+    house: Any = field(
+        default=None, repr=False, compare=False
+    )  # the server's view (protocols.House); None at a party
     events: list[Event] | None = field(default=None, repr=False, compare=False)
 
     def at(self, **changes: Any) -> Ctx:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from dataclasses import replace as replace  # a federation with some slots filled otherwise
 from typing import Any
@@ -11,10 +12,12 @@ from fedfm.core.protocols import (
     Aggregator,
     Client,
     Detector,
+    Evaluator,
     Pace,
     Reward,
     Selector,
     Server,
+    Slot,
     Task,
     Valuer,
     Wire,
@@ -34,11 +37,13 @@ class Federation:
     uplink: Wire = knob(factory=Wire, doc="codecs and protection of the updates")
     talk: Wire = knob(factory=Wire, doc="codec of conversations inside a round")
     aggregate: Aggregator = knob(factory=lambda: load("mean")(), doc="messages to one vector")
-    server: Server = knob(factory=lambda: load("apply")(), doc="what the server does with it")
+    server: Server = knob(
+        factory=Server, doc="what the server does with it; null: the client's own half, else apply"
+    )
     pace: Pace = knob(factory=Pace, doc="when a round closes")
     adversary: Adversary = knob(factory=Adversary, doc="malicious parties")
     detect: Detector = knob(factory=Detector, doc="whose message is refused")
-    evaluate: Any = knob(factory=lambda: load("held-out")(), doc="when and on what the model is scored")
+    evaluate: Evaluator = knob(factory=lambda: load("held-out")(), doc="when and on what the model is scored")
     value: Valuer = knob(factory=Valuer, doc="contribution of each party")
     reward: Reward = knob(factory=Reward, doc="payments")
     engine: Any = knob(factory=lambda: load("inprocess")(), doc="where sessions run; never changes a result")
@@ -53,3 +58,20 @@ class Federation:
     device: str = knob("auto", "auto, cpu or cuda")
 
     simulated = True  # a real party's process says otherwise
+
+    def methods(self) -> tuple[Slot, ...]:
+        """What fills the slots, where it is a method."""
+        found = (vars(self) | {"server": self.serving}).values()
+        return tuple(v for v in found if isinstance(v, Slot))
+
+    @functools.cached_property
+    def serving(self) -> Server:
+        """The server that serves: the one named, else the client's own half, else `apply` for what clients send."""
+        if not self.server.identity():
+            return self.server
+        half = self.client.server_half()
+        if half is not None:
+            return half
+        kind = self.client.makes
+        apply: Server = load("apply")(takes=kind) if kind in ("delta", "weights") else load("apply")()
+        return apply

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from fedfm.core.blame import of_slot
 from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx
 from fedfm.core.errors import MessageRefused, RoundFailed
@@ -105,14 +106,15 @@ def gather(fed: Federation, m: Message, fold: Fold, ctx: Ctx) -> None:
 
 
 def settle(
-    fed: Federation, kept: Sequence[Message] | Fold, host: State, ctx: Ctx, population: int
-) -> Aggregate:
-    """One vector from a round's messages: the coalition game uses this very function."""
+    fed: Federation, kept: Sequence[Message] | Fold, host: State, state: State, ctx: Ctx, population: int
+) -> tuple[Aggregate, State]:
+    """One vector from a round's messages, and the aggregator's new state: the coalition game uses this very function."""
     if not isinstance(kept, Fold) and fed.aggregate.form == "all":
-        if len(kept) < fed.aggregate.needs:
-            raise RoundFailed(f"{len(kept)} messages, this aggregator needs {fed.aggregate.needs}")
-        x = fed.aggregate.combine(kept, ctx)
-        return Aggregate(x, len(kept), tuple(m.sender for m in kept), population)
+        if len(kept) < fed.aggregate.least:
+            raise RoundFailed(f"{len(kept)} messages, this aggregator needs {fed.aggregate.least}")
+        with of_slot("aggregate", fed.aggregate):
+            x, state = fed.aggregate.combine(kept, state, ctx)
+        return _finite(Aggregate(x, len(kept), tuple(m.sender for m in kept), population)), state
     if not isinstance(kept, Fold):
         fold = Fold(fed.fold)
         for m in kept:
@@ -123,14 +125,21 @@ def settle(
     stages, hidden, mass = Pipe(fed.uplink).stages, Pipe(fed.uplink).hidden, kept.mass
     x = kept.total()
     for i in reversed(range(len(stages))):
-        if hidden is not None and i < hidden and stages[i].linear:
-            x, _ = stages[i].decode(x, {}, {}, ctx.within(i))
-        x = stages[i].decode_sum(x, host.get(str(i), {}), ctx.within(i))
+        with of_slot(f"uplink.{i}", stages[i]):
+            if hidden is not None and i < hidden and stages[i].linear:
+                x, _ = stages[i].decode(x, {}, {}, ctx.within(i))
+            x = stages[i].decode_sum(x, host.get(str(i), {}), ctx.within(i))
         if i == hidden:
             tail = x[x.numel() - kept.masses :]
             x, mass = x[: x.numel() - kept.masses], (float(tail) if kept.masses == 1 else tail)
-    if not finite(x := fed.aggregate.finish(x, mass, len(kept.ids), ctx)):
+    with of_slot("aggregate", fed.aggregate):
+        x, state = fed.aggregate.finish(x, mass, len(kept.ids), state, ctx)
+    return _finite(Aggregate(x, len(kept.ids), tuple(kept.ids), population)), state
+
+
+def _finite(agg: Aggregate) -> Aggregate:
+    if not finite(agg.x):
         raise RoundFailed(
             "the sum of the contributions is not finite: somebody's values or weight are too large"
         )
-    return Aggregate(x, len(kept.ids), tuple(kept.ids), population)
+    return agg

@@ -7,16 +7,17 @@ Every utterance carries its session's epoch, so a cancelled session's late uploa
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx, Event
-from fedfm.core.errors import MessageRefused, RoundFailed, reason
+from fedfm.core.errors import MachineFault, MessageRefused, MethodFault, RoundFailed, reason
 from fedfm.core.fold import validate
-from fedfm.core.message import Message, nothing
+from fedfm.core.job import UPLOAD, Job, Said
+from fedfm.core.message import Message, finite, nothing
 from fedfm.core.protocols import Bound, State
-from fedfm.core.session import UPLOAD, Job, Said, Site
+from fedfm.core.session import Site
 
 
 class Engine(Protocol):
@@ -35,7 +36,16 @@ class Engine(Protocol):
         """The next utterance of any session; blocks until there is one."""
 
     def cancel(self, id: str, epoch: int) -> None: ...
+    def keep(self, id: str, versions: set[int], upto: int) -> None:
+        """Of a client's states up to version `upto`, only these can be named again."""
+
     def close(self) -> None: ...
+
+
+SERVERS_OWN = frozenset(
+    {"plan", "value", "pay", "refused", "late", "failed", "round_failed"}
+)  # no party may claim them
+TURNS = 1_000_000  # of one conversation
 
 
 @dataclass
@@ -50,6 +60,10 @@ class Session:
     state_version: int = 0
     events: list[Event] = field(default_factory=list)
     error: str = ""
+    where: str = ""  # the line of an undeclared failure
+    brief: Message | None = None  # until it has been answered: another worker may have to begin anew
+    turns: int = 0
+    again: bool = False  # its first worker failed
     told: bool = False  # the ledger knows that it failed
 
     @property
@@ -62,14 +76,18 @@ class Hub:
 
     def __init__(self, fed: Any, engine: Engine, bound: Bound):
         self.fed, self.engine, self.bound = fed, engine, bound
-        self.live: dict[str, Session] = {}
+        self.live: dict[str, Session] = {}  # at work, by party
+        self.aside: dict[
+            int, Session
+        ] = {}  # questions, scores and baselines, by epoch: a busy party can be asked
+        self.epoch: Callable[[], int] = lambda: 0  # a new one
         self.accept: Callable[[Message], None] = lambda m: None
         self.stack = Pipe(fed.uplink)
         self.begin({}, Ctx(0))
         wire = list(self.stack.phases)
         at = wire.index(UPLOAD) if UPLOAD in wire else len(wire)
-        self._order = [*wire[:at], *fed.server.phases, UPLOAD, *wire[at + 1 :]]
-        self._barriers: dict[str, str] = {**self.stack.phases, **fed.server.phases}
+        self._order = [*wire[:at], *fed.serving.phases, UPLOAD, *wire[at + 1 :]]
+        self._barriers: dict[str, str] = {**self.stack.phases, **fed.serving.phases}
 
     def begin(self, server: State, ctx: Ctx) -> None:
         """A round begins: whose answers the phases get."""
@@ -77,7 +95,11 @@ class Hub:
 
     # ---- sessions ---------------------------------------------------------------------------------------------
     def start(self, job: Job, brief: Message) -> None:
-        self.live[job.id] = Session(job)
+        s = Session(job, brief=brief)
+        if job.kind == "train":
+            self.live[job.id] = s
+        else:
+            self.aside[job.epoch] = s
         self.engine.start(job, brief)
 
     def cancel(self, ids: Iterable[str]) -> None:
@@ -89,13 +111,20 @@ class Hub:
     def pump(self) -> None:
         """Take one utterance from the engine and do what it asks for."""
         said = self.engine.next()
-        s = self.live.get(said.id)
-        if s is None or s.job.epoch != said.epoch:
+        s = self.aside.get(said.epoch) or self.live.get(said.id)
+        if s is None or (s.job.id, s.job.epoch) != (said.id, said.epoch):
             return
-        s.events += said.events
+        if said.phase == "gone" and said.fault == "machine":
+            self._elsewhere(s, said)
+            return
+        s.events += (
+            e for e in said.events if e.get("client") == said.id and e.get("kind") not in SERVERS_OWN
+        )
         s.phase, s.asked = said.phase, said.message
         if said.phase in ("done", "gone"):
-            s.status, s.error = said.phase, said.error
+            s.status, s.error, s.where = said.phase, said.error, said.where
+            if said.fault == "method":
+                raise MethodFault(f"{s.job.kind} of {said.id}", said.error, said.where)
         elif not said.last and said.phase not in self._barriers:
             self._refuse(s, MessageRefused(f"'{said.phase}' is no phase of this federation"))
         elif said.last or said.phase == UPLOAD:
@@ -107,10 +136,33 @@ class Hub:
             except Exception as e:  # noqa: BLE001 - a stranger's bytes
                 self._refuse(s, e)
         elif self._barriers[said.phase] == "each":
-            self._serve(said.phase, {said.id: said.message})
+            s.turns += 1
+            if s.turns > TURNS:
+                self._refuse(
+                    s, MessageRefused(f"{said.id} has said '{said.phase}' {TURNS:,} times in one session")
+                )
+            else:
+                self._serve(said.phase, {said.id: said.message})
         else:
             s.status = "waiting"
+        if s.ended or s.phase == UPLOAD:
+            s.brief = None
         self._close_barrier()
+
+    def _elsewhere(self, s: Session, said: Said) -> None:
+        """A worker, its disk or its memory failed: the job is pure, so another worker takes it, once."""
+        if s.brief is None or s.again:
+            raise MachineFault(
+                f"the work of {said.id} failed twice or in mid-conversation: {said.error}\n    fix: nothing is lost, "
+                "`fedfm resume` goes on from the last round; use fewer workers if memory ran out"
+            )
+        job = replace(s.job, epoch=self.epoch())
+        fresh = Session(job, brief=s.brief, again=True)
+        if job.kind == "train":
+            self.live[job.id] = fresh
+        else:
+            self.aside[job.epoch] = self.aside[s.job.epoch] = fresh
+        self.engine.start(job, s.brief)
 
     def _close_barrier(self) -> None:
         if not self._barriers:
@@ -134,15 +186,23 @@ class Hub:
                 i: m for i, m in ((i, self._heard(i, m)) for i, m in messages.items()) if m is not None
             }
         if phase in self.stack.phases:
-            replies, self.wire = self.stack.serve(self.wire, phase, messages, self.ctx)
+            try:
+                replies, self.wire = self.stack.serve(self.wire, phase, messages, self.ctx)
+            except RoundFailed:
+                raise
+            except Exception as e:  # noqa: BLE001 - joint code on what strangers said
+                raise RoundFailed(f"phase '{phase}': {reason(e)}") from e
         else:
             try:
-                replies, self.server = self.fed.server.serve(
-                    self.server, phase, messages, self.ctx, self.bound
-                )
+                replies, server = self.fed.serving.serve(self.server, phase, messages, self.ctx, self.bound)
+                if not all(finite(t) for r in replies.values() for t in (r.x, *r.side.values())):
+                    raise RoundFailed(
+                        f"phase '{phase}': what the parties sent makes an answer that is not finite"
+                    )
+                self.server = server
             except Exception as e:  # noqa: BLE001 - a stranger's bytes
-                if isinstance(e, RoundFailed) or self._barriers[phase] == "all":
-                    raise
+                if self._barriers[phase] == "all":
+                    raise RoundFailed(f"phase '{phase}': {reason(e)}") from e
                 for i in messages:
                     self._refuse(self.live[i], e)
                 return
@@ -161,7 +221,7 @@ class Hub:
                     "stages": {},
                 }
             )
-            s.status = "running"
+            s.status, s.brief = "running", None
             self.engine.send(id, s.job.epoch, reply)
 
     def _talk(self, id: str) -> Ctx:
@@ -220,9 +280,12 @@ class Hub:
         tick: Callable[[int], None] = lambda done: None,
     ) -> list[Session]:
         """Run independent jobs (questions, scores, baselines) side by side; in the order of `jobs`."""
+        started = {job.epoch: job for job in jobs}
         for job in jobs:
             self.start(job, brief(job))
-        while (ended := sum(self.live[j.id].ended for j in jobs)) < len(jobs):
+        while (ended := sum(self.aside[e].ended for e in started)) < len(jobs):
             tick(ended)
             self.pump()
-        return [self.live.pop(j.id) for j in jobs]
+        found = [self.aside[e] for e in started]
+        self.aside = {e: s for e, s in self.aside.items() if s not in found}
+        return found

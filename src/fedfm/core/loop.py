@@ -2,57 +2,63 @@
 
 from __future__ import annotations
 
-import time
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from fedfm.core import blame, scoring
 from fedfm.core import fold as folding
-from fedfm.core.check import readers
+from fedfm.core.books import Books, latest
+from fedfm.core.briefs import Briefs
 from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx, Event, Terms
-from fedfm.core.errors import FedfmError, MessageRefused, RoundFailed, reason
+from fedfm.core.errors import MessageRefused, MethodFault, RoundFailed, reason
 from fedfm.core.federation import Federation
 from fedfm.core.fold import Fold
+from fedfm.core.home import Home
 from fedfm.core.hub import Engine, Hub, Session
-from fedfm.core.ledger import Ledger
+from fedfm.core.job import Job
 from fedfm.core.memory import Round, RunState
 from fedfm.core.message import Message, nothing
-from fedfm.core.protocols import Bound, Plan, Scores, State
+from fedfm.core.protection import readers
+from fedfm.core.protocols import Aggregate, Bound, Load, Outcome, Plan, State
 from fedfm.core.registry import name_of
-from fedfm.core.session import Job, Site
+from fedfm.core.state import whole
 from fedfm.core.tree import cut
+
+T = TypeVar("T")
+STATEFUL = (
+    "aggregate",
+    "adversary",
+    "detect",
+    "value",
+    "reward",
+)  # beside the selector, which starts from the pool
 
 
 class Run:
-    """A federation in motion: the loop, its checkpoints and its ledger, under `folder`."""
+    """A federation in motion: the loop, its checkpoints and its ledger, under `folder`. It holds no party's rows."""
 
-    def __init__(self, fed: Federation, folder: Path, site: Site, engine: Engine, resume: bool = False):
-        self.fed, self.folder, self.site, self.engine = fed, folder, site, engine
-        self.bound: Bound = site.bound
-        self.parties: dict[str, int] = {i: len(site.parties.train(i)) for i in site.parties.ids}
+    def __init__(self, fed: Federation, folder: Path, home: Home, engine: Engine, resume: bool = False):
+        self.fed, self.folder, self.home, self.engine = fed, folder, home, engine
+        self.bound: Bound = home.bound
+        self.parties = home.parties
         self.ctx0 = Ctx(fed.seed, simulated=fed.simulated, horizon=fed.rounds)
         self.malicious = fed.adversary.members(tuple(self.parties), self.ctx0)
         self.layout = fed.client.gives(self.bound.layout)
-        last = max(self.checkpoints(), default=None) if resume else None
-        if last is None:
-            self.state = RunState(
-                server=fed.server.init(self.bound, self.ctx0), select=fed.select.init(self.parties, self.ctx0)
-            )
-        else:
-            self.state = RunState.load(self._checkpoint(last))
-            self.state.attempt += 1
-            self.state.save(self._checkpoint(last))  # an attempt counts even if it commits nothing
-        self.ledger = Ledger(folder / "events.jsonl", self.state.ledger)
-        self.metrics = Ledger(folder / "metrics.jsonl", self.state.metrics)
+        state = latest(folder) if resume else None
+        if state is None:
+            state = RunState(server=fed.serving.init(self.bound, self.ctx0), slots=self._slots())
+        self.state, self.books = state, Books(folder, state)
+        self.briefs = Briefs(fed, self.bound, state, self.books.receivers)
         self.hub = Hub(fed, engine, self.bound)
-        self.hub.accept = self._check_upload
+        self.hub.accept, self.hub.epoch = self._check_upload, self._epoch
         self.tick: Callable[[int, int], None] = lambda done, planned: None  # progress inside a round
         self.reads_each = any(readers(fed))
 
@@ -60,68 +66,79 @@ class Run:
     def rounds(self) -> Iterator[dict[str, Any]]:
         """Algorithm 1. Yields one record a round; stopping between two of them loses nothing."""
         fed, st, hub = self.fed, self.state, self.hub
-        if st.round == 0 and not self.metrics.length:
-            yield self._commit({"round": 0, "metrics": self.score(fed.server.model(st.server))}, [])
+        if st.round == 0 and not self.books.metrics.length:
+            yield self._commit({"round": 0, "metrics": self.score()}, [])
         while st.round < fed.rounds:
-            r = self._begin()
-            r.lap("other")
+            r = self._round()
             try:
-                for s in hub.released(r.queue, self._brief, self.engine.ahead, partial(self._enough, r)):
+                self._begin(r)
+                for s in hub.released(r.queue, self.briefs.of, self.engine.ahead, partial(self._enough, r)):
                     r.lap("train")
                     self._take(s, r)
                     r.lap("aggregate")
                 self._barrier(r)
-                agg = self.settle(list(r.messages.values()) if self.reads_each else r.fold, r.ctx)
-                server = fed.server.step(hub.server, agg, r.ctx)
-                values = fed.value.value(agg.ids, self.game(r.messages, hub.server, r.ctx), r.ctx)
-                paid, reward = fed.reward.pay(r.plan, agg.ids, values, st.reward, r.ctx)
-                self._keep(r, server, reward, values, paid)
+                agg, server = self._jointly(r, partial(self._step, r))
+                values, paid = self._worth(r, agg)
+                self._keep(r, agg, server, values, paid)
             except RoundFailed as e:  # nobody's state moves
-                r.failed, r.kept, st.down = str(e), {}, r.down
+                r.failed, r.kept = str(e), {}
                 r.ctx.note("round_failed", reason=r.failed)
             self._free(r)
             r.lap("aggregate")
             st.round += 1
-            record = {
-                "round": st.round,
-                "clients": len(r.kept),
-                "planned": len(r.plan.jobs),
-                "clock": st.clock,
-                "failed": r.failed,
-            }
+            record: dict[str, Any] = {"round": st.round, "clients": len(r.kept), "planned": len(r.plan.jobs)}
+            record |= {"clock": st.clock, "failed": r.failed}
             if st.round % fed.evaluate.every == 0 or st.round == fed.rounds:
-                record["metrics"] = self.score(fed.server.model(st.server))
+                record["metrics"] = self.score()
             r.lap("evaluate")
             yield self._commit(record | {"seconds": r.seconds}, r.ctx.events or [])
 
     # ---- the start of a round ---------------------------------------------------------------------------------
-    def _begin(self) -> Round:
-        """Plan, and make a job of each planned party; the hub starts it when its turn comes."""
-        fed, st, down, start = self.fed, self.state, self.state.down, time.perf_counter()
-        ctx = self.ctx0.at(round=st.round, attempt=st.attempt, layout=self.layout, events=[])
-        plan, select = self._plan(ctx)
-        for position, (i, terms) in enumerate(plan.jobs):
-            job = self.job("train", i, position, terms)
-            st.busy[i] = job = replace(job, due=fed.pace.due(st.clock, ctx.at(client=i, terms=terms)))
-            ctx.at(client=i).note("bytes", direction="down", total=self._brief(job).nbytes, stages={})
-        self.hub.begin(st.server, ctx)
-        queue = sorted(st.busy.values(), key=lambda j: (j.due, j.epoch))
-        return Round(ctx, plan, select, queue, st.clock, down, Fold(fed.fold), last=start)
+    def _slots(self) -> dict[str, State]:
+        fed, ids = self.fed, tuple(self.parties)
+        first = {slot: getattr(fed, slot).init(ids, self.ctx0) for slot in STATEFUL}
+        return first | {"select": fed.select.init(self.parties, self.ctx0)}
 
-    def _plan(self, ctx: Ctx) -> tuple[Plan, State]:
-        """Whom to ask to work: the selector's plan, after its questions, cut to the pace's room."""
+    def _round(self) -> Round:
         fed, st = self.fed, self.state
+        ctx = Ctx(
+            fed.seed,
+            st.round,
+            st.attempt,
+            layout=self.layout,
+            simulated=fed.simulated,
+            horizon=fed.rounds,
+            events=[],
+        )
+        ctx = ctx.at(house=scoring.View(self, ctx))
+        return Round(ctx, dict(st.slots), st.clock, Fold(fed.fold))
+
+    def _begin(self, r: Round) -> None:
+        """Plan, and make a job of each planned party; the hub starts it when its turn comes."""
+        fed, st, ctx = self.fed, self.state, r.ctx
+        r.queue = sorted(st.busy.values(), key=lambda j: (j.due, j.epoch))
+        r.plan, r.slots["select"] = self._plan(r)
+        for position, (i, terms) in enumerate(r.plan.jobs):
+            job, n = self.job("train", i, position, terms), self.parties[i]
+            down = self.briefs.of(job).nbytes
+            load = Load(down, terms.steps or fed.client.steps_for(n), n)
+            st.busy[i] = replace(job, due=fed.pace.due(st.clock, ctx.at(client=i, terms=terms), load))
+            ctx.at(client=i).note("bytes", direction="down", total=down, stages={})
+        self.hub.begin(st.server, ctx)
+        r.queue = sorted(st.busy.values(), key=lambda j: (j.due, j.epoch))
+        r.lap("other")
+
+    def _plan(self, r: Round) -> tuple[Plan, State]:
+        """Whom to ask to work: the selector's plan, after its questions, cut to the pace's room."""
+        fed, st, ctx, select = self.fed, self.state, r.ctx, r.slots["select"]
         pool = {i: n for i, n in self.parties.items() if i not in st.busy}
-        asked = fed.select.candidates(pool, st.select, ctx) if fed.select.asks else ()
         answers: dict[str, Message] = {}
-        for s in self.hub.collect([self.job("ask", i, k) for k, i in enumerate(asked)], self._brief):
-            ctx.at(client=s.job.id).note(
-                "bytes", direction="down", total=self._brief(s.job).nbytes, stages={}
-            )
-            self._note(s, ctx)
-            if s.upload is not None:
-                answers[s.job.id] = s.upload
-        plan, select = fed.select.select(pool, st.select, ctx, answers)
+        with blame.of_slot("select", fed.select):
+            if fed.select.asks:
+                asked = fed.select.candidates(pool, select, ctx)
+                brief = Message(fed.serving.model(st.server), "weights", version=st.round, sender="server")
+                answers = self.ask("select", asked, fed.select.question(brief, pool, select, ctx), ctx)
+            plan, select = fed.select.select(pool, select, ctx, answers)
         room = max(0, fed.pace.room(len(st.busy), len(plan.jobs)))
         if room < len(plan.jobs):  # what was drawn is no longer what takes part, and the accountant must know
             plan = replace(
@@ -130,13 +147,29 @@ class Run:
         ctx.note("plan", clients=[i for i, _ in plan.jobs], sampling=dict(plan.sampling))
         return plan, select
 
+    def ask(
+        self, slot: str, ids: Sequence[str], question: Message, ctx: Ctx | None = None
+    ) -> dict[str, Message]:
+        """The answers of a server-side slot at the parties; who fails to answer is left out."""
+        ctx, answers = ctx if ctx is not None else self.hub.ctx, dict[str, Message]()
+        jobs = [replace(self.job("ask", i, k), case=slot) for k, i in enumerate(ids)]
+        for s in self.hub.collect(jobs, lambda job: question):
+            ctx.at(client=s.job.id).note("bytes", direction="down", total=question.nbytes, stages={})
+            self._note(s, ctx)
+            if s.upload is not None:
+                answers[s.job.id] = s.upload
+        return answers
+
+    def _epoch(self) -> int:
+        self.state.epoch += 1
+        return self.state.epoch
+
     def job(self, kind: str, id: str, position: int, terms: Terms | None = None) -> Job:
         st = self.state
-        st.epoch += 1
         return Job(
             kind,
             id,
-            st.epoch,
+            self._epoch(),
             st.round,
             st.attempt,
             st.accepted.get(id, 0),
@@ -145,19 +178,6 @@ class Run:
             terms or Terms(),
             malicious=id in self.malicious,
         )
-
-    def _brief(self, job: Job) -> Message:
-        """What the job starts from, made once per version and shape of terms."""
-        fed, st, key = self.fed, self.state, f"{job.round}|{job.terms.shape}"
-        if key not in st.briefs:
-            m = fed.server.brief(st.server, job.terms)
-            layout = fed.server.gives(self.bound.layout)
-            if (c := cut(layout, *job.terms.shape)) is not None:
-                m, layout = replace(m, x=c.narrow(m.x)), c.layout
-            ctx = Ctx(fed.seed, job.round, layout=layout, simulated=fed.simulated).within("down")
-            x, side, st.down = fed.downlink.encode(m.x, st.down, ctx)
-            st.briefs[key] = {"x": x, "side": {**m.side, **side}, "kind": m.kind, "info": dict(m.info)}
-        return Message(version=job.round, sender="server", **st.briefs[key])
 
     # ---- its messages -----------------------------------------------------------------------------------------
     def _take(self, s: Session, r: Round) -> None:
@@ -176,30 +196,32 @@ class Run:
                 r.kept[s.job.id] = s
             except Exception as e:  # noqa: BLE001 - whatever a stranger's bytes do to a decoder, the round goes on
                 there.note("refused", by="hub", reason=reason(e))
+                r.refused[s.job.id] = reason(e)
         s.upload, s.asked = None, nothing()  # O(1) memory: the fold has it
 
     def _decoded(self, m: Message, job: Job, r: Round, there: Ctx) -> Message:
         """An upload, decoded and validated; raises MessageRefused."""
-        c, memory = cut(self.bound.layout, *job.terms.shape), self.state.decode.get(job.id, {})
+        c, stack = cut(self.bound.layout, *job.terms.shape), self.hub.stack
         layout = self.fed.client.gives(c.layout) if c else self.layout
-        x, r.decoders[job.id] = self.hub.stack.decode(
-            m.x, m.side, memory, there.at(round=job.round, layout=layout)
-        )
+        apart = stack.stages and layout.mixed and stack.hidden is None
+        there = there.at(round=job.round, layout=layout.trained if apart else layout)
+        x, r.decoders[job.id] = stack.decode(m.x, m.side, self.books.senders.of(job.id), there)
+        if apart:
+            folding.validate(replace(m, x=x), layout.trained.size)
+            folding.validate(replace(m, x=m.side["buffers"]), layout.still.size)
+            x = layout.whole(x.float(), m.side["buffers"])
         m = replace(m, x=x, side={}, sender=job.id, version=job.round)
-        if self.hub.stack.hidden is None:
+        if stack.hidden is None:
             folding.validate(m, layout.size)
         return m
 
     def _check_upload(self, m: Message) -> None:
         """Under an opaque stage a wrong length must be caught before the barrier names the survivors."""
         if (at := self.hub.stack.hidden) is not None:
-            nought, ctx = (
-                torch.zeros(self.fed.aggregate.lifted(self.layout)),
-                self.hub.ctx.muted().at(client=m.sender),
-            )
-            n = (
-                Pipe(*self.hub.stack.stages[:at]).encode(nought, {}, ctx)[0].numel()
-            )  # linear stages: the length says nothing of the data
+            nought = torch.zeros(self.fed.aggregate.lifted(self.layout))
+            ctx = self.hub.ctx.muted().at(client=m.sender)
+            linear = Pipe(*self.hub.stack.stages[:at])  # the length says nothing of the data
+            n = linear.encode(nought, {}, ctx)[0].numel()
             masses = folding.weights_behind(self.fed, n)
             x, _ = self.hub.stack.decode(m.x, m.side, {}, ctx)  # down to the masked values
             if m.info.get("masses") != masses or x.shape != (n + masses,) or x.dtype != torch.int64:
@@ -207,8 +229,9 @@ class Run:
                     f"{m.sender} sent {tuple(x.shape)} {x.dtype} where {n} and {masses} of mass were agreed"
                 )
 
-    def settle(self, kept: Sequence[Message] | Fold, ctx: Ctx) -> Any:
-        return folding.settle(self.fed, kept, self.hub.wire, ctx, len(self.parties))
+    def settle(self, kept: Sequence[Message] | Fold, ctx: Ctx) -> tuple[Aggregate, State]:
+        state = self.state.slots["aggregate"]
+        return folding.settle(self.fed, kept, self.hub.wire, state, ctx, len(self.parties))
 
     def _note(self, s: Session, ctx: Ctx) -> None:
         """Move a session's facts to the round's ledger."""
@@ -218,7 +241,7 @@ class Run:
         s.events.clear()
         if s.status == "gone" and not s.told:
             s.told = True
-            ctx.at(client=s.job.id).note("failed", error=s.error)
+            ctx.at(client=s.job.id).note("failed", error=s.error + (f" ({s.where})" if s.where else ""))
 
     def _enough(self, r: Round, job: Job) -> bool:
         return self.fed.pace.enough(len(r.kept), len(r.plan.jobs), job.due - r.start)
@@ -227,27 +250,88 @@ class Run:
     def _barrier(self, r: Round) -> None:
         """Nothing more is awaited: last words, forgeries, detection, quorum. Raises RoundFailed."""
         fed, st, late = self.fed, self.state, r.queue[r.seen :]
-        wait_s = getattr(fed.pace, "deadline_s", None)
+        wait_s = fed.pace.deadline_s
         if late and wait_s is not None and late[0].due > r.start + wait_s:
             st.clock = max(st.clock, r.start + wait_s)  # the round was closed by its deadline
         if fed.pace.late == "cancel":
             self.hub.cancel(j.id for j in late)
         self.hub.finish(r.kept)
-        r.messages = fed.adversary.forge(r.messages, self.malicious, r.ctx)
-        for i, why in fed.detect.flag(r.messages, r.ctx).items():
+        self._same_line(r)
+        r.ctx.house.messages = r.messages
+        r.messages, r.slots["adversary"] = fed.adversary.forge(
+            r.messages, self.malicious, r.slots["adversary"], r.ctx
+        )
+        r.ctx.house.messages = r.messages
+        flagged, r.slots["detect"] = self._jointly(r, lambda ms, ctx: self._flag(ms, r, ctx))
+        for i, why in flagged.items():
             r.ctx.at(client=i).note("refused", by=name_of(fed.detect), reason=why)
+            r.refused[i] = why
             del r.messages[i], r.kept[i]
         if len(r.kept) < (needed := fed.pace.quorum(len(r.plan.jobs))):
             raise RoundFailed(f"{len(r.kept)} of {len(r.plan.jobs)} parties contributed, {needed} are needed")
 
+    def _flag(self, messages: Mapping[str, Message], r: Round, ctx: Ctx) -> tuple[dict[str, str], State]:
+        with blame.of_slot("detect", self.fed.detect):
+            return self.fed.detect.flag(messages, r.slots["detect"], ctx)
+
+    def _same_line(self, r: Round) -> None:
+        """Several honest parties, and all that were at work, failed in one line that nobody declared: the method."""
+        live = [self.hub.live[j.id] for j in r.queue[: r.seen] if j.id in self.hub.live]
+        lines = {s.where for s in live}
+        if len(live) > 1 and len(lines) == 1 and "" not in lines and not any(s.job.malicious for s in live):
+            raise MethodFault("client", f"every party failed alike: {live[0].error}", lines.pop())
+
+    def _jointly(self, r: Round, work: Callable[[Mapping[str, Message], Ctx], T]) -> T:
+        """Work on all messages; if it raises, once more without the malicious parties' (see `blame.jointly`)."""
+        again: Callable[[], Any] | None = None
+        if bad := self.malicious & r.kept.keys():
+            honest = {i: m for i, m in r.messages.items() if i not in bad}
+            again = partial(work, honest, r.ctx.muted()) if self.reads_each else _sums_cannot
+        return blame.jointly(partial(work, r.messages, r.ctx), again)
+
+    def _step(self, r: Round, messages: Mapping[str, Message], ctx: Ctx) -> tuple[Aggregate, State]:
+        """The aggregate, and the server's state after it; raises RoundFailed when that is not finite."""
+        agg, r.slots["aggregate"] = self.settle(list(messages.values()) if self.reads_each else r.fold, ctx)
+        with blame.of_slot("server", self.fed.serving):
+            server = self.fed.serving.step(self.hub.server, agg, ctx)
+        if not whole(server):
+            raise RoundFailed(
+                f"the step of {name_of(self.fed.serving)} gives values that are not finite: lower its rate"
+            )
+        return agg, server
+
+    def _worth(self, r: Round, agg: Aggregate) -> tuple[Mapping[str, float], Mapping[str, float]]:
+        """Contributions and payments of a round; a payment must be one."""
+        fed = self.fed
+        with blame.of_slot("value", fed.value):
+            values, r.slots["value"] = fed.value.value(agg.ids, r.slots["value"], r.ctx)
+        with blame.of_slot("reward", fed.reward):
+            paid, r.slots["reward"] = fed.reward.pay(r.plan, agg.ids, values, r.slots["reward"], r.ctx)
+        if bad := [i for i, v in values.items() if not math.isfinite(v)]:
+            raise MethodFault("value", f"{name_of(fed.value)} gives {bad[0]} the value {values[bad[0]]}")
+        if bad := [i for i, p in paid.items() if not (math.isfinite(p) and p >= 0) or i not in self.parties]:
+            raise MethodFault("reward", f"{name_of(fed.reward)} pays {bad[0]} {paid[bad[0]]}")
+        return values, paid
+
     def _keep(
-        self, r: Round, server: State, reward: State, values: Mapping[str, float], paid: Mapping[str, float]
+        self,
+        r: Round,
+        agg: Aggregate,
+        server: State,
+        values: Mapping[str, float],
+        paid: Mapping[str, float],
     ) -> None:
         """The round has succeeded: its states become the run's, the contributors' versions are accepted."""
         st = self.state
-        st.server, st.reward, st.select = server, reward, r.select
-        st.decode = {i: d for i, d in (st.decode | {i: r.decoders[i] for i in r.kept}).items() if d}
+        with blame.of_slot("select", self.fed.select):
+            outcome = Outcome(r.plan, agg.ids, r.refused, values, paid)
+            r.slots["select"] = self.fed.select.learn(r.slots["select"], outcome, r.ctx)
+        st.server, st.slots = server, r.slots
         for i, s in r.kept.items():
+            if r.decoders[i] or i in st.decode:
+                self.books.senders.move(i, r.decoders[i], s.job.epoch)
+            if i in st.pending:
+                self.books.receivers.move(i, st.pending.pop(i), s.job.epoch)
             if s.state_version != st.accepted.get(i, 0):
                 st.accepted[i] = s.state_version
         for i, value in values.items():
@@ -257,98 +341,44 @@ class Run:
 
     def _free(self, r: Round) -> None:
         """Free those whose work has ended (all of them after a failure), cancel or keep who is late."""
-        st, hub = self.state, self.hub
-        ended = (
-            r.queue[: r.seen] if self.fed.pace.late == "keep" else [j for j in r.queue if j.id in hub.live]
-        )
+        st, hub, late = self.state, self.hub, self.fed.pace.late
+        ended = r.queue[: r.seen] if late == "keep" else [j for j in r.queue if j.id in hub.live]
         st.clock = max([st.clock, *(j.due for j in ended)])
         for job in ended:
             self._note(hub.live[job.id], r.ctx)  # whether it was released in time is chance
-            self.site.store.keep(job.id, {job.base, st.accepted.get(job.id, 0)})
+            versions = {job.base, st.accepted.get(job.id, 0)}
+            self.engine.keep(job.id, versions, max(versions | {hub.live[job.id].job.epoch}))
             del st.busy[job.id]
             hub.cancel([job.id])
-        if self.fed.pace.late == "cancel":
+        if late == "cancel":
             for i in st.busy:
                 r.ctx.at(client=i).note("late")
             hub.cancel(st.busy)
             st.busy.clear()
-        alive = {f"{j.round}|{j.terms.shape}" for j in st.busy.values()}
-        st.briefs = {k: b for k, b in st.briefs.items() if k in alive}
+        self.briefs.keep(st.busy)
 
     def _commit(self, record: dict[str, Any], events: list[Event]) -> dict[str, Any]:
-        """Complete the round's record from its facts; commit ledger, metrics and checkpoint, in this order."""
-        st = self.state
-        total = {
-            way: sum(e["total"] for e in events if e["kind"] == "bytes" and e["direction"] == way)
-            for way in ("up", "down", "talk")
-        }
-        cpu = {name: sum(e[name] for e in events if e["kind"] == "seconds") for name in ("work", "encode")}
-        losses = [e["loss_last"] for e in events if e["kind"] == "upload" and "loss_last" in e]
-        record |= {"cpu": cpu, "bytes": total, "train_loss": sum(losses) / len(losses) if losses else None}
-        if "seconds" in record:  # sessions run side by side: their encoding's share of the wall time
-            coded = min(cpu["encode"] / self.engine.workers, record["seconds"]["train"])
-            record["seconds"] |= {"encode": coded, "train": record["seconds"]["train"] - coded}
-        self.ledger.commit(events)
-        self.metrics.commit([{"kind": "round", **record}])
-        st.ledger, st.metrics = self.ledger.length, self.metrics.length
-        st.save(self._checkpoint(st.round))
-        for old in self.checkpoints()[:-2]:
-            self._checkpoint(old).unlink(missing_ok=True)
-        return record
+        return self.books.commit(self.state, record, events, self.engine.workers)
 
     # ---- scores -----------------------------------------------------------------------------------------------
-    def score(self, model: Tensor) -> dict[str, float]:
-        """The held-out scores of a model, computed in parts wherever sessions run."""
-        parts = self.fed.evaluate.parts
-        brief, jobs = (
-            Message(model, "weights"),
-            [replace(self.job("score", f"score/{k}", k), part=(k, parts)) for k in range(parts)],
-        )
-        sessions = self.hub.collect(jobs, lambda job: brief)
-        if errors := [s.error for s in sessions if s.upload is None]:
-            raise FedfmError(f"the model cannot be scored: {errors[0]}")
-        return merge([s.upload.info["scores"] for s in sessions if s.upload is not None])
+    def score(self) -> dict[str, float]:
+        """The evaluator's metrics of the present model; of parties' own models where it is personal."""
+        serving, found = self.fed.serving, dict[str, float]()
+        if serving.whole:
+            found = scoring.scores(self, serving.model(self.state.server))
+        if self.fed.evaluate.personal or not serving.whole:
+            found |= scoring.own_scores(self)
+        if not serving.whole:
+            found |= {
+                n: v for n, v in ((k.removeprefix("own/"), v) for k, v in found.items()) if "/" not in n
+            }
+        return found
 
-    def game(
-        self, messages: Mapping[str, Message], before: State, ctx: Ctx
-    ) -> Callable[[frozenset[str]], float]:
-        """The round's coalition game: a subset's worth is the score of the model that it alone would have made."""
-        ctx = ctx.muted()
-
-        @cache
-        def worth(subset: frozenset[str]) -> float:
-            state = before
-            with suppress(RoundFailed):  # a coalition too small to aggregate moves nothing
-                if subset:
-                    state = self.fed.server.step(
-                        before, self.settle([m for i, m in messages.items() if i in subset], ctx), ctx
-                    )
-            return self.utility(self.fed.server.model(state))
-
-        return worth
-
-    def utility(self, model: Tensor) -> float:
-        """What the coalition game is played for: the primary metric on the first part of the held-out data."""
-        self.bound.load(model)
-        total, n = self.bound.score(self.site.held_out(0, self.fed.evaluate.utility_parts))[
-            self.bound.objective.primary
-        ]
-        return (total / n if n else 0.0) * (1.0 if self.bound.objective.higher_is_better else -1.0)
-
-    def _checkpoint(self, t: int) -> Path:
-        return self.folder / "checkpoints" / f"round-{t:06d}.safetensors"
-
-    def checkpoints(self) -> list[int]:
-        """The rounds that have a checkpoint, oldest first."""
-        return sorted(
-            int(p.stem.split("-")[1]) for p in (self.folder / "checkpoints").glob("round-*.safetensors")
-        )
+    def model(self) -> Tensor:
+        """The present global model."""
+        return self.fed.serving.model(self.state.server)
 
 
-def merge(parts: Sequence[Scores]) -> dict[str, float]:
-    """Means from sums and counts."""
-    sums = {
-        name: [sum(both) for both in zip(*(p[name] for p in parts if name in p), strict=True)]
-        for name in sorted({name for p in parts for name in p})
-    }
-    return {name: s / n for name, (s, n) in sums.items() if n}
+def _sums_cannot() -> None:
+    """A sum cannot be taken apart: whose message it was stays open, so the round fails and not the run."""
+    raise RoundFailed("the sum cannot be taken apart")

@@ -8,115 +8,89 @@ from __future__ import annotations
 
 import itertools
 import time
-import traceback
 from collections.abc import Generator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from fedfm.core.combine import Pipe
-from fedfm.core.context import Ctx, Event, Terms
-from fedfm.core.errors import ClientFailed
+from fedfm.core.context import Ctx
+from fedfm.core.errors import ClientFailed, MethodFault
 from fedfm.core.fold import weights_behind
+from fedfm.core.home import Home
+from fedfm.core.job import POOLED, UPLOAD, Job, Said
 from fedfm.core.message import Message, finite, nothing
-from fedfm.core.protocols import Bound, Say, State
+from fedfm.core.protocols import Bound, Client, Say, State
 from fedfm.core.registry import name_of
 from fedfm.core.state import Store
+from fedfm.core.talk import Talk, words
 
 if TYPE_CHECKING:
     from fedfm.core.federation import Federation
 
-UPLOAD = "upload"
-POOLED = "<everybody>"  # the id of the one owner of all data, a baseline
+OURS = frozenset({"facts", "masses"})  # keys of `info` that the session itself fills or takes out
 
 
-@dataclass(frozen=True)
-class Job:
-    """One session to run. `epoch` is unique in the run: every event carries it, so nothing late is mistaken.
+class Guard:
+    """A party's side: its rows, its states, its sessions; in a simulation, of all the parties that a worker serves.
 
-    kind "train": a round's work; "ask": the selector's question; "alone": train and score without the others;
-    "score": evaluate the brief on a part of the held-out data.
+    `enter` and `exit` are the doors: what a brief may ask, and what may leave.
     """
-
-    kind: str
-    id: str
-    epoch: int
-    round: int = 0  # in which it begins: also the version of its brief
-    attempt: int = 0
-    base: int = 0  # the client state to start from
-    due: float = 0.0  # simulated time of completion
-    position: int = 0  # in the plan
-    terms: Terms = Terms()
-    part: tuple[int, int] = (0, 1)  # score: this part of so many
-    malicious: bool = False
-
-    @classmethod
-    def of(cls, plain: dict[str, Any]) -> Job:
-        """The inverse of `dataclasses.asdict`."""
-        return cls(**plain | {"terms": Terms(**plain["terms"]), "part": tuple(plain["part"])})
-
-
-@dataclass(frozen=True)
-class Said:
-    """What an engine hands to the hub: one utterance of one session, or its end (`phase` "done" or "gone")."""
-
-    id: str
-    epoch: int
-    phase: str
-    message: Message = field(default_factory=nothing)
-    state_version: int = 0
-    last: bool = False  # the session ends with this
-    events: tuple[Event, ...] = ()
-    error: str = ""
-
-
-class Site:
-    """What a worker holds for all the clients it serves: the federation, the bound model, data, client states."""
 
     def __init__(self, fed: Federation, bound: Bound, parties: Any, store: Store):
         self.fed, self.bound, self.parties, self.store = fed, bound, parties, store
-        self.data, self.held_out = cache(self._data), cache(self._held_out)  # encoded once
+        self.data, self.tests = cache(self._data), cache(self._tests)  # encoded once
 
     def _data(self, client: str) -> Any:
         """A party's training data, or everybody's."""
         return self.bound.encode(self.parties.pooled() if client == POOLED else self.parties.train(client))
 
-    def _held_out(self, part: int, parts: int) -> Any:
-        """One of `parts` slices of the common test set."""
-        rows = self.parties.test()
-        return self.bound.encode(replace(rows, rows=rows.rows[part::parts]))
+    def _tests(self, client: str) -> Any:
+        """A party's own test rows."""
+        return self.bound.encode(self.parties.test(client))
 
     def run(self, job: Job, brief: Message) -> Generator[Said, Message, None]:
-        """The session of `job` as a stream of `Said`; ends with phase "done", or "gone" with the error."""
-        ctx = Ctx(self.fed.seed, job.round, job.attempt, job.id, job.terms, events=[])
-        ctx = ctx.at(simulated=self.fed.simulated, horizon=self.fed.rounds)
-        talk = {"train": self._train, "ask": self._ask}.get(job.kind, self._score)(job, brief, ctx)
-        reply, phase, error = None, "gone", ""
+        """The session of `job`."""
+        ctx = Ctx(
+            self.fed.seed,
+            job.round,
+            job.attempt,
+            job.id,
+            job.terms,
+            simulated=self.fed.simulated,
+            horizon=self.fed.rounds,
+            events=[],
+        )
+        kinds = {"train": self._train, "ask": self._ask, "alone": self._alone, "own": self._own}
+        return words(job, kinds[job.kind](job, brief, ctx), ctx)
 
-        def word(reply: Message | None) -> Said:
-            with torch.enable_grad():
-                said = talk.send(reply)  # type: ignore[arg-type]  # None begins
-            return Said(
-                job.id, job.epoch, said.phase, said.message, said.state_version, said.last, ctx.drain()
+    def enter(self, job: Job, brief: Message) -> None:
+        """Before anything is done with a brief: a real party's policy refuses here."""
+
+    def exit(self, client: Client, m: Message) -> None:
+        """Before a message is encoded: its kind and what it tells beside the payload are as declared."""
+        if m.kind != client.makes:
+            raise MethodFault(
+                "client", f"{name_of(client)} sent '{m.kind}' and declares makes='{client.makes}'"
+            )
+        if m.side:
+            raise MethodFault(
+                "client",
+                f"{name_of(client)} puts {sorted(m.side)} beside its payload, where only wire stages write; let "
+                "`gives` declare a layout of several parts",
+            )
+        if undeclared := set(m.info) - client.info - OURS:
+            raise MethodFault(
+                "client",
+                f"{name_of(client)} tells {sorted(undeclared)} beside its message; declare it: "
+                f"info = frozenset({sorted(undeclared)})",
             )
 
-        try:
-            while True:
-                reply = yield word(reply)
-        except StopIteration:
-            phase = "done"
-        except ClientFailed as e:
-            error = str(e)
-        except Exception as e:  # noqa: BLE001 - a client's own bug must not end the federation; it is an event
-            at = traceback.extract_tb(e.__traceback__)[-1]
-            error = f"{type(e).__name__}: {e} ({Path(at.filename).name}:{at.lineno}, in {at.name})"
-        yield Said(job.id, job.epoch, phase, last=True, events=ctx.drain(), error=error)
-
     # ---- the kinds of session ---------------------------------------------------------------------------------
-    def _train(self, job: Job, brief: Message, ctx: Ctx) -> Generator[Say, Message, None]:
+    def _train(self, job: Job, brief: Message, ctx: Ctx) -> Talk:
+        self.enter(job, brief)
         kept, stack = self.store.load(job.id, job.base), Pipe(self.fed.uplink)
         wire = yield from self._relay(stack.join(kept.get("wire", {}), ctx), ctx)
         reply = yield (
@@ -130,16 +104,14 @@ class Site:
         """The upload; no vector of it stays behind while the session waits for its answer. Moves `wire`."""
         fed, stack, bound = self.fed, Pipe(self.fed.uplink), self.bound.narrow(ctx.terms)
         client = fed.adversary.wrap(fed.client) if job.malicious else fed.client
-        x, down = fed.downlink.decode(
-            brief.x, brief.side, down, ctx.at(layout=fed.server.gives(bound.layout)).within("down")
-        )
-        brief = replace(brief, x=x, side={})
+        brief, down = self._opened(brief, down, ctx, bound)
 
         start = time.perf_counter()
         with ctx.ambient():
             out = client.work(brief, self.data(job.id), mine, ctx, bound)
         m, mine = out if isinstance(out, tuple) else (yield from self._relay(out, ctx))
         worked = time.perf_counter()
+        self.exit(client, m)
         facts = m.info.get("facts", {})
         m = replace(
             m, sender=job.id, version=job.round, info={k: v for k, v in m.info.items() if k != "facts"}
@@ -153,41 +125,59 @@ class Site:
             "upload", mass=m.mass, version=m.version, **told
         )  # a real party's norm and losses are its own
 
-        ctx, sizes, side = ctx.at(layout=client.gives(bound.layout)), {"raw": m.x.nbytes}, dict(m.side)
+        sizes, side = {"raw": m.x.nbytes}, dict[str, torch.Tensor]()
+        layout = client.gives(bound.layout)
+        if apart := stack.stages and layout.mixed and stack.hidden is None:  # stages see weights only
+            side["buffers"] = layout.buffers(m.x)
+            m, layout = replace(m, x=layout.weights(m.x)), layout.trained
         for i, stage in enumerate(stack.stages):
             if stage.opaque:
-                m = _shared(
-                    fed, m, ctx.at(layout=client.gives(self.bound.layout))
-                )  # the sum is of whole models
-            x, extra, wire[str(i)] = stage.encode(m.x, wire.get(str(i), {}), ctx.within(i))
+                layout = client.gives(self.bound.layout)  # the sum is of whole models
+                m = _shared(fed, m, ctx.at(layout=layout))
+            x, extra, wire[str(i)] = stage.encode(m.x, wire.get(str(i), {}), ctx.at(layout=layout).within(i))
             side |= {f"{i}/{k}": v for k, v in extra.items()}
             m = replace(m, x=x, side=dict(side))
             sizes[name_of(stage)] = sum(t.nbytes for t in (x, *side.values()))
+        if apart:
+            m = replace(m, side=dict(side))
         ctx.note("seconds", work=worked - start, encode=time.perf_counter() - worked)
         self._lost(UPLOAD, ctx)
         version = self.store.save(job.id, job.epoch, {"client": mine, "wire": wire, "down": down})
         ctx.note("bytes", direction="up", total=m.nbytes, stages=sizes)
         return Say(UPLOAD, m, version, last=UPLOAD not in stack.phases)
 
-    def _ask(self, job: Job, brief: Message, ctx: Ctx) -> Generator[Say, Message, None]:
-        x, _ = self.fed.downlink.decode(
-            brief.x, brief.side, {}, ctx.at(layout=self.fed.server.gives(self.bound.layout)).within("down")
-        )
-        model = x[: self.bound.layout.size]  # what else a server sends comes behind it
-        answer = self.fed.select.answer(replace(brief, x=model, side={}), self.data(job.id), ctx, self.bound)
+    def _ask(self, job: Job, brief: Message, ctx: Ctx) -> Talk:
+        slot: Any = {"select": self.fed.select, "aggregate": self.fed.aggregate, "value": self.fed.value,
+                     "server": self.fed.serving, "detect": self.fed.detect, "reward": self.fed.reward}[job.case]  # fmt: skip
+        answer = replace(slot.answer(brief, self.data(job.id), ctx, self.bound), sender=job.id)
         ctx.note("bytes", direction="talk", total=answer.nbytes, stages={})
-        yield Say("bid", replace(answer, sender=job.id), last=True)
+        yield Say("answer", answer, last=True)
 
-    def _score(self, job: Job, brief: Message, ctx: Ctx) -> Generator[Say, Message, None]:
-        """Score the brief; for a baseline, train from it first, without the others."""
+    def _alone(self, job: Job, brief: Message, ctx: Ctx) -> Talk:
+        """A baseline: train without the others; the message is the model."""
         with ctx.ambient():
-            if job.kind == "alone":
-                out = self.fed.client.alone().work(brief, self.data(job.id), {}, ctx, self.bound)
-                assert isinstance(out, tuple), "what a party runs alone does not converse"
-            else:
-                self.bound.load(brief.x)
-            scores = self.bound.score(self.held_out(*job.part))
+            out = self.fed.client.alone().work(brief, self.data(job.id), {}, ctx, self.bound)
+        assert isinstance(out, tuple), "what a party runs alone does not converse"
+        ctx.drain()
+        yield Say("model", Message(self.bound.read(), "weights", sender=job.id), last=True)
+
+    def _own(self, job: Job, brief: Message, ctx: Ctx) -> Talk:
+        """Score what this party would use, on its own test rows."""
+        kept = self.store.load(job.id, job.base)
+        brief, _ = self._opened(brief, kept.get("down", {}), ctx, self.bound)
+        with ctx.ambient():
+            self.bound.load(self.fed.client.own(brief, kept.get("client", {}), ctx, self.bound))
+            scores = self.fed.evaluate.measure(self.tests(job.id), self.bound)
         yield Say("score", nothing(scores=scores), last=True)
+
+    # ---- their parts ------------------------------------------------------------------------------------------
+    def _opened(self, brief: Message, down: State, ctx: Ctx, bound: Bound) -> tuple[Message, State]:
+        """The brief, decoded under the name that it was encoded under."""
+        fed = self.fed
+        name = ctx.client if fed.downlink.remembers else ""
+        there = ctx.at(client=name, layout=fed.serving.gives(bound.layout)).within("down")
+        x, down = fed.downlink.decode(brief.x, brief.side, down, there)
+        return replace(brief, x=x, side={}), down
 
     def _relay(self, talk: Generator[Say, Message, Any], ctx: Ctx) -> Generator[Say, Message, Any]:
         """Pass a method's own conversation on, through the `talk` codec, counting its bytes."""
@@ -209,14 +199,28 @@ class Site:
             raise ClientFailed(f"{ctx.client} dropped out before {phase} (simulated)")
 
 
+class Site:
+    """One process that holds everything: the server's `home` and all parties behind one `guard` (a simulation)."""
+
+    def __init__(self, fed: Federation, bound: Bound, parties: Any, store: Store):
+        self.fed, self.bound, self.parties, self.store = fed, bound, parties, store
+        self.home = Home(fed, bound, {i: len(parties.train(i)) for i in parties.ids}, parties)
+        self.guard = Guard(fed, bound, parties, store)
+        self.data = self.guard.data
+
+    def run(self, job: Job, brief: Message) -> Generator[Said, Message, None]:
+        """The session of `job`, on whichever side it belongs."""
+        return (self.home if job.kind == "score" else self.guard).run(job, brief)
+
+
 def _shared(fed: Federation, m: Message, ctx: Ctx) -> Message:
     """The client's own lift, with the mass behind the payload, for a stage that hides single messages."""
     lift = fed.aggregate.share(m, ctx)
-    mass = (
-        torch.as_tensor(lift.mass, dtype=torch.float32)
-        .reshape(-1)
-        .expand(weights_behind(fed, lift.x.numel()))
-    )
+    mass = torch.as_tensor(lift.mass, dtype=torch.float32).reshape(-1)
+    mass = mass.expand(weights_behind(fed, lift.x.numel()))
     return replace(
-        m, x=torch.cat([lift.x.float() * lift.alpha, mass]), mass=1.0, info={**m.info, "masses": mass.numel()}
+        m,
+        x=torch.cat([lift.x.float() * lift.alpha, mass]),
+        mass=1.0,
+        info={**m.info, "masses": mass.numel()},
     )

@@ -7,6 +7,7 @@ which version of each client it accepted, so rejection, lateness, failure and ro
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fedfm.core.errors import ResumeError
+from fedfm.core.message import finite
 from fedfm.core.protocols import State
 
 
@@ -77,6 +79,17 @@ def thaw(path: Path) -> State:
         ) from e
 
 
+def whole(state: Any) -> bool:
+    """Is every number in a state finite?"""
+    if isinstance(state, Tensor):
+        return finite(state)
+    if isinstance(state, dict):
+        return all(map(whole, state.values()))
+    if isinstance(state, list | tuple):
+        return all(map(whole, state))
+    return not isinstance(state, float) or math.isfinite(state)
+
+
 def lasting(state: State) -> State:
     """The state without what lives for one session only (keys that start with `_`)."""
     return {k: lasting(v) if isinstance(v, dict) else v for k, v in state.items() if not k.startswith("_")}
@@ -106,8 +119,8 @@ class Store:
         write(self._path(client, version), freeze(state))
         return version
 
-    def keep(self, client: str, versions: set[int]) -> None:
-        """Delete what neither the last nor the current checkpoint can name."""
+    def keep(self, client: str, versions: set[int], upto: int | None = None) -> None:
+        """Delete what neither the last nor the current checkpoint can name; what is newer than `upto` stays."""
         for path in self._path(client, 0).parent.glob("*.safetensors"):
-            if int(path.stem) not in versions:
+            if int(path.stem) not in versions and (upto is None or int(path.stem) <= upto):
                 path.unlink(missing_ok=True)

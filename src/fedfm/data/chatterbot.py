@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
 from fedfm.core.errors import DataError, MissingExtra, nearest
 from fedfm.core.registry import knob, method
-from fedfm.data.source import Parties, Row, Shard, stream
+from fedfm.core.schema import Column
+from fedfm.data.source import Parties, Row, Shard, lost, stream
+from fedfm.data.splits import Source
 
 
 @method(
     "chatterbot", slot="data", section="IV.D", survey=(67,), paper="ChatterBot corpus, version 1.3 (BSD-3)"
 )
 @dataclass(frozen=True)
-class Chatterbot:
+class Chatterbot(Source):
     """Short conversations; a party is a topic (`instruction`, `answer`, `group`). Extra: data.
 
     The first two turns of a conversation make a row: later turns are sometimes replies and sometimes other
@@ -31,9 +34,9 @@ class Chatterbot:
     )
     test_rows: int = knob(12, "held-out rows of a topic, at most: one question may have fifty answers", low=1)
 
-    def open(self, seed: int) -> Parties:
+    def read(self, seed: int, columns: Sequence[Column] | None) -> Parties:
         """Read and hold out; `DataError` for an unknown language, `MissingExtra` without the package."""
-        dropped = Counter[str]()
+        dropped, unscored = Counter[str](), Counter[str]()
         shards, held_out = [], []
         for topic, rows in sorted(self._topics(dropped).items()):
             if len(rows) < self.min_rows:
@@ -53,11 +56,12 @@ class Chatterbot:
             for s in held_out
         ]
         if seen := sum(map(len, held_out)) - sum(map(len, fresh)):
-            dropped["held-out question that occurs in training"] += seen
+            unscored["held-out question that occurs in training"] += seen
         scored = [Shard(s.party, s.rows[: self.test_rows]) for s in fresh if s.rows]
         if more := sum(map(len, fresh)) - sum(map(len, scored)):
-            dropped["held-out row beyond test_rows of its topic"] += more
-        return Parties(tuple(shards), tuple(scored), None, dict(dropped))
+            unscored["held-out row beyond test_rows of its topic"] += more
+        account = lost(dropped) + lost(unscored, "test")
+        return Parties(tuple(shards), tuple(scored), None, account, own=tuple(scored))
 
     def _topics(self, dropped: Counter[str]) -> dict[str, list[Row]]:
         import yaml

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedfm.core.errors import MissingExtra
 from fedfm.core.registry import knob, method
+from fedfm.core.schema import Column
 from fedfm.data.bundled.slices import balanced, pick
 from fedfm.data.partition.dirichlet import Dirichlet
 from fedfm.data.source import Parties, Partition, Row, divide
+from fedfm.data.splits import Source
 
 _TRAIN = 1437  # of the 1,797 images, 360 are held out for good
 
@@ -21,7 +24,7 @@ _TRAIN = 1437  # of the 1,797 images, 360 are held out for good
     "recognition, 1995 (UCI optical digits, through scikit-learn)",
 )
 @dataclass(frozen=True)
-class Digits:
+class Digits(Source):
     """Handwritten digits: `image` uint8 (1, 8, 8) with values 0..240, `label` "0".."9". Extra: data.
 
     1,437 train and 360 test images. The seed chooses the train rows, the test rows are always the same.
@@ -36,7 +39,7 @@ class Digits:
         factory=lambda: Dirichlet(alpha=0.5, parties=8),
     )
 
-    def open(self, seed: int) -> Parties:
+    def read(self, seed: int, columns: Sequence[Column] | None) -> Parties:
         """Load, hold out and divide; raises `MissingExtra` without scikit-learn."""
         try:
             from sklearn.datasets import load_digits

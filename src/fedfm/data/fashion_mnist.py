@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedfm.core.registry import knob, method
+from fedfm.core.schema import Column
 from fedfm.data.bundled.slices import balanced, file_bytes
 from fedfm.data.partition.dirichlet import Dirichlet
 from fedfm.data.source import Parties, Partition, Row, divide
+from fedfm.data.splits import Source
 
 CLASSES = (
     "T-shirt/top",
@@ -31,7 +34,7 @@ CLASSES = (
     paper="Xiao et al., Fashion-MNIST: a novel dataset for benchmarking machine learning algorithms, 2017",
 )
 @dataclass(frozen=True)
-class FashionMnist:
+class FashionMnist(Source):
     """Pictures of clothes: `image` uint8 (1, 28, 28), `label` the class name; bundled with the package.
 
     6,000 train and 1,000 test images of the 60,000 and 10,000, balanced; the seed chooses the train rows, the
@@ -47,7 +50,7 @@ class FashionMnist:
         factory=lambda: Dirichlet(alpha=0.5, parties=8),
     )
 
-    def open(self, seed: int) -> Parties:
+    def read(self, seed: int, columns: Sequence[Column] | None) -> Parties:
         """Read the slice and divide it; raises `DataError` when a size is out of range."""
         import numpy as np
         import torch

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fedfm.core.errors import DataError, MissingExtra, nearest
 from fedfm.core.registry import knob, method
-from fedfm.data.source import Parties, Row, Shard
+from fedfm.core.schema import Column
+from fedfm.data.source import Parties, Row, Shard, lost
+from fedfm.data.splits import Source
 
 # Item i of a generator depends on (generator seed + i) alone: test items come from [0, _TEST) and training
 # items from above, so the two never share a seed.
@@ -39,12 +41,12 @@ EASY: dict[str, dict[str, Any]] = {
     "verifiable rewards, 2025",
 )
 @dataclass(frozen=True)
-class ReasoningGym:
+class ReasoningGym(Source):
     """Generated questions with verifiable answers; a party is a task family. Extra: data.
 
     Rows: `instruction`, `answer`, `group` = `task`, and `entry`, which `score` needs. The test rows are the
     same for every seed and have no question twice; a training row that asks a test question is replaced by
-    the next one and counted in `dropped`. Test groups are the tasks.
+    the next one and counted in the account. Test groups are the tasks.
     """
 
     tasks: tuple[str, ...] = knob(
@@ -66,7 +68,7 @@ class ReasoningGym:
     rows_per_party: int = knob(200, "training rows of each party", low=1)
     test_rows: int = knob(25, "held-out rows of each task", low=1, high=_TEST // _TRIES)
 
-    def open(self, seed: int) -> Parties:
+    def read(self, seed: int, columns: Sequence[Column] | None) -> Parties:
         """Generate; raises `DataError` for unknown tasks or options, `MissingExtra` without the package."""
         self._check()
         dropped = Counter[str]()
@@ -95,7 +97,7 @@ class ReasoningGym:
                 )
             shards.append(Shard(task, tuple(fresh)))
             held_out.append(Shard(task, tuple(first.values())))
-        return Parties(tuple(shards), tuple(held_out), None, dict(dropped))
+        return Parties(tuple(shards), tuple(held_out), None, lost(dropped), own=tuple(held_out))
 
     def _check(self) -> None:
         known = _package().factory.DATASETS

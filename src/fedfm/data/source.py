@@ -1,10 +1,6 @@
 """What a data set is: rows (plain dicts) in shards, one shard per party, and a held-out test set.
 
-Rows have canonical columns, so that a task never asks where they come from:
-
-    classification   text, label [, group]
-    instruction      instruction, answer [, input, group]   (task and entry too, for an exact scorer)
-    images           image: uint8 tensor (C, H, W), label
+Rows have canonical columns, so that a task never asks where they come from; `cleaning/layouts.py` names them all.
 """
 
 from __future__ import annotations
@@ -12,18 +8,22 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain, zip_longest
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar
+from urllib.parse import quote
 
 import numpy as np
 
 from fedfm.core.errors import DataError, nearest
+from fedfm.core.schema import Account, Lost, Schema
 
 Row = dict[str, Any]
+_LONGEST = 200  # of a party's name as the name of its folder, where a character may take twelve
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,11 +47,7 @@ class Shard:
         """SHA-256 of the rows in order (hex); the party's name is no part of it."""
         total = hashlib.sha256()
         for row in self.rows:
-            total.update(
-                json.dumps(
-                    row, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_stand_in
-                ).encode()
-            )
+            total.update(written(row))
             total.update(b"\n")
         return total.hexdigest()
 
@@ -63,16 +59,29 @@ class Shard:
 
 @dataclass(frozen=True, eq=False)
 class Parties:
-    """An opened data set: the training shards in canonical order, and the common held-out rows.
+    """An opened data set: the training shards in canonical order, and the held-out rows.
 
-    `held_out` has one shard per test group, named after it; a single shard called "" means no groups.
-    `dropped` counts the rows that were left out, by reason.
+    `held_out` has one shard per test group, named after it; a single shard called "" means no groups. `own` has the
+    test rows of each party, where the split gives them: the same rows, by owner. `account` has every row that was left
+    out, `notes` what a person should know about the rows that are there (doubles, labels that look alike).
     """
 
     shards: tuple[Shard, ...] = field(repr=False)
     held_out: tuple[Shard, ...] = field(default=(), repr=False)
     labels: tuple[str, ...] | None = None
-    dropped: dict[str, int] = field(default_factory=dict)
+    account: Account = field(default_factory=Account)
+    own: tuple[Shard, ...] = field(default=(), repr=False)
+    house: Shard | None = field(default=None, repr=False)  # the server's rows
+    shown: Shard | None = field(default=None, repr=False)  # the public rows
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if odd := [s.party for s in self.shards if not fit_name(s.party)]:
+            raise DataError(
+                f"{odd[0][:60]!r} cannot be the name of a party: it must be short (up to {_LONGEST} characters, "
+                "fewer in other scripts), without control characters, and neither '.' nor '..'; change the file's name, or the "
+                "values of the column that names the party"
+            )
 
     @cached_property
     def ids(self) -> tuple[str, ...]:
@@ -90,21 +99,58 @@ class Parties:
         return tuple(dict.fromkeys(chain.from_iterable(s.columns for s in (*self.shards, *self.held_out))))
 
     @cached_property
+    def schema(self) -> Schema:
+        """What is agreed about the rows, without a row: labels, columns, and shapes of arrays."""
+        first = next((s.rows[0] for s in self.shards if len(s)), {})
+        shapes = {c: tuple(v.shape) for c, v in first.items() if hasattr(v, "shape")}
+        return Schema(self.labels, self.columns, shapes)
+
+    @cached_property
     def digest(self) -> str:
-        """SHA-256 over the names and digests of all shards (hex)."""
-        parts = [[s.party, s.digest] for s in self.shards], [[s.party, s.digest] for s in self.held_out]
+        """SHA-256 over the names and digests of all shards, the server's and the public ones too (hex)."""
+        parts = [[[s.party, s.digest] for s in part] for part in (self.shards, self.held_out)]
+        parts += [[[what, s.digest]] for what, s in (("server", self.house), ("public", self.shown)) if s]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def train(self, id: str) -> Shard:
         """The training rows of one party; raises `DataError` when there is no such party."""
         return _named(self.shards, id, "party")
 
-    def test(self, group: str | None = None) -> Shard:
-        """The held-out rows of one group, or of all groups in turns, so that any prefix is a fair sample."""
-        if group is not None:
-            return _named(self.held_out, group, "test group")
-        turns = zip_longest(*(s.rows for s in self.held_out))
-        return Shard("test", tuple(row for turn in turns for row in turn if row is not None))
+    def test(self, id: str | None = None) -> Shard:
+        """The reported test rows: a party's own, or everybody's (of all groups in turns, so that any prefix is fair).
+
+        Raises `DataError` where the split gives no party rows of its own.
+        """
+        if id is None:
+            turns = zip_longest(*(s.rows for s in self.held_out))
+            return Shard("test", tuple(row for turn in turns for row in turn if row is not None))
+        if not self.own:
+            raise DataError(
+                "no party has test rows of its own in this data set: give files or a party_column and no partition "
+                "(data.test_fraction then holds out a part of every party), or test files beside the training files"
+            )
+        return _named(self.own, id, "party with test rows")
+
+    def group(self, name: str) -> Shard:
+        """The held-out rows of one test group; raises `DataError` when there is no such group."""
+        return _named(self.held_out, name, "test group")
+
+    def server(self) -> Shard:
+        """The server's own rows, for valuing, selecting, guiding; never the test rows."""
+        if self.house is None:
+            raise DataError(
+                "the server has no rows of its own: data.server_rows=200 splits them from the held-out rows"
+            )
+        return self.house
+
+    def public(self) -> Shard:
+        """Rows that everybody sees; never anybody's training rows."""
+        if self.shown is None:
+            raise DataError(
+                "there are no public rows: data.public_rows=200 splits them from the held-out rows, "
+                "data.public={name: files, path: ...} reads them"
+            )
+        return self.shown
 
     def pooled(self) -> Shard:
         """All training rows in party order: what one owner of everything would train on."""
@@ -117,24 +163,16 @@ class Parties:
         }
 
 
-@runtime_checkable
-class Source(Protocol):
-    """A data spec: a frozen registered dataclass (slot "data")."""
+class Partition:
+    """How one pool of rows becomes the data of several parties. `whole`: every row is dealt to somebody."""
 
-    def open(self, seed: int) -> Parties:
-        """Read, divide and hold out; the same seed gives the same rows in the same order."""
-        ...
-
-
-@runtime_checkable
-class Partition(Protocol):
-    """A partition spec: a frozen registered dataclass (slot "partition")."""
+    whole: ClassVar[bool] = True
 
     def split(
         self, rows: Sequence[Mapping[str, Any]], labels: Sequence[str] | None, generator_seed: int
     ) -> dict[str, list[int]]:
-        """Row numbers per party: every row exactly once, nobody empty, ascending. `labels`: one per row."""
-        ...
+        """Row numbers per party: each at most once, nobody empty, ascending. `labels`: one per row."""
+        raise NotImplementedError
 
 
 def divide(
@@ -144,7 +182,7 @@ def divide(
     seed: int,
     *,
     labels: Iterable[str] | None = None,
-    dropped: Mapping[str, int] | None = None,
+    account: Account | None = None,
     fields: Sequence[Mapping[str, Any]] | None = None,
 ) -> Parties:
     """Cut one pool into parties.
@@ -156,7 +194,24 @@ def divide(
     known = [t for t in topics if t is not None]
     split = partition.split(fields or rows, known if rows and len(known) == len(rows) else None, seed)
     shards = tuple(Shard(party, tuple(rows[i] for i in index)) for party, index in split.items())
-    return Parties(shards, group_rows(test_rows), _class_names(labels, rows), dict(dropped or {}))
+    return Parties(shards, group_rows(test_rows), _class_names(labels, rows), account or Account())
+
+
+def written(row: Mapping[str, Any]) -> bytes:
+    """A row as bytes, the same for the same content; arrays by type, shape and hash."""
+    text = json.dumps(row, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=_stand_in)
+    return text.encode(errors="surrogatepass")
+
+
+def fit_name(party: str) -> bool:
+    """May a party be called so? Its states lie in a folder of that name, and terminals print it."""
+    odd = any(unicodedata.category(c) in ("Cc", "Cs") for c in party)
+    return bool(party) and not odd and party not in (".", "..") and len(quote(party, safe="")) <= _LONGEST
+
+
+def lost(reasons: Mapping[str, int], split: str = "train", party: str = "") -> Account:
+    """An account of rows that were left out, by reason."""
+    return Account(tuple(Lost(party, split, why, n) for why, n in reasons.items() if n))
 
 
 def group_rows(rows: Sequence[Row]) -> tuple[Shard, ...]:

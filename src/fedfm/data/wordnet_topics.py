@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from fedfm.core.registry import knob, method
+from fedfm.core.schema import Column
 from fedfm.data.bundled.slices import balanced, json_rows, pick
 from fedfm.data.partition.dirichlet import Dirichlet
 from fedfm.data.source import Parties, Partition, divide
+from fedfm.data.splits import Source
 
 
 @method(
@@ -17,7 +20,7 @@ from fedfm.data.source import Parties, Partition, divide
     paper="Fellbaum (ed.), WordNet: an electronic lexical database, MIT Press 1998",
 )
 @dataclass(frozen=True)
-class WordnetTopics:
+class WordnetTopics(Source):
     """Definitions of English nouns in ten topics (`text`, `label`), bundled with the package.
 
     5,000 train and 1,000 test rows, balanced; the seed chooses the train rows, the test rows are always the
@@ -32,7 +35,7 @@ class WordnetTopics:
         doc="how the training rows are divided among parties", factory=lambda: Dirichlet(alpha=0.5, parties=8)
     )
 
-    def open(self, seed: int) -> Parties:
+    def read(self, seed: int, columns: Sequence[Column] | None) -> Parties:
         """Read the slice and divide it; raises `DataError` when a size is out of range."""
         rows = json_rows("wordnet-topics.jsonl.gz")
         names = {split: [r["label"] for r in part] for split, part in rows.items()}

@@ -6,9 +6,10 @@ from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass
 
+from fedfm.core.job import Job, Said
 from fedfm.core.message import Message
 from fedfm.core.registry import method
-from fedfm.core.session import Job, Said, Site
+from fedfm.core.session import Site
 
 
 @method("inprocess", slot="engine", section="VIII.B")
@@ -54,6 +55,9 @@ class InProcessEngine:
     def cancel(self, id: str, epoch: int) -> None:
         if (talk := self._talks.pop((id, epoch), None)) is not None:
             talk.close()
+
+    def keep(self, id: str, versions: set[int], upto: int) -> None:
+        self._site.store.keep(id, versions, upto)
 
     def close(self) -> None:
         for talk in self._talks.values():

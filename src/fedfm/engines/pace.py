@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from fedfm.core.context import Ctx
-from fedfm.core.protocols import Pace
+from fedfm.core.protocols import Load, Pace
 from fedfm.core.registry import knob, method
 
 
@@ -46,7 +46,7 @@ class SimulatedPace(Pace):
     dropout_phase: str = knob("upload", "before what it vanishes; empty: before its first word")
     drop: Mapping[str, str] = knob(factory=dict, doc="party -> phase before which it vanishes, every round")
 
-    def due(self, now: float, ctx: Ctx) -> float:
+    def due(self, now: float, ctx: Ctx, load: Load) -> float:
         return now + self.speed.duration(ctx)
 
     def lost(self, phase: str, ctx: Ctx) -> bool:

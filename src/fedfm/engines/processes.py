@@ -23,10 +23,11 @@ from typing import Any
 
 import torch
 
-from fedfm.core.errors import FedfmError
+from fedfm.core.errors import FedfmError, MachineFault
+from fedfm.core.job import Job, Said
 from fedfm.core.message import Message, parts, unpack
 from fedfm.core.registry import knob, method
-from fedfm.core.session import Job, Said, Site
+from fedfm.core.session import Site
 
 KEPT = 8  # briefs that a worker remembers
 _LENGTHS = struct.Struct("<QQ")  # of a frame's line and message
@@ -72,6 +73,7 @@ class ProcessEngine:
             raise FedfmError(
                 "engine=processes forks, and a process that uses CUDA cannot be forked: use engine=inprocess"
             )
+        self._site = site
         fork = multiprocessing.get_context("fork")
         for _ in range(self.workers):
             ours, theirs = fork.Pipe()
@@ -97,6 +99,9 @@ class ProcessEngine:
                 self._fresh.discard((id, epoch))
                 worker.load -= 1
         self._feed()
+
+    def keep(self, id: str, versions: set[int], upto: int) -> None:
+        self._site.store.keep(id, versions, upto)  # the workers write to the same folder
 
     def next(self) -> Said:
         while not self._heard:
@@ -149,10 +154,17 @@ class ProcessEngine:
             del self._home[key]
             self._fresh.discard(key)
             self._heard.append(
-                Said(key[0], key[1], "gone", last=True, error=f"its worker process died (exit code {code})")
+                Said(
+                    key[0],
+                    key[1],
+                    "gone",
+                    last=True,
+                    error=f"its worker process died (exit code {code})",
+                    fault="machine",
+                )
             )
         if not self._pool:
-            raise FedfmError(
+            raise MachineFault(
                 f"all worker processes died (last exit code {code}; -9 often means out of memory): use fewer "
                 "workers (engine.workers=1) or engine=inprocess; fedfm resume continues this run"
             )
@@ -267,6 +279,8 @@ def _work(pipe: Connection, others: list[Connection], site: Site) -> None:
                 "last": said.last,
                 "events": said.events,
                 "error": said.error,
+                "fault": said.fault,
+                "where": said.where,
             },
             said.message,
         )

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fedfm.core.protocols import Evaluator
 from fedfm.core.registry import knob, method
 
 
 @method("held-out", slot="evaluate", section="VII")
 @dataclass(frozen=True)
-class HeldOut:
+class HeldOut(Evaluator):
     """Score the global model on the common held-out data, in parts wherever sessions run."""
 
     every: int = knob(1, "rounds between two scores (the last round is always scored)", low=1)
     parts: int = knob(2, "pieces of the held-out data, scored side by side", low=1)
-    utility_parts: int = knob(
-        2, "the coalition game of contribution methods is played on one of so many pieces", low=1
-    )

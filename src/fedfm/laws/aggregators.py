@@ -12,7 +12,7 @@ from fedfm.core.context import Ctx, Event
 from fedfm.core.federation import Federation
 from fedfm.core.fold import Fold
 from fedfm.core.message import Message
-from fedfm.core.protocols import Aggregator
+from fedfm.core.protocols import Aggregator, State
 from fedfm.core.tree import Layout
 from fedfm.laws.compare import kept, near, normal, same
 from fedfm.laws.law import hold, law
@@ -31,7 +31,7 @@ def ctx(events: list[Event] | None = None) -> Ctx:
 
 def messages(a: Aggregator, n: int = 0) -> list[Message]:
     """Fresh messages of n parties (at least 5, at least what it needs) with different weights."""
-    n = n or max(5, a.needs)
+    n = n or max(5, a.least)
     shapes = {e.name: e.shape for e in LAYOUT.entries}
     return [
         Message(
@@ -41,7 +41,7 @@ def messages(a: Aggregator, n: int = 0) -> list[Message]:
                     for j, (k, s) in enumerate(shapes.items())
                 }
             ),
-            a.takes or "delta",
+            a.takes[0],
             mass=float(1 + i),
             sender=f"party-{i}",
             version=ROUND,
@@ -50,20 +50,24 @@ def messages(a: Aggregator, n: int = 0) -> list[Message]:
     ]
 
 
+def _state(a: Aggregator) -> State:
+    return a.init([f"party-{k}" for k in range(5)], ctx())
+
+
 def together(a: Aggregator, ms: Sequence[Message], kind: str = "float", share: bool = False) -> Tensor:
     """The aggregate, through the fold or `combine`."""
     if a.form == "all":
-        return a.combine(ms, ctx())
+        return a.combine(ms, _state(a), ctx())[0]
     fold = Fold(kind)
     for m in ms:
         there = ctx().at(client=m.sender)
         fold.add(a.share(m, there) if share else a.lift(m, there), m.sender)
-    return a.finish(fold.total(), fold.mass, len(fold.ids), ctx())
+    return a.finish(fold.total(), fold.mass, len(fold.ids), _state(a), ctx())[0]
 
 
 def _relative(a: Aggregator) -> bool:
     """Does it divide by what came, rather than by a number fixed in advance?"""
-    return not getattr(a, "denominator", 0.0)
+    return a.divisor != "public"
 
 
 @law(Aggregator)
@@ -89,7 +93,7 @@ def scale_of_the_weights_does_not_matter(a: Aggregator, within: Federation | Non
     )
 
 
-@law(Aggregator, when=lambda a: _relative(a) and not getattr(a, "rescales", False))
+@law(Aggregator, when=lambda a: _relative(a) and not a.rescales)
 def agreement_is_kept(a: Aggregator, within: Federation | None) -> None:
     """n times the same fresh message gives that message."""
     ms = messages(a)
@@ -149,7 +153,7 @@ def what_the_client_lifts_is_what_the_server_would_lift(a: Aggregator, within: F
 def f_arbitrary_messages_do_not_carry_it_away(a: Aggregator, within: Federation | None) -> None:
     """With f messages of any size, aligned or not, the aggregate stays within the honest messages' reach."""
     f = a.f  # type: ignore[attr-defined]
-    ms = messages(a, max(a.needs, 2 * f + 3))
+    ms = messages(a, max(a.least, 2 * f + 3))
     reach = max(float(m.x.norm()) for m in ms[f:])
     for size in (1e3, 1e18):
         for attack in (lambda k, s: normal(LAYOUT.size, k) * s, lambda k, s: torch.full((LAYOUT.size,), -s)):
@@ -165,9 +169,9 @@ def too_few_messages_fail_the_round(a: Aggregator, within: Federation | None) ->
     """One fewer than it needs raises RoundFailed; as many as it needs do not."""
     from fedfm.core.errors import RoundFailed
 
-    a.combine(messages(a, a.needs), ctx())
+    a.combine(messages(a, a.least), _state(a), ctx())
     try:
-        a.combine(messages(a)[: a.needs - 1], ctx())
+        a.combine(messages(a)[: a.least - 1], _state(a), ctx())
     except RoundFailed:
         return
-    raise AssertionError(f"{a.needs - 1} messages were combined, {a.needs} are needed")
+    raise AssertionError(f"{a.least - 1} messages were combined, {a.least} are needed")

@@ -14,6 +14,7 @@ import torch
 from fedfm.core import ledger
 from fedfm.core.context import Ctx, Event, Terms
 from fedfm.core.federation import Federation
+from fedfm.core.job import Job
 from fedfm.core.loop import Run
 from fedfm.core.message import Message
 from fedfm.core.protocols import (
@@ -30,7 +31,7 @@ from fedfm.core.protocols import (
     Wire,
 )
 from fedfm.core.registry import load, methods
-from fedfm.core.session import Job, Site
+from fedfm.core.session import Site
 from fedfm.core.state import Store
 from fedfm.data.source import Parties, Shard
 from fedfm.efficiency.training.local import Local
@@ -120,7 +121,7 @@ class Played:
 
     @property
     def model(self) -> torch.Tensor:
-        return self.run.fed.server.model(self.run.state.server)
+        return self.run.fed.serving.model(self.run.state.server)
 
 
 def play(
@@ -138,7 +139,7 @@ def play(
     site = Site(fed, fed.task.open(parties), parties, Store(folder / "clients"))
     engine.open(site)
     try:
-        run = Run(fed, folder, site, engine, resume=resume)
+        run = Run(fed, folder, site.home, engine, resume=resume)
         around(run)
         records = list(run.rounds())
     finally:
@@ -164,10 +165,10 @@ class Home:
         """What `id` uploads in `round` from the initial model; the version of its new state; or the error."""
         fed = self.fed if client is None else dataclasses.replace(self.fed, client=client)
         site = Site(fed, self.bound, self.parties, self.store)
-        site.data, site.held_out = self.site.data, self.site.held_out
+        site.guard.data = self.site.guard.data
         ctx = Ctx(fed.seed, round, layout=fed.client.gives(self.bound.layout))
-        state = fed.server.init(self.bound, ctx)
-        brief = fed.server.brief(state, Terms())
+        state = fed.serving.init(self.bound, ctx)
+        brief = fed.serving.brief(state, Terms())
         said, talk = None, site.run(Job("train", id, round + 1, round, base=base), brief)
         for _ in range(10_000):
             said = (
@@ -184,7 +185,7 @@ class Home:
         self, fed: Federation, phase: str, id: str, m: Message | None, state: State, ctx: Ctx
     ) -> Message:
         assert m is not None
-        replies, new = fed.server.serve(state, phase, {id: m}, ctx, self.bound)
+        replies, new = fed.serving.serve(state, phase, {id: m}, ctx, self.bound)
         state.update(new)
         return replies[id]
 
@@ -216,21 +217,20 @@ def slot_of(spec: Any) -> str:
 def _tries(spec: Any) -> Iterator[Federation]:
     """Federations around `spec`, the other half of its method found by dialect."""
     halves: dict[str, Any] = {}
-    if isinstance(spec, Client) and spec.dialect != "model":
-        halves["server"] = _half(Server, "server", spec.dialect)
-    elif isinstance(spec, Client) and getattr(spec, "send", "delta") == "weights":
-        halves["server"] = load("apply")(takes="weights")
     if isinstance(spec, Server) and spec.dialect != "model":
-        halves["client"] = _half(Client, "client", spec.dialect)
-    elif isinstance(spec, Server) and getattr(spec, "takes", "delta") == "weights":
+        halves["client"] = _half(spec)
+    elif isinstance(spec, Server) and spec.takes == "weights":
         halves["client"] = Local(lr=0.05, steps=3, batch=2, send="weights")
-    split = "split" in getattr(spec, "dialect", "")
+    split = isinstance(spec, Client | Server) and spec.dialect.startswith("split")
     for make in (pictures, quadratics) if split else (quadratics, pictures, factored):
         yield make(**halves | {slot_of(spec): spec})
 
 
-def _half(protocol: type, slot: str, dialect: str) -> Any:
+def _half(server: Server) -> Client:
+    """The client whose own server half speaks like this one."""
     for card in methods().values():
-        if slot in card.slots and issubclass(cls := load(card.name), protocol) and cls().dialect == dialect:
-            return cls()
-    raise AssertionError(f"nothing registered for the slot '{slot}' speaks '{dialect}'")
+        client: Client | None = load(card.name)() if "client" in card.slots else None
+        half = client.server_half() if client is not None else None
+        if client is not None and half is not None and half.dialect == server.dialect:
+            return client
+    raise AssertionError(f"no registered client has a server half that speaks '{server.dialect}'")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 from fedfm.core.context import Ctx
@@ -42,7 +43,7 @@ def only_members_messages_change(a: Adversary, within: Federation | None) -> Non
     for members in (frozenset[str](), frozenset(IDS[1:3]), frozenset(IDS)):
         ms = _messages()
         before = kept(ms)
-        forged = a.forge(dict(ms), members, _ctx())
+        forged, _ = a.forge(dict(ms), members, a.init(IDS, Ctx(7)), _ctx())
         hold(set(forged) == set(ms), "messages appeared or vanished")
         hold(all(same(forged[i], before[i]) for i in ms if i not in members), "an honest message was changed")
         hold(
@@ -50,7 +51,10 @@ def only_members_messages_change(a: Adversary, within: Federation | None) -> Non
             "a forged message has another shape",
         )
         hold(same(ms, before), "it changed the messages in place")
-        hold(same(a.forge(dict(ms), members, _ctx()), forged), "the same forgery differs")
+        hold(
+            same(a.forge(dict(ms), members, a.init(IDS, Ctx(7)), _ctx())[0], forged),
+            "the same forgery differs",
+        )
         hold(
             a.reads or not any(forged[i].x is not ms[i].x for i in ms),
             "it forges and does not declare `reads`",
@@ -68,7 +72,8 @@ def a_wrapped_client_is_a_client(a: Adversary, within: Federation | None) -> Non
 @law(Detector)
 def refusals_have_reasons(d: Detector, within: Federation | None) -> None:
     """Only who sent is refused, with a reason in words; messages stay as they are; nobody of nobody."""
-    hold(d.flag({}, _ctx()) == {}, "it refuses somebody of nobody")
+    state = d.init(IDS, Ctx(7))
+    hold(d.flag({}, state, _ctx())[0] == {}, "it refuses somebody of nobody")
     cases = [
         _messages(),
         dict(list(_messages().items())[:1]),
@@ -76,11 +81,11 @@ def refusals_have_reasons(d: Detector, within: Federation | None) -> None:
     ]
     for ms in cases:
         before = kept(ms)
-        flags = d.flag(ms, _ctx())
+        flags = d.flag(ms, state, _ctx())[0]
         hold(set(flags) <= set(ms), f"{set(flags) - set(ms)} sent nothing and were refused")
         hold(all(isinstance(r, str) and r.strip() for r in flags.values()), "a refusal without a reason")
         hold(same(ms, before), "it changed a message in place")
-        hold(d.flag(ms, _ctx()) == flags, "the same messages are judged differently")
+        hold(d.flag(ms, state, _ctx())[0] == flags, "the same messages are judged differently")
         hold(d.reads, "it looks at single messages and does not declare `reads`")
 
 
@@ -107,9 +112,10 @@ class _Asked:
 
 
 def _value(v: Valuer, ids: tuple[str, ...], game: Callable[[frozenset[str]], float]) -> dict[str, float]:
-    values = v.value(ids, _Asked(game, ids), _ctx())
+    state, house = v.init(ids, Ctx(7)), SimpleNamespace(game=_Asked(game, ids))
+    values, _ = v.value(ids, state, _ctx().at(house=house))
     hold(set(values) in (set(ids), set()), f"values of {sorted(values)} for {ids}")
-    hold(values == v.value(ids, _Asked(game, ids), _ctx()), "the same game is valued differently")
+    hold(values == v.value(ids, state, _ctx().at(house=house))[0], "the same game is valued differently")
     return values
 
 
@@ -128,7 +134,7 @@ def who_adds_nothing_is_worth_nothing(v: Valuer, within: Federation | None) -> N
     hold(_value(v, (), lambda s: 0.0) == {}, "values of nobody")
 
 
-@law(Valuer, when=lambda v: "shapley" in getattr(v, "method_name", "") and not getattr(v, "tolerance", 0.0))
+@law(Valuer, when=lambda v: v.exact)
 def shapley_values_sum_to_the_whole(v: Valuer, within: Federation | None) -> None:
     """Efficiency: they share out v(N) - v(nobody), in the additive and in the glove game."""
     worth: dict[str, Any] = {"a": 3.0, "b": -1.0, "c": 0.25}
@@ -140,16 +146,3 @@ def shapley_values_sum_to_the_whole(v: Valuer, within: Federation | None) -> Non
         total = sum(_value(v, ids, game).values())
         whole = game(frozenset(ids)) - game(frozenset())
         hold(abs(total - whole) < 1e-9, f"the values sum to {total}, the whole is {whole}")
-
-
-@law(
-    Valuer,
-    when=lambda v: "exact" in getattr(v, "method_name", "") and "shapley" in getattr(v, "method_name", ""),
-)
-def exact_values_of_the_glove_game(v: Valuer, within: Federation | None) -> None:
-    """Two left gloves, one right: 1/6, 1/6, 4/6 (the right one is last or middle in 4 of 6 orders of a, b, c)."""
-    values = _value(v, ("a", "b", "c", "d"), gloves)
-    hold(
-        all(abs(values[i] - w) < 1e-12 for i, w in {"a": 1 / 6, "b": 1 / 6, "c": 4 / 6, "d": 0.0}.items()),
-        f"{values}",
-    )

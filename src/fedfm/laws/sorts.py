@@ -94,9 +94,9 @@ def it_steps_weights_alone(server: Server, within: Federation | None) -> None:
         tries += [found] if (found := turned(server, lr=0.5, momentum=0.9)) != server else []
     for tried in tries:
         with tempfile.TemporaryDirectory() as folder:
-            home = opened(tried, within, Path(folder))
+            home = opened(server, within, Path(folder))
         marked(home)
-        sends, whole = getattr(tried, "takes", "delta"), home.bound.layout
+        sends, whole = tried.takes, home.bound.layout
         layout = home.fed.client.gives(whole)
         ctx = Ctx(home.fed.seed, 1, layout=layout, events=[])
         state, seen = tried.init(home.bound, ctx), 0.0
@@ -125,12 +125,12 @@ def what_nobody_touched_stays(a: Aggregator, within: Federation | None) -> None:
     there, lora = padding(layout), [e.name for e in layout.entries if e.name != "head"]
     for m in ms:
         for name in lora:
-            layout.views(m.x)[name].copy_(layout.views(ms[0].x)[name] * (a.takes == "weights"))
+            layout.views(m.x)[name].copy_(layout.views(ms[0].x)[name] * (a.takes == ("weights",)))
     got = aggregators.together(a, ms)
     hold(not bool(got[there].any()), "values appear in the padding between tensors")
     for name in lora:
         now, was = layout.views(got)[name], layout.views(ms[0].x)[name]
-        hold(near(now, was, 1e-6) if a.takes == "weights" else not bool(now.any()), f"{name} became {now}")
+        hold(near(now, was, 1e-6) if a.takes == ("weights",) else not bool(now.any()), f"{name} became {now}")
 
 
 def _shares(wire: Wire) -> bool:

@@ -10,7 +10,6 @@ from fedfm.config import plain as config
 from fedfm.config.text import dump, parse
 from fedfm.core.errors import Problem
 from fedfm.core.federation import Federation
-from fedfm.core.protocols import Wire
 from fedfm.core.registry import load, methods
 from fedfm.laws.homes import quadratics, slot_of
 from fedfm.laws.law import hold, law
@@ -23,8 +22,8 @@ def _registered(spec: Any) -> bool:
 @law(object)
 def it_is_a_frozen_dataclass(spec: Any, within: Federation | None) -> None:
     """Fields only: nothing changes after construction."""
-    own = (
-        "__dataclass_fields__" in vars(type(spec)) or type(spec).__module__ == Wire.__module__
+    own = "__dataclass_fields__" in vars(type(spec)) or type(spec).__module__.startswith(
+        "fedfm.core.protocols"
     )  # an identity has no fields
     hold(own, "put @dataclass(frozen=True) above the class")
     hold(bool(type(spec).__dataclass_params__.frozen), "the dataclass is not frozen")

@@ -46,8 +46,8 @@ def turned(spec: Any, **values: Any) -> Any:
 
 
 def _brief(home: Home) -> torch.Tensor:
-    state = home.fed.server.init(home.bound, Ctx(home.fed.seed))
-    return home.fed.server.brief(state, Terms()).x
+    state = home.fed.serving.init(home.bound, Ctx(home.fed.seed))
+    return home.fed.serving.brief(state, Terms()).x
 
 
 def _still(home: Home, client: Client) -> None:
@@ -157,7 +157,7 @@ def _stepping(home: Home) -> tuple[dict[str, Any], Aggregate, Ctx]:
     layout = fed.client.gives(home.bound.layout)
     ctx = Ctx(fed.seed, 1, layout=layout, events=[])
     return (
-        fed.server.init(home.bound, ctx),
+        fed.serving.init(home.bound, ctx),
         Aggregate(0.1 * normal(layout.size), len(ids), ids, len(home.ids)),
         ctx,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fedfm.core.federation import Federation, replace
 from fedfm.core.registry import recipe
+from fedfm.data.fashion_mnist import FashionMnist
 from fedfm.incentives.auction.proportional_share import ProportionalShare
 from fedfm.incentives.contribution.shapley_permutation import ShapleyPermutation
 from fedfm.incentives.reward.budget_split import BudgetSplit
@@ -20,7 +21,11 @@ from fedfm.recipes.vision import fedavg_vision
 def shapley_rewards() -> Federation:
     """Each round's budget is split by the parties' Shapley values on the round's coalition game."""
     return replace(
-        fedavg_vision(), value=ShapleyPermutation(permutations=8), reward=BudgetSplit(budget=10.0), rounds=10
+        fedavg_vision(),
+        data=FashionMnist(server_rows=200),
+        value=ShapleyPermutation(permutations=8),
+        reward=BudgetSplit(budget=10.0),
+        rounds=10,
     )
 
 
@@ -28,4 +33,4 @@ def shapley_rewards() -> Federation:
 def budget_auction() -> Federation:
     """A truthful auction buys the cohort within a budget; who does not deliver is not paid."""
     auction = ProportionalShare(budget=10.0)
-    return replace(fedavg_vision(), select=auction, reward=auction)
+    return replace(fedavg_vision(), select=auction)

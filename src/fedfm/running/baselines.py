@@ -12,11 +12,12 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from fedfm.core import scoring
 from fedfm.core.context import Terms
 from fedfm.core.errors import ConfigError, Problem, nearest
-from fedfm.core.loop import Run, merge
+from fedfm.core.job import POOLED, Job
+from fedfm.core.loop import Run
 from fedfm.core.message import Message
-from fedfm.core.session import POOLED, Job
 from fedfm.core.state import write
 
 KINDS = ("local", "pooled")
@@ -57,19 +58,20 @@ def baselines(run: Run, kinds: Sequence[str], tick: Callable[[int, int], None]) 
                 POOLED,
                 Terms(
                     steps=max(steps.values()) or None,
-                    batch=getattr(client, "batch", 0) * len(parties) or None,
+                    batch=client.per_step * len(parties) or None,
                 ),
             )
         )
     if "local" in todo:
         jobs += [_job(run, i, Terms(steps=steps[i] or None)) for i in parties]
-    brief = Message(fed.server.model(fed.server.init(run.bound, run.ctx0)), "weights")
-    sessions = run.hub.collect(jobs, lambda job: brief, lambda done: tick(done, len(jobs)))
+    brief = Message(fed.serving.model(fed.serving.init(run.bound, run.ctx0)), "weights")
+    scores, window = dict[str, Any](), max(1, run.engine.workers)
+    for at in range(0, len(jobs), window):  # each leaves a model, which is scored and forgotten
+        tick(at, len(jobs))
+        for s in run.hub.collect(jobs[at : at + window], lambda job: brief):
+            told = s.upload
+            scores[s.job.id] = scoring.scores(run, told.x) if told is not None else {"failed": s.error}
     tick(len(jobs), len(jobs))
-    scores = {
-        s.job.id: merge([s.upload.info["scores"]]) if s.upload is not None else {"failed": s.error}
-        for s in sessions
-    }
     if "pooled" in todo:
         known["pooled"] = scores.pop(POOLED)
     if "local" in todo:

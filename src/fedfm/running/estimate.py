@@ -10,8 +10,9 @@ from typing import Any
 
 from fedfm.config import plain as configs
 from fedfm.core.context import Ctx, Terms
+from fedfm.core.job import UPLOAD, Job
 from fedfm.core.message import Message
-from fedfm.core.session import UPLOAD, Job, Site
+from fedfm.core.session import Site
 from fedfm.core.state import Store
 from fedfm.running.progress import Silent
 
@@ -27,7 +28,7 @@ def estimate(config: configs.Config) -> dict[str, Any]:
         site = open_site(fed, Path(folder), Silent())
         site.store = Store(Path(folder) / "clients")
         rows = {i: len(site.parties.train(i)) for i in site.parties.ids}
-        brief = fed.server.brief(fed.server.init(site.bound, Ctx(fed.seed)), Terms())
+        brief = fed.serving.brief(fed.serving.init(site.bound, Ctx(fed.seed)), Terms())
         steps = fed.client.steps_for(max(rows.values()))
         seconds = _seconds_a_step(site) * sum(fed.client.steps_for(n) for n in rows.values()) * fed.rounds
         up = _upload_bytes(site) or site.bound.layout.size * 4
@@ -65,6 +66,6 @@ def _seconds_a_step(site: Site) -> float:
 def _upload_bytes(site: Site) -> int:
     """Measured on one party's upload; 0 when it cannot be had without the others (secure aggregation, split models)."""
     fed, first = site.fed, site.parties.ids[0]
-    brief = fed.server.brief(fed.server.init(site.bound, Ctx(fed.seed)), Terms())
+    brief = fed.serving.brief(fed.serving.init(site.bound, Ctx(fed.seed)), Terms())
     said = next(site.run(Job("train", first, 1, terms=Terms(steps=1)), brief))
     return said.message.nbytes if said.phase == UPLOAD else 0

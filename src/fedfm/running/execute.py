@@ -21,6 +21,7 @@ from fedfm.core.loop import Run
 from fedfm.core.registry import recipes
 from fedfm.core.session import Site
 from fedfm.core.state import Store, write
+from fedfm.data.splits import opened
 from fedfm.models import catalog
 from fedfm.running import baselines as base
 from fedfm.running.feasible import feasible
@@ -165,7 +166,7 @@ def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
 
     torch.set_num_threads(fed.threads)
     with progress.step("data"):
-        parties = fed.data.open(fed.seed)
+        parties = opened(fed.data, fed.seed, fed.task)
     device = fed.device if fed.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     if problems := feasible(fed, len(parties.ids)):
         raise ConfigError(problems)
@@ -194,14 +195,13 @@ def _go(
     with progress.step("encoding"):
         for i in site.parties.ids:
             site.data(i)
-        for k in range(fed.evaluate.parts):
-            site.held_out(k, fed.evaluate.parts)
-        if kinds:
-            site.held_out(0, 1)
+        for case in site.home.cases:
+            for k in range(fed.evaluate.parts):
+                site.home.test(case, k, fed.evaluate.parts)
     engine = fed.engine.make()
     engine.open(site)
     status, found = "", dict[str, Any]()
-    run = Run(fed, folder, site, engine, resume)
+    run = Run(fed, folder, site.home, engine, resume)
     try:
         with progress.rounds(fed.rounds, run) as shown:
             for record in run.rounds():
@@ -210,7 +210,7 @@ def _go(
                     logger.log(record["round"], record.get("metrics", {}))
         with progress.bar("baselines") as tick:
             found = base.baselines(run, kinds, tick) if kinds and fed.rounds else {}
-        why = [r.get("failed", "") for r in ledger.read(run.metrics.path) if r["round"]]
+        why = [r.get("failed", "") for r in ledger.read(run.books.metrics.path) if r["round"]]
         status = "failed" if why and all(why) else "finished"
     except KeyboardInterrupt:
         status = "interrupted"
@@ -223,10 +223,10 @@ def _go(
         for logger in loggers:
             logger.close()
         if status:
-            summary = summarise(run, config, status=status, seconds=seconds, baseline=found)
+            summary = summarise(run, site, config, status=status, seconds=seconds, baseline=found)
             write(folder / "summary.json", dumps(summary))
     bound = site.bound
-    bound.load(fed.server.model(run.state.server))
+    bound.load(run.model())
     (folder / "model").mkdir(exist_ok=True)
     bound.objective.save(bound.module, str(folder / "model"))
     from fedfm import report

@@ -12,17 +12,14 @@ from fedfm.core.registry import name_of
 
 def feasible(fed: Federation, parties: int) -> list[Problem]:
     """Every method that needs more contributors than a round can have; such a federation would fail in every round."""
-    select = fed.select
-    while hasattr(select, "inner"):
-        select = select.inner
-    most = min(parties, getattr(select, "count", 0) or parties)
-    why = f"{parties} parties" if most == parties else f"{name_of(select)} takes {most} of {parties} parties"
-    wants: list[tuple[str, Any, int]] = [("aggregate", fed.aggregate, fed.aggregate.needs)]
-    wants += [
-        (f"uplink.{i}", stage, stage.least)
-        for i, stage in enumerate(stages_of(fed.uplink))
-        if hasattr(stage, "least")
-    ]
+    most = fed.select.most(parties)
+    why = (
+        f"{parties} parties"
+        if most == parties
+        else f"{name_of(fed.select)} takes {most} of {parties} parties"
+    )
+    wants: list[tuple[str, Any, int]] = [("aggregate", fed.aggregate, fed.aggregate.least)]
+    wants += [(f"uplink.{i}", stage, stage.least) for i, stage in enumerate(stages_of(fed.uplink))]
     wants += [("pace", fed.pace, fed.pace.quorum(most))]
     return [
         Problem(

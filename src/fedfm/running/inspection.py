@@ -6,12 +6,13 @@ from typing import Any
 
 from fedfm.config import plain as configs
 from fedfm.core.errors import DataError, nearest
+from fedfm.data.splits import opened
 
 
 def example(config: configs.Config, client: str | None, row: int) -> dict[str, Any]:
     """The row, and for text its tokens and which of them carry loss (with a `label`, that does). No training data is encoded for it."""
     fed = configs.from_config(config)
-    parties = fed.data.open(fed.seed)
+    parties = opened(fed.data, fed.seed, fed.task)
     client = client or parties.ids[0]
     if client not in parties.ids:
         raise DataError(f"there is no party '{client}'; {nearest(client, parties.ids)}")

@@ -16,12 +16,13 @@ from fedfm.core import ledger
 from fedfm.core.loop import Run
 from fedfm.core.message import raw
 from fedfm.core.registry import methods, recipes
+from fedfm.core.session import Site
 
 DELTA = 1e-5
 
 
 def summarise(
-    run: Run, config: configs.Config, *, status: str, seconds: float, baseline: Mapping[str, Any]
+    run: Run, site: Site, config: configs.Config, *, status: str, seconds: float, baseline: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The public record of a run (keys are a contract)."""
     fed, bound = run.fed, run.bound
@@ -30,10 +31,10 @@ def summarise(
     name = bound.objective.primary
     local = {i: s[name] for i, s in baseline.get("local", {}).items() if name in s}
     total = {way: sum(r["bytes"][way] for r in records) for way in ("up", "down", "talk")}
-    model = run.fed.server.model(run.state.server)
+    model = run.model()
     dropped = sum(
-        (Counter(getattr(run.site.data(i), "dropped", {})) for i in run.parties),
-        Counter(run.site.parties.dropped),
+        (Counter(getattr(site.data(i), "dropped", {})) for i in run.parties),
+        Counter(site.parties.account.reasons()),
     )
     return {
         "recipe": config.get("recipe"),
@@ -63,9 +64,7 @@ def summarise(
         "device": str(bound.device),
         "parties": {
             i: {"rows": n, "distribution": dist}
-            for (i, n), dist in zip(
-                run.parties.items(), run.site.parties.distribution().values(), strict=True
-            )
+            for (i, n), dist in zip(run.parties.items(), site.parties.distribution().values(), strict=True)
         },
         "dropped": dict(dropped),
         "failures": dict(

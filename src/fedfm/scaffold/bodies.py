@@ -88,7 +88,7 @@ from torch import Tensor
 from fedfm.core.context import Ctx
 from fedfm.core.errors import RoundFailed
 from fedfm.core.message import Message
-from fedfm.core.protocols import Aggregator, Lift
+from fedfm.core.protocols import Aggregator, Lift, State
 from fedfm.core.registry import method
 """,
         "sum_i m_i x_i / sum_i m_i, with m_i = local examples.",
@@ -103,20 +103,22 @@ from fedfm.core.registry import method
     def share(self, m: Message, ctx: Ctx) -> Lift:
         return self.lift(m, ctx)
 
-    def finish(self, x: Tensor, mass: float | Tensor, count: int, ctx: Ctx) -> Tensor:
+    def finish(
+        self, x: Tensor, mass: float | Tensor, count: int, state: State, ctx: Ctx
+    ) -> tuple[Tensor, State]:
         if not isinstance(mass, Tensor) and mass <= 0:
             raise RoundFailed("the weights of all contributions sum to zero")
-        return x / mass
+        return x / mass, state
 
     # The other form sees every message at once; in place of all of the above (import torch and Sequence):
     #
     # form = "all"
-    # needs = 3  # messages at the least
+    # least = 3  # messages
     #
-    # def combine(self, messages: Sequence[Message], ctx: Ctx) -> Tensor:
-    #     if len(messages) < self.needs:
-    #         raise RoundFailed(f"{len(messages)} messages came, {self.needs} are needed")
-    #     return torch.stack([m.x.float() for m in messages]).median(0).values
+    # def combine(self, messages: Sequence[Message], state: State, ctx: Ctx) -> tuple[Tensor, State]:
+    #     if len(messages) < self.least:
+    #         raise RoundFailed(f"{len(messages)} messages came, {self.least} are needed")
+    #     return torch.stack([m.x.float() for m in messages]).median(0).values, state
 """,
     ),
     "wire": Body(
@@ -191,7 +193,7 @@ from collections.abc import Sequence
 
 from fedfm.core.context import Ctx
 from fedfm.core.message import Message
-from fedfm.core.protocols import Adversary
+from fedfm.core.protocols import Adversary, State
 from fedfm.core.registry import knob, method
 from fedfm.trust.robustness.attack.membership import drawn
 """,
@@ -205,8 +207,11 @@ from fedfm.trust.robustness.attack.membership import drawn
     def members(self, ids: Sequence[str], ctx: Ctx) -> frozenset[str]:
         return drawn(ids, self.fraction, 0, ctx)
 
-    def forge(self, messages: dict[str, Message], members: frozenset[str], ctx: Ctx) -> dict[str, Message]:
-        return {i: dataclasses.replace(m, x=m.x * self.scale) if i in members else m for i, m in messages.items()}
+    def forge(
+        self, messages: dict[str, Message], members: frozenset[str], state: State, ctx: Ctx
+    ) -> tuple[dict[str, Message], State]:
+        scaled = {i: dataclasses.replace(m, x=m.x * self.scale) for i, m in messages.items() if i in members}
+        return messages | scaled, state
 """,
     ),
     "detect": Body(
@@ -217,7 +222,7 @@ from collections.abc import Mapping
 
 from fedfm.core.context import Ctx
 from fedfm.core.message import Message
-from fedfm.core.protocols import Detector
+from fedfm.core.protocols import Detector, State
 from fedfm.core.registry import knob, method
 """,
         "Refuse a message whose norm is above `limit`.",
@@ -226,9 +231,10 @@ from fedfm.core.registry import knob, method
 
     reads = True
 
-    def flag(self, messages: Mapping[str, Message], ctx: Ctx) -> dict[str, str]:
+    def flag(self, messages: Mapping[str, Message], state: State, ctx: Ctx) -> tuple[dict[str, str], State]:
         norms = {i: float(m.x.float().norm()) for i, m in messages.items()}
-        return {i: f"its norm is {n:.3g}, {self.limit:g} is allowed" for i, n in norms.items() if 0 < self.limit < n}
+        flagged = {i: f"its norm is {n:.3g}, {self.limit:g} is allowed" for i, n in norms.items() if 0 < self.limit < n}
+        return flagged, state
 """,
     ),
     "value": Body(
@@ -236,20 +242,23 @@ from fedfm.core.registry import knob, method
         "Valuer",
         """\
 from collections.abc import Sequence
-from typing import Any
 
 from fedfm.core.context import Ctx
-from fedfm.core.protocols import Valuer
+from fedfm.core.protocols import State, Valuer
 from fedfm.core.registry import method
 """,
         "phi_i = v(N) - v(N without i).",
         """\
-    reads = True
+    needs = frozenset({"server rows"})  # data.server_rows=N: what the game is scored on
+    reads = True  # the game needs each party's message
 
-    def value(self, ids: Sequence[str], game: Any, ctx: Ctx) -> dict[str, float]:
-        # game(subset) scores the model that this subset alone would have made; it is cached
-        everybody = frozenset(ids)
-        return {i: game(everybody) - game(everybody - {i}) for i in ids}
+    def evaluations(self, n: int) -> int:
+        return n + 1
+
+    def value(self, ids: Sequence[str], state: State, ctx: Ctx) -> tuple[dict[str, float], State]:
+        # the game scores the model that a coalition alone would have made; it is cached
+        game, everybody = ctx.house.game, frozenset(ids)
+        return {i: game(everybody) - game(everybody - {i}) for i in ids}, state
 """,
     ),
     "reward": Body(

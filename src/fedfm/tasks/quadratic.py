@@ -17,6 +17,7 @@ from fedfm.core.context import Terms
 from fedfm.core.protocols import Scores, Task
 from fedfm.core.registry import knob, method
 from fedfm.data.source import Parties, Shard
+from fedfm.data.splits import Source
 from fedfm.tasks.bound import BoundModule, Objective
 
 
@@ -73,14 +74,14 @@ class _Objective(Objective):
 
 @method("quadratics", slot="data", section="VII")
 @dataclass(frozen=True)
-class Quadratics:
+class Quadratics(Source):
     """One row {a, b} a party; the default is the two-party fixture."""
 
     a: tuple[float, ...] = knob((1.0, 10.0), "curvature of each party")
     b: tuple[float, ...] = knob((0.0, 1.0), "optimum of each party")
     rows: int = knob(1, "copies of its row that a party holds", low=1)
 
-    def open(self, seed: int) -> Parties:
+    def read(self, seed: int, columns: Any) -> Parties:
         rows = [{"a": float(a), "b": float(b)} for a, b in zip(self.a, self.b, strict=True)]
         shards = tuple(Shard(f"party-{i}", (row,) * self.rows) for i, row in enumerate(rows))
         return Parties(shards, (Shard("", tuple(rows)),))

@@ -8,12 +8,12 @@ from typing import Any
 
 from fedfm.core.errors import DataError, nearest
 from fedfm.core.registry import knob, method
-from fedfm.data.source import natural
+from fedfm.data.source import Partition, natural
 
 
 @method("by-field", slot="partition", section="II.B", survey=(13,))
 @dataclass(frozen=True)
-class ByField:
+class ByField(Partition):
     """One party per value of a column: a hospital, a maintainer, a user, a topic."""
 
     field: str = knob("label", "the column whose value names the party")

@@ -11,7 +11,7 @@ import numpy as np
 from fedfm.core.errors import DataError
 from fedfm.core.registry import knob, method
 from fedfm.data.partition.deal import enough, named
-from fedfm.data.source import stream
+from fedfm.data.source import Partition, stream
 
 _DRAWS = 50
 
@@ -25,7 +25,7 @@ _DRAWS = 50
     departs="after 50 draws below min_rows, rows move from the largest parties to the small ones",
 )
 @dataclass(frozen=True)
-class Dirichlet:
+class Dirichlet(Partition):
     """Label skew: each label is shared out by its own draw from Dirichlet(alpha).
 
     For label c, p ~ Dir(alpha, ..., alpha) over the parties; party k gets the share p_k of the rows of c.

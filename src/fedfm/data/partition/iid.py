@@ -10,12 +10,12 @@ import numpy as np
 
 from fedfm.core.registry import knob, method
 from fedfm.data.partition.deal import cut, enough
-from fedfm.data.source import stream
+from fedfm.data.source import Partition, stream
 
 
 @method("iid", slot="partition", section="II.B", survey=(13,))
 @dataclass(frozen=True)
-class Iid:
+class Iid(Partition):
     """No skew: a random deal in which sizes differ by at most one row."""
 
     parties: int = knob(8, "number of parties", low=1)

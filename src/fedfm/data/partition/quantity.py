@@ -11,7 +11,7 @@ import numpy as np
 from fedfm.core.errors import DataError
 from fedfm.core.registry import knob, method
 from fedfm.data.partition.deal import apportion, cut, enough, mixed_order
-from fedfm.data.source import stream
+from fedfm.data.source import Partition, stream
 
 
 @method(
@@ -23,7 +23,7 @@ from fedfm.data.source import stream
     departs="labels are balanced within each party, where the paper leaves them to chance",
 )
 @dataclass(frozen=True)
-class Quantity:
+class Quantity(Partition):
     """Quantity skew: sizes drawn from Dirichlet(alpha), labels mixed alike everywhere."""
 
     parties: int = knob(8, "number of parties", low=1)

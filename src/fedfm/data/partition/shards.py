@@ -11,7 +11,7 @@ import numpy as np
 from fedfm.core.errors import DataError
 from fedfm.core.registry import knob, method
 from fedfm.data.partition.deal import enough, named
-from fedfm.data.source import stream
+from fedfm.data.source import Partition, stream
 
 
 @method(
@@ -22,7 +22,7 @@ from fedfm.data.source import stream
     paper="McMahan et al., Communication-efficient learning of deep networks, AISTATS 2017",
 )
 @dataclass(frozen=True)
-class LabelShards:
+class LabelShards(Partition):
     """Label skew: rows sorted by label, cut into equal shards, a few random shards per party.
 
     With as many rows per label as a shard holds (or more), a party sees at most 2 * shards_per_party labels.

@@ -31,6 +31,8 @@ class Adaptive(Server):
     tau: float
     schedule: Schedule
 
+    counts = False
+
     def second(self, v: Tensor, square: Tensor) -> Tensor:
         raise NotImplementedError
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fedfm.core.context import Ctx
 from fedfm.core.message import Message
-from fedfm.core.protocols import Aggregator, Lift
+from fedfm.core.protocols import Aggregator, Lift, State
 from fedfm.core.registry import knob, method
 from fedfm.core.tree import cut
 
@@ -35,8 +35,11 @@ class FedBuff(Aggregator):
     max_staleness: int | None = knob(None, "oldest contribution that counts, in versions; none: any", low=0)
 
     form = "sum"
-    takes = "delta"
+    takes = ("delta",)
     plain = True
+    widens = True
+    alpha_max = 1.0
+    divisor = "count"
 
     def lift(self, m: Message, ctx: Ctx) -> Lift:
         tau = max(0, ctx.round - m.version)
@@ -48,5 +51,7 @@ class FedBuff(Aggregator):
             return Lift(c.widen(m.x), alpha, c.coverage() * counts)
         return Lift(m.x, alpha, counts)
 
-    def finish(self, x: Tensor, mass: float | Tensor, count: int, ctx: Ctx) -> Tensor:
-        return x / (mass.clamp(min=1.0) if isinstance(mass, Tensor) else max(mass, 1.0))
+    def finish(
+        self, x: Tensor, mass: float | Tensor, count: int, state: State, ctx: Ctx
+    ) -> tuple[Tensor, State]:
+        return x / (mass.clamp(min=1.0) if isinstance(mass, Tensor) else max(mass, 1.0)), state

@@ -34,6 +34,14 @@ class FedProx(Client):
     mu: float = knob(0.01, "strength of the pull; the paper tunes it in 0.001 .. 1", low=0.0)
     local: Local = knob(factory=Local, doc="the local steps")
 
+    @property
+    def makes(self) -> str:
+        return self.local.makes
+
+    @property
+    def per_step(self) -> int:
+        return self.local.per_step
+
     def alone(self) -> Client:
         return self.local
 

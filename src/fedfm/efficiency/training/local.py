@@ -73,6 +73,14 @@ class Local(Client):
         if self.drop_last and not self.batch:
             raise ValueError("with batch=0 there is one batch, which drop_last cannot drop: set a batch")
 
+    @property
+    def makes(self) -> str:
+        return self.send
+
+    @property
+    def per_step(self) -> int:
+        return self.batch
+
     def steps_for(self, rows: int) -> int:
         return self.steps_of(rows, self.batch)
 

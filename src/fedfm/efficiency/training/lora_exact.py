@@ -9,7 +9,7 @@ from torch import Tensor
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ConfigError, Problem, RoundFailed
 from fedfm.core.message import Message
-from fedfm.core.protocols import Aggregator, Lift
+from fedfm.core.protocols import Aggregator, Lift, State
 from fedfm.core.registry import method
 from fedfm.core.tree import Layout
 
@@ -38,7 +38,7 @@ class FedExLoRA(Aggregator):
 
     form = "sum"
     shares = True
-    takes = "weights"
+    takes = ("weights",)
 
     def lift(self, m: Message, ctx: Ctx) -> Lift:
         if m.kind != "weights":
@@ -62,7 +62,9 @@ class FedExLoRA(Aggregator):
     def share(self, m: Message, ctx: Ctx) -> Lift:
         return self.lift(m, ctx)
 
-    def finish(self, x: Tensor, mass: float | Tensor, count: int, ctx: Ctx) -> Tensor:
+    def finish(
+        self, x: Tensor, mass: float | Tensor, count: int, state: State, ctx: Ctx
+    ) -> tuple[Tensor, State]:
         assert ctx.layout is not None
         if float(mass) <= 0:
             raise RoundFailed("fedex-lora: the weights of all contributions sum to zero")
@@ -70,7 +72,7 @@ class FedExLoRA(Aggregator):
         views = ctx.layout.views(x)
         for head in pairs(ctx.layout):
             views[head + R].addmm_(views[head + B], views[head + A], alpha=-1)
-        return x
+        return x, state
 
 
 def pairs(layout: Layout) -> list[str]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fedfm.core.context import Ctx
 from fedfm.core.message import Message
-from fedfm.core.protocols import Aggregator, Lift
+from fedfm.core.protocols import Aggregator, Lift, State
 from fedfm.core.registry import method
 
 
@@ -31,8 +31,10 @@ class MajorityVote(Aggregator):
 
     form = "sum"
     shares = True
-    takes = "delta"
-    rescales = True  # what all agree on comes back as its sign
+    takes = ("delta",)
+    rescales = True
+    alpha_max = 1.0
+    divisor = "public"
 
     def lift(self, m: Message, ctx: Ctx) -> Lift:
         return Lift(m.x.float().sign(), 1.0, 1.0)
@@ -40,5 +42,7 @@ class MajorityVote(Aggregator):
     def share(self, m: Message, ctx: Ctx) -> Lift:
         return self.lift(m, ctx)
 
-    def finish(self, x: Tensor, mass: float | Tensor, count: int, ctx: Ctx) -> Tensor:
-        return x.sign()
+    def finish(
+        self, x: Tensor, mass: float | Tensor, count: int, state: State, ctx: Ctx
+    ) -> tuple[Tensor, State]:
+        return x.sign(), state

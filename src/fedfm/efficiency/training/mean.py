@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from fedfm.core.context import Ctx
-from fedfm.core.errors import Problem, RoundFailed, nearest
-from fedfm.core.federation import Federation
+from fedfm.core.errors import ConfigError, Problem, RoundFailed, nearest
 from fedfm.core.message import Message
-from fedfm.core.protocols import Aggregator, Lift
+from fedfm.core.protocols import Aggregator, Lift, State
 from fedfm.core.registry import knob, method
 from fedfm.core.tree import cut
 
@@ -34,7 +32,7 @@ class Mean(Aggregator):
     A sub-model's message counts only where it has the coordinate; where nobody has it the result is 0. When all weights
     are 0 the round fails. `factors` count a party more or less: with weights=equal they are the weights. The first
     pattern that matches a party's name holds, others have 1; a name that no party has is refused. Under central noise
-    one message moves the sum by at most the largest factor times the clip norm, so factors other than 1 are refused.
+    one message moves the sum by at most the largest factor times the clip norm, so factors above 1 are refused.
     """
 
     weights: str = knob("examples", "weight of a client", choices=("examples", "equal"))
@@ -51,6 +49,8 @@ class Mean(Aggregator):
 
     form = "sum"
     shares = True
+    plain = True
+    widens = True
 
     def __post_init__(self) -> None:
         for name, factor in self.factors.items():
@@ -58,27 +58,30 @@ class Mean(Aggregator):
                 raise ValueError(f"the factor of '{name}' is {factor:g}: give a number from 0 up")
 
     @property
-    def plain(self) -> bool:  # type: ignore[override]
-        """A factor above 1 would let a clipped message weigh more than its clip norm."""
-        return all(factor == 1.0 for factor in self.factors.values())
+    def alpha_max(self) -> float | None:
+        """1 with equal weights and no larger factor; else None: a party chooses it, or it is beyond the clip norm."""
+        return 1.0 if self.weights == "equal" and max(self.factors.values(), default=1.0) <= 1.0 else None
 
     @property
-    def alpha_max(self) -> float | None:
-        """The largest coefficient of one message; None: a party chooses it."""
-        return max([1.0, *self.factors.values()]) if self.weights == "equal" else None
+    def divisor(self) -> str:
+        if self.denominator:
+            return "public"
+        return "count" if self.weights == "equal" and not self.factors else "mass"
 
-    def feasible(self, fed: Federation, parties: Any, bound: Any) -> list[Problem]:
-        """Names and patterns of `factors` that no party has."""
-        return [
-            Problem(
-                f"aggregate.factors.{name}",
-                f"no party is called '{name}'",
-                nearest(name, parties.ids),
-                "correct the name, or remove it",
+    def init(self, parties: Sequence[str], ctx: Ctx) -> State:
+        """Raises ConfigError for each name or pattern of `factors` that no party has."""
+        strangers = [name for name in self.factors if not fnmatch.filter(parties, name)]
+        if strangers:
+            raise ConfigError(
+                Problem(
+                    f"aggregate.factors.{name}",
+                    f"no party is called '{name}'",
+                    nearest(name, parties),
+                    "correct the name, or remove it",
+                )
+                for name in strangers
             )
-            for name in self.factors
-            if not fnmatch.filter(parties.ids, name)
-        ]
+        return {}
 
     def _factor(self, party: str) -> float:
         return next((f for name, f in self.factors.items() if fnmatch.fnmatchcase(party, name)), 1.0)
@@ -94,11 +97,13 @@ class Mean(Aggregator):
     def share(self, m: Message, ctx: Ctx) -> Lift:
         return self.lift(m, ctx)
 
-    def finish(self, x: Tensor, mass: float | Tensor, count: int, ctx: Ctx) -> Tensor:
+    def finish(
+        self, x: Tensor, mass: float | Tensor, count: int, state: State, ctx: Ctx
+    ) -> tuple[Tensor, State]:
         if self.denominator:
-            return x.div_(self.denominator)
+            return x.div_(self.denominator), state
         if isinstance(mass, Tensor):
-            return x / mass.clamp(min=1e-30) * (mass > 0)
+            return x / mass.clamp(min=1e-30) * (mass > 0), state
         if mass <= 0:
             raise RoundFailed("the weights of all contributions sum to zero")
-        return x.div_(mass)
+        return x.div_(mass), state

@@ -42,6 +42,17 @@ class Scaffold(Client):
     def __post_init__(self) -> None:
         plain_sgd(self.local, "SCAFFOLD")
 
+    @property
+    def makes(self) -> str:
+        return self.local.makes
+
+    @property
+    def per_step(self) -> int:
+        return self.local.per_step
+
+    def server_half(self) -> Server:
+        return ScaffoldServer()
+
     def alone(self) -> Client:
         return self.local
 

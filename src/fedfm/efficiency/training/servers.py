@@ -37,6 +37,8 @@ class Apply(Server):
     schedule: Schedule = knob(factory=Constant, doc="how the rate changes over the run")
     takes: str = knob("delta", "what the clients send", choices=("delta", "weights"))
 
+    counts = False
+
     def __post_init__(self) -> None:
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov looks ahead along the momentum: set momentum, or nesterov=false")

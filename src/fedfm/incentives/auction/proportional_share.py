@@ -12,7 +12,7 @@ import torch
 
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.message import Message, nothing
-from fedfm.core.protocols import Bound, Plan, Reward, Selector, State
+from fedfm.core.protocols import Bound, Plan, Selector, State
 from fedfm.core.registry import knob, method
 from fedfm.incentives.answers import numbers
 from fedfm.incentives.money import units_down, units_up
@@ -73,14 +73,14 @@ def whole(
 
 @method(
     "proportional-share",
-    slot=("select", "reward"),
+    slot="select",
     section="VI.C/VI.E",
     survey=(148,),
     paper="Singer, Budget Feasible Mechanisms, 2010",
     departs="No branch that buys the best offer alone, which only the worst-case bound on value needs.",
 )
 @dataclass(frozen=True)
-class ProportionalShare(Selector, Reward):
+class ProportionalShare(Selector):
     """Every free party asks for money; the server buys the cheapest examples that the round's budget can pay.
 
     Quality is the number of examples, which is public. The same object goes into the slots `select` and
@@ -101,7 +101,8 @@ class ProportionalShare(Selector, Reward):
     decimals: int = knob(2, "digits of money after the point", low=0, high=9)
 
     asks = True
-    plans = True
+    releases = False  # a cost is drawn, whatever the rows are
+    promises = True
 
     def __post_init__(self) -> None:
         if self.cost_high < self.cost_low:
@@ -132,11 +133,3 @@ class ProportionalShare(Selector, Reward):
         promised = {i: units[i] / 10**self.decimals for i in winners}
         sampling = {"kind": "auction", "count": len(winners), "of": len(pool)}
         return Plan(tuple((i, Terms()) for i in winners), promised, sampling), state
-
-    def pay(
-        self, plan: Plan, delivered: Sequence[str], values: Mapping[str, float], state: State, ctx: Ctx
-    ) -> tuple[dict[str, float], State]:
-        begun = {i: plan.promised[i] for i, _ in plan.jobs if i in plan.promised}
-        still = {**state.get("open", {}), **begun}
-        paid = {i: still.pop(i) for i in delivered if i in still}
-        return paid, {"open": still}

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from fedfm.core.context import Ctx
-from fedfm.core.protocols import Valuer
+from fedfm.core.protocols import State, Valuer
 from fedfm.core.registry import method
 
 
@@ -24,7 +23,11 @@ class LeaveOneOut(Valuer):
     """phi_i = v(N) - v(N without i): n + 1 evaluations. Two parties with the same data both get 0."""
 
     reads = True
+    needs = frozenset({"server rows"})
 
-    def value(self, ids: Sequence[str], game: Any, ctx: Ctx) -> dict[str, float]:
-        everybody = frozenset(ids)
-        return {i: game(everybody) - game(everybody - {i}) for i in ids}
+    def evaluations(self, n: int) -> int:
+        return n + 1
+
+    def value(self, ids: Sequence[str], state: State, ctx: Ctx) -> tuple[dict[str, float], State]:
+        game, everybody = ctx.house.game, frozenset(ids)
+        return {i: game(everybody) - game(everybody - {i}) for i in ids}, state

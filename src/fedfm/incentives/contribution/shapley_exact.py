@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb, fsum
-from typing import Any
 
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ConfigError, Problem
-from fedfm.core.protocols import Valuer
+from fedfm.core.protocols import State, Valuer
 from fedfm.core.registry import knob, method
 
 
@@ -34,8 +33,13 @@ class ShapleyExact(Valuer):
     max_players: int = knob(12, "most parties of one round; each one more doubles the work", low=1, high=20)
 
     reads = True
+    needs = frozenset({"server rows"})
+    exact = True
 
-    def value(self, ids: Sequence[str], game: Any, ctx: Ctx) -> dict[str, float]:
+    def evaluations(self, n: int) -> int:
+        return 1 << n
+
+    def value(self, ids: Sequence[str], state: State, ctx: Ctx) -> tuple[dict[str, float], State]:
         n = len(ids)
         if n > self.max_players:
             raise ConfigError(
@@ -48,7 +52,9 @@ class ShapleyExact(Valuer):
                     )
                 ]
             )
-        worth = [game(frozenset(i for k, i in enumerate(ids) if mask >> k & 1)) for mask in range(2**n)]
+        worth = [
+            ctx.house.game(frozenset(i for k, i in enumerate(ids) if mask >> k & 1)) for mask in range(2**n)
+        ]
         weight = [1 / (n * comb(n - 1, size)) for size in range(n)]
         return {
             i: fsum(
@@ -57,4 +63,4 @@ class ShapleyExact(Valuer):
                 if not mask >> k & 1
             )
             for k, i in enumerate(ids)
-        }
+        }, state

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from fedfm.core.context import Ctx
-from fedfm.core.protocols import Valuer
+from fedfm.core.protocols import State, Valuer
 from fedfm.core.registry import knob, method
 
 
@@ -40,10 +39,19 @@ class ShapleyPermutation(Valuer):
     antithetic: bool = knob(True, "follow every order by its reverse")
 
     reads = True
+    needs = frozenset({"server rows"})
 
-    def value(self, ids: Sequence[str], game: Any, ctx: Ctx) -> dict[str, float]:
+    @property
+    def exact(self) -> bool:  # type: ignore[override]
+        return not self.tolerance
+
+    def evaluations(self, n: int) -> int:
+        return min(1 << n, self.permutations * n)
+
+    def value(self, ids: Sequence[str], state: State, ctx: Ctx) -> tuple[dict[str, float], State]:
         if not ids:
-            return {}
+            return {}, state
+        game = ctx.house.game
         nobody, everybody = game(frozenset()), game(frozenset(ids))
         gains: dict[str, list[float]] = {i: [] for i in ids}
         asked = {frozenset[str](), frozenset(ids)}
@@ -64,7 +72,7 @@ class ShapleyPermutation(Valuer):
             orders=self.permutations,
             stderr=max(self._stderr(g) for g in gains.values()) if draws > 1 else None,
         )
-        return values
+        return values, state
 
     def _orders(self, ids: Sequence[str], ctx: Ctx) -> Iterator[list[str]]:
         rng = ctx.shared("permutations")

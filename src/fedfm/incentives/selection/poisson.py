@@ -32,6 +32,9 @@ class Poisson(Selector):
 
     random_size: ClassVar[bool] = True
 
+    independent = True
+    draws = "poisson"
+
     def select(
         self, pool: Mapping[str, int], state: State, ctx: Ctx, answers: Mapping[str, Message]
     ) -> tuple[Plan, State]:

@@ -39,7 +39,7 @@ class PowerOfChoice(Selector):
     batch: int = knob(16, "examples of one forward pass", low=1)
 
     asks = True
-    releases = True
+    needs_model = True
 
     def __post_init__(self) -> None:
         if self.asked < self.count:
@@ -47,6 +47,9 @@ class PowerOfChoice(Selector):
                 f"power-of-choice asks {self.asked} candidates to find {self.count} parties: "
                 "asked must be at least count"
             )
+
+    def most(self, parties: int) -> int:
+        return min(parties, self.count)
 
     def candidates(self, pool: Mapping[str, int], state: State, ctx: Ctx) -> Sequence[str]:
         """At most d parties that hold examples, drawn without replacement; in pool order."""

@@ -34,6 +34,11 @@ class Uniform(Selector):
     count: int | None = knob(None, "parties a round (all, if fewer are free); none: by `fraction`", low=1)
     fraction: float = knob(1.0, "share of the free parties, when `count` is not given", low=0.0, high=1.0)
 
+    draws = "uniform"
+
+    def most(self, parties: int) -> int:
+        return min(parties, self.count if self.count is not None else max(1, round(self.fraction * parties)))
+
     def init(self, pool: Mapping[str, int], ctx: Ctx) -> State:
         return {"population": len(pool)}
 

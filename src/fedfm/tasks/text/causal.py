@@ -17,6 +17,8 @@ from torch.nn import functional
 from fedfm.core.errors import DataError
 from fedfm.core.protocols import Scores, Task
 from fedfm.core.registry import knob, load, method
+from fedfm.core.schema import Column
+from fedfm.data.kinds import Anything, Chat, Group, Text
 from fedfm.tasks.bound import BoundModule
 from fedfm.tasks.export import reload, source
 from fedfm.tasks.network import load_base, load_tokenizer
@@ -37,6 +39,15 @@ class CausalLM(Task):
     examples of the mean answer-token negative log-likelihood, nats) and, with score_by "exact", exact (share of greedy
     answers that are right) and exact/GROUP.
     """
+
+    columns = (
+        Column("messages", Chat(), required=False),
+        Column("instruction", Text()),
+        Column("input", Text(), required=False),
+        Column("answer", Text(numbers=True)),
+        *(Column(c, Group(), required=False) for c in ("group", "task")),
+        Column("entry", Anything(), required=False),
+    )
 
     model: str = knob("smollm2", "a packaged model, a folder in Hugging Face layout, or a hub id")
     tuning: Tuning = knob(factory=lambda: load("lora")(), doc="what of the network is trained")

@@ -15,6 +15,8 @@ from torch.nn import functional
 from fedfm.core.errors import DataError, nearest
 from fedfm.core.protocols import Scores, Task
 from fedfm.core.registry import knob, load, method
+from fedfm.core.schema import Column
+from fedfm.data.kinds import Group, Label, Text
 from fedfm.tasks.bound import BoundModule
 from fedfm.tasks.export import reload, source, write_weights
 from fedfm.tasks.features import Features
@@ -34,6 +36,8 @@ class SequenceClassification(Task):
     The head is always trained; `tuning` says what of the encoder is. Rows: `text`, `label` [, `group`]. Scores:
     accuracy, loss (mean cross-entropy, nats), and accuracy/GROUP.
     """
+
+    columns = (Column("text", Text()), Column("label", Label()), Column("group", Group(), required=False))
 
     model: str = knob("minilm", "a packaged model, a folder in Hugging Face layout, or a hub id")
     tuning: Tuning = knob(factory=lambda: load("lora")(), doc="what of the encoder is trained")

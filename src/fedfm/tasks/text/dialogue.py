@@ -30,7 +30,9 @@ class Dialogue:
         """The text up to the answer. Raises DataError for a row without an instruction."""
         if not isinstance(row.get("instruction"), str):
             raise DataError(f"a row has no `instruction`; it has {', '.join(map(str, row)) or 'no column'}")
-        return self._render([_user(row)], True) if self.chat else PLAIN.format(request=_user(row)["content"])
+        if self.chat:
+            return self._render(_asked(row), True)
+        return _before(row) + PLAIN.format(request=_user(row)["content"])
 
     def prompts(self, rows: Sequence[Mapping[str, Any]]) -> list[list[int]]:
         """The tokens that generation starts from."""
@@ -58,7 +60,7 @@ class Dialogue:
         answer = str(row["answer"])
         if not self.chat:
             return answer
-        whole = self._render([_user(row), {"role": "assistant", "content": answer}], False)
+        whole = self._render([*_asked(row), {"role": "assistant", "content": answer}], False)
         return whole[len(prompt) :] if whole.startswith(prompt) else answer
 
     def _render(self, messages: list[dict[str, str]], ask: bool) -> str:
@@ -72,6 +74,17 @@ class Dialogue:
             "input_ids"
         ]
         return [[*self.lead, *i] for i in ids] if lead else ids
+
+
+def _asked(row: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The turns before the answer: those of the chat, the user's last."""
+    return [*row.get("history", ()), _user(row)]
+
+
+def _before(row: Mapping[str, Any]) -> str:
+    """Earlier turns of a chat in the plain form."""
+    titles = {"user": "Instruction:\n", "assistant": "Answer:\n"}
+    return "".join(f"{titles.get(t['role'], '')}{t['content']}\n\n" for t in row.get("history", ()))
 
 
 def _user(row: Mapping[str, Any]) -> dict[str, str]:

@@ -14,6 +14,8 @@ from fedfm.core.context import Terms
 from fedfm.core.errors import DataError
 from fedfm.core.protocols import Scores, Task
 from fedfm.core.registry import knob, method
+from fedfm.core.schema import Column
+from fedfm.data.kinds import Group, Image, Label
 from fedfm.tasks.bound import BoundModule, Objective
 
 
@@ -25,6 +27,8 @@ class ImageClassification(Task):
     Blocks of convolution (3x3), ReLU and pooling, then a linear head. Blocks before `cut` form the `front` of a split
     model. Every hidden channel may be cut by width (HeteroFL); a sub-model divides its hidden activations by the width.
     """
+
+    columns = (Column("image", Image()), Column("label", Label()), Column("group", Group(), required=False))
 
     channels: tuple[int, ...] = knob((16, 32, 64), "channels of each block")
     cut: int = knob(1, "blocks that a split model keeps at the client", low=1)

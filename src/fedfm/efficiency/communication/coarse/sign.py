@@ -33,6 +33,8 @@ class Sign(Wire):
     add up to the sign of a sum). Bytes: 4 + ceil(d/8).
     """
 
+    contracts = True
+
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
         u = length.real(finite(x, "sign"), ctx).float()
         scale = u.double().abs().mean().float() if u.numel() else torch.zeros(())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fedfm.core.combine import Pipe
+from fedfm.core.combine import Pipe, stages_of
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ClientFailed
 from fedfm.core.protocols import State, Wire
@@ -41,7 +41,7 @@ class ErrorFeedback(Wire):
     def __post_init__(self) -> None:
         if isinstance(self.inner, list | tuple):
             object.__setattr__(self, "inner", Pipe(*self.inner))
-        for stage in getattr(self.inner, "stages", (self.inner,)):
+        for stage in stages_of(self.inner):
             if isinstance(stage, RandK) and stage.unbiased:
                 raise ValueError(
                     "error-feedback over randk(unbiased=true) diverges, because d/k times a mask is no "
@@ -52,6 +52,8 @@ class ErrorFeedback(Wire):
                     f"error-feedback cannot wrap {type(stage).__name__}: the client cannot see what the "
                     "server will decode, and noise fed back would cancel; put that stage behind error-feedback"
                 )
+
+    remembers = True
 
     @property
     def linear(self) -> bool:  # type: ignore[override]

@@ -40,6 +40,10 @@ class PowerSGD(Wire):
 
     rank: int = knob(2, "r: columns of the factors", low=1)
 
+    contracts = True
+    remembers = True
+    needs = frozenset({"structure"})
+
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
         u, parts, new = finite(x, "powersgd").float(), [], dict[str, Tensor]()
         for e, (m, n, r) in self._tensors(u.numel(), ctx):

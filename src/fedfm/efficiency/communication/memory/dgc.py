@@ -42,6 +42,8 @@ class DGC(Wire):
     momentum: float = knob(0.9, "m of what waits", low=0.0, high=1.0)
     warmup: int = knob(0, "rounds in which more travels: 1/4, 1/16, ... until the fraction is reached", low=0)
 
+    remembers = True
+
     def __post_init__(self) -> None:
         if self.momentum >= 1:
             raise ValueError("momentum must be below 1: at 1 what waits grows without bound")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from fedfm.core.combine import Pipe
+from fedfm.core.combine import Pipe, stages_of
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ClientFailed, MessageRefused
 from fedfm.core.protocols import State, Wire
@@ -42,10 +42,12 @@ class EF21(Wire):
     inner: Wire = knob(factory=TopK, doc="the codec of the difference, or a list of stages")
     rate: float = knob(1.0, "how far the estimate follows; 1 is EF21", low=0.0, high=1.0)
 
+    remembers = True
+
     def __post_init__(self) -> None:
         if isinstance(self.inner, list | tuple):
             object.__setattr__(self, "inner", Pipe(*self.inner))
-        for stage in getattr(self.inner, "stages", (self.inner,)):
+        for stage in stages_of(self.inner):
             if stage.opaque or stage.after_sum or stage.phases or stage.perturbs:
                 raise ValueError(
                     f"ef21 cannot wrap {type(stage).__name__}: both ends must see what arrives, and noise in an "

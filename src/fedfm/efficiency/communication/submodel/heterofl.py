@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
+from fedfm.core.around import AroundSelector
 from fedfm.core.context import Ctx
 from fedfm.core.message import Message
-from fedfm.core.protocols import Bound, Plan, Selector, State
+from fedfm.core.protocols import Outcome, Plan, Selector, State
 from fedfm.core.registry import knob, method
 
 
@@ -26,7 +27,7 @@ from fedfm.core.registry import knob, method
     atlas=("heterofl",),
 )
 @dataclass(frozen=True)
-class HeteroFL(Selector):
+class HeteroFL(AroundSelector):
     """Gives every party of the inner plan its width level: the brief holds the first ceil(width * n) hidden channels.
 
     Levels are dealt once and for all from the run's seed (`dynamic`: anew every round). The server averages each
@@ -36,18 +37,6 @@ class HeteroFL(Selector):
     widths: tuple[float, ...] = knob((1.0, 0.5, 0.25), "levels, as shares of the hidden channels")
     dynamic: bool = knob(False, "draw the level of a party anew every round")
     inner: Selector = knob(factory=Selector, doc="who takes part")
-
-    @property
-    def asks(self) -> bool:  # type: ignore[override]
-        return self.inner.asks
-
-    @property
-    def releases(self) -> bool:  # type: ignore[override]
-        return self.inner.releases
-
-    @property
-    def random_size(self) -> bool:  # type: ignore[override]
-        return self.inner.random_size
 
     @property
     def cuts(self) -> bool:  # type: ignore[override]
@@ -61,8 +50,11 @@ class HeteroFL(Selector):
     def candidates(self, pool: Mapping[str, int], state: State, ctx: Ctx) -> Any:
         return self.inner.candidates(pool, state["inner"], ctx)
 
-    def answer(self, brief: Message, data: Any, ctx: Ctx, bound: Bound) -> Message:
-        return self.inner.answer(brief, data, ctx, bound)
+    def question(self, brief: Message, pool: Mapping[str, int], state: State, ctx: Ctx) -> Message:
+        return self.inner.question(brief, pool, state["inner"], ctx)
+
+    def learn(self, state: State, outcome: Outcome, ctx: Ctx) -> State:
+        return state | {"inner": self.inner.learn(state["inner"], outcome, ctx)}
 
     def select(
         self, pool: Mapping[str, int], state: State, ctx: Ctx, answers: Mapping[str, Message]

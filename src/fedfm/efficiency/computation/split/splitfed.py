@@ -38,7 +38,16 @@ class SplitFed(Client):
 
     local: Local = knob(factory=Local, doc="rate, steps and batch; plain SGD")
 
-    dialect = "split"
+    @property
+    def dialect(self) -> str:  # type: ignore[override]
+        return f"split, lr={self.local.lr!r}"  # one rate on both halves of one network
+
+    @property
+    def per_step(self) -> int:
+        return self.local.per_step
+
+    def server_half(self) -> Server:
+        return SplitFedServer(lr=self.local.lr)
 
     def __post_init__(self) -> None:
         plain_sgd(self.local, "SplitFed", itself=True)
@@ -96,7 +105,10 @@ class SplitFedServer(Server):
 
     lr: float = knob(0.01, "learning rate of the back half", low=0.0)
 
-    dialect = "split"
+    @property
+    def dialect(self) -> str:  # type: ignore[override]
+        return f"split, lr={self.lr!r}"
+
     phases = {"acts": "each"}  # an answer touches this client's copy only, so arrival order cannot matter
 
     def gives(self, layout: Layout) -> Layout:

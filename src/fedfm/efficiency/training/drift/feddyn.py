@@ -29,7 +29,7 @@ class FedDyn(Client):
     """Minimise F_i(w) - <h_i, w> + alpha/2 ||w - theta||^2; then h_i <- h_i - alpha (theta_i - theta).
 
     The gradient gains alpha (w - theta) - h_i. Where it settles h_i is the party's own gradient at the common optimum,
-    which every party's objective then shares. Needs `server=feddyn-server` with the same alpha. Equal weights (mass 1).
+    which every party's objective then shares. Equal weights (mass 1).
     FedAvg's bytes; h_i stays with the party and is over weights alone. It suits parties that come back.
     """
 
@@ -42,6 +42,17 @@ class FedDyn(Client):
     @property
     def dialect(self) -> str:  # type: ignore[override]
         return f"dynamic regularisation with alpha={self.alpha:g}"
+
+    @property
+    def makes(self) -> str:
+        return self.local.makes
+
+    @property
+    def per_step(self) -> int:
+        return self.local.per_step
+
+    def server_half(self) -> Server:
+        return FedDynServer(self.alpha)
 
     def alone(self) -> Client:
         return self.local

@@ -30,7 +30,7 @@ class FedNova(Client):
     """Gives {delta / tau, tau}: the update a step, and how many steps of the plain rate it stands for.
 
     tau = ||a||_1 with a_k the share of gradient k in delta: K for SGD, sum_k (1 - rho^(K - k))/(1 - rho) with momentum
-    rho. Needs `server=fednova-server`. Plain FedAvg of parties with K_i steps minimises sum p_i K_i F_i instead of
+    rho. Plain FedAvg of parties with K_i steps minimises sum p_i K_i F_i instead of
     sum p_i F_i; with equal K it is FedAvg. SGD only, with or without momentum (Adam's step is no sum of gradients).
     A lossy code must leave tau alone: `by-path` with `{"tau/*": null, "*": ...}`. One value more than FedAvg's bytes.
     """
@@ -42,6 +42,17 @@ class FedNova(Client):
     def __post_init__(self) -> None:
         if self.local.optimizer != "sgd" or self.local.keep_optimizer:
             raise ValueError("FedNova needs fresh sgd, whose update is a sum of gradients: set optimizer=sgd")
+
+    @property
+    def makes(self) -> str:
+        return self.local.makes
+
+    @property
+    def per_step(self) -> int:
+        return self.local.per_step
+
+    def server_half(self) -> Server:
+        return FedNovaServer()
 
     def alone(self) -> Client:
         return self.local
@@ -82,6 +93,8 @@ class FedNovaServer(Server):
 
     lr: float = knob(1.0, "server rate", low=0.0)
     schedule: Schedule = knob(factory=Constant, doc="how the rate changes over the run")
+
+    counts = False
 
     dialect = "normalised updates"
 

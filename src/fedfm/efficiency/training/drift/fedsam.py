@@ -34,6 +34,14 @@ class FedSAM(Client):
     rho: float = knob(0.05, "how far away the gradient is taken", low=0.0)
     local: Local = knob(factory=Local, doc="the local steps")
 
+    @property
+    def makes(self) -> str:
+        return self.local.makes
+
+    @property
+    def per_step(self) -> int:
+        return self.local.per_step
+
     def alone(self) -> Client:
         return self.local
 

@@ -31,7 +31,7 @@ class MimeLite(Client):
     """y <- y - lr ((1 - beta) g_i(y) + beta s), s the server's momentum, kept still for the round.
 
     Gives {delta, gradient}: the mean gradient of all local examples at theta, of which the server makes its momentum:
-    twice FedAvg's bytes and one pass over the data more. Needs `server=mimelite-server` with the same beta. Nothing is
+    twice FedAvg's bytes and one pass over the data more. Nothing is
     kept at the parties, so it suits those that come once.
     """
 
@@ -45,6 +45,17 @@ class MimeLite(Client):
     @property
     def dialect(self) -> str:  # type: ignore[override]
         return f"server momentum with beta={self.beta:g}"
+
+    @property
+    def makes(self) -> str:
+        return self.local.makes
+
+    @property
+    def per_step(self) -> int:
+        return self.local.per_step
+
+    def server_half(self) -> Server:
+        return MimeLiteServer(beta=self.beta)
 
     def alone(self) -> Client:
         return self.local
@@ -93,6 +104,8 @@ class MimeLiteServer(Server):
     lr: float = knob(1.0, "server rate", low=0.0)
     beta: float = knob(0.9, "decay of the momentum, the clients' beta, below 1", low=0.0, high=1.0)
     schedule: Schedule = knob(factory=Constant, doc="how the rate changes over the run")
+
+    counts = False
 
     def __post_init__(self) -> None:
         _below_one(self.beta)

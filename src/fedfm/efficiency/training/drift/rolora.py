@@ -40,6 +40,14 @@ class RoLoRA(Client):
         if self.local.keep_optimizer:
             raise ValueError("RoLoRA changes what it trains every round: set keep_optimizer=false")
 
+    @property
+    def makes(self) -> str:
+        return self.local.makes
+
+    @property
+    def per_step(self) -> int:
+        return self.local.per_step
+
     def alone(self) -> Client:
         return self.local
 

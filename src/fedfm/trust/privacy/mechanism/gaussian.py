@@ -41,6 +41,7 @@ class ClipNoise(Wire):
 
     linear: ClassVar[bool] = True
     perturbs: ClassVar[bool] = True
+    covers: ClassVar[frozenset[str]] = frozenset({"x"})
     after_sum: ClassVar[bool] = True
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:

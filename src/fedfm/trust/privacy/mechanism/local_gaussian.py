@@ -38,6 +38,7 @@ class LocalGaussian(Wire):
 
     linear: ClassVar[bool] = True
     perturbs: ClassVar[bool] = True
+    covers: ClassVar[frozenset[str]] = frozenset({"x"})
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
         """Clip and perturb; raises ClientFailed on NaN or Inf."""

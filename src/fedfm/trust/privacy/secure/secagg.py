@@ -72,6 +72,7 @@ class SecAgg(Wire):
     linear: ClassVar[bool] = True
     after_sum: ClassVar[bool] = True
     opaque: ClassVar[bool] = True
+    covers: ClassVar[frozenset[str]] = frozenset({"x", "mass"})
     least: ClassVar[int] = 3  # parties: of two, each learns the other's update from the sum
     phases: ClassVar[Mapping[str, Barrier]] = {
         "keys": "all",

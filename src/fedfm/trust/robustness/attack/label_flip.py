@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedfm.core.around import AroundClient
 from fedfm.core.context import Ctx
-from fedfm.core.errors import ClientFailed, Problem
-from fedfm.core.federation import Federation
+from fedfm.core.errors import ClientFailed
 from fedfm.core.message import Message
 from fedfm.core.protocols import Adversary, Bound, Client, State
-from fedfm.core.registry import knob, method, name_of
-from fedfm.core.tree import Layout
+from fedfm.core.registry import knob, method
+from fedfm.data.source import Shard
 from fedfm.trust.robustness.attack.membership import drawn
 
 
@@ -50,38 +50,23 @@ class LabelFlip(Adversary):
                 f"pair flips label {self.source} to itself, which changes nothing: set another target"
             )
 
-    def feasible(self, fed: Federation, parties: Any, bound: Any) -> list[Problem]:
-        """Why this attack could not happen on these data: no labels, unknown classes, labels that nobody has."""
-        bad = sorted(self.members(parties.ids, Ctx(fed.seed)))
-        seen = [encoded for i in bad if len(encoded := bound.encode(parties.train(i)))]
-        if not seen:
-            return []
-        if not all(
-            isinstance(getattr(d, "labels", None), Tensor) and hasattr(d, "with_labels") for d in seen
-        ):
-            return [
-                Problem(
-                    "adversary",
-                    f"label-flip needs data with class labels; {name_of(fed.task)} has none",
-                    "every malicious party would fail in every round, and any defence would look perfect",
-                    "adversary=sign-flip, or a classification task (of texts, images, features)",
-                )
-            ]
-        n = self.classes or len(getattr(bound.objective, "labels", None) or ())
-        labels = torch.cat([d.labels.reshape(-1) for d in seen])
+    def feasible(self, parties: int, bound: Bound) -> str:
+        """Labels that are not there cannot be flipped; nor can unknown classes, nor others than there are."""
+        data = bound.encode(Shard("", ()))
+        if not isinstance(getattr(data, "labels", None), Tensor) or not hasattr(data, "with_labels"):
+            return (
+                "label-flip needs data with class labels, and this task's have none: every malicious party would fail "
+                "in every round, and any defence would look perfect; use sign-flip, or a classification task"
+            )
+        known = len(getattr(bound.objective, "labels", None) or ())
+        n = self.classes or known
         if self.mapping == "reverse" and not n:
-            what, why = "reversing labels needs the number of classes", f"{name_of(fed.task)} does not say it"
-            return [Problem("adversary.classes", what, why, "set adversary.classes")]
-        if n and labels.numel() and int(labels.max()) >= n:
-            what = f"label {int(labels.max())} with {n} classes"
-            return [Problem("adversary.classes", what, "labels count from 0", "correct adversary.classes")]
+            return "reversing labels needs the number of classes, which this task does not say: set adversary.classes"
+        if known and self.classes and self.classes < known:
+            return f"adversary.classes={self.classes}, and the task has {known} classes"
         if n and self.mapping == "pair" and max(self.source, self.target) >= n:
-            what = f"a flip of label {self.source} to {self.target} with {n} classes"
-            return [Problem("adversary.source", what, f"labels are 0 .. {n - 1}", "choose two of them")]
-        if bool((self.flipped(labels, n, torch.Generator()) == labels).all()):
-            what, why = "label-flip changes no label", f"it finds none to change at {', '.join(bad)}"
-            return [Problem("adversary", what, why, "raise adversary.rate, or flip a label that they hold")]
-        return []
+            return f"label {max(self.source, self.target)} of {n} classes: they count from 0"
+        return ""
 
     def members(self, ids: Sequence[str], ctx: Ctx) -> frozenset[str]:
         return drawn(ids, self.fraction, self.count, ctx)
@@ -104,14 +89,11 @@ class LabelFlip(Adversary):
 
 
 @dataclass(frozen=True)
-class _Mislabelled(Client):
+class _Mislabelled(AroundClient):
     """A client that sees flipped labels; the data themselves stay as they are."""
 
-    client: Client
+    inner: Client
     attack: LabelFlip
-
-    def gives(self, layout: Layout) -> Layout:
-        return self.client.gives(layout)
 
     def work(self, brief: Message, data: Any, state: State, ctx: Ctx, bound: Bound) -> Any:
         if not isinstance(labels := getattr(data, "labels", None), Tensor) or not hasattr(
@@ -123,7 +105,7 @@ class _Mislabelled(Client):
             )
         # Drawn for round 0 whatever the round: flipping other labels each time would be noise, not a poisoned data set.
         wrong = self.attack.flipped(labels, self._classes(labels, bound), ctx.at(round=0).rng("label-flip"))
-        return self.client.work(brief, data.with_labels(wrong), state, ctx, bound)
+        return self.inner.work(brief, data.with_labels(wrong), state, ctx, bound)
 
     def _classes(self, labels: Tensor, bound: Bound) -> int:
         if self.attack.mapping == "pair":

@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedfm.core.combine import sends
+from fedfm.core.around import AroundClient
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ConfigError, Problem
-from fedfm.core.federation import Federation
 from fedfm.core.message import Message
 from fedfm.core.protocols import Adversary, Bound, Client, Say, State
 from fedfm.core.registry import knob, method
@@ -40,17 +39,6 @@ class SignFlip(Adversary):
     scale: float = knob(1.0, "length of the reversed update", low=0.0)
     omniscient: bool = knob(False, "know and reverse the honest parties' mean instead of the own update")
 
-    def feasible(self, fed: Federation, parties: Any, bound: Any) -> list[Problem]:
-        """Why this attack could not happen: an omniscient one reverses differences, and needs an honest party."""
-        bad = self.members(parties.ids, Ctx(fed.seed))
-        if self.omniscient and sends(fed.client) == "weights":
-            what, why = "sign-flip (omniscient) needs differences", "weights have no sign to flip"
-            return [Problem("adversary", what, why, "client.send=delta and server.takes=delta")]
-        if self.omniscient and bad and len(bad) == len(parties.ids):
-            what, why = "every party is malicious", "an omniscient party reverses the honest ones' mean"
-            return [Problem("adversary", what, why, "a smaller adversary.fraction, or omniscient=false")]
-        return []
-
     @property
     def reads(self) -> bool:  # type: ignore[override]
         return self.omniscient
@@ -61,10 +49,12 @@ class SignFlip(Adversary):
     def wrap(self, client: Client) -> Client:
         return client if self.omniscient else _Reversed(client, self.scale)
 
-    def forge(self, messages: dict[str, Message], members: frozenset[str], ctx: Ctx) -> dict[str, Message]:
+    def forge(
+        self, messages: dict[str, Message], members: frozenset[str], state: State, ctx: Ctx
+    ) -> tuple[dict[str, Message], State]:
         honest = [m for i, m in messages.items() if i not in members]
         if not self.omniscient or not honest or len(honest) == len(messages):
-            return messages
+            return messages, state
         if any(m.kind == "weights" for m in honest):
             raise ConfigError(
                 [
@@ -83,21 +73,18 @@ class SignFlip(Adversary):
         return {
             i: replace(m, x=_keep(mean * -self.scale, m.x, ctx.layout)) if i in members else m
             for i, m in messages.items()
-        }
+        }, state
 
 
 @dataclass(frozen=True)
-class _Reversed(Client):
+class _Reversed(AroundClient):
     """A client whose update is turned round just before it leaves."""
 
-    client: Client
+    inner: Client
     scale: float
 
-    def gives(self, layout: Layout) -> Layout:
-        return self.client.gives(layout)
-
     def work(self, brief: Message, data: Any, state: State, ctx: Ctx, bound: Bound) -> Any:
-        out: Any = self.client.work(brief, data, state, ctx, bound)
+        out: Any = self.inner.work(brief, data, state, ctx, bound)
         if isinstance(out, tuple):
             return self._turned(out[0], brief, bound), out[1]
         return self._after(out, brief, bound)

@@ -9,7 +9,7 @@ import torch
 
 from fedfm.core.context import Ctx
 from fedfm.core.message import Message
-from fedfm.core.protocols import Detector
+from fedfm.core.protocols import Detector, State
 from fedfm.core.registry import knob, method
 
 FEWEST = 4  # with three messages the median absolute deviation says nothing
@@ -26,7 +26,7 @@ class NormOutliers(Detector):
     """Refuse a message whose norm lies more than k robust deviations from the median norm of the round.
 
     z = (||x|| - median) / (1.4826 MAD), MAD the median absolute deviation, at least 0.1 % of the median (equal norms
-    are no reason to refuse rounding errors). Refuses nobody among fewer than four messages. It sees scaled updates
+    are no reason to refuse rounding errors). Norms are over all coordinates, running statistics among them. Refuses nobody among fewer than four messages. It sees scaled updates
     and noise; it cannot see an attack of the usual length.
     """
 
@@ -35,9 +35,9 @@ class NormOutliers(Detector):
 
     reads = True
 
-    def flag(self, messages: Mapping[str, Message], ctx: Ctx) -> dict[str, str]:
+    def flag(self, messages: Mapping[str, Message], state: State, ctx: Ctx) -> tuple[dict[str, str], State]:
         if len(messages) < FEWEST:
-            return {}
+            return {}, state
         norms = torch.stack(
             [torch.linalg.vector_norm(m.x.float(), dtype=torch.float64) for m in messages.values()]
         )
@@ -52,4 +52,4 @@ class NormOutliers(Detector):
                     f"norm {norm:.4g} is {z} robust deviations from the round's median {middle:.4g} "
                     f"(accepted: {self.k:g})"
                 )
-        return flagged
+        return flagged, state

@@ -11,7 +11,7 @@ from torch import Tensor
 from fedfm.core.context import Ctx
 from fedfm.core.errors import RoundFailed
 from fedfm.core.message import Message
-from fedfm.core.protocols import Aggregator
+from fedfm.core.protocols import Aggregator, State
 from fedfm.core.registry import knob, method
 
 CHUNK = 1 << 14  # coordinates at a time: n rows of fp64 stay in cache
@@ -32,7 +32,8 @@ class Krum(Aggregator):
 
     Withstands f arbitrary messages of n >= 2f + 3 (fewer: the round fails; f is never lowered in silence). m = 1 gives
     one of the messages, bit for bit; m = n - f is the usual multi-Krum; f = 0 with m = n is the unweighted mean. Ties
-    go to the first in plan order. Weights are ignored. Notes the ids chosen and all scores, in plan order.
+    go to the first in plan order. Weights are ignored. Distances are over all coordinates, running statistics among
+    them, and the chosen messages bring their own statistics. Notes the ids chosen and all scores, in plan order.
     """
 
     f: int = knob(1, "malicious messages to withstand", low=0)
@@ -41,14 +42,14 @@ class Krum(Aggregator):
     form = "all"
 
     @property
-    def needs(self) -> int:  # type: ignore[override]
+    def least(self) -> int:  # type: ignore[override]
         return max(2 * self.f + 3, self.m)
 
-    def combine(self, messages: Sequence[Message], ctx: Ctx) -> Tensor:
+    def combine(self, messages: Sequence[Message], state: State, ctx: Ctx) -> tuple[Tensor, State]:
         n = len(messages)
-        if n < self.needs:
+        if n < self.least:
             raise RoundFailed(
-                f"krum: {n} messages; f={self.f} and m={self.m} need at least {self.needs}: take more "
+                f"krum: {n} messages; f={self.f} and m={self.m} need at least {self.least}: take more "
                 "parties a round or lower f"
             )
         rows = [m.x for m in messages]
@@ -56,11 +57,11 @@ class Krum(Aggregator):
         best: list[int] = torch.sort(score, stable=True).indices[: self.m].sort().values.tolist()
         ctx.note("krum", selected=[messages[i].sender for i in best], scores=score.tolist())
         if self.m == 1:
-            return rows[best[0]].float().clone()
+            return rows[best[0]].float().clone(), state
         out = torch.empty(rows[0].numel())
         for at in range(0, out.numel(), CHUNK):
             out[at : at + CHUNK] = torch.stack([rows[i][at : at + CHUNK] for i in best]).double().mean(0)
-        return out
+        return out, state
 
 
 def distances(rows: Sequence[Tensor]) -> Tensor:

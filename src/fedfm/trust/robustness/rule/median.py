@@ -10,7 +10,7 @@ from torch import Tensor
 from fedfm.core.context import Ctx
 from fedfm.core.errors import RoundFailed
 from fedfm.core.message import Message
-from fedfm.core.protocols import Aggregator
+from fedfm.core.protocols import Aggregator, State
 from fedfm.core.registry import method
 from fedfm.trust.robustness.rule.order import per_coordinate
 
@@ -28,15 +28,16 @@ class CoordinateMedian(Aggregator):
     """The middle value of each coordinate; the mean of the two middle ones when the number of messages is even.
 
     Bounded by honest values while fewer than half of the messages are malicious. The claimed weights are ignored,
-    because an attacker would claim much. Coordinates that most parties leave at 0 become 0.
+    because an attacker would claim much. Coordinates that most parties leave at 0 become 0. Running statistics are
+    coordinates like all others.
     """
 
     form = "all"
 
-    def combine(self, messages: Sequence[Message], ctx: Ctx) -> Tensor:
+    def combine(self, messages: Sequence[Message], state: State, ctx: Ctx) -> tuple[Tensor, State]:
         if not messages:
             raise RoundFailed("coordinate-median: no messages")
-        return per_coordinate([m.x for m in messages], _middle)
+        return per_coordinate([m.x for m in messages], _middle), state
 
 
 def _middle(rows: list[Tensor]) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from fedfm.core.context import Ctx
 from fedfm.core.errors import RoundFailed
 from fedfm.core.message import Message
-from fedfm.core.protocols import Aggregator
+from fedfm.core.protocols import Aggregator, State
 from fedfm.core.registry import knob, method
 from fedfm.trust.robustness.rule.order import per_coordinate
 
@@ -29,7 +29,7 @@ class TrimmedMean(Aggregator):
     """The mean of each coordinate without its b smallest and b largest values, b = ceil(fraction * messages).
 
     Withstands as many malicious messages as b; needs 2b < messages. fraction=0 is the unweighted mean. The claimed
-    weights are ignored, because an attacker would claim much.
+    weights are ignored, because an attacker would claim much. Running statistics are coordinates like all others.
     """
 
     fraction: float = knob(
@@ -40,10 +40,10 @@ class TrimmedMean(Aggregator):
     form = "all"
 
     @property
-    def needs(self) -> int:  # type: ignore[override]
+    def least(self) -> int:  # type: ignore[override]
         return next(n for n in range(1, 10_000_000) if 2 * self._cut(n) < n)
 
-    def combine(self, messages: Sequence[Message], ctx: Ctx) -> Tensor:
+    def combine(self, messages: Sequence[Message], state: State, ctx: Ctx) -> tuple[Tensor, State]:
         n = len(messages)
         b = self._cut(n)
         if 2 * b >= n:
@@ -58,7 +58,7 @@ class TrimmedMean(Aggregator):
                 total += row
             return total.div_(n - 2 * b).float()
 
-        return per_coordinate([m.x for m in messages], rule)
+        return per_coordinate([m.x for m in messages], rule), state
 
     def _cut(self, n: int) -> int:
         return self.count or math.ceil(self.fraction * n - 1e-9)

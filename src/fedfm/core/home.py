@@ -1,0 +1,63 @@
+"""What the server's machine holds: the opened model, its own rows, public rows, and the test rows.
+
+The test rows are read by evaluation alone. Nothing in here needs a party's rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from fedfm.core.context import Ctx
+from fedfm.core.job import Job, Said
+from fedfm.core.message import Message, nothing
+from fedfm.core.protocols import Bound, Say
+from fedfm.core.talk import words
+
+if TYPE_CHECKING:
+    from fedfm.core.federation import Federation
+
+
+class Home:
+    """The server's side of a federation; `parties` says how many examples each party has."""
+
+    def __init__(self, fed: Federation, bound: Bound, parties: Mapping[str, int], source: Any):
+        self.fed, self.bound, self.parties, self.source = fed, bound, dict(parties), source
+        self.test, self.rows, self.public = cache(self._test), cache(self._rows), cache(self._public)
+
+        needs = frozenset[str]().union(*(method.needs for method in fed.methods()))
+        if "server rows" in needs:
+            source.server()  # DataError, with the knob that gives them, before any work
+        if "public rows" in needs:
+            source.public()
+
+    def _test(self, case: str, part: int, parts: int) -> Any:
+        """A piece of one of the evaluator's cases, encoded once."""
+        rows = self.fed.evaluate.rows(case, self.source)
+        return self.bound.encode(replace(rows, rows=rows.rows[part::parts]))
+
+    def _rows(self) -> Any:
+        """The server's own rows, encoded; raises DataError where there are none."""
+        return self.bound.encode(self.source.server())
+
+    def _public(self) -> Any:
+        """Rows that everybody sees, encoded; raises DataError where there are none."""
+        return self.bound.encode(self.source.public())
+
+    @property
+    def cases(self) -> tuple[str, ...]:
+        """What the evaluator scores."""
+        return tuple(self.fed.evaluate.cases(self.source))
+
+    def run(self, job: Job, brief: Message) -> Generator[Said, Message, None]:
+        """A score, as a session: it may run in any worker."""
+        ctx = Ctx(self.fed.seed, job.round, client=job.id, simulated=self.fed.simulated, events=[])
+        return words(job, self._score(job, brief, ctx), ctx)
+
+    def _score(self, job: Job, brief: Message, ctx: Ctx) -> Generator[Say, Message, None]:
+        with ctx.ambient():
+            self.bound.load(brief.x)
+            scores = self.fed.evaluate.measure(self.test(job.case, *job.part), self.bound)
+        yield Say("score", nothing(scores=scores), last=True)

@@ -1,0 +1,61 @@
+"""What the hub and a session say to each other: a job, and the words of its session."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from fedfm.core.context import Event, Terms
+from fedfm.core.message import Message, nothing
+
+UPLOAD = "upload"
+POOLED = "<everybody>"  # the id of the one owner of all data, a baseline
+Fault = Literal["", "party", "method", "machine"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One session to run. `epoch` is unique in the run, restarts included: every word carries it, so nothing late is mistaken.
+
+    kind "train": a round's work; "ask": a question of the server-side slot `case`; "alone": train without the others;
+    "score": measure the brief on a piece of the evaluator's `case`, at the server; "own": score what a party would
+    use on its own test rows.
+    """
+
+    kind: str
+    id: str
+    epoch: int
+    round: int = 0  # in which it begins: also the version of its brief
+    attempt: int = 0
+    base: int = 0  # the client state to start from
+    due: float = 0.0  # simulated time of completion
+    position: int = 0  # in the plan
+    terms: Terms = Terms()
+    case: str = ""
+    part: tuple[int, int] = (0, 1)  # score: this part of so many
+    malicious: bool = False
+    horizon: int = 0
+
+    @classmethod
+    def of(cls, plain: dict[str, Any]) -> Job:
+        """The inverse of `dataclasses.asdict`."""
+        return cls(**plain | {"terms": Terms(**plain["terms"]), "part": tuple(plain["part"])})
+
+
+@dataclass(frozen=True)
+class Said:
+    """What an engine hands to the hub: one utterance of one session, or its end (`phase` "done" or "gone").
+
+    `fault` says whose a failure is, and `where` in which line: what the hub does about it depends on that alone.
+    """
+
+    id: str
+    epoch: int
+    phase: str
+    message: Message = field(default_factory=nothing)
+    state_version: int = 0
+    last: bool = False  # the session ends with this
+    events: tuple[Event, ...] = ()
+    error: str = ""
+    fault: Fault = ""
+    where: str = ""

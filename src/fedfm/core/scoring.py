@@ -1,0 +1,153 @@
+"""Scores of models: of the evaluator's cases, of parties' own models, and of coalitions; the house they stand in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fedfm.core.context import Ctx, Terms
+from fedfm.core.errors import FedfmError, MethodFault, RoundFailed
+from fedfm.core.message import Message
+from fedfm.core.protocols import Aggregate, Scores, State
+
+if TYPE_CHECKING:
+    from fedfm.core.loop import Run
+
+BATCH = 64  # rows of one pass over the server's rows
+
+
+def scores(run: Run, model: Tensor) -> dict[str, float]:
+    """The evaluator's metrics of a model, measured in pieces wherever sessions run."""
+    evaluate, home = run.fed.evaluate, run.home
+    pieces = [(case, (k, evaluate.parts)) for case in home.cases for k in range(evaluate.parts)]
+    jobs = [
+        replace(run.job("score", f"score/{k}", k), case=case, part=part)
+        for k, (case, part) in enumerate(pieces)
+    ]
+    brief = Message(model, "weights")
+    found: dict[str, list[Scores]] = {}
+    for session in run.hub.collect(jobs, lambda job: brief):
+        if session.upload is None:
+            raise FedfmError(f"the model cannot be scored: {session.error}")
+        found.setdefault(session.job.case, []).append(session.upload.info["scores"])
+    return evaluate.finish(found)
+
+
+def own_scores(run: Run) -> dict[str, float]:
+    """Every party's own model on its own test rows: `metric/party`, their mean, the worst, the worst tenth."""
+    jobs = [run.job("own", i, k) for k, i in enumerate(run.parties)]
+    told = [s for s in run.hub.collect(jobs, run.briefs.of) if s.upload is not None]
+    found: dict[str, float] = {}
+    by_metric: dict[str, dict[str, float]] = {}
+    for s in told:
+        assert s.upload is not None
+        for name, (total, n) in s.upload.info["scores"].items():
+            if n and "/" not in name:
+                by_metric.setdefault(name, {})[s.job.id] = total / n
+    for name, values in by_metric.items():
+        up = run.bound.objective.higher_is_better if name == run.bound.objective.primary else name != "loss"
+        ordered = sorted(values.values(), reverse=not up)  # the worst first
+        tenth = ordered[: max(1, math.ceil(len(ordered) / 10))]
+        found |= {f"{name}/{i}": v for i, v in values.items()}
+        found |= {
+            f"own/{name}": math.fsum(ordered) / len(ordered),
+            f"own/{name}/worst": ordered[0],
+            f"own/{name}/worst tenth": math.fsum(tenth) / len(tenth),
+        }
+    return found
+
+
+class View:
+    """The house of one round (`protocols.House`): lazy, cached, without the test rows."""
+
+    def __init__(self, run: Run, ctx: Ctx):
+        self.run, self.home, self.bound, self.parties = run, run.home, run.bound, run.parties
+        self.before: State = run.state.server
+        self.messages: Mapping[str, Message] = {}
+        self.ctx = ctx.muted()
+        self._learned: Message | None = None
+        self._worth: dict[frozenset[str], float] = {}
+
+    @property
+    def model(self) -> Tensor:
+        return self.run.fed.serving.model(self.before)
+
+    @property
+    def rows(self) -> Any:
+        return self.home.rows()
+
+    @property
+    def public(self) -> Any:
+        return self.home.public()
+
+    def learn(self) -> Message:
+        if self._learned is None:
+            fed = self.run.fed
+            brief = replace(fed.serving.brief(self.before, Terms()), version=self.ctx.round, sender="server")
+            ctx = self.ctx.at(client="", house=None)
+            with ctx.ambient("house"), torch.enable_grad():
+                out = fed.client.work(brief, self.rows, {}, ctx, self.bound)
+            if not isinstance(out, tuple):
+                raise FedfmError("the server cannot learn by a client that converses; use another client")
+            self._learned = out[0]
+        return self._learned
+
+    def after(self, x: Tensor) -> Tensor:
+        fed = self.run.fed
+        agg = Aggregate(x, 1, tuple(self.messages), len(self.parties))
+        return fed.serving.model(fed.serving.step(self.before, agg, self.ctx))
+
+    def score(self, model: Tensor) -> float:
+        self.bound.load(model)
+        objective = self.bound.objective
+        total, n = self.bound.score(self.rows)[objective.primary]
+        worth = (total / n if n else 0.0) * (1.0 if objective.higher_is_better else -1.0)
+        return max(-1e30, min(1e30, worth)) if worth == worth else -1e30
+
+    def risk(self, model: Tensor) -> float:
+        rows = self.rows
+        self.bound.load(model)
+        training = self.bound.module.training
+        self.bound.module.eval()
+        try:
+            with self.ctx.ambient("house"):
+                parts = torch.split(torch.arange(len(rows)), BATCH)
+                total = math.fsum(self.bound.loss(self.bound.batch(rows, p)) * len(p) for p in parts)
+        finally:
+            self.bound.module.train(training)
+        return total / max(1, len(rows))
+
+    def gradient(self, model: Tensor) -> Tensor:
+        rows, total = self.rows, torch.zeros_like(self.bound.init)
+        self.bound.load(model)
+        with self.ctx.ambient("house"), torch.enable_grad():
+            for part in torch.split(torch.arange(len(rows)), BATCH):
+                self.bound.gradient(self.bound.batch(rows, part))
+                total += self.bound.grads.cpu() * (len(part) / len(rows))
+        return total
+
+    def game(self, subset: frozenset[str]) -> float:
+        if not self.run.reads_each:
+            raise MethodFault(
+                "value", "the coalition game needs each party's message: declare `reads = True`"
+            )
+        if subset not in self._worth:
+            fed, state = self.run.fed, self.before
+            with suppress(RoundFailed):  # a coalition too small to aggregate moves nothing
+                if subset:
+                    kept = [m for i, m in self.messages.items() if i in subset]
+                    agg = self.run.settle(kept, self.ctx)[0]
+                    state = fed.serving.step(self.before, agg, self.ctx)
+            self._worth[subset] = self.score(fed.serving.model(state))
+        return self._worth[subset]
+
+    @cached_property
+    def ask(self) -> Callable[[str, Sequence[str], Message], dict[str, Message]]:
+        return self.run.ask

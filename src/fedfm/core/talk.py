@@ -1,0 +1,36 @@
+"""A session as the stream of words that an engine passes on, with its end and whose fault that was."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import torch
+
+from fedfm.core import blame
+from fedfm.core.context import Ctx
+from fedfm.core.job import Fault, Job, Said
+from fedfm.core.message import Message
+from fedfm.core.protocols import Say
+
+Talk = Generator[Say, Message, None]
+
+
+def words(job: Job, talk: Talk, ctx: Ctx) -> Generator[Said, Message, None]:
+    """A session as a stream of `Said`; ends with phase "done", or "gone" with the error and whose fault it is."""
+    reply: Message | None = None
+    fault: Fault = ""
+    phase, error, where = "gone", "", ""
+
+    def word(reply: Message | None) -> Said:
+        with torch.enable_grad():
+            said = talk.send(reply)  # type: ignore[arg-type]  # None begins
+        return Said(job.id, job.epoch, said.phase, said.message, said.state_version, said.last, ctx.drain())
+
+    try:
+        while True:
+            reply = yield word(reply)
+    except StopIteration:
+        phase = "done"
+    except Exception as e:  # noqa: BLE001 - whatever it is, somebody's fault it is
+        fault, error, where = blame.of_session(e, reply is not None, ctx.simulated)
+    yield Said(job.id, job.epoch, phase, last=True, events=ctx.drain(), error=error, fault=fault, where=where)

@@ -1,0 +1,132 @@
+"""Rows in memory: DataFrames, arrays, lists, data sets, one or one per party."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from os import PathLike, fspath
+from os.path import expanduser, isdir, isfile, join
+from typing import Any
+
+from fedfm.core.errors import DataError
+from fedfm.core.registry import knob, method
+from fedfm.core.schema import Unfit
+from fedfm.data import kinds
+from fedfm.data.cleaning.columns import Piece
+from fedfm.data.cleaning.faults import Faults
+from fedfm.data.files import Files
+from fedfm.data.own import Own
+from fedfm.data.reading.memory import is_dataset, is_frame, is_pair, is_rows, lines
+from fedfm.data.source import natural
+
+
+@method("arrays", slot="data", section="II.B")
+@dataclass(frozen=True, eq=False)
+class Arrays(Own):
+    """Rows that are in memory: of each party (a mapping party -> rows), or of everybody.
+
+    Rows are a list of mappings, a pandas DataFrame, a `datasets.Dataset`, a mapping of columns, or a pair (x, y) of
+    arrays: `image` and `label` where x holds bytes of pictures, else `x` and `y`. Rows of everybody need a
+    `partition` or a `party_column`; without them they are one party's. `test` has rows for all, or of each party.
+    """
+
+    train: Any = knob((), "a mapping party -> rows, or the rows of everybody")
+    test: Any = knob(None, "held-out rows, of each party or for all; null: test_fraction of every party")
+
+    def __post_init__(self) -> None:
+        for name in ("train", "test"):
+            object.__setattr__(self, name, _fixed(getattr(self, name)))
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(_same(getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.test_fraction, self.party_column))
+
+    def pieces(self, seed: int, faults: Faults) -> list[Piece]:
+        """A piece per party, or one for all."""
+        whose = self.partition is None and not self.party_column
+        found = []
+        for party, rows in _parties(self.train, "train", faults).items():
+            place = f"train[{party!r}]" if party else "train"
+            owner = (party or "party-0") if whose else ""
+            found.append(Piece(place, lines(rows, place, faults), owner))
+        if self.test is not None:
+            for party, rows in _parties(self.test, "test", faults).items():
+                place = f"test[{party!r}]" if party else "test"
+                found.append(Piece(place, lines(rows, place, faults), party if whose else "", "test", party))
+        return found
+
+
+def as_source(data: Any) -> Any:
+    """What somebody gives as data, as a data spec: paths become `Files` or `Hub`, rows `Arrays`; a spec stays."""
+    if isinstance(data, str | PathLike):
+        path = expanduser(fspath(data))
+        if isdir(path) and any(isfile(join(path, f)) for f in ("dataset_dict.json", "state.json")):
+            from fedfm.data.hub import Hub
+
+            return Hub(fspath(data))
+        return Files(fspath(data))
+    if isinstance(data, list | tuple) and data and all(isinstance(p, str | PathLike) for p in data):
+        return Files(tuple(fspath(p) for p in data))
+    if _is_splits(data):
+        return Arrays(data["train"], data.get("test"))
+    if is_rows(data) or is_frame(data) or is_dataset(data) or is_pair(data):
+        return Arrays(data)
+    if isinstance(data, Mapping) and data and all(is_rows(v) for v in data.values()):
+        return Arrays(data)
+    return data
+
+
+def _is_splits(data: Any) -> bool:
+    """A `datasets.DatasetDict`, or a mapping with train and test rows."""
+    return (
+        isinstance(data, Mapping)
+        and set(data) in ({"train"}, {"train", "test"})
+        and all(map(is_rows, data.values()))
+    )
+
+
+def _parties(data: Any, what: str, faults: Faults) -> dict[str, Any]:
+    if is_rows(data):
+        return {"": data}
+    if isinstance(data, Mapping) and data:
+        named: dict[str, Any] = {}
+        for key, rows in data.items():
+            try:
+                party = kinds.name(key)
+            except Unfit as e:
+                faults.add(what, f"a party called {key!r}", str(e), "give every party a name")
+                continue
+            if party in named:
+                faults.add(
+                    what, f"two parties are called '{party}'", "names are compared as text", "rename one"
+                )
+            named[party] = rows
+        return {p: named[p] for p in sorted(named, key=natural)}
+    raise DataError(
+        f"arrays: {what} is {type(data).__name__}, which holds no rows: give a list of mappings, a DataFrame, "
+        "a datasets.Dataset, a mapping of columns, a pair of arrays (x, y), or a mapping party -> such rows"
+    )
+
+
+def _fixed(value: Any) -> Any:
+    """Lists as tuples, all the way down: what a config gives back, and what nobody changes afterwards."""
+    if isinstance(value, list | tuple) and not is_pair(value):
+        return tuple(_fixed(v) for v in value)
+    if type(value) is dict:
+        return {k: _fixed(v) for k, v in value.items()}
+    return value
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equality that arrays and tables can answer too: those are equal to themselves only."""
+    if one is other:
+        return True
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(_same(one[k], other[k]) for k in one)
+    if isinstance(one, Sequence) and isinstance(other, Sequence) and not isinstance(one, str):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return type(one) is type(other) and not hasattr(one, "shape") and bool(one == other)

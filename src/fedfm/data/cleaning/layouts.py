@@ -1,0 +1,137 @@
+"""Which columns a data set must give: those that the task declares, else those of the layout that the rows have."""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from fedfm.core.schema import Column
+from fedfm.data import kinds
+from fedfm.data.cleaning.faults import Faults
+
+Wanted = tuple[Column, ...]
+KNOWN = {
+    c.name: c
+    for c in (
+        Column("text", kinds.Text()),
+        Column("text_pair", kinds.Text(), required=False),
+        Column("label", kinds.Label()),
+        Column("labels", kinds.Labels()),
+        Column("number", kinds.Number()),
+        Column("image", kinds.Image()),
+        Column("instruction", kinds.Text()),
+        Column("input", kinds.Text(), required=False),
+        Column("answer", kinds.Text(numbers=True)),
+        Column("messages", kinds.Turns()),
+        Column("chosen", kinds.Reply()),
+        Column("rejected", kinds.Reply()),
+        Column("tags", kinds.Tags()),
+        Column("spans", kinds.Spans()),
+        Column("x", kinds.Array()),
+        Column("y", kinds.Array()),
+        Column("group", kinds.Group(), required=False),
+        Column("task", kinds.Group(), required=False),
+        Column("entry", kinds.Anything(), required=False),
+    )
+}
+LAYOUTS = {  # what rows of each kind of task are called; the first that fits is taken
+    "labelled texts": ("text", "label"),
+    "instructions": ("instruction", "answer"),
+    "chats": ("messages",),
+    "preference pairs": ("chosen", "rejected"),
+    "labelled pictures": ("image", "label"),
+    "texts with numbers": ("text", "number"),
+    "texts with several labels": ("text", "labels"),
+    "tagged texts": ("text", "tags"),
+    "texts with spans": ("text", "spans"),
+    "arrays": ("x", "y"),
+}
+EXTRA = {  # what a layout may have besides; a name of another layout's is not taken for it
+    "labelled texts": ("text_pair",),
+    "instructions": ("input",),
+    "preference pairs": ("instruction",),
+    "texts with numbers": ("text_pair",),
+}
+ALIASES = {"messages": ("conversations", "conversation")}  # the same thing under the name of another tool
+USUAL = {  # what people call them, to propose a column
+    "text": ("review", "body", "sentence", "sentence1", "premise", "content", "message", "comment"),
+    "text_pair": ("sentence2", "hypothesis", "question2"),
+    "label": ("topic", "class", "category", "target", "sentiment", "stars"),
+    "number": ("score", "similarity", "rating", "target", "value"),
+    "instruction": ("question", "prompt", "query"),
+    "answer": ("reply", "response", "output", "completion"),
+    "messages": ("dialog", "dialogue", "chat", "turns"),
+    "image": ("img", "picture", "photo", "pixel_values"),
+}
+
+
+def sources(column: str, mapping: Mapping[str, tuple[str, ...]], has: Collection[str]) -> list[str]:
+    """The columns of a file that may stand for a canonical one: as mapped, else its own name and aliases."""
+    given = mapping.get(column) or (column, *ALIASES.get(column, ()))
+    return [s for s in given if s in has]
+
+
+def layout_of(has: Collection[str]) -> str:
+    """The name of the first layout whose columns are all there; empty when there is none."""
+    there = {*has, *(c for c, also in ALIASES.items() if set(also) & set(has))}
+    return next((name for name, columns in LAYOUTS.items() if set(columns) <= there), "")
+
+
+def wanted(
+    columns: Sequence[Column] | None, mapped: Collection[str], found: Collection[str], faults: Faults
+) -> Wanted:
+    """The columns to read: the task's, or, when it declares none, those of the layout that map or rows have.
+
+    A map with `text` and no `label` asks for plain text. A mapped name that nobody reads is a fault.
+    """
+    known = {c.name: c for c in columns} if columns else KNOWN
+    strange = [m for m in mapped if m not in known]
+    for m in strange:
+        close = difflib.get_close_matches(m, known, n=1, cutoff=0.75)
+        what = f"the task does not read a column '{m}'" if columns else f"unknown canonical column '{m}'"
+        why = f"did you mean '{close[0]}'?" if close else f"it reads {', '.join(known)}"
+        fix = f"rename '{m}' to '{close[0]}' in data.columns" if close else f"leave '{m}' out of data.columns"
+        faults.add("columns", what, why, fix)
+    if columns:
+        return tuple(columns)
+    mine = [m for m in mapped if m in known]
+    there = {*found, *mine, *(c for c, also in ALIASES.items() if set(also) & set(found))}
+    name = (
+        layout_of(mine)
+        or (layout_of(found) if set(mine) <= _of(layout_of(found)) else "")
+        or _partly(mine, there)
+    )
+    base = LAYOUTS[name]
+    if name == "labelled texts" and "text" in mine and "label" not in there:
+        base = ("text",)
+    more = [c for c in (*EXTRA.get(name, ()), "group", "task", "entry") if c in there and c not in base]
+    extra = [m for m in mine if m not in base and m not in more]
+    return tuple(
+        Column(c, KNOWN[c].kind, required=c in base or (c in extra and KNOWN[c].required))
+        for c in (*base, *more, *extra)
+    )
+
+
+def _of(name: str) -> set[str]:
+    return {*LAYOUTS.get(name, ()), *EXTRA.get(name, ()), "group", "task", "entry"}
+
+
+def _partly(mine: Sequence[str], there: Collection[str]) -> str:
+    """The layout that shares most with the map, then with the rows."""
+
+    def fit(name: str) -> tuple[int, int]:
+        return len(set(LAYOUTS[name]) & set(mine)), len(set(LAYOUTS[name]) & set(there))
+
+    return max(LAYOUTS, key=fit)
+
+
+def setting(columns: Mapping[str, Any]) -> str:
+    """The column map as a setting that can be pasted into a shell."""
+    plain = yaml.safe_dump(
+        dict(columns), default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**6
+    )
+    return shlex.quote(f"data.columns={plain.strip()}")

@@ -1,0 +1,118 @@
+"""A column map to offer to somebody whose map does not fit: tried on the data first, never offered untried."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fedfm.core.schema import Unfit
+from fedfm.data import kinds
+from fedfm.data.cleaning.columns import Map, Piece, clean, lacking
+from fedfm.data.cleaning.faults import Faults
+from fedfm.data.cleaning.layouts import KNOWN, LAYOUTS, USUAL, Wanted, layout_of, setting, sources
+
+_ROWS = 200  # of a file, on which a map is tried
+_REPEAT = 4  # rows from which on a class name must come up twice
+
+
+def headless(piece: Piece) -> bool:
+    """Does the header look like a row: no name that anybody uses, and a value of the very column among the names?"""
+    usual = {*KNOWN, *(n for names in USUAL.values() for n in names)}
+    if not piece.lines or {h.lower() for h in piece.has} & usual:
+        return False
+    return any(sum(row.get(h) == h for _, row in piece.lines[:_ROWS]) for h in piece.has)
+
+
+def proposal(pieces: Sequence[Piece], wanted: Wanted, mapping: Map, maps: Mapping[str, Map]) -> str:
+    """The fix for rows that lack columns: a map that was tried on all pieces, or what to do by hand."""
+    turned = _turned(pieces, wanted, mapping)
+    if turned:
+        return setting(turned)
+    odd = next((p for p in pieces if lacking(wanted, maps.get(p.party, mapping), p.has)), pieces[0])
+    if headless(odd):
+        return f"{odd.place} looks as if it has no header: put the columns' names on its first line"
+    other = layout_of(odd.has)
+    needed = [c.name for c in wanted if c.required]
+    if other and not set(needed) & set(LAYOUTS[other]):
+        return f"these rows are {other}; the task reads {', '.join(needed)}: take another task, or other rows"
+    found: dict[str, list[str]] = {c: list(s) for c, s in mapping.items() if c in {w.name for w in wanted}}
+    for piece in pieces:
+        own = maps.get(piece.party, mapping)
+        missing = lacking(wanted, own, piece.has)
+        taken = {s for c, names in found.items() if c not in missing for s in names}
+        taken |= {s for c in wanted if c.name not in missing for s in sources(c.name, own, piece.has)}
+        for column in missing:
+            theirs = _candidate(column, own, piece, taken)
+            if theirs is None:
+                return _by_hand(needed)
+            kept = [s for s in found.get(column, []) if any(s in p.has for p in pieces)]
+            found[column] = list(dict.fromkeys([*kept, theirs]))
+            taken.add(theirs)
+    offered = {c: names[0] if len(names) == 1 else names for c, names in found.items() if names}
+    tried = {c: tuple(names) for c, names in found.items()}
+    return setting(offered) if _works(pieces, wanted, tried) else _by_hand(needed)
+
+
+def _by_hand(needed: Sequence[str]) -> str:
+    names = ", ".join(f"{c}: YOUR_COLUMN" for c in needed)
+    return f"say which of your columns each is: 'data.columns={{{names}}}'"
+
+
+def _turned(pieces: Sequence[Piece], wanted: Wanted, mapping: Map) -> dict[str, Any] | None:
+    """The map the other way round, when that is what was meant."""
+    names = {c.name for c in wanted}
+    back = {names_[0]: (ours,) for ours, names_ in mapping.items() if len(names_) == 1}
+    if len(back) != len(mapping) or not set(back) & names or not set(back) <= {*names, *KNOWN}:
+        return None
+    return {c: s[0] for c, s in back.items()} if _works(pieces, wanted, back) else None
+
+
+def _candidate(column: str, mapping: Map, piece: Piece, taken: set[str]) -> str | None:
+    """A column of a like name, of a usual name, or of a likely content."""
+    free = [f for f in piece.has if f not in taken and (f == column or f not in KNOWN)]
+    if column in free:
+        return column  # it was mapped elsewhere, to nothing
+    low = {f.lower(): f for f in free}
+    for asked in mapping.get(column, (column,)):
+        if close := difflib.get_close_matches(asked, free, n=1, cutoff=0.5):
+            return close[0]
+    if usual := next((low[n] for n in USUAL.get(column, ()) if n in low), None):
+        return usual
+    sample = [row for _, row in piece.lines[:_ROWS]]
+    if isinstance(KNOWN[column].kind if column in KNOWN else None, kinds.Label):
+        fits = [f for f in free if _repeats([r.get(f) for r in sample])]
+        return min(fits, key=lambda f: len({str(r.get(f)) for r in sample}), default=None)
+    if not isinstance(KNOWN[column].kind if column in KNOWN else None, kinds.Text):
+        return None
+    fits = [f for f in free if any(isinstance(r.get(f), str) and not kinds.empty(r[f]) for r in sample)]
+    return max(
+        fits, key=lambda f: sum(len(v) for r in sample if isinstance(v := r.get(f), str)), default=None
+    )
+
+
+def _repeats(values: Sequence[Any]) -> bool:
+    """Are these class names: more than one, at least one of them twice, few for so many rows?"""
+    try:
+        names = [kinds.name(v) for v in values if not kinds.empty(v)]
+    except Unfit:
+        return False
+    different = len(set(names))
+    return different > 1 and (len(names) < _REPEAT or different <= len(names) // 2)
+
+
+def _works(pieces: Sequence[Piece], wanted: Wanted, mapping: Map) -> bool:
+    """Does every piece give rows under this map, most of them, with no fault, and labels that come up again?"""
+    labels: list[str] = []
+    for piece in pieces:
+        if not piece.lines:
+            continue
+        if lacking(wanted, mapping, piece.has):
+            return False
+        faults, few = Faults("a trial"), Piece(piece.place, piece.lines[:_ROWS])
+        rows = clean(few, wanted, mapping, faults, Counter())
+        if faults.problems or len(rows) * 2 < len(few.lines):
+            return False
+        labels += [r["label"] for r, _ in rows if "label" in r]
+    return len(labels) < _REPEAT or (len(set(labels)) > 1 and len(set(labels)) * 2 <= len(labels))

@@ -1,0 +1,340 @@
+"""What a person brings: one path for files, saved data sets and rows in memory."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fedfm.core.errors import DataError
+from fedfm.core.registry import knob
+from fedfm.core.schema import Account, Column, Lost, Unfit
+from fedfm.data import kinds
+from fedfm.data.cleaning.columns import Map, Pairs, Piece, clean, lacking
+from fedfm.data.cleaning.faults import Faults
+from fedfm.data.cleaning.layouts import Wanted, wanted
+from fedfm.data.cleaning.proposals import proposal
+from fedfm.data.source import Parties, Partition, Row, Shard, divide, group_rows, natural, stream
+from fedfm.data.splits import Source, compared, hold_out
+
+NOT_TRAINED = "held-out row of a label that nobody trains on"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own(Source):
+    """Base of the specs that read a person's own rows: choose columns, clean, account, divide, hold out, compare."""
+
+    columns: dict[str, Any] = knob(
+        doc="canonical name -> your column (or several: the first that is not empty), e.g. {text: body}; a party's own "
+        "map: {hospital-a: {text: note}}",
+        factory=dict,
+    )
+    party_column: str = knob("", "the column that names the party")
+    partition: Partition | None = knob(None, "divide all rows this way instead of by file or column")
+    test_fraction: float = knob(
+        0.2, "share of every party's rows held out when there are no test rows", low=0.0, high=0.9
+    )
+    test_group: str = knob("", "the column that names the test groups")
+    image_size: int = knob(0, "pictures are resized to a square of so many pixels; 0: as they are", low=0)
+    image_mode: str = knob("", "channels of pictures: grey, colour, or as they are", choices=("", "L", "RGB"))
+
+    def pieces(self, seed: int, faults: Faults) -> list[Piece]:
+        """The rows as they are, in order: of each party, or nobody's; training and test rows apart."""
+        raise NotImplementedError
+
+    def read(self, seed: int, columns: Sequence[Column] | None) -> Parties:
+        """Clean everything, check everything, divide; raises `DataError` with all problems at once."""
+        faults = Faults(f"'{getattr(type(self), 'method_name', type(self).__name__)}'")
+        if self.party_column and self.partition is not None:
+            why, fix = "a row can have one owner only", "leave one of them out"
+            faults.add("partition", "both party_column and partition are set", why, fix)
+        pieces = self._owned(self.pieces(seed, faults), faults)
+        mapping, maps = self._maps({p.party for p in pieces if p.party}, faults)
+        found = dict.fromkeys(k for p in pieces for k in p.has)
+        mapped = dict.fromkeys([*mapping, *(c for m in maps.values() for c in m)])
+        columns_ = self._pictured(wanted(columns, mapped, found, faults))
+        tests = any(p.split == "test" for p in pieces)
+        account, rows = Account(), list[tuple[Piece, Pairs]]()
+        blamed = self._lacking(pieces, columns_, mapping, maps, faults)
+        for piece in pieces:
+            lost = Counter(piece.lost)
+            own = maps.get(piece.party, mapping)
+            needs = columns_
+            if self.test_group and (piece.split == "test" or not tests):
+                own, needs = {**own, "group": (self.test_group,)}, _grouped(columns_)
+                if piece.lines and self.test_group not in piece.has:
+                    fix = "name one of them: data.test_group=COLUMN"
+                    faults.absent(piece.place, self.test_group, "test_group", piece.has, fix)
+            pairs = [] if piece.place in blamed else clean(piece, needs, own, faults, lost)
+            account += piece.account(lost)
+            rows.append((piece, pairs))
+        self._no_rows(rows, account, faults)
+        _shapes(rows, faults)
+        if tests:
+            _unseen(rows, faults)
+        faults.settle()
+        parties = self._divided(rows, account, seed)
+        parties = parties if tests else _labels_stay(parties, self.test_fraction)
+        if (tests or self.test_fraction) and not len(parties.test()):
+            where = "of the given test rows" if tests else "could be held out"
+            raise DataError(_no_test(parties, where, self.other_tests()))
+        return replace(parties, notes=(*parties.notes, *compared(parties)))
+
+    def other_tests(self) -> str:
+        """Where else test rows could come from, for the error that there are none."""
+        return "give other test rows, more rows of each label"
+
+    # ---- columns ----------------------------------------------------------------------------------------------
+    def _maps(self, parties: set[str], faults: Faults) -> tuple[Map, dict[str, Map]]:
+        """The map for everybody, and the parties' own over it."""
+        common: dict[str, tuple[str, ...]] = {}
+        own: dict[str, Any] = {}
+        for key, value in self.columns.items():
+            if isinstance(value, Mapping):
+                own[str(kinds.name(key))] = value
+            else:
+                common |= _sources(key, value, "columns", faults)
+        maps: dict[str, Map] = {}
+        for party, value in own.items():
+            if party not in parties:
+                fix = f"the parties are {', '.join(sorted(parties, key=natural)[:8]) or 'not known by name'}"
+                faults.add("columns", f"a map for '{party}', which is no party", "nobody is called so", fix)
+            mine: dict[str, tuple[str, ...]] = {}
+            for key, theirs in value.items():
+                mine |= _sources(key, theirs, f"columns.{party}", faults)
+            maps[party] = {**common, **mine}
+        return common, maps
+
+    def _pictured(self, columns: Wanted) -> Wanted:
+        kind = kinds.Image(self.image_size, self.image_mode)
+        return tuple(replace(c, kind=kind) if isinstance(c.kind, kinds.Image) else c for c in columns)
+
+    def _lacking(
+        self, pieces: list[Piece], columns: Wanted, mapping: Map, maps: Mapping[str, Map], faults: Faults
+    ) -> set[str]:
+        """Note the columns that pieces lack, with one fix for all that was tried; the places of those pieces."""
+        full = [p for p in pieces if p.lines]
+        missing = {p.place: lacking(columns, maps.get(p.party, mapping), p.has) for p in full}
+        optional = {c.name for c in columns if not c.required}
+        for p in full:  # a mapped column must be somewhere, also where it is not required
+            own = maps.get(p.party, mapping)
+            missing[p.place] += [
+                c for c in own if c in optional and not any(s in q.has for q in full for s in own[c])
+            ]
+        if not any(missing.values()):
+            return set()
+        fix = proposal(full, columns, mapping, maps)
+        for p in full:
+            for column in missing[p.place]:
+                theirs = maps.get(p.party, mapping).get(column, (column,))
+                role = f"for '{column}'" if theirs != (column,) else ""
+                faults.absent(p.place, "' or '".join(theirs), role, p.has, fix)
+        return {place for place, names in missing.items() if names}
+
+    # ---- owners -----------------------------------------------------------------------------------------------
+    def _owned(self, pieces: list[Piece], faults: Faults) -> list[Piece]:
+        """The pieces cut by the column that names the party, where there is one."""
+        if not self.party_column:
+            return pieces
+        cut = []
+        for piece in pieces:
+            if piece.split == "test":
+                cut.append(piece)
+                continue
+            if piece.lines and self.party_column not in piece.has:
+                fix = "name the column that says whose row it is: data.party_column=COLUMN"
+                faults.absent(piece.place, self.party_column, "party_column", piece.has, fix)
+                cut.append(piece)
+                continue
+            by_owner: dict[str, list[Any]] = defaultdict(list)
+            nobody = 0
+            for line, row in piece.lines:
+                try:
+                    by_owner[kinds.name(row.get(self.party_column))].append((line, row))
+                except kinds.Wrong as e:
+                    what = f"'{self.party_column}' is {e}"
+                    faults.add(piece.place, what, "it must name the party", "map a column of names", line)
+                except Unfit:
+                    nobody += 1
+            cut += [replace(piece, party=o, lines=lines, lost={}) for o, lines in by_owner.items()]
+            lost = {**piece.lost, **({"no party": nobody} if nobody else {})}
+            cut += [replace(piece, lines=(), lost=lost)] if lost else []
+        if not any(p.lines for p in cut if p.split == "train") and not faults.problems:
+            what, fix = (
+                f"no row has a value in '{self.party_column}'",
+                "name the column that says whose row it is",
+            )
+            faults.add("party_column", what, "so there are no parties", fix)
+        return cut
+
+    def _no_rows(self, rows: list[tuple[Piece, Pairs]], account: Account, faults: Faults) -> None:
+        """Note files and parties that give no row at all, with what became of their rows."""
+        if self.party_column:
+            for party in dict.fromkeys(p.party for p, _ in rows if p.party and p.split == "train"):
+                mine = [(p, pairs) for p, pairs in rows if p.party == party and p.split == "train"]
+                if not any(pairs for _, pairs in mine) and not any(faults.spoilt(p.place) for p, _ in mine):
+                    self._none(f"party '{party}'", sum(len(p.lines) for p, _ in mine), account, party, faults)
+            return
+        for piece, pairs in rows:
+            if not pairs and piece.split != "validation" and not faults.spoilt(piece.place):
+                self._none(piece.place, len(piece.lines), account, piece.party, faults)
+
+    def _none(self, place: str, n: int, account: Account, party: str, faults: Faults) -> None:
+        reasons = ", ".join(f"{k} {why}" for why, k in account.reasons(party=party).items())
+        why = f"all {n} rows are left out: {reasons}" if n else "it is empty"
+        faults.add(place, "the file gives no rows", why, "fill it, or leave it out of the pattern")
+
+    # ---- splits -----------------------------------------------------------------------------------------------
+    def _divided(self, rows: list[tuple[Piece, Pairs]], account: Account, seed: int) -> Parties:
+        train = [(p, pairs) for p, pairs in rows if p.split == "train"]
+        tests = [(p, pairs) for p, pairs in rows if p.split == "test"]
+        known = {row["label"] for _, pairs in train for row, _ in pairs if "label" in row} or None
+        given = _test_groups(tests)
+        if self.partition is not None:
+            pool = [pair for _, pairs in train for pair in pairs]
+            kept, held = (pool, []) if tests else hold_out(pool, self.test_fraction, stream_of(seed, "all"))
+            parties = divide(
+                [r for r, _ in kept],
+                [r for r, _ in held],
+                self.partition,
+                seed,
+                labels=known,
+                account=account,
+                fields=[{**s, **r} for r, s in kept],
+            )
+            return _whole(replace(parties, held_out=given or parties.held_out), self.partition, len(kept))
+        owners: dict[str, Pairs] = defaultdict(list)
+        for piece, pairs in train:
+            if piece.party:
+                owners[piece.party] += pairs
+        names = sorted((o for o, mine in owners.items() if mine), key=natural)
+        labels = tuple(sorted(known)) if known else None
+        if tests:
+            shards = tuple(Shard(name, tuple(r for r, _ in owners[name])) for name in names)
+            theirs = {name: [r for p, pairs in tests if p.party == name for r, _ in pairs] for name in names}
+            own = tuple(Shard(name, tuple(mine)) for name, mine in theirs.items() if mine)
+            return Parties(shards, given, labels, account, own=own)
+        cuts = {name: hold_out(owners[name], self.test_fraction, stream_of(seed, name)) for name in names}
+        shards = tuple(Shard(name, tuple(r for r, _ in kept)) for name, (kept, _) in cuts.items())
+        by_party = tuple(Shard(name, tuple(r for r, _ in held)) for name, (_, held) in cuts.items() if held)
+        return Parties(shards, _by_group(by_party), labels, account, own=by_party)
+
+
+def stream_of(seed: int, name: str) -> Any:
+    """The random stream that holds out rows of the party `name`."""
+    return stream(seed, f"files/{name}")
+
+
+def _sources(key: Any, value: Any, where: str, faults: Faults) -> dict[str, tuple[str, ...]]:
+    """One entry of a map: a canonical name and the columns that may stand for it."""
+    names = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, list | tuple) else ()
+    if not isinstance(key, str) or not names or not all(isinstance(n, str) and n for n in names):
+        what, why = f"{key!r}: {value!r} maps no column", "a map reads canonical name: your column"
+        faults.add(where, what, why, "put names in quotation marks, e.g. {text: '1'}; or a list of them")
+        return {}
+    return {key: names}
+
+
+def _grouped(columns: Wanted) -> Wanted:
+    return (*(c for c in columns if c.name != "group"), Column("group", kinds.Group()))
+
+
+def _whole(parties: Parties, partition: Partition, rows: int) -> Parties:
+    """The rows that a partition deals to nobody are lost, and counted."""
+    left = rows - sum(len(s) for s in parties.shards)
+    if not left:
+        return parties
+    what = getattr(type(partition), "method_name", type(partition).__name__)
+    if partition.whole:
+        raise DataError(f"the partition {what} says that it deals every row, and left {left} of {rows} out")
+    lost = Account((Lost("", "train", f"dealt to nobody by {what}", left),))
+    return replace(parties, account=parties.account + lost)
+
+
+def _test_groups(tests: Sequence[tuple[Piece, Pairs]]) -> tuple[Shard, ...]:
+    """The groups of the test rows: the values of the group column, else the files, if there are several."""
+    if not tests:
+        return ()
+    merged: dict[str, list[Row]] = {}
+    for piece, pairs in tests:
+        merged.setdefault(piece.group, []).extend(row for row, _ in pairs)
+    shards = tuple(Shard(g if len(merged) > 1 else "", tuple(r)) for g, r in merged.items())
+    return _by_group(shards)
+
+
+def _by_group(shards: tuple[Shard, ...]) -> tuple[Shard, ...]:
+    """The same rows by their group column, when all have one."""
+    grouped = group_rows([r for s in shards for r in s.rows])
+    return grouped if grouped[0].party else shards
+
+
+def _unseen(rows: Sequence[tuple[Piece, Pairs]], faults: Faults) -> None:
+    """Note the labels of test rows that no training row has."""
+    known = {r["label"] for p, pairs in rows if p.split == "train" for r, _ in pairs if "label" in r}
+    if faults.problems:
+        return  # of the training rows perhaps, whose labels are then missing here
+    for piece, pairs in rows:
+        if piece.split != "test":
+            continue
+        strange = Counter(r["label"] for r, _ in pairs if "label" in r and r["label"] not in known)
+        for label, n in sorted(strange.items()):
+            faults.add(
+                piece.place,
+                f"the label '{label}' is in the test rows only ({n})",
+                f"training has: {', '.join(sorted(known)[:12])}",
+                "correct the spelling, or add training rows",
+            )
+
+
+def _shapes(rows: Sequence[tuple[Piece, Pairs]], faults: Faults) -> None:
+    """Pictures and arrays of one federation have one shape."""
+    first: dict[str, tuple[Any, str]] = {}
+    for piece, pairs in rows:
+        for i, (row, _) in enumerate(pairs):
+            for column in (c for c, v in row.items() if hasattr(v, "shape")):
+                shape = tuple(row[column].shape)
+                who = f"{piece.party or piece.place}, row {i + 1}"
+                one, where = first.setdefault(column, (shape, who))
+                if shape != one:
+                    fix = "give arrays of one shape"
+                    if column == "image":
+                        fix = "data.image_mode=RGB" if shape[0] != one[0] else ""
+                        fix += f" data.image_size={min(one[-1], 224)}" if shape[1:] != one[1:] else ""
+                    what = f"'{column}' of {who} has the shape {shape}, that of {where} has {one}"
+                    faults.add(piece.place, what, "a batch needs one shape", fix.strip())
+
+
+def _labels_stay(parties: Parties, fraction: float) -> Parties:
+    """Leave out, and count, the randomly held-out rows whose label nobody trains on."""
+    trained = {r["label"] for s in parties.shards for r in s.rows if "label" in r}
+    if not trained:
+        return parties
+
+    def kept(shards: tuple[Shard, ...]) -> tuple[Shard, ...]:
+        left = (Shard(s.party, tuple(r for r in s.rows if r.get("label") in trained)) for s in shards)
+        return tuple(s for s in left if len(s))
+
+    lost = [
+        Lost(s.party if parties.own else "", "test", NOT_TRAINED, n)
+        for s in (parties.own or parties.held_out)
+        if (n := sum(r.get("label") not in trained for r in s.rows))
+    ]
+    if not lost:
+        return parties
+    return replace(
+        parties,
+        held_out=kept(parties.held_out),
+        own=kept(parties.own),
+        labels=tuple(sorted(trained)),
+        account=parties.account + Account(tuple(lost)),
+    )
+
+
+def _no_test(parties: Parties, what: str, instead: str) -> str:
+    lost = ", ".join(f"{n} {why}" for why, n in parties.account.reasons(split="test").items())
+    return (
+        f"no test row is left {what}"
+        + (f": {lost}" if lost else "")
+        + f"; {instead}, or data.test_fraction=0 and no test rows for a run without a score"
+    )

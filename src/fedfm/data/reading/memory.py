@@ -1,0 +1,107 @@
+"""Rows that are in memory already: DataFrames, `datasets`, lists of rows, columns, arrays."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fedfm.core.errors import DataError
+from fedfm.data.cleaning.columns import Lines
+from fedfm.data.cleaning.faults import Faults
+
+_KNOWN = (
+    "a list of rows (mappings), a pandas DataFrame, a datasets.Dataset, a mapping of columns, "
+    "or a pair of arrays (x, y)"
+)
+
+
+def is_frame(data: Any) -> bool:
+    """A pandas DataFrame, asked without importing pandas."""
+    return any(c.__name__ == "DataFrame" and c.__module__.startswith("pandas") for c in type(data).__mro__)
+
+
+def is_dataset(data: Any) -> bool:
+    """A `datasets.Dataset`."""
+    return hasattr(data, "column_names") and hasattr(data, "features")
+
+
+def is_array(data: Any) -> bool:
+    """A numpy array or a torch tensor with rows."""
+    return hasattr(data, "shape") and hasattr(data, "dtype") and len(data.shape) > 0
+
+
+def is_pair(data: Any) -> bool:
+    """(x, y): two arrays, or an array and a list, of one length."""
+    return isinstance(data, tuple) and len(data) == 2 and is_array(data[0]) and hasattr(data[1], "__len__")
+
+
+def is_rows(data: Any) -> bool:
+    """Can `lines` read it: is it the rows of one owner?"""
+    if is_frame(data) or is_dataset(data) or is_pair(data):
+        return True
+    if isinstance(data, Mapping):
+        return bool(data) and all(_is_column(v) for v in data.values())
+    return (
+        isinstance(data, Sequence) and not isinstance(data, str) and all(isinstance(r, Mapping) for r in data)
+    )
+
+
+def _is_column(value: Any) -> bool:
+    if is_array(value):
+        return True
+    return (
+        isinstance(value, Sequence) and not isinstance(value, str) and not (is_rows(value) or is_pair(value))
+    )
+
+
+def lines(data: Any, place: str, faults: Faults) -> Lines:
+    """(row number from 1, row) of any of them; what it is not is a `DataError`, what is odd about it a fault."""
+    if is_frame(data):
+        return _named(list(data.columns), data.to_dict("split")["data"], place, faults)
+    if is_dataset(data):
+        return _dataset(data)
+    if is_pair(data):
+        return _pair(data[0], data[1], place, faults)
+    if isinstance(data, Mapping) and is_rows(data):
+        lengths = {str(k): len(v) for k, v in data.items()}
+        if len(set(lengths.values())) > 1:
+            told = ", ".join(f"{k} has {n}" for k, n in lengths.items())
+            faults.add(place, "columns of different lengths", told, "give every column a value for every row")
+            return []
+        return _named(list(data), [list(r) for r in zip(*data.values(), strict=True)], place, faults)
+    if not is_rows(data):
+        raise DataError(f"{place}: {type(data).__name__} holds no rows that can be read; give {_KNOWN}")
+    return [(i, {str(k): v for k, v in row.items()}) for i, row in enumerate(data, 1)]
+
+
+def _named(columns: list[Any], rows: Sequence[Sequence[Any]], place: str, faults: Faults) -> Lines:
+    names = [str(c) for c in columns]
+    if twice := [n for n, k in Counter(names).items() if k > 1]:
+        fix = "rename one of the two: nobody can tell which is meant"
+        faults.add(place, f"two columns are called '{twice[0]}'", f"it has {', '.join(names)}", fix)
+        return []
+    return [(i, dict(zip(names, row, strict=True))) for i, row in enumerate(rows, 1)]
+
+
+def _pair(x: Any, y: Any, place: str, faults: Faults) -> Lines:
+    """An array of inputs and what belongs to each: pictures with labels where the inputs look like bytes of pictures."""
+    if len(x) != len(y):
+        fix = "give one y for each x"
+        faults.add(place, f"{len(x)} rows of x and {len(y)} of y", "they belong together", fix)
+        return []
+    pictures = str(x.dtype).endswith("uint8") and len(x.shape) in (3, 4)
+    names = ("image", "label") if pictures else ("x", "y")
+    return [(i, dict(zip(names, row, strict=True))) for i, row in enumerate(zip(x, y, strict=True), 1)]
+
+
+def _dataset(data: Any) -> Lines:
+    """Plain rows: class numbers become names (-1, the mark of "no label", becomes None)."""
+    names = {c: f.names for c, f in data.features.items() if hasattr(f, "names") and hasattr(f, "int2str")}
+    out = []
+    for i, row in enumerate(data, 1):
+        for column, known in names.items():
+            if row[column] is not None:
+                row[column] = known[row[column]] if row[column] >= 0 else None
+        out.append((i, row))
+    return out

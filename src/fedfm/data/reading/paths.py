@@ -1,0 +1,166 @@
+"""From globs and folders to files, and from a file's name to whose rows it holds and for what."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedfm.data.cleaning.faults import Faults
+from fedfm.data.source import natural
+
+READ = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".xlsx")
+PACKED = (".gz", ".zst", ".bz2", ".xz")
+_UNREAD = (  # data for certain, in a folder that stands for a federation
+    *(".txt", ".xls", ".ods", ".arrow", ".feather", ".orc", ".avro", ".xml", ".zip", ".7z", ".tar", ".tgz"),
+    *(".pkl", ".pickle", ".npy", ".npz", ".pt", ".sqlite", ".db", ".h5", ".dat", ".tab", ".psv", ".log"),
+)
+_ABOUT = ("readme", "license", "licence", "notice", "requirements", "dataset_info")  # a folder's own papers
+_SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("test", "testing", "eval"), "test"),
+    **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
+}
+_SPLIT_NAME = re.compile(
+    rf"(?:(?P<who>.+)[-_.])?(?P<split>{'|'.join(_SPLITS)})(?:[-_.]\d+(?:-of-\d+)?)?", re.IGNORECASE
+)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A file, and the party and split ("train", "test", "validation") that its name gives it."""
+
+    path: Path
+    party: str
+    split: str = "train"
+    shared: bool = False  # others may give the same party's rows
+
+
+def ending(path: Path) -> tuple[str, str]:
+    """A file's format and how it is packed, by its name: (".jsonl", ".gz")."""
+    packed = path.suffix.lower() if path.suffix.lower() in PACKED else ""
+    return Path(path.stem if packed else path.name).suffix.lower(), packed
+
+
+def stem(path: Path) -> str:
+    """The name without its endings: hospital-c.jsonl.gz is hospital-c."""
+    found = path.stem if ending(path)[1] else path.name
+    return Path(found).stem if Path(found).suffix.lower() in READ else found
+
+
+def expand(patterns: Sequence[str], where: str, faults: Faults) -> list[Path]:
+    """The files that globs, names and folders stand for, in natural order; no match is a fault."""
+    found: list[Path] = []
+    for pattern in patterns:
+        full = os.path.expanduser(pattern)
+        if os.path.isdir(full):
+            here = _folder(Path(full), pattern, where, faults)
+        else:
+            hits = [Path(p) for p in glob.glob(full, recursive=True)]
+            here = [p for p in hits if os.path.isfile(p)]
+            for folder in sorted(p for p in hits if p not in here and os.path.isdir(p)):
+                here += _folder(folder, str(folder), where, faults)
+            if not hits:
+                fix = "paths are relative to the current folder; give an absolute path or another pattern"
+                faults.add(where, f"no file matches '{pattern}'", _around(full), fix)
+            for lost in (p for p in hits if not os.path.exists(p)):
+                faults.add(
+                    str(lost), "a link that leads nowhere", "or round in a circle", "remove or mend it"
+                )
+        found += sorted(here, key=lambda p: natural(str(p)))
+    return list(dict.fromkeys(found))
+
+
+def _folder(folder: Path, pattern: str, where: str, faults: Faults) -> list[Path]:
+    """The data files of a folder, or of its sub-folders where it has none; what looks like data and is not read is a fault."""
+    files, folders = _listing(folder)
+    if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
+        fix = f"data=hub data.dataset={pattern} (in Python: fedfm.Hub({pattern!r}))"
+        faults.add(where, f"'{pattern}' was written by save_to_disk", "it is a saved data set", fix)
+        return []
+    here = [p for p in files if ending(p)[0] in READ]
+    inner = {p: [q for q in _listing(p)[0] if ending(q)[0] in READ] for p in folders}
+    inner = {p: found for p, found in inner.items() if found}
+    unread = [p.name for p in files if p not in here and _looks_like_data(p)]
+    if here and inner:
+        unread += [f"{p.name}/ ({len(found)} files)" for p, found in inner.items()]
+    if unread and (here or inner):
+        faults.add(
+            where,
+            f"{len(unread)} of what '{pattern}' holds is not read: {', '.join(unread[:6])}",
+            f"read are {', '.join('*' + s for s in READ)}, packed or not" + ", of one level" * bool(inner),
+            "convert or remove them, or name the wanted ones by a glob",
+        )
+    if not here and not inner:
+        faults.add(
+            where,
+            f"the folder '{pattern}' holds no data files",
+            f"looked for {', '.join('*' + s for s in READ)} in {os.path.abspath(folder)}"
+            + (f"; it holds {', '.join(unread[:6])}" if unread else ""),
+            "put one file per party there, or give a glob",
+        )
+    return here or [q for found in inner.values() for q in found]
+
+
+def _listing(folder: Path) -> tuple[list[Path], list[Path]]:
+    try:
+        names = sorted(p for p in folder.iterdir() if not p.name.startswith((".", "_")))
+    except OSError:
+        return [], []
+    return [p for p in names if os.path.isfile(p)], [p for p in names if os.path.isdir(p)]
+
+
+def _looks_like_data(path: Path) -> bool:
+    kind, packed = ending(path)
+    return (kind in _UNREAD or bool(packed)) and not stem(path).lower().startswith(_ABOUT)
+
+
+def places(paths: Sequence[Path], *, by_name: bool, grouped: bool = False) -> list[Place]:
+    """Whose rows each file holds. `by_name`: train, validation and test beside each other are splits of one party.
+
+    A party is a file, by its stem; a folder, where its files are splits or `grouped` (only sub-folders were given);
+    equal stems of two folders take the folder's name before them.
+    """
+    found: dict[Path, Place] = {}
+    if by_name:
+        families: dict[tuple[Path, str], list[tuple[Path, str]]] = {}
+        for p in paths:
+            if match := _SPLIT_NAME.fullmatch(stem(p)):
+                key = (p.parent, match["who"] or "")
+                families.setdefault(key, []).append((p, _SPLITS[match["split"].lower()]))
+        for (folder, who), family in families.items():
+            splits, stems_ = {split for _, split in family}, {stem(p) for p, _ in family}
+            if "train" in splits and len(stems_) == len(family) > 1:
+                party = who or Path(os.path.realpath(folder)).name
+                found |= {p: Place(p, party, split, True) for p, split in family}
+    stems = Counter(stem(p) for p in paths if p not in found)
+    for p in paths:
+        if p not in found:
+            place = Path(os.path.realpath(p.parent)).name
+            alone = stems[stem(p)] == 1
+            name = place if grouped else stem(p) if alone else f"{place}-{stem(p)}"
+            found[p] = Place(p, name, shared=grouped)
+    return [found[p] for p in paths]
+
+
+def by_folder(patterns: Sequence[str], paths: Sequence[Path]) -> bool:
+    """Do the patterns name folders whose files all lie one level below, so that a sub-folder is a party?"""
+    tops = [os.path.realpath(os.path.expanduser(p)) for p in patterns if os.path.isdir(os.path.expanduser(p))]
+    return bool(tops) and all(os.path.realpath(p.parent) not in tops for p in paths)
+
+
+def _around(full: str) -> str:
+    """Where a pattern was looked for, and what is there instead."""
+    folder = os.path.dirname(full) or "."
+    while glob.has_magic(folder):
+        folder = os.path.dirname(folder) or "."
+    text = f"the current folder is {os.getcwd()}"
+    if not os.path.isdir(folder):
+        return f"{text}; there is no folder '{folder}'"
+    names = sorted(os.listdir(folder), key=natural)
+    more = ", ..." if len(names) > 8 else ""
+    return f"{text}; '{folder}' holds: {', '.join(names[:8]) + more if names else 'nothing'}"

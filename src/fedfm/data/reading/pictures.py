@@ -1,0 +1,95 @@
+"""Pictures of any origin as uint8 tensors (C, H, W)."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fedfm.core.errors import MissingExtra
+from fedfm.data.kinds import Wrong
+
+
+def tensor(value: Any, size: int = 0, mode: str = "") -> Any:
+    """A picture (PIL, array, file's bytes) as uint8 (C, H, W); raises `Wrong` for what is no picture."""
+    import torch
+
+    if isinstance(value, Mapping):  # how `datasets` stores pictures in tables
+        value = value.get("bytes")
+    if isinstance(value, bytes | bytearray):
+        value = _opened(bytes(value))
+    array = _pixels(value) if hasattr(value, "getbands") else _array(value)
+    if array.shape[0] == 2 or array.shape[0] > 3:  # with alpha
+        array = array[: 1 if array.shape[0] == 2 else 3]
+    if mode == "RGB" and array.shape[0] == 1:
+        array = np.repeat(array, 3, axis=0)
+    if mode == "L" and array.shape[0] == 3:  # ITU-R 601-2, as PIL has it
+        grey = array[0] * 299.0 + array[1] * 587.0 + array[2] * 114.0
+        array = (grey / 1000.0).round().astype("uint8")[None]
+    if size and array.shape[1:] != (size, size):
+        array = _resized(array, size)
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def _opened(data: bytes) -> Any:
+    try:
+        from PIL import Image
+    except ImportError:
+        raise MissingExtra("pillow", "data", "reading pictures") from None
+    try:
+        picture = Image.open(io.BytesIO(data))
+        picture.load()
+    except Exception as e:  # noqa: BLE001 - a dozen types, all of which mean "no picture"
+        raise Wrong(f"no picture that can be read ({type(e).__name__})", "leave the row out") from None
+    return picture
+
+
+def _pixels(picture: Any) -> Any:
+    """(C, H, W) of a PIL picture: 1 and 16-bit grey become grey, palettes and CMYK become RGB."""
+    if picture.mode.startswith("I") or picture.mode == "F":
+        return _array(np.array(picture))
+    if picture.mode in ("1", "LA"):
+        picture = picture.convert("L")
+    elif picture.mode not in ("L", "RGB"):
+        picture = picture.convert("RGB")
+    return _array(np.array(picture))
+
+
+def _array(value: Any) -> Any:
+    """(C, H, W) uint8 of an array (H, W), (H, W, C) or (C, H, W)."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().numpy()
+    if isinstance(value, list | tuple):
+        value = np.asarray(value)
+    if not isinstance(value, np.ndarray) or value.ndim not in (2, 3) or 0 in value.shape:
+        shape = f" of shape {value.shape}" if isinstance(value, np.ndarray) else ""
+        raise Wrong(f"no picture but {type(value).__name__}{shape}", "map a column of pictures")
+    if value.ndim == 2:
+        value = value[None]
+    elif value.shape[0] > 4 >= value.shape[2]:
+        value = value.transpose(2, 0, 1)
+    elif value.shape[0] > 4:
+        raise Wrong(f"an array of shape {value.shape}, where none of the sides is channels", "give (C, H, W)")
+    if value.dtype == np.uint8:
+        return value
+    if value.dtype == np.bool_:
+        return value.astype("uint8") * 255
+    low, high = float(value.min()), float(value.max())
+    if np.issubdtype(value.dtype, np.integer) and low >= 0:
+        if high <= 255 and value.dtype not in (np.uint16, np.int32):
+            return value.astype("uint8")
+        if high <= 65535:
+            return (value >> 8).astype("uint8")  # 16 bits: the upper byte
+    if np.issubdtype(value.dtype, np.floating) and low >= 0 and high <= 1:
+        return (value * 255).round().astype("uint8")
+    raise Wrong(f"a picture with values from {low:g} to {high:g}", "give 0..255, 16 bits, or floats in 0..1")
+
+
+def _resized(array: np.ndarray, size: int) -> np.ndarray:
+    import torch
+
+    flat = torch.from_numpy(np.ascontiguousarray(array)).float()[None]
+    out = torch.nn.functional.interpolate(flat, (size, size), mode="bilinear", antialias=True)
+    return np.asarray(out[0].round().clamp(0, 255).to(torch.uint8).numpy())

@@ -1,0 +1,95 @@
+"""Parquet and Excel, which need libraries of the extra `data`."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from fedfm.core.errors import MissingExtra
+from fedfm.data.cleaning.faults import Faults
+
+Lines = list[tuple[int, dict[str, Any]]]
+
+
+def parquet(path: Path, data: bytes, faults: Faults, sheet: str = "") -> Lines:
+    """The rows of a Parquet file, numbered from 1; nothing of the path is read as a column."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError:
+        raise MissingExtra("pyarrow", "data", f"reading {path}") from None
+    try:
+        # One thread: a worker may be forked from this process later.
+        table = pyarrow.parquet.ParquetFile(io.BytesIO(data)).read(use_threads=False)
+    except (pyarrow.ArrowException, OSError) as e:
+        why = str(e).split("\n")[0]
+        faults.add(str(path), "not a readable Parquet file", why, "write the file again")
+        return []
+    if not _once(path, table.column_names, faults):
+        return []
+    return list(enumerate(table.to_pylist(), 1))
+
+
+def workbook(path: Path, data: bytes, faults: Faults, sheet: str = "") -> Lines:
+    """The rows of a sheet (the only one with content, or the one named), numbered as Excel does.
+
+    Formulas give the value that was saved with them; an error such as #N/A is a missing value.
+    """
+    try:
+        import openpyxl
+    except ImportError:
+        raise MissingExtra("openpyxl", "data", f"reading {path}") from None
+    try:
+        book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
+        found = {s.title: [[_cell(c) for c in row] for row in s.iter_rows()] for s in book.worksheets}
+    except Exception as e:  # noqa: BLE001 - zip, XML and key errors alike mean "no workbook"
+        why = f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"
+        faults.add(str(path), "not a readable .xlsx file", why, "save it again as .xlsx")
+        return []
+    full = {t: rows for t, rows in found.items() if any(c is not None for row in rows for c in row)}
+    if sheet and sheet not in found:
+        faults.add(str(path), f"there is no sheet '{sheet}'", f"it has {', '.join(found)}", "data.sheet=NAME")
+        return []
+    if not sheet and len(full) > 1:
+        why = f"{', '.join(full)} have rows"
+        faults.add(str(path), "several sheets have rows", why, "say which is meant: data.sheet=NAME")
+        return []
+    rows = found[sheet] if sheet else next(iter(full.values()), [])
+    return _table(path, rows, faults)
+
+
+def _table(path: Path, rows: list[list[Any]], faults: Faults) -> Lines:
+    header: list[str] = []
+    kept: Lines = []
+    for number, row in enumerate(rows, 1):
+        if all(c is None for c in row):
+            continue
+        if not header:
+            header = ["" if c is None else str(c).strip() for c in row]
+            if not _once(path, [h for h in header if h], faults):
+                return []
+            continue
+        spare = [c for c in row[len(header) :] if c is not None]
+        if spare or any(c is not None for h, c in zip(header, row, strict=False) if not h):
+            what = "a value in a column that has no name"
+            faults.add(
+                str(path), what, "the first row names the columns", "name it, or clear the cell", number
+            )
+        else:
+            row = [*row, *[None] * (len(header) - len(row))]
+            kept.append((number, {h: c for h, c in zip(header, row, strict=False) if h}))
+    return kept
+
+
+def _cell(cell: Any) -> Any:
+    return None if cell.data_type == "e" or cell.value == "" else cell.value
+
+
+def _once(path: Path, names: list[str], faults: Faults) -> bool:
+    twice = [h for h, n in Counter(names).items() if n > 1]
+    if twice:
+        fix = "rename one of the two: nobody can tell which is meant"
+        faults.add(str(path), f"two columns are called '{twice[0]}'", f"it has {', '.join(names)}", fix)
+    return not twice

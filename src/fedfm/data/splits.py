@@ -1,0 +1,193 @@
+"""Which rows are held out, which of them are the server's or public, and what the splits have in common."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from fedfm.core.errors import DataError
+from fedfm.core.registry import knob
+from fedfm.core.schema import Column
+from fedfm.data.partition.deal import apportion
+from fedfm.data.source import Parties, Row, Shard, stream, topic, written
+
+_NAMES = 6  # shown of many
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Base of the data specs: what the server and the public get is split from the held-out rows, the same way for all."""
+
+    server_rows: int = knob(
+        0, "rows of the server's own, for valuing and guiding, taken from the held-out rows", low=0
+    )
+    public_rows: int = knob(0, "rows that everybody sees, taken from the held-out rows", low=0)
+    public: Source | None = knob(None, "a data set of its own that everybody sees, all of its rows")
+    seed: int | None = knob(None, "of holding out and dividing; null: the run's seed")
+
+    def open(self, seed: int, columns: Sequence[Column] | None = None) -> Parties:
+        """Read, divide and hold out; the same seed gives the same rows in the same order.
+
+        `columns`: what the task reads; None: whatever layout the rows have. Raises `DataError` with all problems.
+        """
+        seed = seed if self.seed is None else self.seed
+        parties = self.read(seed, columns)
+        _has(parties, columns, type(self).__name__)
+        common = None
+        if self.public is not None:
+            if self.public_rows:
+                raise DataError("data.public and data.public_rows are both set; leave one of them out")
+            common = self.public.open(seed, columns)
+        return settle(parties, self.server_rows, self.public_rows, common, seed)
+
+    def read(self, seed: int, columns: Sequence[Column] | None) -> Parties:
+        """The parties' rows and the held-out rows, which `open` goes on with."""
+        raise NotImplementedError
+
+
+def opened(data: Any, seed: int, task: Any) -> Parties:
+    """The data of a federation as its task reads them; a spec that is no `Source` is opened by its seed alone."""
+    if isinstance(data, Source):
+        return data.open(seed, getattr(task, "columns", None) or None)
+    parties: Parties = data.open(seed)
+    return parties
+
+
+def settle(parties: Parties, server: int, public: int, common: Parties | None, seed: int) -> Parties:
+    """Give the server and the public their rows, drawn from the held-out rows by group and label."""
+    parties, house = _taken(parties, server, "server_rows", seed)
+    parties, shown = _taken(parties, public, "public_rows", seed)
+    if common is not None:
+        rows = (*common.pooled().rows, *common.test().rows)
+        known, used = {fingerprint(r) for r in rows}, _fingerprints(parties)
+        if both := sum(len(known & prints) > 0 for prints in used.values()):
+            note = f"public rows are also rows of {both} of the parties' and test sets"
+            parties = replace(parties, notes=(*parties.notes, note))
+        shown = Shard("public", rows)
+    return replace(
+        parties,
+        house=None if house is None else Shard("server", house),
+        shown=shown if isinstance(shown, Shard) or shown is None else Shard("public", shown),
+    )
+
+
+def _taken(parties: Parties, count: int, what: str, seed: int) -> tuple[Parties, Any]:
+    if not count:
+        return parties, None
+    rows = [(g, r) for g, s in enumerate(parties.held_out) for r in s.rows]
+    if count >= len(rows):
+        raise DataError(
+            f"data.{what}={count} would leave no test row: {len(rows)} rows are held out; "
+            f"hold out more (data.test_fraction), or lower data.{what}"
+        )
+    kinds = [f"{g}/{topic(r)}" for g, r in rows]
+    chosen = set(sample(kinds, count, stream(seed, f"source/{what}")))
+    mine = {id(r) for i, (_, r) in enumerate(rows) if i in chosen}
+    taken = tuple(r for i, (_, r) in enumerate(rows) if i in chosen)
+
+    def without(shards: tuple[Shard, ...]) -> tuple[Shard, ...]:
+        return tuple(Shard(s.party, tuple(r for r in s.rows if id(r) not in mine)) for s in shards)
+
+    return replace(parties, held_out=without(parties.held_out), own=without(parties.own)), taken
+
+
+def sample(kinds: Sequence[str], count: int, rng: np.random.Generator) -> list[int]:
+    """`count` row numbers, ascending: of each kind (group and label) its share, rounded by largest remainder."""
+    by_kind: dict[str, list[int]] = defaultdict(list)
+    for i, kind in enumerate(kinds):
+        by_kind[kind].append(i)
+    names = sorted(by_kind)
+    sizes = np.array([len(by_kind[n]) for n in names])
+    quota = apportion(sizes / sizes.sum(), count)
+    return sorted(
+        i for n, k in zip(names, quota, strict=True) for i in rng.permutation(by_kind[n])[:k].tolist()
+    )
+
+
+Pairs = list[tuple[Row, Mapping[str, Any]]]
+
+
+def hold_out(rows: Pairs, fraction: float, rng: np.random.Generator) -> tuple[Pairs, Pairs]:
+    """Train and test rows in their order; at least one row stays in training, and a chat's rows stay together."""
+    place: dict[int, int] = {}
+    whole = [place.setdefault(id(own), len(place)) for _, own in rows]
+    count = min(max(round(len(place) * fraction), 1 if fraction > 0 else 0), len(place) - 1)
+    held = set(rng.permutation(len(place))[: max(count, 0)].tolist())
+    parts = [k in held for k in whole]
+    return (
+        [r for r, out in zip(rows, parts, strict=True) if not out],
+        [r for r, out in zip(rows, parts, strict=True) if out],
+    )
+
+
+def _has(parties: Parties, columns: Sequence[Column] | None, what: str) -> None:
+    """A data set of another kind than the task reads is refused here, for all tasks alike."""
+    from fedfm.data.cleaning.columns import lacking
+
+    if not columns or not any(len(s) for s in parties.shards):
+        return
+    if missing := lacking(tuple(columns), {}, parties.columns):
+        raise DataError(
+            f"the task reads {', '.join(c.name for c in columns if c.required)}; {what} gives "
+            f"{', '.join(parties.columns)}, and no {' or '.join(missing)}: take another task, or other data"
+        )
+
+
+# ---- comparing ------------------------------------------------------------------------------------------------
+def fingerprint(row: Mapping[str, Any]) -> bytes:
+    """A hash of what a row says, without whose it is."""
+    return hashlib.sha256(written({k: v for k, v in row.items() if k != "group"})).digest()
+
+
+def _fingerprints(parties: Parties) -> dict[str, set[bytes]]:
+    found = {s.party: {fingerprint(r) for r in s.rows} for s in parties.shards}
+    return {**found, "the test set": {fingerprint(r) for s in parties.held_out for r in s.rows}}
+
+
+def compared(parties: Parties) -> tuple[str, ...]:
+    """What a person should know about rows of two splits or parties: doubles, and labels that look alike."""
+    prints = {s.party: Counter(fingerprint(r) for r in s.rows) for s in parties.shards}
+    notes = []
+    tests = [fingerprint(r) for s in parties.held_out for r in s.rows]
+    if leaked := Counter(t for t in tests if any(t in own for own in prints.values())):
+        who = [name for name, own in prints.items() if any(t in own for t in leaked)]
+        n = sum(leaked.values())
+        notes.append(f"{n} of {len(tests)} test rows are also in the training rows (of {_some(who)})")
+    same: dict[frozenset[tuple[bytes, int]], list[str]] = defaultdict(list)
+    for name, own in prints.items():
+        same[frozenset(own.items())].append(name)
+    for names in same.values():
+        if len(names) > 1:
+            notes.append(f"the parties {_some(names)} hold the same rows")
+    double = {name: n for name, own in prints.items() if (n := sum(own.values()) - len(own))}
+    if double:
+        notes.append(
+            f"{sum(double.values())} training rows are duplicates of others of their party ({_some(double)})"
+        )
+    return (*notes, *_labels(parties))
+
+
+def _labels(parties: Parties) -> Iterable[str]:
+    if not parties.labels:
+        return
+    alike: dict[str, list[str]] = defaultdict(list)
+    for label in parties.labels:
+        alike["".join(label.casefold().split()).strip(".")].append(label)
+    for names in alike.values():
+        if len(names) > 1:
+            yield f"the labels {_some(names)} look like one: are they spellings of the same class?"
+    of = {s.party: {r["label"] for r in s.rows if "label" in r} for s in parties.shards}
+    alone = [name for name, own in of.items() if not any(own & o for n, o in of.items() if n != name)]
+    if len(alone) > 1 and len(alone) == len(of) and max(map(len, of.values())) > 1:
+        told = "; ".join(f"{name}: {_some(sorted(of[name]))}" for name in alone[:3])
+        yield f"no two parties share a label ({told})"
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:_NAMES]) + (f" and {len(names) - _NAMES} more" if len(names) > _NAMES else "")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from fedfm.core import ledger
 from fedfm.core.context import Ctx, Event, Terms
@@ -24,9 +25,11 @@ from fedfm.core.protocols import (
     Detector,
     Pace,
     Reward,
+    Scores,
     Selector,
     Server,
     State,
+    Task,
     Valuer,
     Wire,
 )
@@ -36,7 +39,7 @@ from fedfm.core.state import Store
 from fedfm.data.source import Parties, Shard
 from fedfm.efficiency.training.local import Local
 from fedfm.evaluation.held_out import HeldOut
-from fedfm.laws.factors import Factored
+from fedfm.tasks.bound import BoundModule, Objective
 from fedfm.tasks.quadratic import Quadratic, Quadratics
 from fedfm.tasks.vision.image import ImageClassification
 
@@ -74,6 +77,46 @@ class Pictures:
             Shard(f"party-{i}", tuple(row(k) for k in range(self.rows + i))) for i in range(self.parties)
         )
         return Parties(shards, (Shard("", tuple(row(k) for k in range(4))),), labels=("0", "1"))
+
+
+@dataclass(frozen=True)
+class Factored(Task):
+    """Minimise the mean of a/2 ||B A 1 - b||^2 over rows {a, b}: A (2, 3) begins random, B (3, 2) at zero."""
+
+    def open(self, data: Any, device: str = "cpu") -> BoundModule:
+        return BoundModule(_Product(), _Fit(), device=device)
+
+
+class _Product(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        g = torch.Generator().manual_seed(0)
+        self.lora_A, self.lora_B = (
+            nn.Parameter(torch.randn(2, 3, generator=g)),
+            nn.Parameter(torch.zeros(3, 2)),
+        )
+
+    def forward(self) -> Tensor:
+        return (self.lora_B @ self.lora_A).sum(1)
+
+
+class _Fit(Objective):
+    primary = "loss"
+    higher_is_better = False
+
+    def encode(self, rows: Any) -> Tensor:
+        return torch.tensor([[r["a"], r["b"]] for r in rows.rows]).reshape(-1, 2)
+
+    def batch(self, encoded: Tensor, index: Tensor, device: torch.device) -> Tensor:
+        return encoded[index].to(device)
+
+    def loss(self, module: nn.Module, batch: Tensor) -> Tensor:
+        found: Tensor = (batch[:, :1] / 2 * (module() - batch[:, 1:]) ** 2).sum(1).mean()
+        return found
+
+    def score(self, module: nn.Module, encoded: Tensor, device: torch.device) -> Scores:
+        n = len(encoded)
+        return {"loss": (float(self.loss(module, encoded.to(device))) * n if n else 0.0, n)}
 
 
 def quadratics(**slots: Any) -> Federation:

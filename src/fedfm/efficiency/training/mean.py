@@ -36,15 +36,15 @@ class Mean(Aggregator):
     """
 
     weights: str = knob("examples", "weight of a client", choices=("examples", "equal"))
-    factors: Mapping[str, float] = knob(
-        factory=dict,
-        doc="own weights: party or pattern -> factor on its weight, {hospital-a: 2.0, 'clinic-*': 0.5}",
-    )
     denominator: float = knob(
         0.0,
         "divide by this public number instead of the weights' sum (needed by DP under Poisson "
         "sampling: rate times parties); 0: the sum",
         low=0.0,
+    )
+    factors: Mapping[str, float] = knob(
+        factory=dict,
+        doc="own weights: party or pattern -> factor on its weight, {hospital-a: 2.0, 'clinic-*': 0.5}",
     )
 
     form = "sum"

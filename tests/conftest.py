@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -52,3 +53,15 @@ def drive(tmp_path: Path) -> Drive:
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The directory of one of the federations of tests/recorded.py, run when it is first asked for."""
+    from recorded import play as record
+
+    @functools.cache
+    def folder(name: str) -> Path:
+        return record(name, tmp_path_factory.mktemp("recorded") / name.replace(", ", "-"))
+
+    return folder

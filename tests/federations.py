@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from fedfm.core.combine import ByClient, ByPath, Pipe
@@ -30,14 +31,20 @@ from fedfm.efficiency.training.drift.fedsam import FedSAM
 from fedfm.efficiency.training.drift.mime import MimeLite, MimeLiteServer
 from fedfm.efficiency.training.fedbuff import FedBuff
 from fedfm.efficiency.training.fedprox import FedProx
+from fedfm.efficiency.training.hierarchy import Edges
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.majority_vote import MajorityVote
 from fedfm.efficiency.training.mean import Mean
+from fedfm.efficiency.training.personal.fedrep import FedRep
+from fedfm.efficiency.training.personal.ifca import IFCA, ClusterMean
 from fedfm.efficiency.training.scaffold import Scaffold, ScaffoldServer
 from fedfm.efficiency.training.schedule import Cosine, Linear
 from fedfm.efficiency.training.servers import Apply
+from fedfm.efficiency.training.soup import GreedySoup
 from fedfm.engines.pace import AllArrive, Buffered, Quorum, Speed
 from fedfm.incentives.auction.proportional_share import ProportionalShare
+from fedfm.incentives.contract.menu import ContractMenu
+from fedfm.incentives.contribution.datainf import DataInf
 from fedfm.incentives.contribution.shapley_exact import ShapleyExact
 from fedfm.incentives.contribution.shapley_permutation import ShapleyPermutation
 from fedfm.incentives.reward.budget_split import BudgetSplit
@@ -51,6 +58,7 @@ from fedfm.trust.privacy.secure.secagg import SecAgg
 from fedfm.trust.robustness.attack.label_flip import LabelFlip
 from fedfm.trust.robustness.attack.sign_flip import SignFlip
 from fedfm.trust.robustness.detection.norm_outliers import NormOutliers
+from fedfm.trust.robustness.rule.fltrust import FLTrust
 from fedfm.trust.robustness.rule.krum import Krum
 from fedfm.trust.robustness.rule.median import CoordinateMedian
 from fedfm.trust.robustness.rule.trimmed_mean import TrimmedMean
@@ -60,6 +68,7 @@ SGD = Local(lr=0.1, steps=2, batch=8)
 VALUED = Digits(
     train_rows=120, test_rows=40, partition=Dirichlet(alpha=0.5, parties=6, min_rows=5), server_rows=12
 )
+OWN_TESTS = replace(VALUED, server_rows=0, own_test=0.2)
 EQUAL = Mean(weights="equal")
 WEIGHTS = {"client": Local(lr=0.1, steps=2, batch=8, send="weights"), "server": Apply(takes="weights")}
 
@@ -83,6 +92,14 @@ FEDERATIONS: dict[str, dict[str, Any]] = {
     "adamw": {"client": Local(lr=0.01, steps=2, batch=8, optimizer="adamw")},
     "fedprox": {"client": FedProx(mu=0.1, local=SGD)},
     "scaffold": {"client": Scaffold(SGD), "server": ScaffoldServer()},
+    "edges": {"select": Edges(count=3), "fold": "fixed"},
+    "edges of some": {"select": Edges(count=2, inner=Uniform(count=4))},
+    "fltrust": {"aggregate": FLTrust(), "adversary": SignFlip(count=2, scale=5.0), "data": VALUED},
+    "greedy soup": {"aggregate": GreedySoup(), "data": VALUED},
+    "fedrep": {"client": FedRep(local=SGD, head_steps=2), "data": OWN_TESTS},
+    "ifca": {"client": IFCA(local=SGD), "aggregate": ClusterMean(), "data": OWN_TESTS},
+    "contract menu": {"select": ContractMenu()},
+    "datainf": {"value": DataInf(), "reward": BudgetSplit(), "data": VALUED},
     "scaffold by path": {
         "client": Scaffold(SGD),
         "server": ScaffoldServer(),
@@ -181,6 +198,7 @@ FEDERATIONS: dict[str, dict[str, Any]] = {
 }
 SECURE: dict[str, dict[str, Any]] = {
     "secure": {"uplink": SecAgg()},
+    "secure, edges": {"uplink": SecAgg(), "select": Edges(count=2)},
     "secure, fixed": {"uplink": SecAgg(), "fold": "fixed"},
     "secure, sparse": {"uplink": Pipe(RandK(0.3), SecAgg())},
     "secure, noisy": {"uplink": Pipe(ClipNoise(0.5, 0.3), SecAgg()), "aggregate": EQUAL},
@@ -190,14 +208,15 @@ SECURE: dict[str, dict[str, Any]] = {
     "secure, scaffold": {"uplink": SecAgg(), "client": Scaffold(SGD), "server": ScaffoldServer()},
     **{
         f"secure, noisy, {phase}": {
-            "uplink": Pipe(ClipNoise(0.5, 0.3), SecAgg(threshold=0.5)),
+            "uplink": Pipe(ClipNoise(0.5, 0.3), SecAgg(threshold=0.62)),
             "aggregate": EQUAL,
             "pace": AllArrive(drop={"party-2": phase}),
         }
         for phase in ("keys", "shares", "upload", "unmask")
     },
     "secure, two phases": {
-        "uplink": SecAgg(threshold=0.5),
+        "uplink": SecAgg(threshold=0.62),
+        "data": Digits(train_rows=120, test_rows=40, partition=Dirichlet(alpha=0.5, parties=8, min_rows=5)),
         "pace": AllArrive(drop={"party-0": "shares", "party-5": "upload"}),
     },
     "secure, below": {

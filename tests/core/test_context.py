@@ -17,7 +17,6 @@ def test_streams_are_stable_and_independent() -> None:
         "rng": base.rng("p"),
         "pair": base.pair("p"),
         "shared": base.shared("p"),
-        "noise": base.noise("p"),
     }
     others = {
         "purpose": base.rng("q"),
@@ -50,9 +49,10 @@ def test_a_stream_is_the_same_on_every_machine() -> None:
 def test_secrets_are_fresh_and_noise_only_in_earnest() -> None:
     ctx = Ctx(1, 2, client="a")
     assert ctx.secret(16) != ctx.secret(16) and len(ctx.secret(5)) == 5
-    assert draw(ctx.noise("p")) == draw(ctx.noise("p"))
-    earnest = ctx.at(simulated=False)
-    assert draw(earnest.noise("p")) != draw(earnest.noise("p"))
+    same, other = (ctx.noise("p").normal(4).tolist() for _ in range(2))
+    assert same == other != torch.randn(4, generator=ctx.rng("p"), dtype=torch.float64).tolist()
+    for earnest in (lambda: ctx.at(simulated=False).noise("p"), lambda: ctx.noise("p", real=True)):
+        assert earnest().normal(4).tolist() != earnest().normal(4).tolist()
 
 
 def test_ambient_seeds_the_global_generator_and_gives_it_back() -> None:

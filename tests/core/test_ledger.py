@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
+import json
+import math
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from fedfm.core import ledger
+from fedfm.core.errors import MachineFault, ResumeError
 
 
 def test_ledger_is_canonical_and_forgets_what_was_not_committed(tmp_path: Path) -> None:
@@ -31,3 +38,51 @@ def test_ledger_is_canonical_and_forgets_what_was_not_committed(tmp_path: Path) 
     other = ledger.Ledger(tmp_path / "o.jsonl")
     other.commit([{**e, "wall": 3.0} if e["kind"] == "seconds" else e for e in reversed(events)])
     assert ledger.digest(tmp_path / "o.jsonl") == digest  # neither order of arrival nor clocks count
+
+
+def test_a_ledger_is_strict_json(tmp_path: Path) -> None:
+    """NaN and Infinity are no JSON: other tools stop at such a line."""
+    path = tmp_path / "e.jsonl"
+    log = ledger.Ledger(path)
+    event = {
+        "round": 0,
+        "kind": "x",
+        "client": None,
+        "norm": math.inf,
+        "deep": [{"a": -math.inf}, (math.nan, 1.5)],
+    }
+    log.commit([event])
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    (row,) = [json.loads(text, parse_constant=refuse) for text in path.read_text().splitlines()]
+    assert row == {**event, "norm": None, "deep": [{"a": None}, [None, 1.5]]} == next(ledger.read(path))
+    assert event["norm"] == math.inf
+
+
+def test_a_commit_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: Any) -> None:
+    path = tmp_path / "e.jsonl"
+    log = ledger.Ledger(path)
+    log.commit([{"round": 0, "kind": "a", "client": None}])
+    whole, sync = path.read_bytes(), ledger.os.fsync
+
+    def full(fd: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(ledger.os, "fsync", full)
+    with pytest.raises(MachineFault, match="the disk is full"):
+        log.commit([{"round": 1, "kind": "b", "client": None}])
+    monkeypatch.setattr(ledger.os, "fsync", sync)
+    log.commit([{"round": 1, "kind": "c", "client": None}])
+    assert path.read_bytes().startswith(whole) and [e["kind"] for e in ledger.read(path)] == ["a", "c"]
+    with pytest.raises(MachineFault, match="cannot be written"):
+        ledger.Ledger(path / "below" / "e.jsonl")
+
+
+def test_a_damaged_line_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "e.jsonl"
+    for damage in (b"{]\n", b"\xff\n"):
+        path.write_bytes(b'{"kind": "a"}\n' + damage)
+        with pytest.raises(ResumeError, match="e.jsonl, line 2, is damaged"):
+            list(ledger.read(path))

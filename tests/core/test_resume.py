@@ -57,7 +57,9 @@ def digits(**slots: Any) -> Federation:
 FEDERATIONS = {
     "feedback": digits(uplink=Pipe(ErrorFeedback(TopK(0.1)), QSGD(7))),
     "scaffold on workers": digits(client=Scaffold(SGD), server=ScaffoldServer(), engine=Processes(2)),
-    "secure with drop-outs": digits(uplink=SecAgg(threshold=0.5), pace=AllArrive(drop={"party-3": "upload"})),
+    "secure with drop-outs": digits(
+        uplink=SecAgg(threshold=0.62), pace=AllArrive(drop={"party-3": "upload"})
+    ),
     "split": digits(client=SplitFed(SGD), server=SplitFedServer(lr=0.1)),
     "buffered": digits(
         aggregate=FedBuff(),

@@ -175,3 +175,22 @@ def test_one_slow_client_does_not_pile_up_the_others_messages(drive: Any) -> Non
 
     played = drive(crowd(60, client=Slow()), workers=2, around=around)
     assert played.records[1]["clients"] == 60 and 2 <= most <= played.run.engine.ahead
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_score_beyond_every_number_is_told_and_ends_nothing(workers: int, drive: Any) -> None:
+    """A model may be finite and its loss not: strict messages and a strict ledger hold no number for it."""
+
+    def around(run: Run) -> None:
+        score = run.bound.score
+        run.bound.score = lambda rows: {k: (math.inf, n) for k, (_, n) in score(rows).items()}  # type: ignore[method-assign]
+
+    if workers:  # forked before `around`
+        far = quadratics(
+            data=Quadratics(a=(1.0, 3e38), b=(0.0, 3e38)), client=Local(lr=0.0, steps=1, batch=2)
+        )
+        played = drive(far, workers=workers)
+    else:
+        played = drive(quadratics(), workers=workers, around=around)
+    assert len(played.records) == played.run.fed.rounds + 1
+    assert not any(math.isfinite(v) for v in played.records[-1]["metrics"].values())

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import gc
+import multiprocessing
+import os
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save
 
-from fedfm.core.errors import ResumeError
-from fedfm.core.state import Store, freeze, lasting, thaw
+from fedfm.core import state as states
+from fedfm.core.errors import MachineFault, ResumeError
+from fedfm.core.state import Store, freeze, lasting, thaw, write
 from fedfm.laws.compare import normal, same
 
 STATE = {
@@ -18,6 +26,8 @@ STATE = {
     "scalar": torch.tensor(2),
     "n": 1,
     "f": 0.1,
+    "far": float("-inf"),
+    "nan": float("nan"),
     "none": None,
     "yes": True,
     "text": "é",
@@ -54,3 +64,106 @@ def test_store_versions_nothing_is_overwritten(tmp_path: Path) -> None:
 def test_secrets_are_never_stored(tmp_path: Path) -> None:
     assert lasting({"_s": 1, "a": {"_t": 2, "b": 3}}) == {"a": {"b": 3}}
     assert Store(tmp_path).save("a", 1, {"wire": {"0": {"_session": object()}}}) == 0
+
+
+def test_a_frozen_state_is_let_go() -> None:
+    """A cycle through a closure once kept a model alive for every checkpoint, until the collector ran."""
+    gc.collect()
+    gc.disable()
+    try:
+        state: dict[str, Any] = {"deep": {"list": [torch.zeros(9)]}}
+        alive = weakref.ref(state["deep"]["list"][0])
+        freeze(state)
+        del state
+        assert alive() is None
+    finally:
+        gc.enable()
+
+
+def test_equal_states_are_equal_bytes() -> None:
+    assert len({freeze(STATE) for _ in range(20)}) == 1
+
+
+def test_a_file_of_another_format_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    for head, words in (('{"$dict": []}', "has the format 0"), ('{"format": "99"}', "has the format 99")):
+        path.write_bytes(save({"": torch.zeros(0)}, metadata={"state": head}))
+        with pytest.raises(ResumeError, match=words):
+            thaw(path)
+    with pytest.raises(ResumeError, match="is missing"):
+        thaw(tmp_path / "nothing")
+
+
+def test_the_same_state_again_is_no_second_write(tmp_path: Path) -> None:
+    """A job that another worker does again, or that a resumed run repeats."""
+    store = Store(tmp_path)
+    store.save("a", 3, {"w": torch.ones(2)})
+    (path,) = (tmp_path / "a").iterdir()
+    before = path.stat().st_ino
+    assert store.save("a", 3, {"w": torch.ones(2)}) == 3 and path.stat().st_ino == before
+    store.save("a", 4, {"w": torch.zeros(2)})
+    store.keep("a", {3}, upto=3)  # said late: what is newer stays
+    assert same(store.load("a", 4), {"w": torch.zeros(2)})
+    (tmp_path / "a" / "notes.safetensors").write_bytes(b"")
+    store.keep("a", {4})
+    assert sorted(p.name for p in (tmp_path / "a").iterdir()) == ["00000004.safetensors", "notes.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "name", ["..", ".", "...", "", "/etc", "a" * 300, "\u00e9" * 200, "<everybody>", ".hidden", "a\nb"]
+)
+def test_a_partys_name_stays_inside_the_folder(name: str, tmp_path: Path) -> None:
+    store = Store(tmp_path / "clients")
+    assert store.save(name, 1, {"n": 1}) == 1 and store.load(name, 1) == {"n": 1}
+    (folder,) = (tmp_path / "clients").iterdir()
+    assert [p.name for p in tmp_path.iterdir()] == ["clients"] and len(list(folder.iterdir())) == 1
+    twin = name + "b"
+    store.save(twin, 1, {"n": 2})
+    assert store.load(name, 1) == {"n": 1} and store.load(twin, 1) == {"n": 2}
+
+
+def test_what_a_killed_run_left_half_written_is_removed(tmp_path: Path) -> None:
+    child = multiprocessing.get_context("fork").Process(target=int)
+    child.start()
+    child.join()
+    gone, mine = f".x.{child.pid}-00000000.part", f".x.{os.getpid()}-00000000.part"
+    others = [f".x.{os.getppid()}-00000000.part", ".hidden", "x.part"]
+    for name in (gone, mine, *others):  # a process of the same number may have been another one
+        (tmp_path / name).write_bytes(b"half")
+    write(tmp_path / "y", b"whole")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([*others, "y"])
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (errno.ENOSPC, "the disk is full"),
+        (errno.EDQUOT, "quota"),
+        (errno.EROFS, "read-only"),
+        (errno.EACCES, "may not write"),
+        (errno.EIO, os.strerror(errno.EIO)),
+    ],
+)
+@pytest.mark.parametrize("where", ["fsync", "replace"])
+def test_a_disk_that_does_not_take_it_is_the_machines_fault(
+    where: str, code: int, words: str, tmp_path: Path, monkeypatch: Any
+) -> None:
+    path = tmp_path / "a" / "state"
+    write(path, b"old")
+
+    def fails(*args: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(states.os, where, fails)
+    with pytest.raises(MachineFault, match=words) as caught:
+        write(path, b"new")
+    assert (
+        str(path) in str(caught.value) and "fix:" in str(caught.value) and "fedfm resume" in str(caught.value)
+    )
+    assert path.read_bytes() == b"old" and [p.name for p in path.parent.iterdir()] == ["state"]
+
+
+def test_a_file_where_a_folder_should_be_is_the_machines_fault(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"")
+    with pytest.raises(MachineFault, match="cannot be written"):
+        write(tmp_path / "a" / "state", b"new")

@@ -22,6 +22,7 @@ from fedfm.efficiency.communication.codec.entropy import Entropy
 from fedfm.efficiency.communication.codec.error_feedback import ErrorFeedback
 from fedfm.efficiency.communication.codec.qsgd import QSGD
 from fedfm.efficiency.communication.codec.quantise import Quantise
+from fedfm.efficiency.communication.codec.randk import RandK
 from fedfm.efficiency.communication.codec.topk import TopK
 
 
@@ -194,6 +195,52 @@ def test_entropy_takes_no_memory_for_a_lie() -> None:
             {},
             ctx(64),
         )
+
+
+def bomb(n: int, lanes: int = 1) -> bytes:
+    """A whole rANS stream of `n` zeros that nobody would write: one symbol costs no bits, so nothing but `n` is long."""
+    table = np.zeros(256, bool)
+    table[0] = True
+    head = np.packbits(table, bitorder="little").tobytes() + np.array([0xFFFF], "<u2").tobytes()
+    return head + np.array([lanes], "<u4").tobytes() + np.full(lanes, rans.LEAST, "<u4").tobytes()
+
+
+def test_work_is_bounded_by_what_was_agreed() -> None:
+    """417 bytes once decoded for 89 seconds: one lane, and a step for each byte that they claimed."""
+    small = rans.STEPS
+    assert not rans.decode(bomb(small), small).any()
+    n = 1 << 22
+    with pytest.raises(ValueError, match="256 lanes at least"):
+        rans.decode(bomb(n), n)
+    assert rans.fewest(1 << 40) == rans.MOST_LANES and rans.Model(np.zeros(n, np.uint8)).lanes >= rans.fewest(
+        n
+    )
+    planes = 4
+    body = bomb(n, lanes=256)
+    data = bytearray(
+        b"\0" + n.to_bytes(8, "little") + planes * (b"\2" + len(body).to_bytes(8, "little") + body)
+    )
+    for layout in (ctx(1000), ctx(1000).at(layout=None)):  # 4 kB came, 16 MB are claimed
+        with pytest.raises(MessageRefused, match="claims"):
+            Entropy().decode(torch.frombuffer(data, dtype=torch.uint8), {}, {}, layout)
+
+
+@pytest.mark.parametrize("wire", [TopK(count=3), TopK(0.01), RandK(0.01), QSGD(1), Quantise(1)], ids=repr)
+def test_a_conversation_claims_no_more_than_it_pays(wire: Wire) -> None:
+    """Where no layout says the length, the message's own word for it is bounded by its bytes."""
+    there = ctx(0).at(layout=None)
+    y, side, _ = wire.encode(normal(500), {}, there)
+    assert wire.decode(y, side, {}, there)[0].shape == (500,)
+    with pytest.raises(MessageRefused):
+        wire.decode(y, side | {"length": torch.tensor([1 << 33])}, {}, there)
+
+
+def test_what_compresses_too_well_is_sent_as_it_is() -> None:
+    """In a conversation an honest plane of zeros looks like a bomb: it travels raw, and is believed."""
+    there, zeros = ctx(0).at(layout=None), torch.zeros(3_000_000)
+    y, side, _ = Entropy().encode(zeros, {}, there)
+    assert y.numel() > zeros.nbytes and torch.equal(Entropy().decode(y, side, {}, there)[0], zeros)
+    assert Entropy().encode(zeros, {}, ctx(zeros.numel()))[0].numel() < 20_000
 
 
 # ---- stacks -------------------------------------------------------------------------------------------------------

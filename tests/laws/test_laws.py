@@ -284,6 +284,19 @@ class Bare(Wire):
     bits: int = 3
 
 
+@dataclass(frozen=True)
+class Trusting(Wire):
+    """Scales by what the sender says, and makes as much room as the sender says."""
+
+    def encode(self, x: Tensor, state: State, ctx: Ctx) -> Any:
+        return x, {"scale": torch.ones(1), "room": torch.tensor([x.numel()])}, state
+
+    def decode(self, x: Tensor, side: Any, state: State, ctx: Ctx) -> Any:
+        out = torch.zeros(min(int(side["room"]), 1 << 23))
+        out[: x.numel()] = x * side["scale"]
+        return out, state
+
+
 @pytest.mark.parametrize(
     ("spec", "names"),
     [
@@ -323,6 +336,7 @@ class Bare(Wire):
         (Favourite(), {"an additive game is worth its parts", "shapley values sum to the whole"}),
         (Vandal(), {"only members messages change"}),
         (Bare(), {"it is a frozen dataclass", "it says what it is"}),
+        (Trusting(), {"a strangers sides are not believed"}),
     ],
     ids=lambda x: type(x).__name__ if not isinstance(x, set) else "",
 )

@@ -59,7 +59,7 @@ def normed() -> BoundModule:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = torch.nn.Sequential(torch.nn.BatchNorm1d(3), torch.nn.Linear(3, 2))
-    return BoundModule(net, Fit(), buffers=("0.running_mean", "0.running_var"))
+    return BoundModule(net, Fit(), buffers=("0.running_mean", "0.running_var", "0.num_batches_tracked"))
 
 
 def learnt(client: Client, server: Server, rounds: int = 3) -> Tensor:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fake_run import fake_run
 from fedfm.core.errors import ConfigError, MissingExtra, ResumeError
 from fedfm.report import open_tracker, tensorboard
+from recorded import edited
 
 
-def test_tensorboard_events_read_back(tmp_path: Path) -> None:
+def test_tensorboard_events_read_back(tmp_path: Path, recorded: Callable[[str], Path]) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -28,12 +29,10 @@ def test_tensorboard_events_read_back(tmp_path: Path) -> None:
     assert found.Tags()["scalars"] == ["accuracy"] and "config" in found.Tags()["tensors"]
     assert b"fedit" in found.Tensors("config")[0].tensor_proto.string_val[0]
 
-    copied = EventAccumulator(str(tensorboard(fake_run(tmp_path / "done"))))
+    copied = EventAccumulator(str(tensorboard(edited(recorded("codes"), tmp_path / "done"))))
     copied.Reload()
-    assert {"accuracy", "accuracy/chain_sum", "bytes/up", "seconds/train", "epsilon"} <= set(
-        copied.Tags()["scalars"]
-    )
-    assert [e.step for e in copied.Scalars("accuracy")] == list(range(7))
+    assert {"accuracy", "loss", "bytes/up", "seconds/train"} <= set(copied.Tags()["scalars"])
+    assert [e.step for e in copied.Scalars("accuracy")] == list(range(9))
     with pytest.raises(ResumeError, match=r"metrics\.jsonl"):
         tensorboard(tmp_path)
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import fedfm
 from fedfm.cli import app
-from fedfm.core.errors import ConfigError, ResumeError
+from fedfm.core.errors import ConfigError, ResumeError, RunFailed
 from fedfm.core.federation import Federation
 from fedfm.data.digits import Digits
 from fedfm.data.files import Files
@@ -25,7 +25,7 @@ from fedfm.engines.pace import AllArrive
 from fedfm.incentives.selection.uniform import Uniform
 from fedfm.models import tiny
 from fedfm.running.estimate import estimate
-from fedfm.running.execute import configure, resume
+from fedfm.running.execute import Result, configure, resume
 from fedfm.tasks.text.classify import SequenceClassification
 from fedfm.tasks.vision.image import ImageClassification
 from fedfm.trust.privacy.secure.secagg import SecAgg
@@ -90,14 +90,18 @@ def test_too_few_parties_are_refused_before_a_model_is_loaded(
 
 def test_a_run_whose_rounds_all_failed_has_not_finished(tmp_path: Path) -> None:
     nobody = AllArrive(drop={f"party-{k}": "upload" for k in range(3)})
-    result = fedfm.run(small(pace=nobody), out=tmp_path / "run")
-    assert result.summary["status"] == "failed" and result.metric["federated"] == result.metric["base"]
+    with pytest.raises(RunFailed, match="every round failed") as e:
+        fedfm.run(small(pace=nobody), out=tmp_path / "run")
+    result = e.value.result
+    assert isinstance(result, Result)
+    assert result.status == "failed" and result.metric["federated"] is None and "failed" in repr(result)
     said = CliRunner().invoke(app, ["resume", str(tmp_path / "run")])
     assert said.exit_code == 1
     one = fedfm.run(
         small(pace=AllArrive(drop={"party-0": "upload", "party-1": "upload"})), out=tmp_path / "one"
     )
-    assert one.summary["status"] == "finished"
+    assert one.status == "finished with findings"
+    assert "party-0, party-1 never contributed" in one.reasons[0]
 
 
 @pytest.mark.parametrize("slot", ["task", "client", "aggregate"])
@@ -149,7 +153,7 @@ def test_a_run_does_not_go_on_with_other_data(texts: Federation, tmp_path: Path)
     fedfm.run(texts, out="run")
     (tmp_path / "run" / "summary.json").unlink()
     (tmp_path / "a.jsonl").write_text(rows(8, "left"))
-    with pytest.raises(ResumeError, match="the data have changed"):
+    with pytest.raises(ResumeError, match="data.a: was"):
         resume(tmp_path / "run")
 
 

@@ -201,7 +201,7 @@ def test_what_cannot_be_read_back(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="format 99"):
         load_tuned(tmp_path)
     file.write_text(
-        json.dumps({"format": 1, "labels": [], "task": {"name": "sequence-classification", "odd": 1}})
+        json.dumps({"format": 2, "labels": [], "task": {"name": "sequence-classification", "odd": 1}})
     )
     with pytest.raises(ModelError, match="odd"):
         load_tuned(tmp_path)
@@ -251,7 +251,7 @@ def test_rows_of_instructions(language_model: str) -> None:
     bound = CausalLM(model=language_model, max_tokens=60).open(None)
     long = {"instruction": "x" * 99, "answer": "y"}, {"instruction": "x", "answer": "z" * 99}
     encoded = bound.encode(Shard("p", (*SUMS, *long)))
-    assert len(encoded) == 13 and encoded.dropped == {"no answer token within max_tokens": 1}
+    assert len(encoded) == 13 and encoded.dropped == {"the prompt fills task.max_tokens (60)": 1}
     assert int(encoded.tokens.lengths.max()) == 60
     for row in ({"answer": "5"}, {"instruction": "5?"}):
         with pytest.raises(DataError, match=r"(?s)ann: a row has no .*columns `instruction` and `answer`"):

@@ -17,7 +17,8 @@ from fedfm.core.tree import cut
 from fedfm.data.source import Parties, Shard
 from fedfm.efficiency.computation.tuning.full import Full
 from fedfm.efficiency.computation.tuning.head import Head
-from fedfm.efficiency.computation.tuning.lora import LoRA, adapted, targets
+from fedfm.efficiency.computation.tuning.lora import LoRA, adapted
+from fedfm.efficiency.computation.tuning.targets import targets
 from fedfm.models import tiny
 from fedfm.tasks.bound import BoundModule
 from fedfm.tasks.text.causal import CausalLM
@@ -108,8 +109,9 @@ def test_everybody_starts_from_the_same_bits_and_no_global_draw(encoder: str) ->
 def test_targets_are_checked(encoder: str) -> None:
     with pytest.raises(ModelError, match="did you mean 'query'"):
         opened(encoder, LoRA(targets=("querry",)))
-    with pytest.raises(ModelError, match="set tuning.targets to some of 0"):
-        targets(torch.nn.Sequential(torch.nn.Linear(2, 2)), None)
+    assert targets(torch.nn.Sequential(torch.nn.Linear(2, 2)), None) == (
+        "0",
+    )  # all, where none has a usual name
     bound, _ = opened(encoder, LoRA(targets=("dense",)))
     assert any("intermediate.dense.lora_A" in e.name for e in bound.layout.entries)
 
@@ -179,7 +181,7 @@ def test_smaller_rank_is_a_prefix_of_the_whole(encoder: str, mode: str) -> None:
     flat = stir(bound)
     part = cut(bound.layout, 1.0, 2)
     assert part is not None
-    sub = bound.narrow(Terms(rank=2))
+    sub = bound.at("", Terms(rank=2))
     sub.load(part.narrow(flat))
     # oracle: the whole model with directions 2 and 3 at zero (B's columns)
     zeroed = flat.clone()
@@ -200,9 +202,9 @@ def test_smaller_rank_is_a_prefix_of_the_whole(encoder: str, mode: str) -> None:
 
 def test_only_lora_has_a_rank(encoder: str) -> None:
     with pytest.raises(FedfmError, match="use lora"):
-        opened(encoder, Head())[0].narrow(Terms(rank=2))
+        opened(encoder, Head())[0].at("", Terms(rank=2))
     with pytest.raises(FedfmError, match="not in width"):
-        opened(encoder, LoRA())[0].narrow(Terms(width=0.5))
+        opened(encoder, LoRA())[0].at("", Terms(width=0.5))
 
 
 def test_full_trains_everything_that_is_used(encoder: str) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedfm.core.context import Ctx
+from fedfm.core.context import Ctx, Noise
 from fedfm.core.errors import ClientFailed
 from fedfm.core.tree import Layout
 from fedfm.trust.privacy.accountant import per_round, spent
@@ -108,7 +108,7 @@ def test_noise_has_its_standard_deviation_and_is_drawn_once_per_round() -> None:
 
 def test_padding_of_the_layout_stays_zero() -> None:
     layout = Layout.of({"a": (3,), "b": (17,), "c": ()})
-    y = perturb(torch.zeros(layout.size), 1.0, torch.Generator().manual_seed(0), layout)
+    y = perturb(torch.zeros(layout.size), 1.0, Noise(torch.Generator().manual_seed(0)), layout)
     covered = torch.zeros(layout.size, dtype=torch.bool)
     for e in layout.entries:
         covered[e.offset : e.offset + e.size] = True
@@ -127,8 +127,14 @@ def test_event_of_a_release() -> None:
             "kind": "privacy",
             "client": None,
             "mechanism": "gaussian",
+            "event": {"GaussianDpEvent": {"noise_multiplier": 3.0}},
+            "relation": "zero-out",
+            "unit": "party",
+            "observer": "recipients",
+            "delta": 1e-5,
             "noise_multiplier": 3.0,
             "clip_norm": 0.5,
+            "noise": "seeded",
             "simulated": True,
         }
     ]

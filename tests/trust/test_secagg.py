@@ -33,7 +33,7 @@ from secagg_round import PHASES, drive, oracle, vectors_of
 @given(st.data())
 def test_sum_is_exact_for_every_drop_out_pattern_or_the_round_fails(data: st.DataObject) -> None:
     n = data.draw(st.integers(3, 6))
-    wire = SecAgg(threshold=data.draw(st.sampled_from([0.5, 0.67, 1.0])))
+    wire = SecAgg(threshold=data.draw(st.sampled_from([0.62, 0.67, 1.0])))
     drops = {f"party-{i}": p for i in range(n) if (p := data.draw(st.sampled_from([None, None, *PHASES])))}
     vectors = vectors_of(n, 5, seed=n, scale=100.0)
     left, alive, t = {}, dict(vectors), 0
@@ -41,7 +41,7 @@ def test_sum_is_exact_for_every_drop_out_pattern_or_the_round_fails(data: st.Dat
         alive = {i: v for i, v in alive.items() if drops.get(i) != phase}
         left[phase] = alive
         if phase == "keys":
-            t = max(len(alive) // 2 + 1, math.ceil(wire.threshold * len(alive) - 1e-9))
+            t = wire.needed(len(alive))
     if len(left["keys"]) >= 3 and all(len(left[p]) >= t for p in PHASES):
         assert torch.equal(drive(wire, vectors, drops).total, oracle(wire, vectors, left["upload"]))
     else:
@@ -51,8 +51,8 @@ def test_sum_is_exact_for_every_drop_out_pattern_or_the_round_fails(data: st.Dat
             assert "secagg" in str(e)
 
 
-def test_every_subset_of_survivors_of_five() -> None:
-    wire, vectors = SecAgg(threshold=0.5), vectors_of(5, 7)
+def test_every_subset_of_survivors_of_eight() -> None:
+    wire, vectors = SecAgg(threshold=0.62), vectors_of(8, 7)
     for gone in itertools.chain.from_iterable(itertools.combinations(vectors, k) for k in range(3)):
         done = drive(wire, vectors, dict.fromkeys(gone, "upload"))
         assert torch.equal(done.total, oracle(wire, vectors, [i for i in vectors if i not in gone]))
@@ -61,7 +61,20 @@ def test_every_subset_of_survivors_of_five() -> None:
 @pytest.mark.parametrize("n,t", [(3, 3), (4, 3), (5, 4), (10, 7), (30, 21)])
 def test_threshold_by_default_exceeds_two_thirds(n: int, t: int) -> None:
     assert SecAgg().needed(n) == t and 3 * t > 2 * n
-    assert SecAgg(threshold=0.5).needed(n) == n // 2 + 1
+
+
+@pytest.mark.parametrize("n", range(3, 60))
+def test_threshold_holds_against_a_server_that_names_other_survivors_to_others(n: int) -> None:
+    """It can tell each of n parties of n - t drop-outs; the mask keys of t - 1 others take t shares each."""
+    t = SecAgg(threshold=0.62).needed(n)
+    assert t * (t - 1) > n * (n - t) and 3 <= t <= n and t >= 0.62 * n
+    assert t == max(math.ceil(0.62 * n - 1e-9), min(k for k in range(1, n + 1) if k * (k - 1) > n * (n - k)))
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.6, 0.619, 1.1, float("nan")])
+def test_thresholds_at_which_one_update_can_be_read_are_refused(threshold: float) -> None:
+    with pytest.raises(ValueError, match="below 0.62"):
+        SecAgg(threshold=threshold)
 
 
 def test_too_few_parties_and_too_few_survivors_fail_with_numbers() -> None:
@@ -86,12 +99,13 @@ def test_long_vectors_cross_chunks() -> None:
 
 # ---- ranges ------------------------------------------------------------------------------------------------
 def test_value_out_of_range_fails_its_party_with_the_way_out() -> None:
-    wire, vectors = SecAgg(range_bound=4.0, threshold=0.5), vectors_of(5, 6)
+    wire, vectors = SecAgg(range_bound=4.0, threshold=0.62), vectors_of(8, 6)
     vectors["party-1"][3], vectors["party-2"][0] = 4.5, float("nan")
     vectors["party-0"][1] = -4.0  # at the bound
     done = drive(wire, vectors)
     assert set(done.failed) == {"party-1", "party-2"} and "raise its range_bound" in done.failed["party-1"]
-    assert torch.equal(done.total, oracle(wire, vectors, ["party-0", "party-3", "party-4"]))
+    assert "4.5" not in done.failed["party-1"]  # the server reads it
+    assert torch.equal(done.total, oracle(wire, vectors, [i for i in vectors if i not in done.failed]))
 
 
 def test_cohort_that_could_overflow_is_refused_at_the_keys() -> None:
@@ -116,15 +130,17 @@ class Leave(Pace):
         return (ctx.round, ctx.client, phase) in self.at
 
 
-def trained(folder: Any, **slots: Any) -> tuple[list[dict[str, Any]], Tensor, list[Any]]:
-    """Records, model and privacy events of six parties on a quadratic, three rounds."""
-    data = Quadratics(a=(1.0, 2.0, 3.0, 4.0, 5.0, 6.0), b=(0.0, 1.0, 2.0, 3.0, 4.0, 5.0))
+def trained(
+    folder: Any, denominator: float = 0.0, **slots: Any
+) -> tuple[list[dict[str, Any]], Tensor, list[Any]]:
+    """Records, model and privacy events of eight parties on a quadratic, three rounds."""
+    data = Quadratics(a=tuple(map(float, range(1, 9))), b=tuple(map(float, range(8))))
     fed = Federation(
         Quadratic(dim=40),
         data,
         client=Local(lr=0.01, steps=2, batch=0),
         rounds=3,
-        aggregate=Mean(weights="equal"),
+        aggregate=Mean(weights="equal", denominator=denominator),
         **slots,
     )
     assert check(fed) == []
@@ -141,8 +157,8 @@ def test_loop_with_drop_outs_gives_the_plain_model(tmp_path: Any) -> None:
     )
     plain = tuple((t, i, "upload") for t, i, phase in gone if phase != "unmask")
     _, want, _ = trained(tmp_path / "plain", pace=Leave(plain))
-    records, got, _ = trained(tmp_path / "masked", pace=Leave(gone), uplink=SecAgg(threshold=0.5))
-    assert [r["clients"] for r in records[1:]] == [4, 5, 6] and not any(r.get("failed") for r in records)
+    records, got, _ = trained(tmp_path / "masked", pace=Leave(gone), uplink=SecAgg(threshold=0.62))
+    assert [r["clients"] for r in records[1:]] == [6, 7, 8] and not any(r.get("failed") for r in records)
     torch.testing.assert_close(got, want, rtol=0, atol=1e-6)
     assert not list(tmp_path.glob("masked/clients/**/*.safetensors"))  # no secret was stored
 
@@ -159,5 +175,5 @@ def test_loop_below_threshold_moves_nothing(tmp_path: Any) -> None:
     records, got, _ = trained(
         tmp_path, pace=Leave(((0, "party-0", "upload"), (1, "party-0", "keys"))), uplink=SecAgg(threshold=1.0)
     )
-    assert "5 of 6 parties uploaded, 6 are needed" in records[1]["failed"]
-    assert [r["clients"] for r in records[1:]] == [0, 5, 6]
+    assert "7 of 8 parties uploaded, 8 are needed" in records[1]["failed"]
+    assert [r["clients"] for r in records[1:]] == [0, 7, 8]

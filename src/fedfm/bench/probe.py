@@ -35,12 +35,12 @@ def main(recipe: str, out: str, engine: str = "") -> None:
     """Run `recipe` into `out`; whoever started this process ends it after the first step."""
     tell("python")
     from fedfm.core.loop import Run
-    from fedfm.running import execute
+    from fedfm.running import drive, execute
     from fedfm.tasks.bound import BoundModule
 
     tell("loop")  # torch and the loop are imported
     vars(execute)["configure"] = telling(execute.configure, "config")
-    vars(execute)["open_site"] = telling(execute.open_site, "model")
+    vars(drive)["open_site"] = telling(drive.open_site, "model")
     Run.__init__ = telling(Run.__init__, "data")  # type: ignore[method-assign]
     Run.score = telling(Run.score, "score")  # type: ignore[method-assign]
     BoundModule.gradient = telling(BoundModule.gradient, "step", before=True)  # type: ignore[method-assign]

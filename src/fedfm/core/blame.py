@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from fedfm.core.errors import FedfmError, MachineFault, MethodFault, PartyFault, RoundFailed
+from fedfm.core.errors import FedfmError, MachineFault, MethodFault, PartyFault, ResumeError, RoundFailed
 from fedfm.core.job import Fault
 from fedfm.core.registry import name_of
 
@@ -40,8 +40,8 @@ def of_session(e: BaseException, answered: bool, simulated: bool) -> tuple[Fault
 
 
 def machine(e: BaseException) -> bool:
-    """A disk, a worker, memory: nothing that the federation could help."""
-    if isinstance(e, MachineFault | MemoryError | torch.OutOfMemoryError):
+    """A disk (full, or without a state that was kept there), a worker, memory: nothing that the federation could help."""
+    if isinstance(e, MachineFault | ResumeError | MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(e, RuntimeError) and "allocate memory" in str(e)
 

@@ -13,6 +13,7 @@ import torch
 from fedfm.core import protection
 from fedfm.core.combine import Pipe, stages_of
 from fedfm.core.errors import Problem
+from fedfm.core.exposure import exposed
 from fedfm.core.federation import Federation
 from fedfm.core.protection import readers as readers
 from fedfm.core.registry import name_of
@@ -24,12 +25,13 @@ def check(fed: Federation) -> list[Problem]:
         _pairs,
         _kinds,
         _codes,
+        _groups,
         _personal,
         protection.hidden_messages,
         protection.central_noise,
         _sub_models,
         protection.misplaced,
-        protection.unprotected,
+        exposed,
         _idle_switches,
         _place,
     )
@@ -95,6 +97,13 @@ def _codes(fed: Federation) -> Iterator[Problem]:
                 "what it leaves out of a difference is small or comes later; of whole weights it is the model itself",
                 "client.send=delta and server.takes=delta, or a lossless code",
             )
+        if "structure" in stage.needs and i:
+            yield Problem(
+                f"uplink.{i}",
+                f"{name_of(stage)} goes by the names of tensors",
+                f"behind {name_of(stages[i - 1])} there are none",
+                f"put {name_of(stage)} first",
+            )
     for i, stage in enumerate(stages_of(fed.downlink)):
         if not (stage.lossless or stage.unbiased or stage.remembers):
             yield Problem(
@@ -110,6 +119,17 @@ def _codes(fed: Federation) -> Iterator[Problem]:
                 "their vectors change in length",
                 f"drop {name_of(stage)}, or {name_of(fed.select)}",
             )
+
+
+def _groups(fed: Federation) -> Iterator[Problem]:
+    """Edges send sums: nobody behind them sees a single message."""
+    for slot, name in readers(fed) if fed.select.groups else ():
+        yield Problem(
+            slot,
+            f"{name} reads single messages, and {name_of(fed.select)} sums them at edges",
+            "the root gets one sum an edge",
+            f"drop {slot}={name}, or {name_of(fed.select)}",
+        )
 
 
 def _personal(fed: Federation) -> Iterator[Problem]:

@@ -83,6 +83,12 @@ class Pipe(Wire):
     def host(self, ctx: Ctx) -> State:
         return {str(i): s.host(ctx.within(i)) for i, s in enumerate(self.stages)}
 
+    def admits(self, host: State, phase: str, sender: str) -> str:
+        return next(
+            (s.admits(host[str(i)], phase, sender) for i, s in enumerate(self.stages) if phase in s.phases),
+            "",
+        )
+
     def serve(
         self, host: State, phase: str, messages: Mapping[str, Message], ctx: Ctx
     ) -> tuple[Replies, State]:

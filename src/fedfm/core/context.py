@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fedfm.core.tree import Layout
 
@@ -44,6 +46,57 @@ class Terms:
         return "|".join(map(str, (self.shape, *(v for v in (self.group, self.grade) if v is not None))))
 
 
+class Noise:
+    """A stream of numbers for privacy noise: a seeded generator, or SHAKE-256 keyed by 32 secret bytes.
+
+    The second is cryptographic and keeps its whole key; torch's own generator keeps 32 bits of a seed.
+    """
+
+    def __init__(self, source: torch.Generator | bytes):
+        self.source, self.calls = source, 0
+
+    def normal(self, n: int) -> Tensor:
+        """(n,) standard normal numbers, fp64."""
+        if isinstance(self.source, torch.Generator):
+            return torch.randn(n, generator=self.source, dtype=torch.float64)
+        half = (n + 1) // 2
+        unit = (
+            (self._bytes(2 * half).bitwise_right_shift(10).bitwise_and(2**53 - 1) + 1).double().mul_(2.0**-53)
+        )
+        radius, angle = (
+            unit[:half].log_().mul_(-2.0).sqrt_(),
+            unit[half:].mul_(2.0 * math.pi),
+        )  # Box and Muller
+        return torch.cat([radius * angle.cos(), radius * angle.sin()])[:n]
+
+    def below(self, bound: Tensor) -> Tensor:
+        """Integers uniform in [0, bound), exactly, for each of `bound` (int64, from 1 to 2^62)."""
+        out = torch.empty_like(bound)
+        left = torch.arange(bound.numel())
+        while left.numel():  # rejection: a remainder of 2^62 values would favour the small ones
+            b, word = bound[left], self._words(left.numel()).bitwise_right_shift(1)
+            fits = word < b * (2**62 // b)
+            out[left[fits]] = word[fits] % b[fits]
+            left = left[~fits]
+        return out
+
+    def _words(self, n: int) -> Tensor:
+        """(n,) integers uniform in [0, 2^63)."""
+        if isinstance(self.source, torch.Generator):
+            high, low = (torch.randint(0, 2**k, (n,), generator=self.source) for k in (31, 32))
+            return high.bitwise_left_shift(32).bitwise_or(low)
+        return self._bytes(n).bitwise_and(2**63 - 1)
+
+    def _bytes(self, n: int) -> Tensor:
+        """(n,) int64 from the keyed stream; every call has a block of its own."""
+        assert isinstance(self.source, bytes)
+        self.calls += 1
+        drawn = hashlib.shake_256(self.source + self.calls.to_bytes(8, "little")).digest(8 * n)
+        return (
+            torch.frombuffer(bytearray(drawn), dtype=torch.int64) if n else torch.empty(0, dtype=torch.int64)
+        )
+
+
 @dataclass(frozen=True)
 class Ctx:
     """Seed, round, attempt, client, terms; `layout` names the coordinates of the vector at hand."""
@@ -55,6 +108,7 @@ class Ctx:
     terms: Terms = Terms()
     layout: Layout | None = field(default=None, repr=False, compare=False)
     simulated: bool = True
+    brief: str = ""  # digest of the model that this party was given; masks are bound to it
     path: str = ""
     horizon: int = 0  # rounds of the whole run: schedules and calibrated noise belong to it
     house: Any = field(
@@ -91,14 +145,14 @@ class Ctx:
         """A stream that the whole cohort and the server share."""
         return torch.Generator().manual_seed(self._seed("shared", purpose, ""))
 
-    def noise(self, purpose: str) -> torch.Generator:
-        """For privacy noise: seeded in simulation (repeatable), from the operating system otherwise."""
-        seed = (
-            self._seed("noise", purpose, self.client)
-            if self.simulated
-            else int.from_bytes(os.urandom(8), "little") >> 1
-        )
-        return torch.Generator().manual_seed(seed)
+    def noise(self, purpose: str, real: bool = False) -> Noise:
+        """For privacy noise: from the seed in simulation (repeatable, predictable), else from the operating system.
+
+        `real` asks for the operating system's in simulation too.
+        """
+        if self.simulated and not real:
+            return Noise(torch.Generator().manual_seed(self._seed("noise", purpose, self.client)))
+        return Noise(self.secret(32))
 
     @contextlib.contextmanager
     def ambient(self, purpose: str = "") -> Iterator[None]:
@@ -126,5 +180,10 @@ class Ctx:
     def note(self, kind: str, **facts: Any) -> None:
         """Record a fact: the one way a pure method has to tell the ledger anything."""
         if self.events is not None:
-            json.dumps(facts)  # what the ledger cannot hold is an error here, where it was written
+            try:
+                json.dumps(
+                    facts, allow_nan=False
+                )  # what the ledger cannot hold is an error here, where it was written
+            except ValueError:  # but for NaN and Infinity, which JSON does not know: null
+                facts = json.loads(json.dumps(facts), parse_constant=lambda word: None)
             self.events.append({**facts, "round": self.round, "kind": kind, "client": self.client or None})

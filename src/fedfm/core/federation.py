@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from dataclasses import replace as replace  # a federation with some slots filled otherwise
 from typing import Any
 
@@ -59,10 +59,10 @@ class Federation:
 
     simulated = True  # a real party's process says otherwise
 
-    def methods(self) -> tuple[Slot, ...]:
+    def methods(self) -> dict[str, Slot]:
         """What fills the slots, where it is a method."""
-        found = (vars(self) | {"server": self.serving}).values()
-        return tuple(v for v in found if isinstance(v, Slot))
+        named = {f.name: vars(self)[f.name] for f in fields(self)} | {"server": self.serving}
+        return {slot: v for slot, v in named.items() if isinstance(v, Slot)}
 
     @functools.cached_property
     def serving(self) -> Server:

@@ -87,6 +87,22 @@ class Fold:
             self.exact += mass
         self.ids.append(sender)
 
+    def merge(self, other: Fold) -> None:
+        """Add another fold of the same kind: an edge's sum to the root's. Exact for fold=fixed and for masked integers."""
+        if self.x is None:
+            self.x, self.masses = other.x, other.masses
+        elif other.x is not None:
+            if (
+                self.kind == "fixed"
+                and not self.masses
+                and self.reach + other.reach >= 2.0 ** (63 - FIXED_BITS)
+            ):
+                raise RoundFailed("the edges' sums together leave the range of fold=fixed")
+            self.x.add_(other.x)
+        self.reach += other.reach
+        self.exact, self.spread = self.exact + other.exact, self.spread + other.spread
+        self.ids += other.ids
+
     def total(self) -> Tensor:
         assert self.x is not None
         if self.kind == "fixed" and self.x.dtype == torch.int64 and not self.masses:

@@ -10,10 +10,13 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from fedfm.core import scoring
 from fedfm.core.context import Ctx
+from fedfm.core.errors import ConfigError, Problem
 from fedfm.core.job import Job, Said
-from fedfm.core.message import Message, nothing
+from fedfm.core.message import Message
 from fedfm.core.protocols import Bound, Say
+from fedfm.core.registry import name_of
 from fedfm.core.talk import words
 
 if TYPE_CHECKING:
@@ -27,7 +30,13 @@ class Home:
         self.fed, self.bound, self.parties, self.source = fed, bound, dict(parties), source
         self.test, self.rows, self.public = cache(self._test), cache(self._rows), cache(self._public)
 
-        needs = frozenset[str]().union(*(method.needs for method in fed.methods()))
+        if problems := [
+            Problem(slot, f"{name_of(m)} cannot act here", why, f"fedfm show {name_of(m)}")
+            for slot, m in fed.methods().items()
+            if (why := m.feasible(fed.select.most(len(parties)), bound))
+        ]:
+            raise ConfigError(problems)
+        needs = frozenset[str]().union(*(m.needs for m in fed.methods().values()))
         if "server rows" in needs:
             source.server()  # DataError, with the knob that gives them, before any work
         if "public rows" in needs:
@@ -60,4 +69,4 @@ class Home:
         with ctx.ambient():
             self.bound.load(brief.x)
             scores = self.fed.evaluate.measure(self.test(job.case, *job.part), self.bound)
-        yield Say("score", nothing(scores=scores), last=True)
+        yield Say("score", scoring.tell(scores), last=True)

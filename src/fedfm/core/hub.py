@@ -16,7 +16,7 @@ from fedfm.core.errors import MachineFault, MessageRefused, MethodFault, RoundFa
 from fedfm.core.fold import validate
 from fedfm.core.job import UPLOAD, Job, Said
 from fedfm.core.message import Message, finite, nothing
-from fedfm.core.protocols import Bound, State
+from fedfm.core.protocols import Bound, Replies, State
 from fedfm.core.session import Site
 
 
@@ -62,7 +62,7 @@ class Session:
     error: str = ""
     where: str = ""  # the line of an undeclared failure
     brief: Message | None = None  # until it has been answered: another worker may have to begin anew
-    turns: int = 0
+    turn: int = 0  # of the word that is awaited
     again: bool = False  # its first worker failed
     told: bool = False  # the ledger knows that it failed
 
@@ -112,8 +112,11 @@ class Hub:
         """Take one utterance from the engine and do what it asks for."""
         said = self.engine.next()
         s = self.aside.get(said.epoch) or self.live.get(said.id)
-        if s is None or (s.job.id, s.job.epoch) != (said.id, said.epoch):
+        if s is None or s.ended or (s.job.id, s.job.epoch) != (said.id, said.epoch):
             return
+        if said.turn not in (-1, s.turn):
+            return  # heard before
+        s.turn += 1
         if said.phase == "gone" and said.fault == "machine":
             self._elsewhere(s, said)
             return
@@ -125,29 +128,35 @@ class Hub:
             s.status, s.error, s.where = said.phase, said.error, said.where
             if said.fault == "method":
                 raise MethodFault(f"{s.job.kind} of {said.id}", said.error, said.where)
-        elif not said.last and said.phase not in self._barriers:
-            self._refuse(s, MessageRefused(f"'{said.phase}' is no phase of this federation"))
+        elif why := self._out_of_order(s, said):
+            self._refuse(s, MessageRefused(why))
         elif said.last or said.phase == UPLOAD:
-            s.status = "done" if said.last else "waiting"
-            try:
-                if s.job.kind == "train":
-                    self.accept(said.message)
-                s.upload, s.state_version = said.message, said.state_version
-            except Exception as e:  # noqa: BLE001 - a stranger's bytes
-                self._refuse(s, e)
+            self._uploaded(s, said)
         elif self._barriers[said.phase] == "each":
-            s.turns += 1
-            if s.turns > TURNS:
-                self._refuse(
-                    s, MessageRefused(f"{said.id} has said '{said.phase}' {TURNS:,} times in one session")
-                )
-            else:
-                self._serve(said.phase, {said.id: said.message})
+            self._serve(said.phase, {said.id: said.message})
         else:
             s.status = "waiting"
         if s.ended or s.phase == UPLOAD:
             s.brief = None
         self._close_barrier()
+
+    def _out_of_order(self, s: Session, said: Said) -> str:
+        """Why this word may not be said now; empty: it may."""
+        if not said.last and said.phase not in self._barriers:
+            return f"'{said.phase}' is no phase of this federation"
+        if s.turn > TURNS:
+            return f"{said.id} has said {TURNS:,} words in one session"
+        return self.stack.admits(self.wire, said.phase, said.id) if s.job.kind == "train" else ""
+
+    def _uploaded(self, s: Session, said: Said) -> None:
+        """Take an upload, an answer or a score."""
+        s.status = "done" if said.last else "waiting"
+        try:
+            if s.job.kind == "train":
+                self.accept(said.message)
+            s.upload, s.state_version = said.message, said.state_version
+        except Exception as e:  # noqa: BLE001 - a stranger's bytes
+            self._refuse(s, e)
 
     def _elsewhere(self, s: Session, said: Said) -> None:
         """A worker, its disk or its memory failed: the job is pure, so another worker takes it, once."""
@@ -185,27 +194,14 @@ class Hub:
             messages = {
                 i: m for i, m in ((i, self._heard(i, m)) for i, m in messages.items()) if m is not None
             }
-        if phase in self.stack.phases:
-            try:
-                replies, self.wire = self.stack.serve(self.wire, phase, messages, self.ctx)
-            except RoundFailed:
-                raise
-            except Exception as e:  # noqa: BLE001 - joint code on what strangers said
-                raise RoundFailed(f"phase '{phase}': {reason(e)}") from e
-        else:
-            try:
-                replies, server = self.fed.serving.serve(self.server, phase, messages, self.ctx, self.bound)
-                if not all(finite(t) for r in replies.values() for t in (r.x, *r.side.values())):
-                    raise RoundFailed(
-                        f"phase '{phase}': what the parties sent makes an answer that is not finite"
-                    )
-                self.server = server
-            except Exception as e:  # noqa: BLE001 - a stranger's bytes
-                if self._barriers[phase] == "all":
-                    raise RoundFailed(f"phase '{phase}': {reason(e)}") from e
-                for i in messages:
-                    self._refuse(self.live[i], e)
-                return
+        try:
+            replies = self._answers(phase, messages)
+        except Exception as e:  # noqa: BLE001 - code on what strangers said
+            if self._barriers[phase] == "all":
+                raise e if isinstance(e, RoundFailed) else RoundFailed(f"phase '{phase}': {reason(e)}") from e
+            for i in messages:
+                self._refuse(self.live[i], e)
+            return
         for id in messages:
             reply = replies.get(id, nothing())
             if phase != UPLOAD:
@@ -223,6 +219,17 @@ class Hub:
             )
             s.status, s.brief = "running", None
             self.engine.send(id, s.job.epoch, reply)
+
+    def _answers(self, phase: str, messages: Mapping[str, Message]) -> Replies:
+        replies: Replies
+        if phase in self.stack.phases:
+            replies, self.wire = self.stack.serve(self.wire, phase, messages, self.ctx)
+            return replies
+        replies, server = self.fed.serving.serve(self.server, phase, messages, self.ctx, self.bound)
+        if not all(finite(t) for r in replies.values() for t in (r.x, *r.side.values())):
+            raise MessageRefused(f"phase '{phase}': what was sent makes an answer that is not finite")
+        self.server = server
+        return replies
 
     def _talk(self, id: str) -> Ctx:
         return self.ctx.at(

@@ -11,9 +11,11 @@ import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from fedfm.core.context import Event
 from fedfm.core.errors import ResumeError
+from fedfm.core.state import cannot_write
 
 MEASURED = frozenset({"seconds"})  # kinds that a clock made
 
@@ -23,31 +25,55 @@ class Ledger:
 
     def __init__(self, path: Path, length: int = 0):
         self.path, self.length = path, length
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("ab") as f:
-            if f.tell() < length:
-                raise ResumeError(
-                    f"{path} is shorter than its checkpoint says ({f.tell()} of {length} bytes): restore it"
-                )
-            f.truncate(length)  # what an interrupted round wrote is not committed
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab") as f:
+                if f.tell() < length:
+                    raise ResumeError(
+                        f"{path} is shorter than its checkpoint says ({f.tell()} of {length} bytes): restore it"
+                    )
+                f.truncate(length)  # what an interrupted round wrote is not committed
+        except OSError as e:
+            raise cannot_write(path, e) from e
 
     def commit(self, events: Iterable[Event]) -> None:
-        """Append the events of one round, sorted by client, kind and content (arrival order is an engine's own)."""
-        rows = [(e.get("client") or "", e["kind"], json.dumps(e, separators=(",", ":"))) for e in events]
-        data = b"".join(line.encode() + b"\n" for _, _, line in sorted(rows))
-        with self.path.open("ab") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
+        """Append the events of one round, sorted by client, kind and content (arrival order is an engine's own).
+
+        Strict JSON: a number that is not finite becomes null. All or nothing; raises MachineFault.
+        """
+        rows = [(e.get("client") or "", e["kind"], line(e)) for e in events]
+        data = b"".join(text.encode() + b"\n" for _, _, text in sorted(rows))
+        try:
+            with self.path.open("ab") as f:
+                f.truncate(self.length)  # an append that failed half-way left a part
+                f.write(data)
+                f.flush()
+                os.fsync(f.fileno())
+        except OSError as e:
+            raise cannot_write(self.path, e) from e
         self.length += len(data)
 
 
+def line(event: Any) -> str:
+    """One line of strict JSON: NaN and Infinity, which it does not know, are null."""
+    try:
+        return json.dumps(event, separators=(",", ":"), allow_nan=False)
+    except ValueError:
+        return json.dumps(
+            json.loads(json.dumps(event), parse_constant=lambda word: None), separators=(",", ":")
+        )
+
+
 def read(path: Path) -> Iterator[Event]:
-    """The events of a ledger file."""
-    with path.open(encoding="utf-8") as f:
-        for line in f:
-            if line.endswith("\n"):
-                yield json.loads(line)
+    """The events of a ledger file; raises ResumeError on a line that is none."""
+    with path.open("rb") as f:
+        for number, raw in enumerate(f, 1):
+            if not raw.endswith(b"\n"):
+                return
+            try:
+                yield json.loads(raw.decode())
+            except ValueError as e:
+                raise ResumeError(f"{path}, line {number}, is damaged ({e}): restore it") from e
 
 
 def digest(path: Path) -> str:

@@ -111,7 +111,7 @@ class Run:
             events=[],
         )
         ctx = ctx.at(house=scoring.View(self, ctx))
-        return Round(ctx, dict(st.slots), st.clock, Fold(fed.fold))
+        return Round(ctx, dict(st.slots), st.clock)
 
     def _begin(self, r: Round) -> None:
         """Plan, and make a job of each planned party; the hub starts it when its turn comes."""
@@ -192,7 +192,8 @@ class Run:
                 if self.reads_each:
                     r.messages[s.job.id] = m
                 else:
-                    folding.gather(self.fed, m, r.fold, there)
+                    fold = r.folds.setdefault(s.job.terms.group or "", Fold(self.fed.fold))
+                    folding.gather(self.fed, m, fold, there)
                 r.kept[s.job.id] = s
             except Exception as e:  # noqa: BLE001 - whatever a stranger's bytes do to a decoder, the round goes on
                 there.note("refused", by="hub", reason=reason(e))
@@ -291,7 +292,9 @@ class Run:
 
     def _step(self, r: Round, messages: Mapping[str, Message], ctx: Ctx) -> tuple[Aggregate, State]:
         """The aggregate, and the server's state after it; raises RoundFailed when that is not finite."""
-        agg, r.slots["aggregate"] = self.settle(list(messages.values()) if self.reads_each else r.fold, ctx)
+        agg, r.slots["aggregate"] = self.settle(
+            list(messages.values()) if self.reads_each else _rooted(r), ctx
+        )
         with blame.of_slot("server", self.fed.serving):
             server = self.fed.serving.step(self.hub.server, agg, ctx)
         if not whole(server):
@@ -377,6 +380,19 @@ class Run:
     def model(self) -> Tensor:
         """The present global model."""
         return self.fed.serving.model(self.state.server)
+
+
+def _rooted(r: Round) -> Fold:
+    """The sum of the edges' sums; each edge sends its own up, once."""
+    root = Fold()
+    for group, fold in sorted(r.folds.items()):
+        if group and fold.x is not None:
+            r.ctx.note("edge", group=group, parties=len(fold.ids), bytes=fold.x.nbytes)
+        if not root.ids:
+            root = fold
+        else:
+            root.merge(fold)
+    return root
 
 
 def _sums_cannot() -> None:

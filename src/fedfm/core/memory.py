@@ -89,7 +89,7 @@ class Round:
     ctx: Ctx
     slots: dict[str, State]  # the server-side slots' own, as they will be
     start: float  # simulated seconds
-    fold: Fold
+    folds: dict[str, Fold] = field(default_factory=dict)  # by group: one at the root, or one at every edge
     plan: Plan = field(default_factory=lambda: Plan(()))
     queue: list[Job] = field(
         default_factory=list

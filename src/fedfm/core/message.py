@@ -30,6 +30,10 @@ DTYPES = {
     torch.bool: "BOOL",
 }
 NAMED = {v: k for k, v in DTYPES.items()}
+MOST_HEADER = 1 << 20  # bytes: a roster of some 20,000 names
+MOST_AXES = 16
+_META = {"kind", "mass", "sender", "version", "info"}
+_SPEC = {"dtype", "shape", "data_offsets"}
 
 
 @dataclass(frozen=True)
@@ -77,15 +81,24 @@ def _tensors(m: Message) -> dict[str, Tensor]:
 
 
 def _header(m: Message) -> bytes:
-    meta = {"kind": m.kind, "mass": m.mass, "sender": m.sender, "version": m.version, "info": dict(m.info)}
-    head: dict[str, Any] = {"__metadata__": {"message": json.dumps(meta, separators=(",", ":"))}}
+    """The JSON before the tensors; ValueError on what no message can carry (a NaN in `info`, an unknown dtype)."""
+    mass = (
+        m.mass if math.isfinite(m.mass) else str(m.mass)
+    )  # JSON has no number for it; the receiver refuses it
+    meta = {"kind": m.kind, "mass": mass, "sender": m.sender, "version": m.version, "info": dict(m.info)}
+    text = json.dumps(meta, separators=(",", ":"), allow_nan=False)
+    head: dict[str, Any] = {"__metadata__": {"message": text}}
     at = 0
     for name, t in _tensors(m).items():
+        if t.dtype not in DTYPES:
+            raise ValueError(f"a message carries {', '.join(NAMED)}; {name} is {t.dtype}")
         head[name] = {"dtype": DTYPES[t.dtype], "shape": list(t.shape), "data_offsets": [at, at + t.nbytes]}
         at += t.nbytes
-    text = json.dumps(head, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)  # safetensors wants the data aligned to 8 bytes
-    return struct.pack("<Q", len(text)) + text
+    data = json.dumps(head, separators=(",", ":")).encode()
+    data += b" " * (-len(data) % 8)  # safetensors wants the data aligned to 8 bytes
+    if len(data) > MOST_HEADER:
+        raise ValueError(f"a header of {len(data)} bytes; {MOST_HEADER} are read: put numbers into tensors")
+    return struct.pack("<Q", len(data)) + data
 
 
 def raw(t: Tensor) -> memoryview:
@@ -105,45 +118,32 @@ def pack(m: Message) -> bytes:
 
 
 def unpack(data: bytes | bytearray | memoryview) -> Message:
-    """The inverse of `pack`; raises MessageRefused on anything that is not a whole message.
+    """The inverse of `pack`; raises MessageRefused on anything that is not one whole message and nothing more.
 
-    The tensors lie in `data` itself when it can be written to: hand it over and forget it.
+    The tensors lie behind each other in the order of the header, without gaps, overlaps or rest, so what is read
+    takes at most twice the bytes that came. They lie in `data` itself when it can be written to: hand it over and
+    forget it.
     """
     try:
         (n,) = struct.unpack("<Q", data[:8])
-        head = json.loads(bytes(data[8 : 8 + n]))
-        meta = json.loads(head.pop("__metadata__")["message"])
-        body, tensors = memoryview(data)[8 + n :], {}
+        if not n <= min(MOST_HEADER, len(data) - 8):
+            raise ValueError(f"a header of {n} bytes in a message of {len(data)}")
+        head = strict(str(data[8 : 8 + n], "utf-8"))
+        text = head.pop("__metadata__")["message"]
+        kind, mass, sender, version, info = _meta(strict(text))
+        body = memoryview(data)[8 + n :]
+        tensors, at = {}, 0
         if body.readonly:
             body = memoryview(bytearray(body))
         for name, spec in head.items():
-            dtype, (start, end), shape = (
-                NAMED[spec["dtype"]],
-                spec["data_offsets"],
-                [int(n) for n in spec["shape"]],
-            )
-            if not 0 <= start <= end <= len(body) or min(shape, default=0) < 0:
-                raise ValueError(f"tensor {name} lies at {start} to {end}, the data end at {len(body)}")
-            if math.prod(shape) * dtype.itemsize != end - start:  # before memory is taken for it
-                raise ValueError(f"tensor {name} of {dtype} and shape {shape} has {end - start} bytes")
-            t = (
-                torch.frombuffer(body, dtype=torch.uint8, offset=start, count=end - start)
-                if end > start
-                else None
-            )
-            tensors[name] = (
-                torch.empty(shape, dtype=dtype)
-                if t is None
-                else (t if t.data_ptr() % 8 == 0 else t.clone()).view(dtype).reshape(shape)
-            )
+            tensors[name], at = _tensor(name, spec, body, at)
+        if at != len(body):
+            raise ValueError(f"{len(body) - at} bytes belong to no tensor")
+        x = tensors.pop("x")
+        if stray := [name for name in tensors if not name.startswith("side/")]:
+            raise ValueError(f"a tensor '{stray[0]}' beside x and its sides")
         return Message(
-            tensors.pop("x"),
-            str(meta["kind"]),
-            float(meta["mass"]),
-            str(meta["sender"]),
-            int(meta["version"]),
-            {k.removeprefix("side/"): v for k, v in tensors.items()},
-            dict(meta["info"]),
+            x, kind, mass, sender, version, {k.removeprefix("side/"): v for k, v in tensors.items()}, info
         )
     except (
         KeyError,
@@ -156,3 +156,57 @@ def unpack(data: bytes | bytearray | memoryview) -> Message:
         OverflowError,
     ) as e:
         raise MessageRefused(f"these bytes are no whole message: {e}") from e
+
+
+def strict(text: str) -> Any:
+    """JSON by the letter: no NaN or Infinity, no key twice, no half of a character. Raises ValueError."""
+    found = json.loads(text, parse_constant=_constant, parse_float=_float, object_pairs_hook=_pairs)
+    if "\\u" in text:  # an escaped surrogate without its other half is no text that anybody could write down
+        json.dumps(found, ensure_ascii=False).encode()
+    return found
+
+
+def _constant(word: str) -> None:
+    raise ValueError(f"{word} is no JSON")
+
+
+def _float(digits: str) -> float:
+    if not math.isfinite(value := float(digits)):
+        raise ValueError(f"{digits} is beyond every number")
+    return value
+
+
+def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands twice")
+    return found
+
+
+def _meta(meta: dict[str, Any]) -> tuple[str, float, str, int, dict[str, Any]]:
+    kind, mass, sender, version, info = (meta[k] for k in ("kind", "mass", "sender", "version", "info"))
+    named = isinstance(kind, str) and isinstance(sender, str) and isinstance(info, dict)
+    if not named or type(version) is not int or isinstance(mass, bool) or set(meta) != _META:
+        raise ValueError("kind and sender are strings, version is an integer, mass a number, info a mapping")
+    return kind, float(mass), sender, version, info
+
+
+def _tensor(name: str, spec: dict[str, Any], body: memoryview, at: int) -> tuple[Tensor, int]:
+    """The tensor that begins at `at`, and where the next one begins."""
+    dtype, (start, end), shape = NAMED[spec["dtype"]], spec["data_offsets"], spec["shape"]
+    if any(type(k) is not int for k in (start, end, *shape)) or set(spec) != _SPEC:
+        raise ValueError(f"tensor {name} has dtype, shape and two offsets, all integers")
+    if len(shape) > MOST_AXES or min(shape, default=0) < 0:
+        raise ValueError(f"tensor {name} has the shape {shape[: MOST_AXES + 1]}")
+    if not at == start <= end <= len(body):
+        raise ValueError(
+            f"tensor {name} lies at {start} to {end}, it must begin at {at}, the data end at {len(body)}"
+        )
+    if math.prod(shape) * dtype.itemsize != end - start:  # before memory is taken for it
+        raise ValueError(f"tensor {name} of {dtype} and shape {shape} has {end - start} bytes")
+    if end == start:
+        return torch.empty(shape, dtype=dtype), end
+    t = torch.frombuffer(body, dtype=torch.uint8, offset=start, count=end - start)
+    if dtype == torch.bool and int(t.max()) > 1:
+        raise ValueError(f"tensor {name} of booleans has other values than 0 and 1")
+    return (t if t.data_ptr() % 8 == 0 else t.clone()).view(dtype).reshape(shape), end

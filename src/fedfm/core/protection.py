@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 
 from fedfm.core.combine import Pipe, stages_of
@@ -109,41 +108,6 @@ def central_noise(fed: Federation) -> Iterator[Problem]:
             "its sum is no longer bounded by clip_norm, so the noise would be too small",
             "aggregate=mean with weights=equal",
         )
-    if fed.aggregate.alpha_max is None:
-        yield Problem(
-            "aggregate",
-            f"{name_of(fed.aggregate)} weighs parties by a number of their own, or does not say how far (`alpha_max`)",
-            f"one party could move the sum by its weight times clip_norm, but {name} adds noise for clip_norm",
-            "aggregate.weights=equal, or declare alpha_max in the aggregator",
-        )
-    if fed.select.random_size and fed.aggregate.divisor != "public":
-        yield Problem(
-            "aggregate.denominator",
-            "the mean divides by the cohort's random size",
-            "that size is private under Poisson sampling",
-            "aggregate.denominator = rate x number of parties",
-        )
-    if fed.select.random_size and fed.serving.counts:
-        yield Problem(
-            "server",
-            f"{name_of(fed.serving)} looks at how many contributed, or does not say that it does not (`counts`)",
-            "that number is private under Poisson sampling",
-            "server=apply, or select=uniform",
-        )
-    if fed.select.draws == "unknown":
-        yield Problem(
-            "select",
-            f"{name_of(fed.select)} draws parties in a way that no accountant knows (`draws`)",
-            f"the epsilon of {name} depends on how a round's cohort was drawn",
-            "select=poisson, uniform or everybody",
-        )
-    if fed.pace.late == "keep":
-        yield Problem(
-            "pace",
-            f"{name_of(fed.pace)} mixes rounds",
-            "the accountant assumes that a round's cohort was drawn for it",
-            "pace=synchronous",
-        )
     if fed.client.makes == "weights":
         yield Problem(
             "client.send",
@@ -179,29 +143,3 @@ def misplaced(fed: Federation) -> Iterator[Problem]:
                     "it covers whole uploads, or the sum of a round's, which only the uplink's own stages see",
                     "make it a stage of the uplink",
                 )
-
-
-def unprotected(fed: Federation) -> Iterator[Problem]:
-    """Noise on the uploads, central or local, covers nothing that reaches the server another way."""
-    noisy = " and ".join(name_of(s) for s in stages_of(fed.uplink) if s.perturbs)
-    if noisy and fed.select.releases:
-        yield Problem(
-            "select",
-            f"{name_of(fed.select)} publishes what clients computed from their data",
-            f"this release is not covered by the noise of {noisy}",
-            "select=uniform or poisson",
-        )
-    if noisy and fed.serving.phases:
-        yield Problem(
-            "server",
-            f"{name_of(fed.serving)} learns from conversations, which {noisy} does not cover",
-            "what a party tells there is as private as its upload",
-            f"drop {noisy}",
-        )
-    if noisy and importlib.util.find_spec("dp_accounting") is None:
-        yield Problem(
-            "uplink",
-            "the privacy spent cannot be computed",
-            "dp-accounting is not installed",
-            "pip install 'fedfm[privacy]'",
-        )

@@ -23,6 +23,17 @@ if TYPE_CHECKING:
 BATCH = 64  # rows of one pass over the server's rows
 
 
+def tell(scores: Scores) -> Message:
+    """Scores as a message: the sums as a tensor, for a sum may be infinite, and JSON has no number for that."""
+    sums = torch.tensor([total for total, _ in scores.values()], dtype=torch.float64)
+    return Message(sums, "scores", info={"counts": {name: n for name, (_, n) in scores.items()}})
+
+
+def told(m: Message) -> Scores:
+    """The inverse of `tell`."""
+    return {name: (float(total), n) for (name, n), total in zip(m.info["counts"].items(), m.x, strict=True)}
+
+
 def scores(run: Run, model: Tensor) -> dict[str, float]:
     """The evaluator's metrics of a model, measured in pieces wherever sessions run."""
     evaluate, home = run.fed.evaluate, run.home
@@ -36,19 +47,19 @@ def scores(run: Run, model: Tensor) -> dict[str, float]:
     for session in run.hub.collect(jobs, lambda job: brief):
         if session.upload is None:
             raise FedfmError(f"the model cannot be scored: {session.error}")
-        found.setdefault(session.job.case, []).append(session.upload.info["scores"])
+        found.setdefault(session.job.case, []).append(told(session.upload))
     return evaluate.finish(found)
 
 
 def own_scores(run: Run) -> dict[str, float]:
     """Every party's own model on its own test rows: `metric/party`, their mean, the worst, the worst tenth."""
     jobs = [run.job("own", i, k) for k, i in enumerate(run.parties)]
-    told = [s for s in run.hub.collect(jobs, run.briefs.of) if s.upload is not None]
+    answers = [s for s in run.hub.collect(jobs, run.briefs.of) if s.upload is not None]
     found: dict[str, float] = {}
     by_metric: dict[str, dict[str, float]] = {}
-    for s in told:
+    for s in answers:
         assert s.upload is not None
-        for name, (total, n) in s.upload.info["scores"].items():
+        for name, (total, n) in told(s.upload).items():
             if n and "/" not in name:
                 by_metric.setdefault(name, {})[s.job.id] = total / n
     for name, values in by_metric.items():

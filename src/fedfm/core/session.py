@@ -6,6 +6,7 @@ process, in worker processes and in a party's own process. It does no input or o
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import time
 from collections.abc import Generator
@@ -15,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fedfm.core import scoring
 from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ClientFailed, MethodFault
 from fedfm.core.fold import weights_behind
 from fedfm.core.home import Home
 from fedfm.core.job import POOLED, UPLOAD, Job, Said
-from fedfm.core.message import Message, finite, nothing
+from fedfm.core.message import Message, finite, pack
 from fedfm.core.protocols import Bound, Client, Say, State
 from fedfm.core.registry import name_of
 from fedfm.core.state import Store
@@ -92,6 +94,10 @@ class Guard:
     def _train(self, job: Job, brief: Message, ctx: Ctx) -> Talk:
         self.enter(job, brief)
         kept, stack = self.store.load(job.id, job.base), Pipe(self.fed.uplink)
+        if stack.hidden is not None and not (self.fed.select.cuts or self.fed.downlink.remembers):
+            ctx = ctx.at(
+                brief=hashlib.sha256(pack(brief)).hexdigest()
+            )  # unequal models are by agreement otherwise
         wire = yield from self._relay(stack.join(kept.get("wire", {}), ctx), ctx)
         reply = yield (
             yield from self._work(job, brief, ctx, kept.get("client", {}), kept.get("down", {}), wire)
@@ -102,7 +108,7 @@ class Guard:
         self, job: Job, brief: Message, ctx: Ctx, mine: State, down: State, wire: State
     ) -> Generator[Say, Message, Say]:
         """The upload; no vector of it stays behind while the session waits for its answer. Moves `wire`."""
-        fed, stack, bound = self.fed, Pipe(self.fed.uplink), self.bound.narrow(ctx.terms)
+        fed, stack, bound = self.fed, Pipe(self.fed.uplink), self.bound.at(job.id, ctx.terms)
         client = fed.adversary.wrap(fed.client) if job.malicious else fed.client
         brief, down = self._opened(brief, down, ctx, bound)
 
@@ -120,7 +126,11 @@ class Guard:
             raise ClientFailed(
                 f"the update of {job.id} is not finite (NaN or Inf); lower the learning rate or look at its data"
             )
-        told = {"norm": float(torch.linalg.vector_norm(m.x.float())), **facts} if ctx.simulated else {}
+        told = (
+            {"norm": float(torch.linalg.vector_norm(m.x, dtype=torch.float64)), **facts}
+            if ctx.simulated
+            else {}
+        )
         ctx.note(
             "upload", mass=m.mass, version=m.version, **told
         )  # a real party's norm and losses are its own
@@ -168,7 +178,7 @@ class Guard:
         with ctx.ambient():
             self.bound.load(self.fed.client.own(brief, kept.get("client", {}), ctx, self.bound))
             scores = self.fed.evaluate.measure(self.tests(job.id), self.bound)
-        yield Say("score", nothing(scores=scores), last=True)
+        yield Say("score", scoring.tell(scores), last=True)
 
     # ---- their parts ------------------------------------------------------------------------------------------
     def _opened(self, brief: Message, down: State, ctx: Ctx, bound: Bound) -> tuple[Message, State]:
@@ -206,6 +216,9 @@ class Site:
         self.fed, self.bound, self.parties, self.store = fed, bound, parties, store
         self.home = Home(fed, bound, {i: len(parties.train(i)) for i in parties.ids}, parties)
         self.guard = Guard(fed, bound, parties, store)
+        if fed.evaluate.personal or not fed.serving.whole:
+            for i in parties.ids:
+                parties.test(i)  # DataError, with the knob that gives them, before any work
         self.data = self.guard.data
 
     def run(self, job: Job, brief: Message) -> Generator[Said, Message, None]:

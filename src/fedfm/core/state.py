@@ -6,9 +6,12 @@ which version of each client it accepted, so rejection, lateness, failure and ro
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import math
 import os
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,65 +21,131 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from fedfm.core.errors import ResumeError
+from fedfm.core.errors import MachineFault, ResumeError
 from fedfm.core.message import finite
 from fedfm.core.protocols import State
 
+FORMAT = "1"  # of a state's file
+LONGEST = 150  # characters of a folder's name; file systems allow 255 bytes
+_SELF = os.urandom(4).hex()  # tells this process's temporary files from those of a dead one with its number
+_WHY = {
+    errno.ENOSPC: ("the disk is full", "free some space"),
+    errno.EDQUOT: ("your quota is used up", "free some space"),
+    errno.EROFS: ("the file system is read-only", "mount it for writing, or take another folder"),
+    errno.EACCES: ("this user may not write there", "give the folder's owner the right to write"),
+    errno.EPERM: ("this user may not write there", "give the folder's owner the right to write"),
+    errno.ENAMETOOLONG: ("the path is too long", "take a folder with a shorter path"),
+}
+
+
+def cannot_write(path: Path, e: OSError) -> MachineFault:
+    """What a failed write means, where, and what to do."""
+    why, fix = _WHY.get(e.errno or 0, (e.strerror or str(e), "look at the disk"))
+    return MachineFault(
+        f"{path} cannot be written: {why}\n    why: what a run keeps must be on disk before it goes on; nothing "
+        f"that was written before is lost\n    fix: {fix}, then fedfm resume"
+    )
+
 
 def write(path: Path, data: bytes) -> None:
-    """All or nothing: a temporary file beside it, fsync, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    with part.open("wb") as f:
-        f.write(data)
-        f.flush()
-        os.fsync(f.fileno())
-    os.replace(part, path)
+    """All or nothing: a temporary file beside it, fsync, then rename. Raises MachineFault when the disk does not take it."""
+    part = path.with_name(f".{path.name}.{os.getpid()}-{_SELF}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path.parent)
+        try:
+            with part.open("wb") as f:
+                f.write(data)
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(part, path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+    except OSError as e:
+        raise cannot_write(path, e) from e
+
+
+def sweep(folder: Path) -> None:
+    """Delete the temporary files that killed processes left in `folder`."""
+    for part in folder.glob(".*.part"):
+        pid, _, whose = part.name.removesuffix(".part").rpartition(".")[2].partition("-")
+        if pid.isdigit() and not (_alive(int(pid)) and (int(pid) != os.getpid() or whose == _SELF)):
+            part.unlink(missing_ok=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def freeze(state: State) -> bytes:
     """A state as safetensors bytes."""
     tensors: dict[str, Tensor] = {}
+    whole = json.dumps(
+        {"format": FORMAT, "state": _strip(state, tensors)}, allow_nan=False
+    )  # fills `tensors`
+    # One entry of metadata: the library writes several in any order, and equal states are to be equal bytes.
+    return bytes(save(tensors or {"": torch.zeros(0)}, metadata={"state": whole}))
 
-    def strip(node: Any) -> Any:
-        if isinstance(node, Tensor):
-            key = str(len(tensors))
-            tensors[key] = node.detach().to("cpu").contiguous().clone()
-            return {"$tensor": key}
-        if isinstance(node, dict):
-            return {"$dict": [[k, strip(v)] for k, v in node.items()]}
-        if isinstance(node, list | tuple):
-            return {"$list": [strip(v) for v in node]}
-        if node is None or isinstance(node, bool | int | float | str):
-            return node
-        raise TypeError(
-            f"a state holds tensors, numbers, strings, lists and dicts; not {type(node).__name__}"
-        )
 
-    skeleton = json.dumps(strip(state))  # fills `tensors`
-    return bytes(save(tensors or {"": torch.zeros(0)}, metadata={"state": skeleton}))
+def _strip(node: Any, tensors: dict[str, Tensor]) -> Any:
+    """`node` without its tensors, which go to `tensors`. (No closure: one that calls itself keeps a model alive.)"""
+    if isinstance(node, Tensor):
+        key = str(len(tensors))
+        tensors[key] = node.detach().to("cpu").contiguous().clone()
+        return {"$tensor": key}
+    if isinstance(node, dict):
+        if odd := [k for k in node if not isinstance(k, str | int | float)]:
+            raise TypeError(f"the keys of a state are strings or numbers; not {type(odd[0]).__name__}")
+        return {"$dict": [[k, _strip(v, tensors)] for k, v in node.items()]}
+    if isinstance(node, list | tuple):
+        return {"$list": [_strip(v, tensors) for v in node]}
+    if isinstance(node, float) and not math.isfinite(node):
+        return {"$float": str(node)}
+    if node is None or isinstance(node, bool | int | float | str):
+        return node
+    raise TypeError(f"a state holds tensors, numbers, strings, lists and dicts; not {type(node).__name__}")
 
 
 def thaw(path: Path) -> State:
-    """The inverse of `freeze`, from a file."""
+    """The inverse of `freeze`, from a file. Raises ResumeError."""
     try:
         with safe_open(str(path), "pt") as f:
-            skeleton = json.loads(f.metadata()["state"])
-
-            def fill(node: Any) -> Any:
-                if not isinstance(node, dict):
-                    return node
-                if "$tensor" in node:
-                    return f.get_tensor(node["$tensor"])
-                if "$list" in node:
-                    return [fill(v) for v in node["$list"]]
-                return {k: fill(v) for k, v in node["$dict"]}
-
-            return dict(fill(skeleton))
+            head = json.loads((f.metadata() or {})["state"])
+            if (found := head.get("format", "0")) != FORMAT:
+                raise ResumeError(
+                    f"{path} has the format {found}, this fedfm reads {FORMAT}: use the version of fedfm that wrote "
+                    "it, or start a new run"
+                )
+            return dict(_fill(head["state"], f))
+    except ResumeError:
+        raise
+    except FileNotFoundError as e:
+        raise ResumeError(
+            f"{path} is missing; restore it from a copy of the run's folder, or start a new run"
+        ) from e
     except Exception as e:  # noqa: BLE001 - any damage means the same to the user
         raise ResumeError(
             f"{path} is damaged or no state file ({e}); restore it, or resume from an older checkpoint"
         ) from e
+
+
+def _fill(node: Any, file: Any) -> Any:
+    if not isinstance(node, dict):
+        return node
+    if "$tensor" in node:
+        return file.get_tensor(node["$tensor"])
+    if "$float" in node:
+        return float(node["$float"])
+    if "$list" in node:
+        return [_fill(v, file) for v in node["$list"]]
+    return {k: _fill(v, file) for k, v in node["$dict"]}
 
 
 def whole(state: Any) -> bool:
@@ -99,6 +168,16 @@ def _holds(state: State) -> bool:
     return any(_holds(v) if isinstance(v, dict) else True for v in state.values())
 
 
+def _folder(client: str) -> str:
+    """A party's name as one folder's name, whatever it holds: separators, dots alone, more than a disk takes."""
+    name = quote(client, safe="")
+    if not name.strip("."):
+        name = name.replace(".", "%2E") or "%"
+    if len(name) <= LONGEST:
+        return name
+    return f"{name[:LONGEST]}-{hashlib.sha256(client.encode()).hexdigest()[:16]}"
+
+
 class Store:
     """One directory of versioned client states; version 0 is the empty state and has no file."""
 
@@ -106,21 +185,30 @@ class Store:
         self.folder = folder
 
     def _path(self, client: str, version: int) -> Path:
-        return self.folder / quote(client, safe="") / f"{version:08d}.safetensors"
+        return self.folder / _folder(client) / f"{version:08d}.safetensors"
 
     def load(self, client: str, version: int) -> State:
+        """Raises ResumeError when the state that the server accepted is not there or damaged."""
         return thaw(self._path(client, version)) if version else {}
 
     def save(self, client: str, version: int, state: State) -> int:
-        """Returns the version that now holds `state`: 0 when there is nothing to keep."""
+        """Returns the version that now holds `state`: 0 when there is nothing to keep.
+
+        Idempotent: a job that is done again saves the same bytes. Raises MachineFault.
+        """
         state = lasting(state)
         if not _holds(state):
             return 0
-        write(self._path(client, version), freeze(state))
+        path, data = self._path(client, version), freeze(state)
+        if not (path.exists() and path.stat().st_size == len(data) and path.read_bytes() == data):
+            write(path, data)
         return version
 
-    def keep(self, client: str, versions: set[int], upto: int | None = None) -> None:
-        """Delete what neither the last nor the current checkpoint can name; what is newer than `upto` stays."""
-        for path in self._path(client, 0).parent.glob("*.safetensors"):
-            if int(path.stem) not in versions and (upto is None or int(path.stem) <= upto):
+    def keep(self, client: str, versions: Set[int], upto: int | None = None) -> None:
+        """Delete what neither the last nor the current checkpoint can name (and is not newer than `upto`)."""
+        folder = self._path(client, 0).parent
+        for path in folder.glob("*.safetensors"):
+            version = int(path.stem) if path.stem.isdigit() else None
+            if version is not None and version not in versions and (upto is None or version <= upto):
                 path.unlink(missing_ok=True)
+        sweep(folder)

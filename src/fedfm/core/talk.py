@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Generator
 
 import torch
@@ -19,18 +20,30 @@ def words(job: Job, talk: Talk, ctx: Ctx) -> Generator[Said, Message, None]:
     """A session as a stream of `Said`; ends with phase "done", or "gone" with the error and whose fault it is."""
     reply: Message | None = None
     fault: Fault = ""
-    phase, error, where = "gone", "", ""
+    phase, error, where, turn = "gone", "", "", 0
 
     def word(reply: Message | None) -> Said:
         with torch.enable_grad():
             said = talk.send(reply)  # type: ignore[arg-type]  # None begins
-        return Said(job.id, job.epoch, said.phase, said.message, said.state_version, said.last, ctx.drain())
+        return Said(
+            job.id, job.epoch, said.phase, said.message, said.state_version, said.last, ctx.drain(), turn=turn
+        )
 
     try:
-        while True:
+        for turn in itertools.count():  # noqa: B007 - told with every word
             reply = yield word(reply)
     except StopIteration:
         phase = "done"
     except Exception as e:  # noqa: BLE001 - whatever it is, somebody's fault it is
         fault, error, where = blame.of_session(e, reply is not None, ctx.simulated)
-    yield Said(job.id, job.epoch, phase, last=True, events=ctx.drain(), error=error, fault=fault, where=where)
+    yield Said(
+        job.id,
+        job.epoch,
+        phase,
+        last=True,
+        events=ctx.drain(),
+        error=error,
+        fault=fault,
+        where=where,
+        turn=turn,
+    )

@@ -20,6 +20,12 @@ from fedfm.data.reading.memory import is_dataset, is_frame, is_pair, is_rows, li
 from fedfm.data.source import natural
 
 
+def _unshown(knob: Any) -> Any:
+    """A field whose value is nobody's business: it is left out of reprs, and recorded by its digest."""
+    knob.repr = False
+    return knob
+
+
 @method("arrays", slot="data", section="II.B")
 @dataclass(frozen=True, eq=False)
 class Arrays(Own):
@@ -30,8 +36,14 @@ class Arrays(Own):
     `partition` or a `party_column`; without them they are one party's. `test` has rows for all, or of each party.
     """
 
-    train: Any = knob((), "a mapping party -> rows, or the rows of everybody")
-    test: Any = knob(None, "held-out rows, of each party or for all; null: test_fraction of every party")
+    train: Any = _unshown(knob((), "a mapping party -> rows, or the rows of everybody"))
+    test: Any = _unshown(
+        knob(None, "held-out rows, of each party or for all; null: test_fraction of every party")
+    )
+
+    @property
+    def agreed(self) -> frozenset[str]:
+        return super().agreed | ({"test"} if self.test is not None else frozenset[str]())
 
     def __post_init__(self) -> None:
         for name in ("train", "test"):
@@ -77,6 +89,11 @@ def as_source(data: Any) -> Any:
         return Arrays(data)
     if isinstance(data, Mapping) and data and all(is_rows(v) for v in data.values()):
         return Arrays(data)
+    if isinstance(data, Mapping | list | tuple) or hasattr(data, "shape"):
+        raise DataError(
+            f"data: {type(data).__name__} holds no rows that can be read: give a list of mappings, a DataFrame, "
+            "a datasets.Dataset, a mapping of columns, a pair of arrays (x, y), a mapping party -> such rows, or paths"
+        )
     return data
 
 

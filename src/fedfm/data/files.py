@@ -42,6 +42,10 @@ class Files(Own):
     )
     sheet: str = knob("", "the sheet of an .xlsx file; empty: the only one that has rows")
 
+    @property
+    def agreed(self) -> frozenset[str]:
+        return super().agreed | ({"test"} if self.test_path else frozenset[str]())
+
     def __post_init__(self) -> None:
         for name in ("path", "test_path"):  # a config holds text
             object.__setattr__(self, name, _plain(getattr(self, name)))

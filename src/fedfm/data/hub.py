@@ -46,6 +46,10 @@ class Hub(Own):
         factory=lambda: Dirichlet(alpha=0.5, parties=8),
     )
 
+    @property
+    def agreed(self) -> frozenset[str]:
+        return super().agreed | ({"test"} if self.test_split else frozenset[str]())
+
     def pieces(self, seed: int, faults: Faults) -> list[Piece]:
         """The training split and the test split; raises `MissingExtra` without `datasets`."""
         splits = self._load()

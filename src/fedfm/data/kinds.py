@@ -129,6 +129,18 @@ class Label(Kind):
 
 
 @dataclass(frozen=True)
+class Named(Label):
+    """A class name out of those that were agreed beforehand; a row with another is left out."""
+
+    names: tuple[str, ...] = ()
+
+    def clean(self, value: Any) -> str:
+        if (found := name(value)) not in {name(n) for n in self.names}:
+            raise Unfit("a label that data.labels does not name")
+        return found
+
+
+@dataclass(frozen=True)
 class Group(Label):
     """A name that rows are told apart by: a test group, a family of tasks."""
 

@@ -14,10 +14,11 @@ from fedfm.data import kinds
 from fedfm.data.cleaning.columns import Map, Pairs, Piece, clean, lacking
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.cleaning.layouts import Wanted, wanted
-from fedfm.data.cleaning.proposals import proposal
+from fedfm.data.cleaning.proposals import headless, proposal, turned
 from fedfm.data.source import Parties, Partition, Row, Shard, divide, group_rows, natural, stream
 from fedfm.data.splits import Source, compared, hold_out
 
+_TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 NOT_TRAINED = "held-out row of a label that nobody trains on"
 
 
@@ -39,6 +40,14 @@ class Own(Source):
     image_size: int = knob(0, "pictures are resized to a square of so many pixels; 0: as they are", low=0)
     image_mode: str = knob("", "channels of pictures: grey, colour, or as they are", choices=("", "L", "RGB"))
 
+    labels: tuple[str, ...] = knob(
+        (), "class names, agreed beforehand (needed under a guarantee); empty: those of the training rows"
+    )
+
+    @property
+    def agreed(self) -> frozenset[str]:
+        return frozenset({"schema"} if self.labels else ())
+
     def pieces(self, seed: int, faults: Faults) -> list[Piece]:
         """The rows as they are, in order: of each party, or nobody's; training and test rows apart."""
         raise NotImplementedError
@@ -53,6 +62,10 @@ class Own(Source):
         mapping, maps = self._maps({p.party for p in pieces if p.party}, faults)
         found = dict.fromkeys(k for p in pieces for k in p.has)
         mapped = dict.fromkeys([*mapping, *(c for m in maps.values() for c in m)])
+        if back := turned(pieces, columns, mapping):
+            why = "a map reads canonical name: your column"
+            faults.add("columns", "the map is the wrong way round", why, back)
+            faults.settle()
         columns_ = self._pictured(wanted(columns, mapped, found, faults))
         tests = any(p.split == "test" for p in pieces)
         account, rows = Account(), list[tuple[Piece, Pairs]]()
@@ -76,8 +89,10 @@ class Own(Source):
         faults.settle()
         parties = self._divided(rows, account, seed)
         parties = parties if tests else _labels_stay(parties, self.test_fraction)
+        if self.labels:  # also those that nobody holds: what is absent would tell
+            parties = replace(parties, labels=tuple(sorted(map(kinds.name, self.labels))))
         if (tests or self.test_fraction) and not len(parties.test()):
-            where = "of the given test rows" if tests else "could be held out"
+            where = "of those given" if tests else "after holding out"
             raise DataError(_no_test(parties, where, self.other_tests()))
         return replace(parties, notes=(*parties.notes, *compared(parties)))
 
@@ -108,13 +123,21 @@ class Own(Source):
 
     def _pictured(self, columns: Wanted) -> Wanted:
         kind = kinds.Image(self.image_size, self.image_mode)
-        return tuple(replace(c, kind=kind) if isinstance(c.kind, kinds.Image) else c for c in columns)
+        columns = tuple(replace(c, kind=kind) if isinstance(c.kind, kinds.Image) else c for c in columns)
+        named = kinds.Named(self.labels)
+        return tuple(replace(c, kind=named) if c.name == "label" and self.labels else c for c in columns)
 
     def _lacking(
         self, pieces: list[Piece], columns: Wanted, mapping: Map, maps: Mapping[str, Map], faults: Faults
     ) -> set[str]:
         """Note the columns that pieces lack, with one fix for all that was tried; the places of those pieces."""
         full = [p for p in pieces if p.lines]
+        for piece in (p for p in full if mapping and p.place.lower().endswith(_TABLES) and headless(p)):
+            why = (
+                f"its first line reads {', '.join(piece.has)[:80]}, and a value of its own column among that"
+            )
+            fix = "put the columns' names on the first line"
+            faults.add(piece.place, "it looks as if there is no header", why, fix, 1)
         missing = {p.place: lacking(columns, maps.get(p.party, mapping), p.has) for p in full}
         optional = {c.name for c in columns if not c.required}
         for p in full:  # a mapped column must be somewhere, also where it is not required
@@ -178,12 +201,13 @@ class Own(Source):
             return
         for piece, pairs in rows:
             if not pairs and piece.split != "validation" and not faults.spoilt(piece.place):
-                self._none(piece.place, len(piece.lines), account, piece.party, faults)
+                fix = self.other_tests() if piece.split == "test" and piece.lines else ""
+                self._none(piece.place, len(piece.lines), account, piece.party, faults, fix)
 
-    def _none(self, place: str, n: int, account: Account, party: str, faults: Faults) -> None:
+    def _none(self, place: str, n: int, account: Account, party: str, faults: Faults, fix: str = "") -> None:
         reasons = ", ".join(f"{k} {why}" for why, k in account.reasons(party=party).items())
         why = f"all {n} rows are left out: {reasons}" if n else "it is empty"
-        faults.add(place, "the file gives no rows", why, "fill it, or leave it out of the pattern")
+        faults.add(place, "the file gives no rows", why, fix or "fill it, or leave it out of the pattern")
 
     # ---- splits -----------------------------------------------------------------------------------------------
     def _divided(self, rows: list[tuple[Piece, Pairs]], account: Account, seed: int) -> Parties:

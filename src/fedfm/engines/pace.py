@@ -49,6 +49,10 @@ class SimulatedPace(Pace):
     def due(self, now: float, ctx: Ctx, load: Load) -> float:
         return now + self.speed.duration(ctx)
 
+    @property
+    def loses(self) -> bool:
+        return self.partial or bool(self.dropout or self.drop)
+
     def lost(self, phase: str, ctx: Ctx) -> bool:
         """One draw a party and round, so that whoever is lost is lost once, before its phase."""
         if ctx.client in self.drop and self.drop[ctx.client] in ("", phase):
@@ -96,6 +100,10 @@ class Quorum(SimulatedPace):
     @property
     def partial(self) -> bool:  # type: ignore[override]
         return self.eager or self.deadline_s is not None
+
+    @property
+    def independent(self) -> bool:
+        return not self.eager and self.late == "cancel"
 
     def quorum(self, planned: int) -> int:
         return max(1, math.ceil(round(self.fraction * planned, 9)))  # 0.07 * 100 is 7.000000000000001

@@ -246,44 +246,48 @@ def _work(pipe: Connection, others: list[Connection], site: Site) -> None:
     torch.set_num_threads(site.fed.threads)
     inbox: queue.SimpleQueue[tuple[dict[str, Any], Message | None]] = queue.SimpleQueue()
     threading.Thread(target=_drain, args=(pipe, inbox), daemon=True).start()
-    talks: dict[tuple[str, int], Generator[Said, Message, None]] = {}
-    briefs: dict[int, Message] = {}
-    todo: deque[tuple[tuple[str, int], Message | None]] = deque()
+    desk = _Desk(site)
     while True:
-        while not todo or not inbox.empty():
-            head, message = inbox.get()
-            if head["do"] == "start":
-                job = Job.of(head["job"])
-                briefs = {k: b for k, b in briefs.items() if k in head["keep"]}
-                if message is not None:
-                    briefs[head["brief"]] = message
-                talks[job.id, job.epoch] = site.run(job, briefs[head["brief"]])
-                todo.append(((job.id, job.epoch), None))
-            elif head["do"] == "send":
-                todo.append(((head["id"], head["epoch"]), message))
-            elif (talk := talks.pop((head["id"], head["epoch"]), None)) is not None:
-                talk.close()
-        key, message = todo.popleft()
-        if key not in talks:
-            continue
-        said = next(talks[key]) if message is None else talks[key].send(message)
+        while not desk.todo or not inbox.empty():
+            desk.told(*inbox.get())
+        if (said := desk.step()) is not None:
+            _send(pipe, {k: v for k, v in vars(said).items() if k != "message"}, said.message)
+
+
+class _Desk:
+    """The sessions that one worker has under way."""
+
+    def __init__(self, site: Any):
+        self.site = site
+        self.talks: dict[tuple[str, int], Generator[Said, Message, None]] = {}
+        self.briefs: dict[int, Message] = {}
+        self.todo: deque[tuple[tuple[str, int], Message | None]] = deque()
+
+    def told(self, head: dict[str, Any], message: Message | None) -> None:
+        """Start, go on with or drop a session; forget states."""
+        if head["do"] == "start":
+            job = Job.of(head["job"])
+            self.briefs = {k: b for k, b in self.briefs.items() if k in head["keep"]}
+            if message is not None:
+                self.briefs[head["brief"]] = message
+            self.talks[job.id, job.epoch] = self.site.run(job, self.briefs[head["brief"]])
+            self.todo.append(((job.id, job.epoch), None))
+        elif head["do"] == "keep":
+            self.site.store.keep(head["id"], set(head["versions"]), head["upto"])
+        elif head["do"] == "send":
+            self.todo.append(((head["id"], head["epoch"]), message))
+        elif (talk := self.talks.pop((head["id"], head["epoch"]), None)) is not None:
+            talk.close()
+
+    def step(self) -> Said | None:
+        """The next word of whoever is due; None when it was dropped meanwhile."""
+        key, message = self.todo.popleft()
+        if key not in self.talks:
+            return None
+        said = next(self.talks[key]) if message is None else self.talks[key].send(message)
         if said.last:
-            del talks[key]
-        _send(
-            pipe,
-            {
-                "id": said.id,
-                "epoch": said.epoch,
-                "phase": said.phase,
-                "state_version": said.state_version,
-                "last": said.last,
-                "events": said.events,
-                "error": said.error,
-                "fault": said.fault,
-                "where": said.where,
-            },
-            said.message,
-        )
+            del self.talks[key]
+        return said
 
 
 def _drain(pipe: Connection, inbox: queue.SimpleQueue[tuple[dict[str, Any], Message | None]]) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 import tempfile
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedfm.core.combine import Pipe, stages_of
 from fedfm.core.context import Ctx
@@ -22,6 +25,7 @@ from fedfm.efficiency.training.mean import Mean
 from fedfm.laws.compare import kept, near, normal, same
 from fedfm.laws.homes import play, quadratics
 from fedfm.laws.law import hold, law
+from fedfm.laws.training import knobs
 
 LENGTHS = (0, 1, 7, 1000)
 DRAWS = 600  # of an estimator whose mean is tested
@@ -201,6 +205,96 @@ def padding_stays_zero(wire: Wire, within: Federation | None) -> None:
         hold(not bool(out[~here].any()), "values appear in the padding between tensors")
 
 
+@law(Wire, when=_speaks_alone)
+def a_strangers_sides_are_not_believed(wire: Wire, within: Federation | None) -> None:
+    """Whatever stands beside a payload, or in it: `decode` refuses it, or gives what an honest party could have sent.
+
+    That is a finite vector of the agreed length, made in memory of the size of what was agreed; its memory of the
+    sender stays as it was. Sides are dropped, emptied, doubled, of another type, negative, huge and not finite.
+    """
+    d, memory = 300, dict[str, Any]()
+    y, side, _ = wire.encode(normal(d), {}, ctx(d, 2))
+    _, memory = wire.decode(y, side, memory, ctx(d, 2))
+    for c in (ctx(d), ctx(d).at(layout=None)):
+        try:
+            y, side, _ = wire.encode(normal(d, 1), {}, c)
+            wire.decode(y, side, kept(memory), c)
+        except AssertionError:  # a stage that goes by the names of tensors has no place in a conversation
+            continue
+        for what, x, beside in _lies(y, side, d):
+            before, most = kept(memory), _Largest()
+            tracemalloc.start()
+            try:
+                with most:
+                    out, _ = wire.decode(x, beside, memory, c)
+            except Exception as e:  # noqa: BLE001 - whatever it raises costs the sender its place, and nobody else
+                hold(not isinstance(e, MemoryError | RecursionError), f"{what}: {type(e).__name__}: {e}")
+                out = None
+            finally:
+                taken = max(4 * most.size, tracemalloc.get_traced_memory()[1])
+                tracemalloc.stop()
+            hold(taken <= 1 << 22, f"{what}: {taken} bytes were taken for a vector of {d} values")
+            hold(same(memory, before), f"{what}: its memory of the sender has changed")
+            if out is None or x is not y:  # another payload: its length is for the hub to judge
+                continue
+            # A stage behind another is told its length; that of the first is compared with the layout by the hub.
+            whole = c.layout is None or out.shape == (d,) or "/length'" in what or what.startswith("'length'")
+            hold(whole and out.dim() == 1, f"{what}: {tuple(out.shape)} values came out, ({d},) were agreed")
+            hold(out.is_floating_point() and bool(out.isfinite().all()), f"{what}: {out} came out")
+
+
+class _Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """The elements of the largest tensor that is made meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.size = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for t in out if isinstance(out, list | tuple) else (out,):
+            if isinstance(t, Tensor):
+                self.size = max(self.size, t.numel())
+        return out
+
+
+def _lies(y: Tensor, side: dict[str, Tensor], d: int) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
+    """What was sent, changed in one place, with what was done to it."""
+    for name, t in side.items():
+        yield f"no '{name}'", y, {k: v for k, v in side.items() if k != name}
+        for how, other in _changed(t):
+            yield f"'{name}' {how}", y, side | {name: other}
+    for n in (-1, 0, d + 1, 1 << 22, 1 << 62):
+        for name in {"length", *(k.rpartition("/")[0] + "/length" for k in side if "/" in k)}:
+            yield f"'{name}' of {n}", y, side | {name: torch.tensor([n])}
+    for how, other in _changed(y):
+        yield f"a payload {how}", other, side
+
+
+def _changed(t: Tensor) -> Iterator[tuple[str, Tensor]]:
+    yield "that is empty", t.reshape(-1)[:0]
+    yield "twice as long", torch.cat([t.reshape(-1)] * 2)
+    yield "one shorter", t.reshape(-1)[:-1]
+    yield "of another shape", t.reshape(1, 1, -1)
+    for dtype in (torch.float32, torch.int64, torch.uint8, torch.bool):
+        if dtype != t.dtype:
+            yield f"of {dtype}", t.to(dtype)
+    if t.is_floating_point():
+        for value in (math.nan, math.inf, -math.inf, 3e38, -3e38, -1.0):
+            yield f"of {value}", torch.full_like(t, value)
+        if t.numel() > 1:
+            yield "turned round", t.flip(0)
+    elif t.dtype != torch.bool:
+        for value in {
+            0,
+            torch.iinfo(t.dtype).max,
+            torch.iinfo(t.dtype).min,
+            7,
+            min(1 << 22, torch.iinfo(t.dtype).max),
+        }:
+            yield f"of {value}", torch.full_like(t, value)
+
+
 @law(Wire, when=lambda w: w.after_sum and not isinstance(w, Pipe))
 def a_stage_undone_on_the_sum_leaves_single_messages_alone(wire: Wire, within: Federation | None) -> None:
     """decode is the identity: the work is decode_sum's, once."""
@@ -218,3 +312,28 @@ def a_hidden_sum_is_the_sum(wire: Wire, within: Federation | None) -> None:
     hold(not hidden.failed, f"rounds failed: {hidden.failed}")
     noisy = any(getattr(s, "noise_multiplier", 0) or getattr(s, "clip_norm", 0) for s in stages_of(wire))
     hold(noisy or near(hidden.model, plain.model), "the unmasked sum is another")
+
+
+def _shares(wire: Wire) -> bool:
+    """Does a share of the values travel, without a conversation?"""
+    return not (wire.opaque or wire.phases or wire.perturbs) and "fraction" in knobs(wire)
+
+
+@law(Wire, when=_shares)
+def padding_does_not_count(wire: Wire, within: Federation | None) -> None:
+    """A fraction is a fraction of numbers: the same values come back with padding between tensors and without."""
+    for d in (3, 40):
+        x = 5.0 + normal(d)
+        tight = Layout(tuple(Entry(f"t{i}", (1,), i) for i in range(d)), d)
+        wide = Layout.of({e.name: (1,) for e in tight.entries})
+        found = []
+        for layout in (tight, wide):
+            c = Ctx(7, 3, client="party-1", layout=layout, events=[])
+            y, side, _ = wire.encode(layout.pack({f"t{i}": x[i : i + 1] for i in range(d)}), {}, c)
+            out = layout.views(wire.decode(y, side, {}, c)[0])
+            found.append(torch.cat([out[e.name] for e in layout.entries]))
+        hold(
+            same(found[0], found[1]),
+            f"{d} values come back as {found[0].tolist()}, and between padding as {found[1].tolist()}: take the "
+            "padding out with codec.length.real, put it back with spread",
+        )

@@ -4,9 +4,22 @@
 into what `transformers` loads. Importing this module loads neither `torch` nor `transformers`.
 """
 
-from fedfm.models.identity import digest
+from fedfm.models.identity import Base, base, digest
 from fedfm.models.packaged import Packaged, catalog
 from fedfm.models.random_init import tiny
-from fedfm.models.store import Row, fetch, path, status
+from fedfm.models.store import Row, fetch, here, local, path, status
 
-__all__ = ["Packaged", "Row", "catalog", "digest", "fetch", "path", "status", "tiny"]
+__all__ = [
+    "Base",
+    "Packaged",
+    "Row",
+    "base",
+    "catalog",
+    "digest",
+    "fetch",
+    "here",
+    "local",
+    "path",
+    "status",
+    "tiny",
+]

@@ -1,4 +1,4 @@
-"""Which base model this is: one digest over the configuration and the weights."""
+"""Which base model this is: digests over configuration and weights, and over what turns text into tokens."""
 
 from __future__ import annotations
 
@@ -7,14 +7,54 @@ import hashlib
 import json
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedfm.core.errors import ModelError
+from fedfm.models.folder import VOCABULARIES
 
 # says which library wrote the file, not which model it is
 _IGNORED = ("transformers_version", "_name_or_path", "_commit_hash")
 _SETTLED_NS = 2_000_000_000
+_WORDS = (
+    *VOCABULARIES,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "merges.txt",
+    "chat_template*",
+)
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base model as it was found: what it was called, where it lies, and what it is."""
+
+    name: str  # as the task names it
+    folder: str
+    revision: str | None  # the commit, for a model of the hub
+    weights: str  # digest of config and weights
+    words: str  # digest of the tokenizer's files and the chat template; "" where there are none
+
+    @property
+    def source(self) -> str:
+        """What other libraries load it by: the hub's id, or the folder."""
+        return self.name.partition("@")[0] if self.revision else self.folder
+
+
+def base(model: str | os.PathLike[str]) -> Base:
+    """The identity of a packaged model, a folder or a hub id; a hub id is resolved to its commit. Raises ModelError."""
+    from fedfm.models.hub import commit
+    from fedfm.models.store import local
+
+    folder = local(model)
+    found = [p for pattern in _WORDS for p in sorted(folder.glob(pattern)) if p.is_file()]
+    total = hashlib.sha256()
+    for file in dict.fromkeys(found):
+        total.update(f"{file.name}\0{_sha256(file)}\n".encode())
+    words = total.hexdigest() if found else ""
+    return Base(os.fspath(model), str(folder.absolute()), commit(folder), digest(folder), words)
 
 
 def digest(folder: str | os.PathLike[str]) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
+import re
 import time
-from collections.abc import Iterator
+from pathlib import Path
 
 from fedfm.core.errors import ModelError
+from fedfm.models.folder import code
 
 SECONDS = 4.0  # for the one attempt; the hub's own client would try six times a file
 _KEPT = 60.0  # seconds for which a hub that did not answer is not asked again
@@ -32,26 +32,23 @@ def reachable() -> bool:
     return answered
 
 
-@contextlib.contextmanager
-def cached_at_least(where: str) -> Iterator[None]:
-    """Inside, `from_pretrained` of a hub id reads the hub's cache alone when the hub does not answer."""
-    from huggingface_hub import constants
-
-    if os.path.isdir(where) or reachable():
-        yield
-        return
-    before, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
-
-
 def refusal(model: str, where: str, what: str, e: Exception) -> ModelError:
-    """The error for a model that `from_pretrained` could not load from `where`."""
-    why, other = " ".join(str(e).split()), "take one of `fedfm models`"
-    if os.path.isdir(where):
+    """The error for a model that a foreign library could not use; its own advice is not passed on."""
+    why, other = _told(e), "take one of `fedfm models`"
+    folder = Path(where)
+    if folder.is_dir():
         fix = f"give a folder in Hugging Face layout (config.json, tokenizer, *.safetensors), or {other}"
+        pickles = ", ".join(sorted(p.name for p in folder.glob("*.bin"))) or "a file"
+        if brought := code(folder):
+            why = f"this folder brings code of its own ({', '.join(brought)}), and fedfm does not run it"
+            fix = f"take a model that the installed transformers knows by itself, or {other}"
+        elif "unpickl" in f"{type(e).__name__} {e}".lower():
+            why = f"{pickles} holds other objects than tensors, and nothing is ever unpickled"
+            fix = f"ask its author for safetensors, or {other}"
+        elif "pytorchstreamreader" in str(e).lower() or "central directory" in str(e).lower():
+            why, fix = f"{pickles} is damaged or was cut off", "download it again"
+        elif isinstance(e, ImportError):
+            why, fix = f"a library that it needs is missing: {why}", "install it, or take another model"
     elif isinstance(e, OSError) and not reachable():
         from huggingface_hub import constants
 
@@ -66,3 +63,12 @@ def refusal(model: str, where: str, what: str, e: Exception) -> ModelError:
     else:
         fix = f"check its name on the hub (a gated one needs `hf auth login`), or {other}"
     return ModelError(f"{model}: {what}\n    why: {why}\n    fix: {fix}")
+
+
+def _told(e: Exception) -> str:
+    """What a library said, shortened, without the switches that it would have the user turn."""
+    sentences = re.split(r"(?<=[.!?])\s+", " ".join(str(e).split()))
+    kept = [s for s in sentences if not re.search("trust_remote_code|weights_only|ignore_mismatched", s)]
+    text = " ".join(kept) or type(e).__name__
+    text = text if len(text) <= 300 else text[:297] + "..."
+    return text if isinstance(e, OSError | ValueError) else f"{type(e).__name__}: {text}"

@@ -15,6 +15,8 @@ from pathlib import Path
 from fedfm.core.errors import ModelError, nearest
 from fedfm.models.announce import Say, announcing
 from fedfm.models.convert import convert, require
+from fedfm.models.folder import check
+from fedfm.models.hub import cached, is_id, snapshot
 from fedfm.models.lock import locked
 from fedfm.models.packaged import Packaged, catalog
 
@@ -47,7 +49,7 @@ def cache() -> Path:
 
 
 def path(name_or_path: str | os.PathLike[str], *, progress: bool = True) -> str:
-    """What `from_pretrained` takes, for a packaged name, a local folder or a hub id.
+    """What `from_pretrained` takes, for a packaged name, a local folder or a hub id (which comes back as it is).
 
     A packaged name wins over a folder of that name (write ./name for the folder) and is fetched at first use.
     Raises ModelError for a folder without a model, and for a word that nearly is a packaged name.
@@ -57,7 +59,7 @@ def path(name_or_path: str | os.PathLike[str], *, progress: bool = True) -> str:
         return str(fetch(text, progress=progress))
     folder = Path(text).expanduser()
     if text and folder.is_dir():
-        _check_folder(folder)
+        check(folder)
         return str(folder)
     if text and folder.exists():
         raise ModelError(
@@ -72,12 +74,31 @@ def path(name_or_path: str | os.PathLike[str], *, progress: bool = True) -> str:
             f"{text}: no packaged model of this name, and no such folder\n"
             f"    fix: did you mean '{close}'? A model of the hub is written org/name, a folder ./{text}"
         )
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", text):
+    if not is_id(text):
         raise ModelError(
-            f"'{text}': neither a packaged model, nor a folder, nor a hub id (org/name)\n"
+            f"'{text}': neither a packaged model, nor a folder, nor a hub id (org/name, org/name@revision)\n"
             f"    fix: packaged models are {', '.join(catalog())}"
         )
     return text
+
+
+def local(name_or_path: str | os.PathLike[str], *, progress: bool = True) -> Path:
+    """The folder that holds the model; a hub id becomes the snapshot of one commit. Raises ModelError."""
+    place = Path(path(name_or_path, progress=progress))
+    if not place.is_dir():
+        place = snapshot(os.fspath(name_or_path))
+        check(place)
+    return place
+
+
+def here(name_or_path: str | os.PathLike[str]) -> Path | None:
+    """The folder that `local` would give, if nothing has to be fetched for it. Raises ModelError like `path`."""
+    text = os.fspath(name_or_path)
+    if text in catalog():
+        model = catalog()[text]
+        return local(text) if not model.package or _ready(_place(model)) else None
+    place = Path(path(text))
+    return place if place.is_dir() else cached(text)
 
 
 def fetch(name: str, *, force: bool = False, progress: bool = True) -> Path:
@@ -180,24 +201,6 @@ def _seal(model: Packaged, made: Path) -> None:
     for file in made.iterdir():
         with file.open("rb+") as handle:
             os.fsync(handle.fileno())
-
-
-def _check_folder(folder: Path) -> None:
-    if (folder / "config.json").is_file():
-        return
-    if (folder / "adapter_config.json").is_file():
-        why, fix = "it is an adapter", "name its base model instead"
-    elif files := sorted(folder.glob("*.gguf")):
-        why, fix = f"{files[0].name} is a GGUF file", "convert it to Hugging Face layout (safetensors) first"
-    else:
-        why = "a model folder holds config.json, the tokenizer and the weights"
-        inside = sorted(p.parent.name for p in folder.glob("*/config.json"))
-        fix = (
-            f"did you mean {folder / inside[0]}?"
-            if inside
-            else "name a folder that does, or one of `fedfm models`"
-        )
-    raise ModelError(f"{folder}: no config.json here\n    why: {why}\n    fix: {fix}")
 
 
 def _near(word: str) -> str | None:

@@ -6,6 +6,7 @@ leaves this module counts as the metrics do: an event of round t belongs to roun
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -25,9 +26,11 @@ OUTCOMES = {
     "p": "planned, no outcome",
     ".": "not in the round",
 }
-ROUTINE = {"plan", "start", "upload", "bytes", "privacy", "value", "bid", "pay", "sampling", "evaluate"}
 TROUBLE = {"dropout": "d", "late": "l", "refused": "r", "failed": "f"}
+MONEY = {"value": ("value", "value"), "bid": ("asked", "ask"), "pay": ("paid", "amount")}
 LOG_ROWS = 500
+_NUMBER = re.compile(r"(?<![\w.-])[-−+]?\d[\d,]*(\.\d+)?([eE][-+]?\d+)?(?![\w])")
+KINDS = 64  # that the log keeps apart; a ledger with more is damaged or hostile
 
 
 @dataclass
@@ -50,7 +53,7 @@ class Tally:
 class Facts:
     """Folds over the events: outcomes per round and party, bytes per wire stage, money, privacy, trouble.
 
-    Rounds count from 1, also those of the events kept in `trouble`, `unusual` and `routine`.
+    Rounds count from 1, also those of the events kept in `trouble` and `log`.
     """
 
     outcome: dict[int, dict[str, str]] = field(default_factory=dict)
@@ -66,8 +69,7 @@ class Facts:
     failed_rounds: dict[int, str] = field(default_factory=dict)
     privacy: dict[str, dict[str, Any]] = field(default_factory=dict)
     kinds: Counter[str] = field(default_factory=Counter)
-    unusual: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
-    routine: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    log: dict[str, list[tuple[int, dict[str, Any]]]] = field(default_factory=dict)  # by kind, with positions
 
 
 def fold(events: Iterable[dict[str, Any]], failed: Mapping[int, str] | None = None) -> Facts:
@@ -85,9 +87,11 @@ def fold(events: Iterable[dict[str, Any]], failed: Mapping[int, str] | None = No
         number = told + 1 if isinstance(told, int) and not isinstance(told, bool) else None
         if number is not None:
             event = {**event, "round": number}
-        log = facts.routine if kind in ROUTINE else facts.unusual
-        if len(log) < LOG_ROWS:
-            log.append((position, event))
+        rows = facts.log.setdefault(
+            kind if kind in facts.log or len(facts.log) < KINDS else "other kinds", []
+        )
+        if len(rows) < LOG_ROWS:
+            rows.append((position, event))
         if number is not None:
             who = event.get("client")
             pass_.take(kind, number, None if who is None else str(who), event)
@@ -96,9 +100,10 @@ def fold(events: Iterable[dict[str, Any]], failed: Mapping[int, str] | None = No
 
 
 def log_rows(facts: Facts) -> list[dict[str, Any]]:
-    """At most 500 events in order; when cut, what is out of the ordinary comes before routine events."""
-    rows = facts.unusual[:LOG_ROWS]
-    rows = rows + facts.routine[: LOG_ROWS - len(rows)]
+    """At most 500 events in order; when cut, rare kinds come before frequent ones: a drop-out before a timing."""
+    rows: list[tuple[int, dict[str, Any]]] = []
+    for kind in sorted(facts.log, key=lambda k: (facts.kinds[k] or len(facts.log[k]), k)):
+        rows += facts.log[kind][: LOG_ROWS - len(rows)]
     return [event for _, event in sorted(rows, key=lambda row: row[0])]
 
 
@@ -109,36 +114,50 @@ class _Pass:
         self.facts = facts
         self.now = 0  # the round that is being read; a ledger is in the order of its rounds
         self.gone: dict[str, int] = {}  # who dropped out, and in which round that was noted
+        self.takes = {
+            "plan": self._plan,
+            "upload": self._upload,
+            "bytes": self._bytes,
+            "round_failed": self._round_failed,
+            "privacy": self._privacy,
+        }
 
     def take(self, kind: str, number: int, who: str | None, event: dict[str, Any]) -> None:
         """One event, whose round counts from 1."""
-        facts = self.facts
         self.now = max(self.now, number)
-        if kind == "plan":
-            clients = event.get("clients")
-            for client in clients if isinstance(clients, list) else ():
-                _mark(facts, number, str(client), "p")
-                _tally(facts, str(client)).planned += 1
-        elif kind == "upload" and who is not None:
-            if self.now > number:
-                facts.arrived[(number, who)] = self.now
-            _upload(facts, number, who, event)
-        elif kind == "bytes":
-            _bytes(facts, number, event)
-        elif kind in TROUBLE:
+        if kind in TROUBLE:
             self._trouble(kind, number, who, event)
-        elif kind == "round_failed":
-            facts.failed_rounds[number] = str(event.get("reason") or "no reason noted")
-        elif kind == "privacy":
-            facts.privacy[str(event.get("mechanism") or "mechanism")] = event
-        elif kind in ("value", "bid", "pay") and who is not None:
-            name, source = {"value": ("value", "value"), "bid": ("asked", "ask"), "pay": ("paid", "amount")}[
-                kind
-            ]
-            amount = finite(event.get(source))
-            if amount is not None:
-                tally = _tally(facts, who)
-                setattr(tally, name, (getattr(tally, name) or 0.0) + amount)
+        elif kind in MONEY and who is not None:
+            self._money(*MONEY[kind], who, event)
+        elif kind in self.takes:
+            self.takes[kind](number, who, event)
+
+    def _plan(self, number: int, who: str | None, event: dict[str, Any]) -> None:
+        clients = event.get("clients")
+        for client in clients if isinstance(clients, list) else ():
+            _mark(self.facts, number, str(client), "p")
+            _tally(self.facts, str(client)).planned += 1
+
+    def _upload(self, number: int, who: str | None, event: dict[str, Any]) -> None:
+        if who is not None:
+            if self.now > number:
+                self.facts.arrived[(number, who)] = self.now
+            _upload(self.facts, number, who, event)
+
+    def _bytes(self, number: int, who: str | None, event: dict[str, Any]) -> None:
+        _bytes(self.facts, number, event)
+
+    def _round_failed(self, number: int, who: str | None, event: dict[str, Any]) -> None:
+        self.facts.failed_rounds[number] = str(event.get("reason") or "no reason noted")
+
+    def _privacy(self, number: int, who: str | None, event: dict[str, Any]) -> None:
+        self.facts.privacy[str(event.get("mechanism") or "mechanism")] = event
+
+    def _money(self, name: str, source: str, who: str, event: dict[str, Any]) -> None:
+        amount = finite(event.get(source))
+        if amount is not None:
+            tally = _tally(self.facts, who)
+            setattr(tally, name, (getattr(tally, name) or 0.0) + amount)
 
     def finish(self) -> None:
         """Uploads are counted last: what came in a round that failed was thrown away."""
@@ -159,7 +178,7 @@ class _Pass:
         elif kind == "failed" and who is not None and self.gone.pop(who, None) == self.now:
             return  # the end of the session that the drop-out broke off: the same loss, told again
         reason = event.get("reason") or event.get("error") or event.get("by") or event.get("phase") or ""
-        facts.reasons[(kind, str(reason))] += 1
+        facts.reasons[(kind, _NUMBER.sub("…", str(reason)))] += 1  # one reason, whatever its figures
         if len(facts.trouble) < 200:
             facts.trouble.append(event)
         if who is None:

@@ -33,11 +33,11 @@ def obstacle(runs: Sequence[Run]) -> str:
 
 def named(run: Run, slot: str) -> str:
     """The name of what fills that slot of the config, `task` or `data`, as far as the config tells it."""
-    return _name(_parsed(run.config).get(slot))
+    return _name(parsed(run.config).get(slot))
 
 
 def _test(run: Run) -> tuple[str, dict[str, Any], str] | None:
-    config = _parsed(run.config)
+    config = parsed(run.config)
     if not config:
         return None
     data = config.get("data")
@@ -46,7 +46,7 @@ def _test(run: Run) -> tuple[str, dict[str, Any], str] | None:
 
 
 @lru_cache(maxsize=32)
-def _parsed(config: str | None) -> dict[str, Any]:
+def parsed(config: str | None) -> dict[str, Any]:
     try:
         return mapping(yaml.safe_load(config or ""))
     except (yaml.YAMLError, ValueError, RecursionError):

@@ -1,10 +1,18 @@
-"""Numbers as a reader wants them: units, three significant digits, a real minus sign."""
+"""Numbers as a reader wants them: units, three significant digits, a real minus sign, one rule of rounding.
+
+Everything that is printed is rounded here, half away from zero on the shortest decimal that names the number: 0.725
+is 0.73 and 0.675 is 0.68. Differences are taken before rounding, never between rounded numbers.
+"""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
+from decimal import ROUND_HALF_UP, Context, Decimal
 from typing import Any
+
+_WIDE = Context(prec=400)  # any float has all its digits
 
 
 def finite(value: Any) -> float | None:
@@ -19,25 +27,28 @@ def finite(value: Any) -> float | None:
 
 
 def decimals(values: Iterable[float | None]) -> int:
-    """Decimals (0 to 4) with which these values can be told apart; two for scores between 0 and 1."""
-    known = sorted({v for v in values if v is not None})
-    if not known:
-        return 2
-    top = max(abs(known[0]), abs(known[-1]))
-    least = 0 if top >= 1000 else 1 if top >= 100 else 2 if top >= 0.1 else 4
-    gaps = [b - a for a, b in zip(known, known[1:], strict=False)]
-    if least == 2 and gaps and min(gaps) < 0.01 and top < 10:
-        return 3
-    return least
+    """Decimals (0 to 4) for scores that stand together: three significant digits and more of the largest."""
+    top = max((abs(v) for v in values if v is not None), default=0.0)
+    return 0 if top >= 1000 else 1 if top >= 100 else 2 if top >= 10 else 3 if top >= 0.1 or top == 0 else 4
+
+
+def rounded(value: float, digits: int) -> Decimal:
+    """The number with that many decimals, half away from zero on its shortest decimal form."""
+    return Decimal(repr(float(value))).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP, _WIDE)
 
 
 def fixed(value: float | None, digits: int = 2, sign: bool = False) -> str:
     """A number with that many decimals; an en dash when there is none."""
-    if value is None:
+    if value is None or not math.isfinite(value):
         return "–"
-    text = f"{abs(value):,.{digits}f}"
-    zero = float(text.replace(",", "")) == 0
-    return ("" if zero else "−" if value < 0 else "+" if sign else "") + text
+    near = rounded(value, digits)
+    mark = "" if not near else "−" if near < 0 else "+" if sign else ""
+    return f"{mark}{abs(near):,}"
+
+
+def score(value: float | None) -> str:
+    """A score on its own; beside others it takes their `decimals`."""
+    return fixed(value, decimals([value]))
 
 
 def short(value: float | None) -> str:
@@ -46,8 +57,10 @@ def short(value: float | None) -> str:
         return "–"
     size = abs(value)
     if size != 0 and (size < 0.001 or size >= 1e7):
-        mantissa, exponent = f"{value:.1e}".split("e")
-        return f"{mantissa.removesuffix('.0').replace('-', '−')}e{int(exponent)}".replace("e-", "e−")
+        exact = Decimal(repr(float(value)))
+        near = exact.quantize(Decimal(1).scaleb(exact.adjusted() - 1), ROUND_HALF_UP, _WIDE)
+        mantissa = fixed(float(near.scaleb(-near.adjusted(), _WIDE)), 1).removesuffix(".0")
+        return f"{mantissa}e{near.adjusted()}".replace("e-", "e−")
     text = fixed(value, 0 if size >= 100 else 1 if size >= 10 else 2 if size >= 0.1 or size == 0 else 4)
     return text.rstrip("0").rstrip(".") if "." in text else text
 
@@ -83,7 +96,7 @@ def size(value: float | None) -> str:
     for limit, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if abs(value) >= limit:
             return f"{_three(value / limit)} {unit}"
-    return f"{value:.0f} B"
+    return f"{fixed(value, 0)} B"
 
 
 def span(seconds: float | None) -> str:
@@ -96,7 +109,7 @@ def span(seconds: float | None) -> str:
         return f"{_three(seconds * 1000)} ms"
     if seconds < 59.95:
         return f"{_three(seconds)} s"
-    whole = round(seconds)
+    whole = math.floor(seconds + 0.5)
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600:,} h {whole % 3600 // 60:02d} min"
@@ -109,7 +122,12 @@ def share(part: float, whole: float | None = 1.0) -> str:
     percent = 100 * part / whole
     if 0 < percent < 0.1:
         return "< 0.1 %"
-    return f"{percent:.1f} %" if percent < 10 and abs(percent - round(percent)) > 0.05 else f"{percent:.0f} %"
+    return f"{fixed(percent, int(percent < 10 and abs(percent - round(percent)) > 0.05))} %"
+
+
+def natural(name: str) -> list[tuple[int, int, str]]:
+    """A sorting key by which party-2 comes before party-10."""
+    return [(0, int(p), "") if p.isdecimal() and len(p) < 19 else (1, 0, p) for p in re.split(r"(\d+)", name)]
 
 
 def plural(number: float, one: str, many: str | None = None) -> str:

@@ -6,10 +6,10 @@ import re
 from collections import Counter
 from typing import Any
 
-from fedfm.report.numbers import decimals, finite, fixed
+from fedfm.report.numbers import decimals, finite, fixed, natural, rounded
 from fedfm.report.rundir import Run, mapping
 
-STATES = {"finished": "finished", "interrupted": "interrupted", "failed": "failed"}
+STATES = ("finished", "finished with findings", "interrupted", "failed")
 BASELINES = (
     ("base", "base model"),
     ("local", "parties alone"),
@@ -21,19 +21,35 @@ LOSSES = re.compile(r"loss|perplexity|error|nll|rmse|mae|mse|eer|wer|cer", re.IG
 
 
 def recipe(run: Run) -> str:
-    """The recipe's name, from the summary, else from the config, else the directory."""
+    """What the run is called: its recipe, else its directory."""
+    return named(run) or run.label
+
+
+def named(run: Run) -> str:
+    """The recipe's name, from the summary, else from the config; empty for a federation without one."""
     name = run.summary.get("recipe")
     if isinstance(name, str) and name:
         return name
     found = re.search(r"^recipe:\s*['\"]?([\w.+-]+)", run.config or "", re.MULTILINE)
-    return found.group(1) if found else run.label
+    return found.group(1) if found else ""
 
 
 def status(run: Run) -> str:
-    """finished, interrupted or failed; a run without a summary counts as interrupted."""
-    return STATES.get(
-        str(run.summary.get("status")), "finished" if run.summary.get("metric") else "interrupted"
-    )
+    """The verdict's word; a run without a summary counts as interrupted."""
+    told = run.summary.get("status")
+    return str(told) if told in STATES else "finished" if run.summary.get("metric") else "interrupted"
+
+
+def findings(run: Run) -> list[str]:
+    """Why the run is no plain success, the gravest reason first."""
+    told = run.summary.get("reasons")
+    return list(map(str, told)) if isinstance(told, list) else []
+
+
+def attackers(run: Run) -> frozenset[str]:
+    """Parties that played the adversary in this simulation."""
+    told = run.summary.get("adversaries")
+    return frozenset(map(str, told)) if isinstance(told, list) else frozenset()
 
 
 def trained(run: Run) -> list[dict[str, Any]]:
@@ -101,8 +117,24 @@ def alone(run: Run) -> dict[str, float]:
     return {str(k): v for k, v in ((k, finite(v)) for k, v in parties.items()) if v is not None}
 
 
+def everyone(run: Run) -> list[str]:
+    """All parties of the summary and of the ledger, in natural order (party-2 before party-10)."""
+    names = {str(p) for p in mapping(run.summary.get("parties"))} | set(run.facts.parties)
+    for row in run.facts.outcome.values():
+        names.update(row)
+    return sorted(names, key=natural)
+
+
+def by_party(run: Run) -> dict[str, tuple[list[float], list[float | None]]]:
+    """Each party's score on its own rows over rounds: the metrics `METRIC/PARTY` of the evaluator."""
+    name = metric_name(run)
+    keys = {key for key in metric_keys(run) if key.startswith(f"{name}/")}
+    found = {p: series(run, "metrics", f"{name}/{p}") for p in everyone(run) if f"{name}/{p}" in keys}
+    return {p: curve for p, curve in found.items() if known(curve[1])}
+
+
 def score_digits(runs: list[Run]) -> int:
-    """Decimals that tell the scores of all these runs apart."""
+    """Decimals for the scores of all these runs."""
     return decimals(value for run in runs for value in scores(run).values())
 
 
@@ -154,11 +186,16 @@ def privacy(run: Run) -> dict[str, Any]:
     spent = known(series(run, "epsilon")[1])
     if finite(told.get("epsilon")) is None and spent:
         told["epsilon"] = spent[-1]
-    if finite(told.get("epsilon")) is None and not run.facts.privacy:
+    if finite(told.get("epsilon")) is None and not run.facts.privacy and not told.get("sentence"):
         return {}
     if not told.get("mechanism") and run.facts.privacy:
         told["mechanism"] = next(iter(run.facts.privacy))
     return told
+
+
+def covers(run: Run) -> str:
+    """What the run's epsilon covers, and whom it protects, in the accountant's words."""
+    return str(mapping(run.summary.get("privacy")).get("sentence") or "")
 
 
 def turnout(run: Run) -> tuple[float, float]:
@@ -192,11 +229,13 @@ def failed_rounds(run: Run) -> dict[int, str]:
     return dict(sorted(run.facts.failed_rounds.items()))
 
 
-def verdict(run: Run) -> list[tuple[str, str]]:
-    """The run in one sentence, as (text, role) pieces; role is a score's name or empty."""
+Pieces = list[tuple[str, str]]  # text, and the score whose colour it has (or nothing)
+
+
+def sentence(run: Run) -> Pieces:
+    """The run in one sentence; differences are taken before anything is rounded."""
     found, name = scores(run), metric_name(run).replace("_", " ")
-    digits = score_digits([run])
-    fed = found["federated"]
+    digits, fed = score_digits([run]), found["federated"]
     if fed is None:
         if found["base"] is None:
             return [(f"No {name} was measured after {rounds_done(run)} rounds.", "")]
@@ -205,36 +244,14 @@ def verdict(run: Run) -> list[tuple[str, str]]:
             (fixed(found["base"], digits), "base"),
             ("; nothing later.", ""),
         ]
-    pieces = [(f"Federated {name} ", ""), (fixed(fed, digits), "federated")]
-    rounded = round(fed, digits)
-    clauses: list[list[tuple[str, str]]] = []
-    for key, win, lose, even in (
-        ("local", "beats", "falls short of", "equals"),
-        ("pooled", "passes", "stands", "equals"),
-    ):
-        other = found[key]
-        if other is None:
-            continue
-        gap = better(run, rounded, round(other, digits))
-        by, value = fixed(abs(gap), digits), (fixed(other, digits), key)
-        level = abs(gap) < 0.5 * 10**-digits
-        if key == "local":
-            verb = even if level else win if gap > 0 else lose
-            clauses.append(
-                [(f" {verb} the parties alone (", ""), value, (")" if level else f") by {by}", "")]
-            )
-        elif level or gap > 0:
-            clauses.append([(f" {even if level else win} pooled training (", ""), value, (")", "")])
-        else:
-            side = "under" if higher_is_better(run) else "above"
-            clauses.append([(f" stands {by} {side} pooled training (", ""), value, (")", "")])
+    clauses = [
+        _against(run, key, fed, other, digits)
+        for key in ("local", "pooled")
+        if (other := found[key]) is not None
+    ]
     if not clauses and found["base"] is not None:
-        gap = better(run, rounded, round(found["base"], digits))
-        verb = "equals" if gap == 0 else "improves on" if gap > 0 else "is worse than"
-        tail = "" if gap == 0 else f" by {fixed(abs(gap), digits)}"
-        clauses.append(
-            [(f" {verb} the base model (", ""), (fixed(found["base"], digits), "base"), (f"){tail}", "")]
-        )
+        clauses = [_against(run, "base", fed, found["base"], digits)]
+    pieces: Pieces = [(f"Federated {name} ", ""), (fixed(fed, digits), "federated")]
     for i, clause in enumerate(clauses):
         pieces += ([(" and", "")] if i else []) + clause
     if not clauses:
@@ -242,6 +259,24 @@ def verdict(run: Run) -> list[tuple[str, str]]:
     return [*pieces, (".", "")]
 
 
-def sentence(pieces: list[tuple[str, str]]) -> str:
-    """A verdict as plain text."""
+WORDS = {  # the other score, and the verb by which the federated one is better, equal or worse
+    "local": ("the parties alone", "beats", "equals", "falls short of"),
+    "pooled": ("pooled training", "passes", "equals", "falls short of"),
+    "base": ("the base model", "improves on", "equals", "is worse than"),
+}
+
+
+def _against(run: Run, key: str, fed: float, other: float, digits: int) -> Pieces:
+    """One clause of the sentence: the federated score against another one."""
+    who, win, even, lose = WORDS[key]
+    gap = better(run, fed, other)
+    by = fixed(abs(gap), digits)
+    if not rounded(gap, digits):
+        return [(f" {even} {who} (", ""), (fixed(other, digits), key), (")", "")]
+    verb = win if gap > 0 else lose
+    return [(f" {verb} {who} (", ""), (fixed(other, digits), key), (f") by {by}", "")]
+
+
+def plain(pieces: Pieces) -> str:
+    """A sentence as plain text."""
     return "".join(text for text, _ in pieces)

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from fedfm.core.errors import ResumeError
+from fedfm.core.text import line
 from fedfm.report.folds import Facts, fold
-from fedfm.report.numbers import count, finite, size
+from fedfm.report.ledgers import Events, read_lines
+from fedfm.report.numbers import count, finite, natural
 
-EVENT_BYTES = 40_000_000  # a longer ledger is read in whole rounds, evenly spaced: about a second of parsing
+SWEEP = "sweep.json"
 PARTS = ("summary.json", "metrics.jsonl", "events.jsonl")
-_ROUND = re.compile(rb'"round"\s*:\s*(-?\d+)')
 
 
 @dataclass(frozen=True)
@@ -33,15 +32,28 @@ class Run:
 
 
 def read_runs(dirs: list[Path]) -> list[Run]:
-    """Reads every directory, or raises one ResumeError that tells of all that are no run directory."""
+    """Reads every directory, of a sweep's directory all its runs; one ResumeError tells of all that are no runs."""
     if not dirs:
         raise ResumeError(
             "no run directory was given: name at least one, as `fedfm run NAME --out DIR` writes it"
         )
-    wrong = [_complaint(Path(d)) for d in dirs if not any((Path(d) / part).is_file() for part in PARTS)]
-    if wrong:
+    found = {d: _runs_in(Path(d)) for d in dirs}
+    if wrong := [_complaint(Path(d)) for d, inner in found.items() if not inner]:
         raise ResumeError("\n".join(wrong))
-    return [_read(Path(d), label) for d, label in zip(dirs, _labels([Path(d) for d in dirs]), strict=True)]
+    paths = [p for d in dirs for p in found[d]]
+    return [_read(p, label) for p, label in zip(paths, _labels(paths), strict=True)]
+
+
+def _runs_in(path: Path) -> list[Path]:
+    """The directory itself, if it is a run; the runs in it, if it is a sweep's."""
+    if any((path / part).is_file() for part in PARTS):
+        return [path]
+    return _inside(path) if (path / SWEEP).is_file() else []
+
+
+def _inside(path: Path) -> list[Path]:
+    """The run directories right below this one."""
+    return sorted({p.parent for part in PARTS for p in path.glob(f"*/{part}")}, key=lambda p: natural(p.name))
 
 
 def mapping(value: Any) -> dict[str, Any]:
@@ -49,29 +61,18 @@ def mapping(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def read_lines(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """All JSON objects of a JSONL file, and how many lines could not be read (a torn last line, say)."""
-    rows: list[dict[str, Any]] = []
-    bad = 0
-    with path.open("rb") as file:
-        for line in file:
-            row = _parse(line)
-            if row is not None:
-                rows.append(row)
-            elif line.strip():
-                bad += 1
-    return rows, bad
-
-
 def _complaint(path: Path) -> str:
     if not path.exists():
         return f"{path}: there is no such directory; give the folder that `fedfm run NAME --out DIR` wrote"
     if not path.is_dir():
         return f"{path}: is a file; give the directory that holds summary.json and metrics.jsonl"
+    if inside := _inside(path):
+        names = ", ".join(line(p) for p in inside[:3])
+        return f"{path}: is no run directory, but holds {len(inside)}: name those you mean, such as {names}"
     found = sorted(p.name for p in path.iterdir())[:6]
     return (
         f"{path}: is no run directory: expected at least one of summary.json, metrics.jsonl, events.jsonl "
-        f"(written by `fedfm run NAME --out DIR`), found {', '.join(found) or 'nothing'}"
+        f"(written by `fedfm run NAME --out DIR`), found {', '.join(map(line, found)) or 'nothing'}"
     )
 
 
@@ -89,30 +90,13 @@ def _labels(paths: list[Path]) -> list[str]:
 
 def _read(path: Path, label: str) -> Run:
     notes: list[str] = []
-    summary: dict[str, Any] = {}
-    if (path / "summary.json").is_file():
-        try:
-            summary = mapping(json.loads((path / "summary.json").read_bytes()))
-        except (ValueError, RecursionError):
-            notes.append("summary.json is damaged and was left out")
-    else:
-        notes.append("summary.json is missing: the run was interrupted or still goes on")
-    rounds: list[dict[str, Any]] = []
-    if (path / "metrics.jsonl").is_file():
-        rounds, bad = read_lines(path / "metrics.jsonl")
-        if bad:
-            notes.append(f"{count(bad)} unreadable line(s) of metrics.jsonl were left out")
-        rounds = [r for r in rounds if finite(r.get("round")) is not None]
-        # A resumed run may repeat a round: the last line of a round counts.
-        rounds = sorted({int(r["round"]): r for r in rounds}.values(), key=lambda r: r["round"])
-    else:
-        notes.append("metrics.jsonl is missing: no curves")
+    summary = _summary(path / "summary.json", notes)
+    rounds = _rounds(path / "metrics.jsonl", notes)
     failed = {int(r["round"]): _why(r) for r in rounds if r.get("failed")}
     facts, sampled = Facts(failed_rounds=failed), False
     if (path / "events.jsonl").is_file():
-        events = _Events(path / "events.jsonl")
-        facts = fold(events, failed)
-        sampled = events.sampled
+        events = Events(path / "events.jsonl")
+        facts, sampled = fold(events, failed), events.sampled
         notes.extend(events.notes())
     else:
         notes.append("events.jsonl is missing: nothing is known about single parties")
@@ -124,76 +108,29 @@ def _read(path: Path, label: str) -> Run:
     return Run(path, label, summary, tuple(rounds), facts, config, tuple(notes), sampled)
 
 
+def _summary(path: Path, notes: list[str]) -> dict[str, Any]:
+    if not path.is_file():
+        notes.append("summary.json is missing: the run was interrupted or still goes on")
+        return {}
+    try:
+        return mapping(json.loads(path.read_bytes()))
+    except (ValueError, RecursionError):
+        notes.append("summary.json is damaged and was left out")
+        return {}
+
+
+def _rounds(path: Path, notes: list[str]) -> list[dict[str, Any]]:
+    if not path.is_file():
+        notes.append("metrics.jsonl is missing: no curves")
+        return []
+    rounds, bad = read_lines(path)
+    if bad:
+        notes.append(f"{count(bad)} unreadable line(s) of metrics.jsonl were left out")
+    rounds = [r for r in rounds if finite(r.get("round")) is not None]
+    # A resumed run may repeat a round: the last line of a round counts.
+    return sorted({int(r["round"]): r for r in rounds}.values(), key=lambda r: r["round"])
+
+
 def _why(row: dict[str, Any]) -> str:
     reason = row["failed"]  # text, empty in a round that gave a model
     return reason if isinstance(reason, str) else "no reason noted"
-
-
-class _Events:
-    """Iterates over a ledger once; a very long one in evenly spaced whole rounds (rounds are in order)."""
-
-    def __init__(self, path: Path):
-        self.path, self.bytes, self.bad, self.seen = path, path.stat().st_size, 0, 0
-        self.sampled = self.bytes > EVENT_BYTES
-
-    def notes(self) -> list[str]:
-        found = [f"{count(self.bad)} unreadable line(s) of events.jsonl were left out"] if self.bad else []
-        if self.sampled:
-            found.append(
-                f"events.jsonl holds {size(self.bytes)}: {count(self.seen)} rounds, evenly spaced, were read "
-                "for the figures on parties and wire stages; curves, bytes, time and privacy are complete"
-            )
-        return found
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        with self.path.open("rb") as file:
-            for line in self._spaced(file) if self.sampled else file:
-                row = _parse(line)
-                if row is not None:
-                    yield row
-                elif line.strip():
-                    self.bad += 1
-
-    def _spaced(self, file: BinaryIO) -> Iterator[bytes]:
-        read = start = 0
-        windows = 1
-        done: set[int] = set()
-        index = 0
-        while index < windows and read < EVENT_BYTES:
-            file.seek(start)
-            skip = None if start == 0 else -1  # inside a round: skip to the next one
-            if start:
-                file.readline()
-            own: int | None = None
-            for line in file:
-                read += len(line)
-                found = _ROUND.search(line, 0, 400)
-                number = int(found.group(1)) if found else own if own is not None else 0
-                if skip is not None and skip < 0:
-                    skip = number
-                # What an earlier round began may end here: such events name that earlier round.
-                if skip is not None and number <= skip and own is None:
-                    continue
-                if own is None:
-                    if number in done:
-                        break
-                    own = number
-                elif number > own:
-                    break
-                yield line
-            if own is not None:
-                done.add(own)
-            if index == 0:
-                # Reaching the next round costs about half a round more; leave room for it.
-                windows = max(2, min(400, int(EVENT_BYTES / (1.6 * max(read, 1)))))
-            index += 1
-            start = self.bytes * index // windows
-        self.seen = len(done)
-
-
-def _parse(line: bytes) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None
-    return row if isinstance(row, dict) else None

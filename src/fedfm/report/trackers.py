@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fedfm.core.errors import ConfigError, MissingExtra, Problem, ResumeError, nearest
+from fedfm.report.ledgers import read_lines
 from fedfm.report.numbers import finite
-from fedfm.report.rundir import read_lines
 
 TRACKERS = ("tensorboard", "mlflow", "wandb")
 

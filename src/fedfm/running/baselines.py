@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from fedfm.core import scoring
@@ -19,13 +20,15 @@ from fedfm.core.job import POOLED, Job
 from fedfm.core.loop import Run
 from fedfm.core.message import Message
 from fedfm.core.state import write
+from fedfm.running.record.folder import FORMAT, versioned, writing
 
 KINDS = ("local", "pooled")
 
 
-def parse(text: str) -> tuple[str, ...]:
-    """ "local,pooled" or "none" to kinds; an unknown word is an error."""
-    words = tuple(w.strip() for w in text.split(",") if w.strip() and w.strip() != "none")
+def parse(text: str | Sequence[str]) -> tuple[str, ...]:
+    """ "local,pooled", "none" or a sequence of kinds to kinds; an unknown word is an error."""
+    given = text.split(",") if isinstance(text, str) else text
+    words = tuple(w.strip() for w in given if w.strip() and w.strip() != "none")
     if bad := [w for w in words if w not in KINDS]:
         raise ConfigError(
             [
@@ -43,7 +46,7 @@ def parse(text: str) -> tuple[str, ...]:
 def baselines(run: Run, kinds: Sequence[str], tick: Callable[[int, int], None]) -> dict[str, Any]:
     """Scores by kind: {"local": {party: scores}, "pooled": scores}; kept in the run directory, so a resume does not repeat them."""
     path = run.folder / "baselines.json"
-    known: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    known: dict[str, Any] = kept(path, run.fed.rounds)
     todo = [k for k in kinds if k not in known]
     if not todo:
         return known
@@ -76,8 +79,17 @@ def baselines(run: Run, kinds: Sequence[str], tick: Callable[[int, int], None]) 
         known["pooled"] = scores.pop(POOLED)
     if "local" in todo:
         known["local"] = scores
-    write(path, json.dumps(known, indent=1).encode())
+    with writing(run.folder):
+        write(path, json.dumps({"format": FORMAT, "rounds": fed.rounds, "scores": known}, indent=1).encode())
     return known
+
+
+def kept(path: Path, rounds: int) -> dict[str, Any]:
+    """The scores that lie there, if they are of as many rounds: an extended run is compared with longer training."""
+    if not path.exists():
+        return {}
+    plain = versioned(path)
+    return dict(plain["scores"]) if plain["rounds"] == rounds else {}
 
 
 def _job(run: Run, id: str, terms: Terms) -> Job:

@@ -1,46 +1,31 @@
-"""Run a config in a directory, or continue one; everything the command line does is a call in here."""
+"""Run a config in a directory, continue or extend one; everything the command line does is a call in here."""
 
 from __future__ import annotations
 
+import dataclasses
 import glob
-import json
-import shutil
-import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fedfm.config import plain as configs
 from fedfm.config import text
-from fedfm.core import ledger
+from fedfm.core.books import checkpoint, checkpoints
 from fedfm.core.check import check
-from fedfm.core.errors import ConfigError, DataError, FedfmError, ModelError, Problem, ResumeError
+from fedfm.core.errors import ConfigError, FedfmError, Problem, ResumeError
 from fedfm.core.federation import Federation
-from fedfm.core.loop import Run
+from fedfm.core.memory import RunState
 from fedfm.core.registry import recipes
-from fedfm.core.session import Site
-from fedfm.core.state import Store, write
-from fedfm.data.splits import opened
+from fedfm.core.state import Store
 from fedfm.models import catalog
 from fedfm.running import baselines as base
-from fedfm.running.feasible import feasible
+from fedfm.running.drive import Callback, Plan, drive, open_site
 from fedfm.running.progress import Progress, Silent
-from fedfm.running.summary import dumps, summarise
-
-
-@dataclass(frozen=True)
-class Result:
-    """A finished run: its directory and its summary."""
-
-    folder: Path
-    summary: dict[str, Any]
-
-    @property
-    def metric(self) -> dict[str, Any]:
-        """name, base, local, federated, pooled."""
-        metric: dict[str, Any] = self.summary["metric"]
-        return metric
+from fedfm.running.record import own
+from fedfm.running.record.folder import CONFIG, begun, owned, recorded
+from fedfm.running.record.identity import Difference, Identity, imports_differ, refuse
+from fedfm.running.summary import versions
+from fedfm.running.verdict import Result
 
 
 def configure(
@@ -88,7 +73,7 @@ def configure(
 
 def _anchor(config: configs.Config) -> None:
     """Paths that exist from here become absolute: a run is resumed, and its model loaded, from anywhere."""
-    for slot, key in (("data", "path"), ("data", "test_path"), ("task", "model")):
+    for slot, key in (("data", "path"), ("data", "test_path"), ("task", "model"), ("task", "start")):
         spec = config.get(slot)
         value = spec.get(key) if isinstance(spec, dict) else None
         if (
@@ -101,147 +86,195 @@ def _anchor(config: configs.Config) -> None:
             spec[key] = str(Path(value).absolute())
 
 
+PLAN: dict[str, Any] = {
+    "baselines": "none",
+    "trackers": [],
+    "seconds": 0.0,
+    "complete": False,
+    "history": [],
+}  # what run.json says until the run has said more
+
+
 def execute(
     config: configs.Config,
     out: str | Path | None = None,
     *,
-    baselines: str = "local,pooled",
+    fed: Federation | None = None,
+    baselines: str | Sequence[str] = "local,pooled",
     progress: Progress | None = None,
-    trackers: Iterable[str] = (),
+    trackers: Iterable[Any] = (),
+    callbacks: Callback | Iterable[Callback] = (),
+    strict: bool = False,
 ) -> Result:
-    """Run a complete config into `out` (default: a new folder under runs/)."""
-    kinds = base.parse(baselines)
-    folder = Path(out) if out is not None else _fresh(config.get("recipe") or "run")
-    if folder.exists() and any(p.name not in ("config.yaml", "run.json") for p in folder.iterdir()):
+    """Run a complete config into `out` (default: a new folder under runs/).
+
+    `fed`: the federation that the config is of, where it holds objects that a config only names. `trackers`: names,
+    or objects with `log(round, metrics)` and `close()`. `callbacks`: called with each round's record.
+    Raises RunFailed, with the result, for a run that failed, and with `strict` also for one with findings.
+    """
+    kinds, names, objects = base.parse(baselines), *_trackers(trackers)
+    fed = fed or configs.from_config(config)
+    with begun(None if out is None else Path(out), str(config.get("recipe") or "run")) as folder:
+        plan = Plan(folder, config, fed, {}, False, _several(callbacks), objects, progress or Silent())
+        plan.write_config()
+        plan.keep(**PLAN | {"baselines": ",".join(kinds) or "none", "trackers": names})
+        return drive(plan).judged(strict)
+
+
+def resume(
+    folder: str | Path,
+    federation: Federation | None = None,
+    *,
+    rounds: int | None = None,
+    accept: Iterable[str] = (),
+    imports: Iterable[str] = (),
+    progress: Progress | None = None,
+    trackers: Iterable[Any] | None = None,
+    callbacks: Callback | Iterable[Callback] = (),
+    strict: bool = False,
+) -> Result:
+    """Continue an interrupted run, or extend one to `rounds`; the result is the same, bit for bit.
+
+    Config, data, base model and own modules must be those that the run began with (`accept=["imports"]` lets changed
+    own modules pass); more rounds, evaluate.every, engine, trackers and library versions may change, and are noted.
+    `federation`: the one that was run, again, where it holds objects that a config only names. `imports`: files of own
+    methods that have moved.
+    Raises ResumeError that names what differs, and RunFailed as `execute` does.
+    """
+    folder = Path(folder)
+    recorded(folder)  # before a lock is put into a folder that is none of ours
+    if bad := [a for a in accept if a != "imports"]:
         raise ConfigError(
             [
                 Problem(
-                    "--out",
-                    f"{folder} is not empty",
-                    "a run never overwrites another",
-                    f"choose another folder, or `fedfm resume {folder}`",
+                    "--accept",
+                    f"'{bad[0]}' cannot be accepted",
+                    "only changed own code can",
+                    "--accept imports",
                 )
             ]
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    write(folder / "config.yaml", text.dump(config).encode())
-    write(
-        folder / "run.json",
-        json.dumps({"baselines": baselines, "trackers": list(trackers), "seconds": 0.0}).encode(),
-    )
+    with owned(folder):
+        was: dict[str, Any] = PLAN | recorded(folder)
+        before = Identity.of(was["identity"]) if was.get("identity") else None
+        found = own.bring(before.imports if before else {}, imports, folder)
+        if before:
+            refuse(imports_differ(before.imports, found, "imports" in accept), folder)
+        own.load(found)
+        config = _config(folder, before, federation)
+        if rounds is not None:
+            config["rounds"] = rounds
+        if problems := check(
+            fed := dataclasses.replace(federation or configs.from_config(config), rounds=config["rounds"])
+        ):
+            raise ConfigError(problems)
+        done, missing = _standing(folder)
+        differences: list[Difference] = []
+        if before:
+            now = dataclasses.replace(
+                before, config=config, imports=found, versions=versions(), bits=Identity(config).bits
+            )
+            differences = before.differs(now, done=done, accept=accept)
+            refuse(differences, folder)
+        if missing:
+            raise ResumeError(missing)
+        whole = all((folder / part).exists() for part in ("summary.json", "model", "report.html"))
+        if was["complete"] and whole and config["rounds"] <= done:
+            return Result.read(folder).judged(strict)
+        names, objects = (was["trackers"], []) if trackers is None else _trackers(trackers)
+        changes = [{"after": done, "what": d.what, "was": d.was, "now": d.now} for d in differences]
+        was |= {"trackers": names, "history": [*was["history"], *changes]}
+        plan = Plan(folder, config, fed, was, True, _several(callbacks), objects, progress or Silent())
+        return drive(plan).judged(strict)
+
+
+def _config(folder: Path, before: Identity | None, federation: Federation | None) -> configs.Config:
+    """What config.yaml says today, in full; from the record where somebody removed the file."""
+    path = folder / CONFIG
+    if not path.is_file():
+        if before is None:
+            raise ResumeError(f"{path} is missing: restore it, or start another run")
+        return dict(before.config)
+    found = text.parse(path.read_text(encoding="utf-8", errors="replace"), str(path))
+    if federation is not None:
+        return {**({"recipe": found["recipe"]} if "recipe" in found else {}), **configs.to_config(federation)}
     try:
-        return _go(folder, config, kinds, list(trackers), progress or Silent(), 0.0, resume=False)
-    except (ConfigError, DataError, ModelError):
-        if {p.name for p in folder.iterdir()} == {"config.yaml", "run.json"}:  # it never began
-            shutil.rmtree(folder)
-        raise
+        whole = configs.to_config(configs.from_config(found))
+    except ConfigError as e:
+        raise ResumeError(f"{path} cannot be read: {e}") from e
+    return {**({"recipe": found["recipe"]} if "recipe" in found else {}), **whole}
 
 
-def resume(folder: str | Path, *, progress: Progress | None = None) -> Result:
-    """Continue an interrupted run; the result is the same, bit for bit."""
-    folder = Path(folder)
-    if not (folder / "config.yaml").is_file():
+def _standing(folder: Path) -> tuple[int, str]:
+    """Rounds that are kept, and what is missing of the states that the last checkpoint names (or nothing)."""
+    last = max(checkpoints(folder), default=None)
+    if last is None:
+        return 0, ""
+    path = checkpoint(folder, last)
+    try:
+        state = RunState.load(path)
+    except (TypeError, KeyError, ValueError) as e:
         raise ResumeError(
-            f"{folder} is no run directory: it has no config.yaml; give the folder that `fedfm run` wrote"
-        )
-    config = text.parse((folder / "config.yaml").read_text(encoding="utf-8"), str(folder / "config.yaml"))
-    plan = json.loads((folder / "run.json").read_text())
-    summary = folder / "summary.json"
-    if summary.exists() and json.loads(summary.read_text()).get("status") == "finished":
-        return Result(folder, json.loads(summary.read_text()))
-    return _go(
-        folder,
-        config,
-        base.parse(plan["baselines"]),
-        plan["trackers"],
-        progress or Silent(),
-        plan["seconds"],
-        resume=True,
+            f"{path} was written by another release of fedfm ({e})\n    fix: resume with that release"
+        ) from e
+    busy = {job.id: job.base for job in state.busy.values()}
+    named = (
+        ("clients", [*state.accepted.items(), *busy.items()]),
+        ("checkpoints/senders", state.decode.items()),
+        ("checkpoints/receivers", state.down.items()),
+    )
+    bad: dict[str, str] = {}
+    for where, versions_ in named:
+        store = Store(folder / where)
+        for party, version in versions_:
+            try:
+                store.load(party, version)
+            except ResumeError as e:
+                bad.setdefault(f"{where}/{party}", str(e).split(";")[0])
+    if not bad:
+        return state.round, ""
+    return state.round, (
+        f"{folder}: {len(bad)} states that its checkpoint names cannot be read\n    "
+        + "\n    ".join(list(bad.values())[:10])
+        + "\n    fix: restore them (copy a run directory as a whole), or start another run"
     )
 
 
-def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
-    """Open data and model, and encode all data once (workers are forked from this)."""
-    import torch
-
-    torch.set_num_threads(fed.threads)
-    with progress.step("data"):
-        parties = opened(fed.data, fed.seed, fed.task)
-    device = fed.device if fed.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    if problems := feasible(fed, len(parties.ids)):
-        raise ConfigError(problems)
-    with progress.step("model"):
-        bound = fed.task.open(parties, device)
-    return Site(fed, bound, parties, Store(folder / "clients"))
-
-
-def _go(
-    folder: Path,
-    config: configs.Config,
-    kinds: tuple[str, ...],
-    tracked: list[str],
-    progress: Progress,
-    before_s: float,
-    resume: bool,
-) -> Result:
-    from fedfm.report import trackers as tracking
-
-    fed, start = configs.from_config(config), time.perf_counter()
-    loggers = [tracking.open_tracker(name, folder, config) for name in tracked]
-    site = open_site(fed, folder, progress)
-    plan = json.loads((folder / "run.json").read_text())
-    if plan.setdefault("data", site.parties.digest) != site.parties.digest:
-        raise ResumeError(f"the data have changed since {folder} began: restore them, or start another run")
-    with progress.step("encoding"):
-        for i in site.parties.ids:
-            site.data(i)
-        for case in site.home.cases:
-            for k in range(fed.evaluate.parts):
-                site.home.test(case, k, fed.evaluate.parts)
-    engine = fed.engine.make()
-    engine.open(site)
-    status, found = "", dict[str, Any]()
-    run = Run(fed, folder, site.home, engine, resume)
-    try:
-        with progress.rounds(fed.rounds, run) as shown:
-            for record in run.rounds():
-                shown(record)
-                for logger in loggers:
-                    logger.log(record["round"], record.get("metrics", {}))
-        with progress.bar("baselines") as tick:
-            found = base.baselines(run, kinds, tick) if kinds and fed.rounds else {}
-        why = [r.get("failed", "") for r in ledger.read(run.books.metrics.path) if r["round"]]
-        status = "failed" if why and all(why) else "finished"
-    except KeyboardInterrupt:
-        status = "interrupted"
-        raise
-    finally:
-        engine.close()
-        seconds = before_s + time.perf_counter() - start
-        plan |= {"baselines": ",".join(kinds) or "none", "trackers": tracked, "seconds": seconds}
-        write(folder / "run.json", json.dumps(plan).encode())
-        for logger in loggers:
-            logger.close()
-        if status:
-            summary = summarise(run, site, config, status=status, seconds=seconds, baseline=found)
-            write(folder / "summary.json", dumps(summary))
-    bound = site.bound
-    bound.load(run.model())
-    (folder / "model").mkdir(exist_ok=True)
-    bound.objective.save(bound.module, str(folder / "model"))
-    from fedfm import report
-
-    with progress.step("report"):
-        report.write([folder])
-    return Result(folder, summary)
+def _trackers(given: Iterable[Any]) -> tuple[list[str], list[Any]]:
+    """Names, and objects that can `log` and `close`. Raises ConfigError for anything else."""
+    several = [given] if isinstance(given, str) else list(given)
+    names = [t for t in several if isinstance(t, str)]
+    objects = [t for t in several if not isinstance(t, str)]
+    if bad := [
+        t for t in objects if not (callable(getattr(t, "log", None)) and callable(getattr(t, "close", None)))
+    ]:
+        raise ConfigError(
+            [
+                Problem(
+                    "trackers",
+                    f"{type(bad[0]).__name__} is no tracker",
+                    "a tracker has log(round, metrics) and close()",
+                    "give such an object, or a name: tensorboard, mlflow, wandb",
+                )
+            ]
+        )
+    return names, objects
 
 
-def _fresh(name: str) -> Path:
-    taken = {p.name for p in Path("runs").glob(f"{name}-*")}
-    k = 1
-    while f"{name}-{k}" in taken:
-        k += 1
-    return Path("runs") / f"{name}-{k}"
+def _several(callbacks: Callback | Iterable[Callback]) -> list[Callback]:
+    several = [callbacks] if callable(callbacks) else list(callbacks)
+    if bad := [c for c in several if not callable(c)]:
+        raise ConfigError(
+            [
+                Problem(
+                    "callbacks",
+                    f"{type(bad[0]).__name__} cannot be called",
+                    "a callback takes each round's record, a dict",
+                    "callbacks=lambda record: print(record)",
+                )
+            ]
+        )
+    return several
 
 
 __all__ = ["FedfmError", "Result", "configure", "execute", "open_site", "resume"]

@@ -1,17 +1,26 @@
-"""What only the data can tell: whether there are parties enough for a round."""
+"""What only the data can tell: parties enough for a round, weights that fit, an adversary that has members."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fedfm.core.combine import stages_of
-from fedfm.core.errors import Problem
+from fedfm.core.context import Ctx
+from fedfm.core.errors import FedfmError, Problem
+from fedfm.core.exposure import HIGHEST, noises, planned, schedule
 from fedfm.core.federation import Federation
+from fedfm.core.protocols import Adversary
 from fedfm.core.registry import name_of
 
 
-def feasible(fed: Federation, parties: int) -> list[Problem]:
-    """Every method that needs more contributors than a round can have; such a federation would fail in every round."""
+def feasible(fed: Federation, rows: Mapping[str, int]) -> list[Problem]:
+    """What would fail in every round, or do nothing in any, with these parties and their numbers of rows."""
+    return [*_few(fed, len(rows)), *_nobody(fed, rows)]
+
+
+def _few(fed: Federation, parties: int) -> Iterator[Problem]:
+    """Every method that needs more contributors than a round can have."""
     most = fed.select.most(parties)
     why = (
         f"{parties} parties"
@@ -21,13 +30,62 @@ def feasible(fed: Federation, parties: int) -> list[Problem]:
     wants: list[tuple[str, Any, int]] = [("aggregate", fed.aggregate, fed.aggregate.least)]
     wants += [(f"uplink.{i}", stage, stage.least) for i, stage in enumerate(stages_of(fed.uplink))]
     wants += [("pace", fed.pace, fed.pace.quorum(most))]
-    return [
-        Problem(
-            slot,
-            f"{name_of(method)} needs {n} contributors, a round has {most} at most",
-            why,
-            f"more parties, a larger cohort, or other settings of {name_of(method)} (fedfm show {name_of(method)})",
+    for slot, method, n in wants:
+        if n > most:
+            yield Problem(
+                slot,
+                f"{name_of(method)} needs {n} contributors, a round has {most} at most",
+                why,
+                f"more parties, a larger cohort, or other settings of {name_of(method)} "
+                f"(fedfm show {name_of(method)})",
+            )
+
+
+def _nobody(fed: Federation, rows: Mapping[str, int]) -> Iterator[Problem]:
+    """An attack that no party carries out."""
+    if type(fed.adversary) is not Adversary and not fed.adversary.members(tuple(rows), Ctx(fed.seed)):
+        name = name_of(fed.adversary)
+        yield Problem(
+            "adversary",
+            f"{name} has no malicious party",
+            f"its share of {len(rows)} parties is less than one",
+            f"adversary.count=1, a larger adversary.fraction, or adversary=null (fedfm show {name})",
         )
-        for slot, method, n in wants
-        if n > most
-    ]
+
+
+def affordable(fed: Federation, sizes: Mapping[str, int]) -> list[Problem]:
+    """What only the number of parties can tell of a plan: its epsilon, its budget, its range. `sizes`: rows by party."""
+    found = []
+    if stages := noises(fed):
+        try:
+            ready = noises(planned(fed, len(sizes)))
+            epsilon = ready[0].accountant.cost(ready, schedule(fed, len(sizes)))
+        except FedfmError as e:
+            what = "the plan's epsilon cannot be computed"
+            return [Problem("uplink", what, str(e), "another selector, or other settings")]
+        if epsilon > HIGHEST:
+            names = " and ".join(map(name_of, stages))
+            found.append(
+                Problem(
+                    "uplink",
+                    f"{fed.rounds} rounds under {names} would spend epsilon {epsilon:.1f}",
+                    f"beyond epsilon {HIGHEST:g} no meaningful guarantee is left",
+                    "more noise (or give epsilon), fewer rounds; or say so: no_guarantee=true",
+                )
+            )
+    stages, cohort = stages_of(fed.uplink), fed.select.most(len(sizes))
+    for stage in stages:
+        if stage.shares and (few := min(s.survivors(cohort) for s in stages if s.opaque)) < stage.shares:
+            what = f"{name_of(stage)} divides its noise among {stage.shares} parties, {few} of {cohort} may remain"
+            why = "who drops out takes a share of the noise along: the sum would be noisy by less than was promised"
+            found.append(Problem("uplink", what, why, f"shares={few}, or a higher threshold of the masks"))
+    who, most = max(sizes.items(), key=lambda kv: kv[1], default=("", 0))
+    weight = most if fed.aggregate.alpha_max is None else 1
+    for i, stage in enumerate(stages_of(fed.uplink)):
+        if why := stage.fits(float(weight), len(sizes)):
+            what = f"{name_of(stage)} cannot carry the weight of {who}, which holds {most} rows"
+            harm, _, fix = why.rpartition(": ")
+            found.append(
+                Problem(f"uplink.{i}", what, f"{harm}; it would fail in every round, after its training", fix)
+            )
+    return found

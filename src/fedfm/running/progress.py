@@ -1,4 +1,7 @@
-"""What a run shows while it works: steps, a bar with the latest scores, and the final table."""
+"""What a run shows while it works: steps, a bar with the latest scores, and the final table.
+
+Nothing that strangers wrote is ever read as markup or sent to the terminal raw: it goes through `said`.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
+from rich.text import Text
+
+from fedfm.core.text import line
+from fedfm.report.numbers import decimals, finite, fixed, score, short, size
+from fedfm.running.console import said
 
 Shown = Callable[[dict[str, Any]], None]
 
@@ -36,6 +43,18 @@ class Silent(Progress):
     """For calls from Python."""
 
 
+class Lines(Progress):
+    """One line a round, without bars: for notebooks, logs, and calls from Python."""
+
+    def __init__(self, say: Callable[[str], None] = print):
+        self.say = say
+
+    @contextlib.contextmanager
+    def rounds(self, total: int, run: Any) -> Iterator[Shown]:
+        primary, start = run.bound.objective.primary, time.perf_counter()
+        yield lambda record: self.say(round_line(record, primary, time.perf_counter() - start).plain)
+
+
 class Live(Progress):
     """Bars on standard error; one line a round that stays."""
 
@@ -47,7 +66,7 @@ class Live(Progress):
         start = time.perf_counter()
         yield
         if (spent := time.perf_counter() - start) > 0.5:
-            self.console.print(f"[dim]{name:<10} {spent:5.1f} s[/dim]")
+            self.console.print(said(f"{name:<10} {fixed(spent, 1):>5} s", style="dim"))
 
     @contextlib.contextmanager
     def rounds(self, total: int, run: Any) -> Iterator[Shown]:
@@ -61,7 +80,7 @@ class Live(Progress):
             def shown(record: dict[str, Any]) -> None:
                 bars.update(outer, completed=record["round"])
                 bars.update(inner, completed=0, total=None)
-                self.console.print(_line(record, primary, time.perf_counter() - start))
+                self.console.print(round_line(record, primary, time.perf_counter() - start))
 
             yield shown
 
@@ -73,7 +92,7 @@ class Live(Progress):
 
     def _bars(self) -> Bars:
         return Bars(
-            TextColumn("{task.description:<10}"),
+            TextColumn("{task.description:<10}", markup=False),
             BarColumn(bar_width=30),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -82,61 +101,107 @@ class Live(Progress):
         )
 
 
-def _line(record: dict[str, Any], primary: str, seconds: float) -> str:
-    parts = [f"[bold]round {record['round']:>3}[/bold]"]
-    if primary in record.get("metrics", {}):
-        parts.append(f"{primary} [bold]{record['metrics'][primary]:.3f}[/bold]")
+def round_line(record: dict[str, Any], primary: str, seconds: float) -> Text:
+    """A round in one line."""
+    parts = [said(f"round {record['round']:>3}", style="bold")]
+    value = finite(record.get("metrics", {}).get(primary))
+    if value is not None:
+        parts.append(said(f"{line(primary)} ", (score(value), "bold")))
     if record["round"]:
-        if record.get("train_loss") is not None:
-            parts.append(f"train loss {record['train_loss']:.3f}")
-        parts.append(f"{record['clients']}/{record['planned']} parties")
-        parts.append(size(sum(record["bytes"].values())))
+        if (loss := finite(record.get("train_loss"))) is not None:
+            parts.append(said(f"train loss {score(loss)}"))
+        parts.append(said(f"{record['clients']}/{record['planned']} parties"))
+        parts.append(said(size(sum(record["bytes"].values()))))
     if record.get("failed"):
-        parts.append(f"[red]round failed: {record['failed']}[/red]")
-    parts.append(f"[dim]{seconds:.0f} s[/dim]")
-    return "  ".join(parts)
+        parts.append(said(f"round failed: {line(record['failed'])}", style="red"))
+    parts.append(said(f"{fixed(seconds, 0)} s", style="dim"))
+    return Text("  ").join(parts)
 
 
-def size(n: float) -> str:
-    """Bytes for people (decimal units)."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if n < 1000:
-            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
-        n /= 1000
-    return f"{n:.1f} TB"
+PARTIES = 12  # that a table shows one by one
+Row = tuple[str, str, str]  # name, value, style
+_COLOURS = {"finished": "green", "finished with findings": "yellow", "failed": "red", "interrupted": "yellow"}
+
+
+def verdict(summary: dict[str, Any]) -> Text:
+    """The first thing that is said of a run: its status, and why."""
+    status = str(summary["status"])
+    reasons = "".join(f"\n  {line(reason)}" for reason in summary.get("reasons", ()))
+    return said((status, f"bold {_COLOURS.get(status, 'red')}"), reasons)
 
 
 def table(summary: dict[str, Any], folder: str) -> Table:
-    """The last thing a run prints: what it is worth, what it cost, and where everything is."""
-    metric, out = summary["metric"], Table(show_header=False, box=None, padding=(0, 2))
+    """What a run is worth, what it cost, and where everything is."""
+    out = Table(show_header=False, box=None, padding=(0, 2))
     out.add_column(justify="left")
     out.add_column(justify="right")
+    groups = (_scores(summary), _by_party(summary), _cost(summary), _privacy(summary), _account(summary))
+    for name, value, style in (row for group in groups for row in group):
+        out.add_row(said(name, style=style), said(line(value), style=style))
+    out.add_row("run directory", said(folder))
+    return out
+
+
+def _scores(summary: dict[str, Any]) -> list[Row]:
+    metric = summary["metric"]
     rows = [
         ("base model", metric["base"]),
         ("mean of parties alone", metric["local"]),
         ("federated", metric["federated"]),
         ("pooled", metric["pooled"]),
     ]
-    for name, value in rows:
-        if value is not None:
-            mark = ("[bold green]", "[/bold green]") if name == "federated" else ("", "")
-            out.add_row(f"{mark[0]}{name}{mark[1]}", f"{mark[0]}{metric['name']} {value:.3f}{mark[1]}")
+    known = [(name, value) for name, value in rows if value is not None]
+    digits = decimals(value for _, value in known)
+    return [
+        (name, f"{metric['name']} {fixed(value, digits)}", "bold green" if name == "federated" else "")
+        for name, value in known
+    ]
+
+
+def _by_party(summary: dict[str, Any]) -> list[Row]:
+    """The model's score on each party's own held-out rows, where the records hold them, beside what it gets alone."""
+    metric, scores = summary["metric"], summary.get("metrics", {})
+    alone = metric.get("local_parties") or {}
+    own = {i: v for i in summary.get("parties", {}) if (v := scores.get(f"{metric['name']}/{i}")) is not None}
+    digits = decimals([*own.values(), *alone.values()])
+
+    def shown(value: float) -> str:
+        return fixed(value, digits)
+
+    if len(own) <= PARTIES:
+        beside = {i: f" (alone {shown(alone[i])} on all rows)" if i in alone else "" for i in own}
+        return [(f"  {line(i)}, its own rows", f"{shown(v)}{beside[i]}", "") for i, v in own.items()]
+    up = metric.get("higher_is_better", True)
+    worst, best = sorted(own, key=lambda i: own[i], reverse=not up)[:: len(own) - 1]
+    return [("  parties, own rows", f"{shown(own[worst])} ({worst}) .. {shown(own[best])} ({best})", "")]
+
+
+def _cost(summary: dict[str, Any]) -> list[Row]:
     sent = summary["bytes"]
-    out.add_row("sent up / down", f"{size(sent['up'])} / {size(sent['down'])}")
+    rows = [("sent up / down", f"{size(sent['up'])} / {size(sent['down'])}", "")]
     if sent["talk"]:
-        out.add_row("sent in conversations", size(sent["talk"]))
-    if summary["privacy"]:
-        p = summary["privacy"]
-        out.add_row("privacy spent", f"epsilon {p['epsilon']:.2f} at delta {p['delta']:g}")
-    out.add_row(
-        "trained parameters", f"{summary['trainable_parameters']:,} of {summary['total_parameters']:,}"
-    )
+        rows.append(("sent in conversations", size(sent["talk"]), ""))
+    return rows
+
+
+def _privacy(summary: dict[str, Any]) -> list[Row]:
+    """Epsilon, and beside it what it covers and whom it protects."""
+    told = summary["privacy"]
+    if not told:
+        return []
+    rows: list[Row] = []
+    if (epsilon := finite(told.get("epsilon"))) is not None:
+        rows.append(("privacy spent", f"epsilon {fixed(epsilon, 2)} at delta {short(told['delta'])}", ""))
+    covers = told.get("sentence") or told.get("relation")
+    return [*rows, ("what it covers", covers, "")] if covers else rows
+
+
+def _account(summary: dict[str, Any]) -> list[Row]:
+    rows = [
+        ("trained parameters", f"{summary['trainable_parameters']:,} of {summary['total_parameters']:,}", "")
+    ]
     if summary["dropped"]:
-        out.add_row(
-            "rows left out", ", ".join(f"{n} ({escape(why)})" for why, n in summary["dropped"].items())
-        )
+        rows.append(("rows left out", ", ".join(f"{n} ({why})" for why, n in summary["dropped"].items()), ""))
     if summary["failures"]:
-        out.add_row("events", ", ".join(f"{n} {k}" for k, n in summary["failures"].items()))
-    out.add_row("seconds", f"{summary['seconds']:.1f}")
-    out.add_row("run directory", folder)
-    return out
+        rows.append(("events", ", ".join(f"{n} {k}" for k, n in summary["failures"].items()), ""))
+    return [*rows, ("seconds", fixed(summary["seconds"], 1), "")]

@@ -13,18 +13,26 @@ from typing import Any
 
 from fedfm.config import plain as configs
 from fedfm.core import ledger
+from fedfm.core.combine import stages_of
+from fedfm.core.exposure import outside
+from fedfm.core.federation import Federation
 from fedfm.core.loop import Run
 from fedfm.core.message import raw
 from fedfm.core.registry import methods, recipes
 from fedfm.core.session import Site
-
-DELTA = 1e-5
+from fedfm.running.verdict import Verdict
 
 
 def summarise(
-    run: Run, site: Site, config: configs.Config, *, status: str, seconds: float, baseline: Mapping[str, Any]
+    run: Run,
+    site: Site,
+    config: configs.Config,
+    verdict: Verdict,
+    *,
+    seconds: float,
+    baseline: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The public record of a run (keys are a contract)."""
+    """The public record of a run (keys are a contract); the verdict comes first."""
     fed, bound = run.fed, run.bound
     records = list(ledger.read(run.folder / "metrics.jsonl"))
     scored = [r["metrics"] for r in records if r.get("metrics")]
@@ -36,9 +44,14 @@ def summarise(
         (Counter(getattr(site.data(i), "dropped", {})) for i in run.parties),
         Counter(site.parties.account.reasons()),
     )
+    federated = scored[-1].get(name) if len(scored) > 1 or run.state.round == 0 and scored else None
+    trained = [r for r in records if r["round"]]
+    if trained and all(r.get("failed") for r in trained):
+        federated = None  # no round made a model: the last score is the base model's
     return {
+        "status": verdict.status,
+        "reasons": list(verdict.reasons),
         "recipe": config.get("recipe"),
-        "status": status,
         "rounds": run.state.round,
         "seed": fed.seed,
         "seconds": round(seconds, 3),
@@ -46,7 +59,7 @@ def summarise(
             "name": name,
             "base": scored[0].get(name) if scored else None,
             "local": sum(local.values()) / len(local) if local else None,
-            "federated": scored[-1].get(name) if len(scored) > 1 or run.state.round == 0 and scored else None,
+            "federated": federated,
             "pooled": baseline.get("pooled", {}).get(name),
             "higher_is_better": bound.objective.higher_is_better,
             "local_parties": local,
@@ -55,7 +68,7 @@ def summarise(
         "baselines": dict(baseline),
         "bytes": total
         | {"per_round": (total["up"] + total["down"] + total["talk"]) / max(1, run.state.round)},
-        "privacy": privacy(run.folder / "events.jsonl", len(run.parties), DELTA),
+        "privacy": privacy(fed, run.folder / "events.jsonl", len(run.parties)),
         "trainable_parameters": bound.layout.trainable,
         "total_parameters": bound.total,
         "engine": config["engine"]["name"],
@@ -66,6 +79,7 @@ def summarise(
             i: {"rows": n, "distribution": dist}
             for (i, n), dist in zip(run.parties.items(), site.parties.distribution().values(), strict=True)
         },
+        "adversaries": sorted(run.malicious),
         "dropped": dict(dropped),
         "failures": dict(
             Counter(
@@ -82,25 +96,14 @@ def summarise(
     }
 
 
-def privacy(events: Path, parties: int, delta: float) -> dict[str, Any] | None:
-    """Epsilon spent, from the ledger's privacy events; None when no mechanism with an accountant ran."""
-    facts = [e for e in ledger.read(events) if e["kind"] in ("privacy", "plan")]
-    if not any(e["kind"] == "privacy" for e in facts):
+def privacy(fed: Federation, events: Path, parties: int) -> dict[str, Any] | None:
+    """What the run's protections gave, and whom: epsilon with its definition, or why there is none; None without any."""
+    stages = [s for s in stages_of(fed.uplink) if s.against or s.accountant is not None]
+    if not stages:
         return None
     from fedfm.trust.privacy import accountant
 
-    spent = accountant.spent(facts, delta, parties=parties)
-    if spent is None:
-        return None
-    return {
-        "epsilon": spent.epsilon,
-        "delta": spent.delta,
-        "mechanism": spent.mechanism,
-        "accountant": spent.accountant,
-        "relation": spent.relation,
-        "note": spent.note,
-        "per_round": accountant.per_round(facts, delta),
-    }
+    return accountant.statement(stages, ledger.read(events), outside(fed), parties)
 
 
 def citations(config: Any) -> Iterator[dict[str, Any]]:

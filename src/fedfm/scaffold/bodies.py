@@ -52,7 +52,7 @@ from fedfm.efficiency.training.local import Local
 from fedfm.core.context import Ctx
 from fedfm.core.protocols import Aggregate, Server, State
 from fedfm.core.registry import knob, method
-from fedfm.efficiency.training.sorts import apart, together
+from fedfm.efficiency.training.servers import apart, together
 """,
         "theta += lr * mean(delta).",
         """\

@@ -7,16 +7,20 @@ asserts the storage pointers at each job.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fedfm.core.context import Terms
-from fedfm.core.errors import FedfmError
-from fedfm.core.protocols import Bound, Scores
+from fedfm.core.errors import FedfmError, nearest
+from fedfm.core.protocols import Bound, Loss, Scores
 from fedfm.core.tree import Cut, Layout, cut
+
+CHUNK = 256  # examples scored at once
 
 
 class Objective:
@@ -32,25 +36,38 @@ class Objective:
     def batch(self, encoded: Any, index: Tensor, device: torch.device) -> Any:
         raise NotImplementedError
 
-    def loss(self, module: nn.Module, batch: Any) -> Tensor:
-        """Mean loss of a batch."""
+    def losses(self, module: nn.Module, batch: Any) -> Tensor:
+        """The loss of each example of a batch (n,)."""
         raise NotImplementedError
+
+    def loss(self, module: nn.Module, batch: Any) -> Tensor:
+        """What a batch's gradient is taken of: here the mean of `losses`."""
+        return self.losses(module, batch).mean()
+
+    def risk(self, module: nn.Module, encoded: Any, device: torch.device) -> tuple[float, int]:
+        """The sum of all examples' losses, and their number."""
+        chunks = self.chunks(encoded)
+        found = [self.losses(module, self.batch(encoded, index, device)).double().cpu() for index in chunks]
+        return math.fsum(x for part in found for x in part.tolist()), len(encoded)
+
+    def chunks(self, encoded: Any) -> Iterator[Tensor]:
+        """Indices of all examples, as many at once as are scored at once."""
+        for at in range(0, len(encoded), CHUNK):
+            yield torch.arange(at, min(at + CHUNK, len(encoded)))
 
     def score(self, module: nn.Module, encoded: Any, device: torch.device) -> Scores:
         """Sums and counts by metric name; `name/group` for a group's own."""
         raise NotImplementedError
 
-    def front(self, module: nn.Module, params: Mapping[str, Tensor], batch: Any) -> Tensor:
-        """The client's half of a split model: activations."""
-        raise FedfmError("this task has no cut point; split learning needs a task with `front` and `back`")
+    parts: Mapping[str, tuple[str, ...]] = {}  # of a split model: name -> patterns of its tensors' names
 
-    def back(self, module: nn.Module, params: Mapping[str, Tensor], acts: Tensor, target: Tensor) -> Tensor:
-        """The server's half: the loss from activations."""
-        raise FedfmError("this task has no cut point; split learning needs a task with `front` and `back`")
+    def part(self, module: nn.Module, name: str, params: Mapping[str, Tensor], *inputs: Any) -> Tensor:
+        """The output of one part on its inputs, from tensors of the caller's own."""
+        raise NotImplementedError
 
     def target(self, batch: Any) -> Tensor:
-        """What the server's half needs besides the activations (the labels)."""
-        raise FedfmError("this task has no cut point; split learning needs a task with `front` and `back`")
+        """What the last part needs besides the activations (the labels)."""
+        raise FedfmError("this task has no parts; split learning needs a task that has")
 
     def narrow(self, terms: Terms) -> nn.Module:
         """A module of the sub-model's shape."""
@@ -59,6 +76,41 @@ class Objective:
     def save(self, module: nn.Module, folder: str) -> None:
         """Write the tuned model for its own ecosystem (PEFT adapter, Hugging Face layout)."""
         raise FedfmError("this task does not export a model")
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients inside; every layer's own mode afterwards."""
+    modes = [(m, m.training) for m in module.modules()]
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for m, training in modes:
+            m.training = training
+
+
+def running_statistics(module: nn.Module) -> tuple[str, ...]:
+    """Names of the buffers that normalisation layers change in training (a batch norm's mean, variance, count)."""
+    found = []
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.modules.batchnorm._NormBase) and layer.track_running_stats:
+            found += [f"{name}.{key}".lstrip(".") for key, b in layer.named_buffers(recurse=False)]
+    return tuple(found)
+
+
+def undeclared(names: Sequence[str]) -> str:
+    """The refusal of a module whose forward pass changes what the vector does not hold."""
+    return (
+        f"the module's forward pass changes {', '.join(names)}, which the parameter vector does not hold: "
+        "parties would share it in one process, and lose it in another\n"
+        f"    fix: declare it, BoundModule(..., buffers={tuple(names)!r}), or freeze it (track_running_stats=False)"
+    )
+
+
+def _moved(t: Tensor, owner: nn.Module, key: str, version: int) -> bool:
+    return getattr(owner, key, None) is not t or t._version != version
 
 
 class BoundModule(Bound):
@@ -108,9 +160,26 @@ class BoundModule(Bound):
             if name in params:
                 t.grad = grads[name]
             self._pointers.append((name, t, t.data_ptr(), t.grad.data_ptr() if t.grad is not None else 0))
+        if stray := [n for n in running_statistics(module) if n not in tensors]:
+            raise FedfmError(undeclared(stray))
+        self._state = [
+            (name, b, module.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], b._version)
+            for name, b in module.named_buffers()
+            if name not in tensors and name in module.state_dict(keep_vars=True)
+        ]
         self.init = self.params.detach().to("cpu", copy=True)
         self.total = sum(p.numel() for p in module.parameters())
         self._narrow: dict[tuple[float, int | None], BoundModule] = {}
+
+    # ---- state of the module -----------------------------------------------------------------------------------
+    def _carry(self) -> None:
+        """What a forward pass left in buffers: declared ones go to the masters, another's change is refused."""
+        with torch.no_grad():
+            for t, view, _ in self._cast:
+                if not t.requires_grad:
+                    view.copy_(t)
+        if stray := [n for n, t, owner, key, version in self._state if _moved(t, owner, key, version)]:
+            raise FedfmError(undeclared(stray))
 
     # ---- the buffer -------------------------------------------------------------------------------------------
     def load(self, flat: Tensor) -> None:
@@ -143,18 +212,19 @@ class BoundModule(Bound):
                 "=True), .to(dtype), load_state_dict(assign=True) or resized it; do not"
             )
 
-    def gradient(self, batch: Any) -> float:
-        """Fill `grads` with the gradient of the mean loss at `params`; returns the loss."""
+    def gradient(self, batch: Any, loss: Loss | None = None) -> float:
+        """Fill `grads` with the gradient at `params` of the objective's loss, or of `loss(module, batch)`."""
         for t, view, _ in self._cast:
             t.data.copy_(view)
             t.grad = None
         self.grads.zero_()
-        loss = self.objective.loss(self.module, batch)
-        loss.backward()  # type: ignore[no-untyped-call]
+        value = (loss or self.objective.loss)(self.module, batch)
+        value.backward()  # type: ignore[no-untyped-call]
         for t, _, grad in self._cast:
             if t.grad is not None:
                 grad.copy_(t.grad)
-        return float(loss.detach())
+        self._carry()
+        return float(value.detach())
 
     # ---- the objective ----------------------------------------------------------------------------------------
     def encode(self, rows: Any) -> Any:
@@ -168,26 +238,35 @@ class BoundModule(Bound):
         with torch.no_grad():
             return float(self.objective.loss(self.module, batch))
 
+    def losses(self, batch: Any) -> Tensor:
+        """The loss of each example (n,) at `params`, without a gradient."""
+        with torch.no_grad():
+            found: Tensor = self.objective.losses(self.module, batch)
+        return found
+
     def score(self, encoded: Any) -> Scores:
         """Scores at `params`, in evaluation mode."""
-        training = self.module.training
-        self.module.eval()
-        try:
-            with torch.no_grad():
-                return self.objective.score(self.module, encoded, self.device)
-        finally:
-            self.module.train(training)
+        with evaluating(self.module):
+            return self.objective.score(self.module, encoded, self.device)
 
-    def front(self, params: Mapping[str, Tensor], batch: Any) -> Tensor:
-        """Activations at the cut, as a function of tensors of one's own (a live graph needs its own buffer)."""
-        return self.objective.front(self.module, params, batch)
+    def risk(self, encoded: Any) -> tuple[float, int]:
+        """The sum of the losses of all examples at `params`, in evaluation mode, and how many there are."""
+        with evaluating(self.module):
+            return self.objective.risk(self.module, encoded, self.device)
 
-    def back(self, params: Mapping[str, Tensor], acts: Tensor, target: Tensor) -> Tensor:
-        """The loss from activations, as a function of the server's own tensors."""
-        return self.objective.back(self.module, params, acts, target)
+    def part(self, name: str, params: Mapping[str, Tensor], *inputs: Any) -> Tensor:
+        """The output of one part of a split model, as a function of tensors of one's own.
+
+        A live graph needs its own buffer, hence `params`. The last part gives the loss. Raises FedfmError.
+        """
+        known = self.objective.parts
+        if name not in known:
+            what = nearest(name, known) if known else "this task's model is not cut into parts"
+            raise FedfmError(f"the task's model has no part '{name}': {what}")
+        return self.objective.part(self.module, name, params, *inputs)
 
     # ---- sub-models -------------------------------------------------------------------------------------------
-    def narrow(self, terms: Terms) -> BoundModule:
+    def at(self, client: str, terms: Terms) -> BoundModule:
         """The bound sub-model for these terms (itself when they cut nothing); made once per shape."""
         if terms.shape not in self._narrow:
             cutting = cut(self.layout, *terms.shape)

@@ -7,26 +7,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from fedfm.config.plain import to_config
-from fedfm.core.errors import ConfigError, ModelError
-from fedfm.core.registry import load
-from fedfm.tasks.network import quiet
+from fedfm.config.plain import build, to_config
+from fedfm.core.errors import ModelError, Problem
+from fedfm.core.protocols import Task
+from fedfm.models.identity import Base
 
-FILE, FORMAT = "fedfm-task.json", 1
+FILE, FORMAT = "fedfm-task.json", 2
 
 
-def write_task(task: Any, labels: tuple[str, ...] | None, folder: Path) -> None:
-    """Write `fedfm-task.json` and `README.md`."""
-    record = {"format": FORMAT, "task": to_config(task), "labels": labels}
+def write_task(task: Any, labels: tuple[str, ...] | None, base: Base, folder: Path) -> None:
+    """Write `fedfm-task.json`, which names the exact base, and `README.md`."""
+    record = {"format": FORMAT, "task": to_config(task), "labels": labels, "base": asdict(base)}
     (folder / FILE).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(task.readme(folder, labels), encoding="utf-8")
+    (folder / "README.md").write_text(task.readme(folder, labels, base), encoding="utf-8")
 
 
 def write_weights(tensors: dict[str, torch.Tensor], file: Path) -> None:
@@ -36,15 +36,20 @@ def write_weights(tensors: dict[str, torch.Tensor], file: Path) -> None:
     file.write_bytes(save(tensors, metadata={"format": "pt"}))
 
 
-def source(model: str, folder: Path) -> tuple[str, str]:
-    """Python source for the README: an import line (or nothing), and the expression for the base model."""
+def source(base: Base, folder: Path) -> tuple[str, str, str]:
+    """Python source for the README: an import line, the expression for the base model, and its revision."""
     from fedfm import models
 
     if (folder / "config.json").exists():
-        return "", "folder"
-    if model in models.catalog():
-        return "import fedfm.models\n", f'fedfm.models.path("{model}")'
-    return "", repr(model)
+        return "", "folder", ""
+    if base.name in models.catalog():
+        return "import fedfm.models\n", f'fedfm.models.path("{base.name}")', ""
+    return "", repr(base.source), f', revision="{base.revision}"' if base.revision else ""
+
+
+def in_dtype(dtype: str) -> str:
+    """The argument of `from_pretrained` for a base in another dtype than float32."""
+    return "" if dtype == "float32" else f", dtype=torch.{dtype}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,28 +79,43 @@ def load_tuned(folder: str | Path, device: str = "cpu") -> Tuned:
             f"{folder}: no tuned model here\n    why: {FILE} cannot be read ({e})\n"
             "    fix: name the folder `model` of a finished run"
         ) from e
-    if record.get("format") != FORMAT:
-        raise ModelError(f"{folder}: {FILE} has format {record.get('format')}, this release reads {FORMAT}")
-    try:
-        task = _revive(record["task"])
-    except (ConfigError, TypeError) as e:
-        raise ModelError(f"{folder}: {FILE} does not fit this release\n    why: {e}") from e
-    module, objective = task.restore(place, record["labels"])
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise ModelError(
+            f"{folder}: {FILE} has format {record.get('format') if isinstance(record, dict) else None}, this release reads {FORMAT}"
+        )
+    task = _task(folder, record.get("task"))
+    if not (place / "config.json").exists():
+        task = _over(folder, task, record.get("base"))
+    module, objective = task.restore(place, record.get("labels"))
     return Tuned(task, module.eval().to(device), objective)
 
 
-def _revive(plain: Any) -> Any:
-    """The spec that `to_config` made plain."""
-    if isinstance(plain, dict):
-        return load(plain["name"])(**{k: _revive(v) for k, v in plain.items() if k != "name"})
-    return tuple(map(_revive, plain)) if isinstance(plain, list) else plain
+def _task(folder: Any, plain: Any) -> Any:
+    """The task's spec from its config. Raises ModelError."""
+    problems: list[Problem] = []
+    task = build(Task, plain, "task", problems, "task") if isinstance(plain, dict) else None
+    if problems or not hasattr(task, "restore"):
+        why = "; ".join(map(str, problems)) or "it names no task that can be read back"
+        raise ModelError(
+            f"{folder}: {FILE} does not fit this release\n    why: {why}\n"
+            "    fix: read it with the release of fedfm that wrote it"
+        )
+    return task
 
 
-def reload(base: Any, folder: Path) -> Any:
-    """`base` with the adapter in `folder`, if there is one."""
-    if not (folder / "adapter_config.json").exists():
-        return base
-    from peft import PeftModel
+def _over(folder: Any, task: Any, told: Any) -> Any:
+    """The task over the very base that it was trained over. Raises ModelError when that one has changed."""
+    from fedfm import models
 
-    with quiet():
-        return PeftModel.from_pretrained(base, str(folder))
+    if isinstance(told, dict) and told.get(
+        "revision"
+    ):  # of the hub: this commit, whatever its branch holds now
+        task = replace(task, model=f"{task.model.partition('@')[0]}@{told['revision']}")
+    weights = models.base(task.model).weights
+    if not isinstance(told, dict) or told.get("weights") != weights:
+        raise ModelError(
+            f"{folder}: the base model {task.model} is not the one that this was trained over\n"
+            f"    why: its weights or its config.json have changed (digest {weights[:12]}...)\n"
+            "    fix: restore that base model"
+        )
+    return task

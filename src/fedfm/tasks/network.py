@@ -1,4 +1,4 @@
-"""Pre-trained networks and tokenizers, loaded without noise and without a draw from a global generator."""
+"""Pre-trained networks and tokenizers: loaded whole or not at all, without noise and without a global draw."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
-from fedfm.models.reach import cached_at_least, refusal
+from fedfm.core.errors import FedfmError, ModelError
+from fedfm.models.folder import vocabulary
+from fedfm.models.reach import refusal
+from fedfm.models.store import local
 
 SEED = 20_240_917  # of every fresh tensor (heads, LoRA's A), so that all workers start from the same bits
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -36,12 +38,13 @@ def quiet() -> Iterator[None]:
     from transformers.utils import logging
 
     level, bar, retries = logging.get_verbosity(), logging.is_progress_bar_enabled(), hub.get_verbosity()
-    logging.set_verbosity(levels.ERROR)
+    logging.set_verbosity(levels.CRITICAL)
     hub.set_verbosity(levels.ERROR)
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", UserWarning)
             yield
     finally:
         logging.set_verbosity(level)
@@ -50,61 +53,143 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
-def folder(model: str) -> str:
-    """What `from_pretrained` takes for a packaged name, a folder or a hub id."""
-    from fedfm import models
-
-    return models.path(model)
+@contextlib.contextmanager
+def guarded(model: str, what: str, where: str = "") -> Iterator[None]:
+    """Whatever a foreign library raises inside, on files of the user, becomes a ModelError: what, why, fix."""
+    try:
+        yield
+    except FedfmError:
+        raise
+    except Exception as e:  # noqa: BLE001 - nobody can list what loaders of strangers' files raise
+        raise refusal(model, where or model, what, e) from e
 
 
 def load_base(
     auto: str, model: str, *, dtype: str = "float32", dropout: float = 0.0, checkpointing: bool = False
 ) -> Any:
-    """The network that `transformers.<auto>` makes of `model`, on the CPU.
+    """The network that `transformers.<auto>` makes of `model`, on the CPU, every tensor from the checkpoint.
 
-    Every dropout rate of its config becomes `dropout`. Raises ModelError.
+    Every dropout rate of its config becomes `dropout`. Code of a folder is never run. Raises ModelError for a model of
+    another kind, and for a checkpoint that lacks tensors of the network, or holds more than the network has.
     """
     import transformers
 
-    where = folder(model)
-    try:
-        with fresh(), quiet(), cached_at_least(where):
-            config = transformers.AutoConfig.from_pretrained(where)
-            for key, value in vars(config).items():
-                if (
-                    re.search("dropout|pdrop", key)
-                    and isinstance(value, int | float)
-                    and not isinstance(value, bool)
-                ):
-                    setattr(config, key, dropout)
-            network = getattr(transformers, auto).from_pretrained(where, config=config, dtype=DTYPES[dtype])
-    except (OSError, ValueError, KeyError, SafetensorError) as e:
-        raise refusal(model, where, f"{auto} cannot load it", e) from e
+    where = str(local(model))
+    with guarded(model, f"{auto} cannot load it", where), fresh(), quiet():
+        config = transformers.AutoConfig.from_pretrained(
+            where, trust_remote_code=False, local_files_only=True
+        )
+        _of_this_kind(auto, model, config)
+        for key, value in vars(config).items():
+            if (
+                re.search("dropout|pdrop", key)
+                and isinstance(value, int | float)
+                and not isinstance(value, bool)
+            ):
+                setattr(config, key, dropout)
+        network, told = getattr(transformers, auto).from_pretrained(
+            where,
+            config=config,
+            dtype=DTYPES[dtype],
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    _whole(model, network, told)
     if checkpointing:
-        network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        with guarded(
+            model, "gradient checkpointing cannot be switched on; set task.gradient_checkpointing=false"
+        ):
+            network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return network
 
 
+def _of_this_kind(auto: str, model: str, config: Any) -> None:
+    """Raise ModelError for a network that is not what the task reads text with."""
+    from transformers.models.auto import modeling_auto as known
+
+    kind, name = type(config), config.model_type
+    if getattr(config, "is_encoder_decoder", False):
+        is_a = "a sequence-to-sequence model"
+    elif kind in known.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+        is_a = "a vision model"
+    elif auto == "AutoModelForCausalLM" and (
+        kind not in known.MODEL_FOR_CAUSAL_LM_MAPPING
+        or (kind in known.MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False))
+    ):
+        masked = kind in known.MODEL_FOR_MASKED_LM_MAPPING
+        is_a = "an encoder, which sees the words that it should predict" if masked else "no language model"
+    else:
+        return
+    wants = (
+        "a causal language model (a decoder)"
+        if auto == "AutoModelForCausalLM"
+        else "a text encoder or decoder"
+    )
+    raise ModelError(
+        f"{model}: is {is_a} ({name})\n    why: this task tunes {wants}\n    fix: take a model of that kind"
+        + ("; for labels of texts use the task sequence-classification" if "encoder," in is_a else "")
+    )
+
+
+def _whole(model: str, network: Any, told: dict[str, Any]) -> None:
+    """Raise ModelError unless every tensor came from the checkpoint, and every tensor of its layers was used.
+
+    A pooler that is thrown away may be missing; heads beside the network may be left over.
+    """
+    missing = sorted(k for k in told["missing_keys"] if "pooler" not in k)
+    tops = {name for name, _ in network.named_children()}
+    prefix = f"{network.base_model_prefix}."
+    tops |= {name for name, _ in getattr(network, network.base_model_prefix, nn.Module()).named_children()}
+    left = sorted(
+        k
+        for k in told["unexpected_keys"]
+        if k.removeprefix(prefix).split(".")[0] in tops and "pooler" not in k and "inv_freq" not in k
+    )
+    shapes = sorted(str(k[0] if isinstance(k, tuple | list) else k) for k in told["mismatched_keys"])
+    if not missing and not left and not shapes:
+        return
+    whys = []
+    if missing:
+        other = sorted(told["unexpected_keys"])
+        whys.append(
+            f"{len(missing)} tensors of the network are not in the checkpoint ({_some(missing)})"
+            + (f", which holds {_some(other)} instead" if other else "")
+        )
+    if left:
+        whys.append(f"{len(left)} tensors of the checkpoint have no place in the network ({_some(left)})")
+    if shapes:
+        whys.append(f"{len(shapes)} tensors have other shapes ({_some(shapes)})")
+    raise ModelError(
+        f"{model}: its weights do not fit its config.json\n    why: {'; '.join(whys)}\n"
+        "    fix: save it again with save_pretrained of the network itself (no wrapper), or restore its config.json"
+    )
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:2]) + (", ..." if len(names) > 2 else "")
+
+
 def load_tokenizer(model: str) -> Any:
-    """The fast tokenizer of `model`, with a pad token. Raises ModelError."""
+    """The tokenizer of `model`, with a pad token. Raises ModelError; a folder without one gets none invented."""
     import transformers
 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its thread pool does not survive a fork
-    where = folder(model)
-    try:
-        with quiet(), cached_at_least(where):
-            tokenizer = transformers.AutoTokenizer.from_pretrained(where)
-    except (OSError, ValueError, KeyError) as e:
-        raise refusal(model, where, "its tokenizer cannot be loaded", e) from e
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+    place = local(model)
+    with guarded(model, "its tokenizer cannot be loaded", str(place)), quiet():
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
+            place, trust_remote_code=False, local_files_only=True
+        )
+        names = type(tokenizer).vocab_files_names
+    if names and not vocabulary(place):
+        raise ModelError(
+            f"{model}: no tokenizer here\n    why: {place} holds no tokenizer.json, vocab.txt, *.model, ...\n"
+            "    fix: copy the tokenizer's files from the model that it was trained from"
+        )
+    if tokenizer.pad_token_id is None:  # padding is masked: any token will do
+        tokens = (tokenizer.eos_token, tokenizer.unk_token, tokenizer.convert_ids_to_tokens(0))
+        tokenizer.pad_token = next(t for t in tokens if t is not None)
     return tokenizer
-
-
-def longest(network: Any, tokenizer: Any, wanted: int) -> int:
-    """The most tokens of one text: `wanted`, or what the network's positions and the tokenizer allow."""
-    positions = getattr(network.config, "max_position_embeddings", None) or wanted
-    return min(wanted, int(positions), int(tokenizer.model_max_length))
 
 
 def share(module: nn.Module, whole: nn.Module, own: tuple[str, ...]) -> None:

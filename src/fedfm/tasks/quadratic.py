@@ -51,9 +51,9 @@ class _Objective(Objective):
     def batch(self, encoded: Tensor, index: Tensor, device: torch.device) -> Tensor:
         return encoded[index].to(device)
 
-    def loss(self, module: nn.Module, batch: Tensor) -> Tensor:
+    def losses(self, module: nn.Module, batch: Tensor) -> Tensor:
         a, b = batch[:, :1], batch[:, 1:]
-        return (a / 2 * (module.get_parameter("x") - b) ** 2).sum(1).mean()
+        return (a / 2 * (module.get_parameter("x") - b) ** 2).sum(1)
 
     def score(self, module: nn.Module, encoded: Tensor, device: torch.device) -> Scores:
         n = len(encoded)

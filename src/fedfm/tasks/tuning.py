@@ -1,4 +1,4 @@
-"""What a tuning is: which parameters of a base network are trained, and how the result is written.
+"""What a tuning is: which parameters of a base network are trained, and how the result is written and read.
 
 A task loads the base, hands it to the tuning, and adds what is its own (a classification head, a loss).
 """
@@ -6,16 +6,22 @@ A task loads the base, hands it to the tuning, and adds what is its own (a class
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, ClassVar
 
 from torch import nn
 
-from fedfm.core.errors import FedfmError
+from fedfm.core.errors import FedfmError, ModelError
+from fedfm.models.identity import Base
 
 
 class Tuning:
-    """A frozen spec in the slot "tuning"; overrides `apply` and `save`."""
+    """A frozen spec in the slot "tuning"; overrides `apply` and `save`, and `reload` if it writes no whole model."""
 
-    def apply(self, base: nn.Module) -> nn.Module:
+    exact_merge: ClassVar[bool] = (
+        False  # its result can be folded into the base, which then is the same function
+    )
+
+    def apply(self, base: Any) -> Any:
         """Mark what is trained and freeze the rest; returns the network to call, which may wrap `base`."""
         raise NotImplementedError
 
@@ -27,11 +33,36 @@ class Tuning:
         """Names in `module` that belong to the layout although nobody trains them."""
         return ()
 
+    def prepends(self) -> int:
+        """Virtual tokens before every text: they take positions, and the network gives a feature for each."""
+        return 0
+
     def at_rank(self, rank: int) -> Tuning:
         """The same tuning with its first `rank` directions only."""
-        name = getattr(self, "method_name", type(self).__name__)
-        raise FedfmError(f"the tuning '{name}' has no rank to cut; use lora")
+        raise FedfmError(f"the tuning '{self.name}' has no rank to cut; use lora")
 
-    def save(self, network: nn.Module, base: str, folder: Path) -> None:
+    def save(self, network: Any, base: Base, folder: Path) -> None:
         """Write what was trained of the network; `base` is what a reader must load it over."""
         raise NotImplementedError
+
+    def reload(self, base: Any, folder: Path) -> Any:
+        """The network that `save` wrote, over the base: itself where the whole network was written."""
+        return base
+
+    def merged(self, network: Any) -> Any:
+        """A network of the base's own architecture with the result folded in, as others would export it."""
+        return network
+
+    def like(self, folder: Path) -> Tuning:
+        """This tuning with the settings of the one that was saved in `folder`. Raises ModelError."""
+        raise ModelError(
+            f"task.start={folder}: the tuning '{self.name}' goes on from a whole model\n"
+            "    why: it writes no adapter\n    fix: name that model as task.model"
+        )
+
+    def resume(self, network: Any, folder: Path) -> None:
+        """Take the trained tensors of the folder that `like` read. Raises ModelError."""
+
+    @property
+    def name(self) -> str:
+        return str(getattr(self, "method_name", type(self).__name__))

@@ -11,7 +11,7 @@ from fedfm.core.protocols.folding import Aggregate, Aggregator, Lift
 from fedfm.core.protocols.scoring import Audit, Evaluator, Reward, Valuer
 from fedfm.core.protocols.scrutiny import Adversary, Detector
 from fedfm.core.protocols.slot import Barrier, Replies, Say, Scores, Slot, State
-from fedfm.core.protocols.training import Bound, Client, House, Server, Task
+from fedfm.core.protocols.training import Bound, Client, House, Loss, Server, Task
 from fedfm.core.protocols.wires import Wire
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "House",
     "Lift",
     "Load",
+    "Loss",
     "Outcome",
     "Pace",
     "Plan",

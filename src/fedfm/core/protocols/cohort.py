@@ -50,6 +50,7 @@ class Selector(Slot):
     promises: ClassVar[bool] = False  # its plans promise money
     needs_model: ClassVar[bool] = False  # its questions carry the bare model
     cuts: ClassVar[bool] = False  # some parties get a sub-model
+    groups: ClassVar[bool] = False  # parties are summed group by group, at edges
 
     @property
     def releases(self) -> bool:
@@ -103,6 +104,11 @@ class Pace(Slot):
     def independent(self) -> bool:
         """Does whether a party counts depend on no other party?"""
         return self.late == "cancel" and not self.partial
+
+    @property
+    def loses(self) -> bool:
+        """May a planned party be missing from the sum, other than by its own failure?"""
+        return self.partial or bool(self.drop)
 
     def room(self, busy: int, want: int) -> int:
         """How many new sessions may start while `busy` are under way."""

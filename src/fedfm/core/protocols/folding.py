@@ -55,6 +55,11 @@ class Aggregator(Slot):
         return None
 
     @property
+    def alike(self) -> bool:
+        """Does every party get the `alpha` 1, whatever it holds?"""
+        return False
+
+    @property
     def divisor(self) -> str:
         """What the sum is divided by: "public" (agreed beforehand), "count" of contributors, or "mass" (theirs)."""
         return "mass"

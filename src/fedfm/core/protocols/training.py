@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 
 from fedfm.core.context import Ctx, Terms
+from fedfm.core.errors import Problem
 from fedfm.core.message import Message
 from fedfm.core.protocols.folding import Aggregate
 from fedfm.core.protocols.slot import Barrier, Replies, Say, Scores, Slot, State
 from fedfm.core.schema import Column
 from fedfm.core.tree import Layout
+
+Loss = Callable[[Any, Any], Tensor]  # of a module and a batch
 
 
 class Bound(Protocol):
@@ -25,7 +28,7 @@ class Bound(Protocol):
     grads: Tensor
     device: torch.device
     total: int  # parameters of the whole model
-    objective: Any  # primary, higher_is_better, target, save
+    objective: Any  # primary, higher_is_better, parts, save
     module: Any
 
     def load(self, flat: Tensor) -> None: ...
@@ -33,11 +36,21 @@ class Bound(Protocol):
     def encode(self, rows: Any) -> Any: ...
     def batch(self, encoded: Any, index: Tensor) -> Any: ...
     def loss(self, batch: Any) -> float: ...
-    def gradient(self, batch: Any) -> float: ...
+    def losses(self, batch: Any) -> Tensor:
+        """The loss of each example (n,), without a gradient."""
+
+    def gradient(self, batch: Any, loss: Loss | None = None) -> float:
+        """Fill `grads` with the gradient of the objective's loss, or of another one; returns the loss."""
+
     def score(self, encoded: Any) -> Scores: ...
-    def front(self, params: Mapping[str, Tensor], batch: Any) -> Tensor: ...
-    def back(self, params: Mapping[str, Tensor], acts: Tensor, target: Tensor) -> Tensor: ...
-    def narrow(self, terms: Terms) -> Bound: ...
+    def risk(self, encoded: Any) -> tuple[float, int]:
+        """The sum of the losses of all examples, in evaluation mode, and how many there are."""
+
+    def part(self, name: str, params: Mapping[str, Tensor], *inputs: Any) -> Tensor:
+        """One part of a split model, as a function of tensors of one's own; the last part gives the loss."""
+
+    def at(self, client: str, terms: Terms) -> Bound:
+        """What this client trains on these terms: a sub-model, an architecture of its own, or this very one."""
 
 
 class Task(Slot):
@@ -48,6 +61,10 @@ class Task(Slot):
     def open(self, data: Any, device: str = "cpu") -> Bound:
         """Load the model and bind its trainable tensors to one flat buffer; once per process."""
         raise NotImplementedError
+
+    def probe(self, bound: Bound, rows: Any) -> list[Problem]:
+        """What is wrong with the opened task on a few real rows, before any work; [] when nothing is."""
+        return []
 
 
 class Client(Slot):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -24,6 +24,12 @@ class Wire(Slot):
     perturbs: ClassVar[bool] = False  # adds noise for differential privacy
     remembers: ClassVar[bool] = False  # encoder or decoder keeps a state from round to round
     covers: ClassVar[frozenset[str]] = NOTHING  # channels that it protects: "x", "mass", "side"
+    against: ClassVar[str] = (
+        ""  # from whom: "server" (then from everybody), or "recipients" of models and files
+    )
+    relation: str = ""  # what its guarantee hides of a party: "zero-out", "replace-one", "add-or-remove"
+    shares: int = 0  # parties among whom its noise is divided, so that it protects in a hidden sum alone; 0: it is whole
+    step: ClassVar[float] = 0.0  # values travel as whole multiples of this; 0: as they are
     least: ClassVar[int] = 1  # fewest parties of a round
     phases: ClassVar[Mapping[str, Barrier]] = {}  # in order; "upload" among them makes the upload a barrier
 
@@ -31,6 +37,32 @@ class Wire(Slot):
     def stages(self) -> tuple[Wire, ...]:
         """What it is made of, protection among it: none for a plain stage."""
         return ()
+
+    @property
+    def off(self) -> str:
+        """Why this protection, asked for, gives nothing (its noise is 0); empty: it does."""
+        return ""
+
+    @property
+    def accountant(self) -> Any:
+        """Who knows what its releases cost (`core.exposure.Accountant`); None: it promises nothing."""
+        return None
+
+    def release(self) -> Mapping[str, Any]:
+        """The facts of the `privacy` event of one release, its event as data; empty: it releases nothing."""
+        return {}
+
+    def survivors(self, parties: int) -> int:
+        """The fewest parties of so many whose sum is ever revealed."""
+        return 1
+
+    def fits(self, magnitude: float, parties: int) -> str:
+        """Why values of this magnitude of so many parties cannot travel, and the setting with which they can."""
+        return ""
+
+    def admits(self, host: State, phase: str, sender: str) -> str:
+        """Why this party may not speak in this phase now; empty: it may. Asked before its words count."""
+        return ""
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
         return x, {}, state

@@ -7,11 +7,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedfm.core.schema import Unfit
+from fedfm.core.schema import Column, Unfit
 from fedfm.data import kinds
 from fedfm.data.cleaning.columns import Map, Piece, clean, lacking
 from fedfm.data.cleaning.faults import Faults
-from fedfm.data.cleaning.layouts import KNOWN, LAYOUTS, USUAL, Wanted, layout_of, setting, sources
+from fedfm.data.cleaning.layouts import KNOWN, LAYOUTS, USUAL, Wanted, layout_of, setting, sources, wanted
 
 _ROWS = 200  # of a file, on which a map is tried
 _REPEAT = 4  # rows from which on a class name must come up twice
@@ -25,24 +25,21 @@ def headless(piece: Piece) -> bool:
     return any(sum(row.get(h) == h for _, row in piece.lines[:_ROWS]) for h in piece.has)
 
 
-def proposal(pieces: Sequence[Piece], wanted: Wanted, mapping: Map, maps: Mapping[str, Map]) -> str:
+def proposal(pieces: Sequence[Piece], needs: Wanted, mapping: Map, maps: Mapping[str, Map]) -> str:
     """The fix for rows that lack columns: a map that was tried on all pieces, or what to do by hand."""
-    turned = _turned(pieces, wanted, mapping)
-    if turned:
-        return setting(turned)
-    odd = next((p for p in pieces if lacking(wanted, maps.get(p.party, mapping), p.has)), pieces[0])
+    odd = next((p for p in pieces if lacking(needs, maps.get(p.party, mapping), p.has)), pieces[0])
     if headless(odd):
         return f"{odd.place} looks as if it has no header: put the columns' names on its first line"
     other = layout_of(odd.has)
-    needed = [c.name for c in wanted if c.required]
+    needed = [c.name for c in needs if c.required]
     if other and not set(needed) & set(LAYOUTS[other]):
         return f"these rows are {other}; the task reads {', '.join(needed)}: take another task, or other rows"
-    found: dict[str, list[str]] = {c: list(s) for c, s in mapping.items() if c in {w.name for w in wanted}}
+    found: dict[str, list[str]] = {c: list(s) for c, s in mapping.items() if c in {w.name for w in needs}}
     for piece in pieces:
         own = maps.get(piece.party, mapping)
-        missing = lacking(wanted, own, piece.has)
+        missing = lacking(needs, own, piece.has)
         taken = {s for c, names in found.items() if c not in missing for s in names}
-        taken |= {s for c in wanted if c.name not in missing for s in sources(c.name, own, piece.has)}
+        taken |= {s for c in needs if c.name not in missing for s in sources(c.name, own, piece.has)}
         for column in missing:
             theirs = _candidate(column, own, piece, taken)
             if theirs is None:
@@ -52,7 +49,7 @@ def proposal(pieces: Sequence[Piece], wanted: Wanted, mapping: Map, maps: Mappin
             taken.add(theirs)
     offered = {c: names[0] if len(names) == 1 else names for c, names in found.items() if names}
     tried = {c: tuple(names) for c, names in found.items()}
-    return setting(offered) if _works(pieces, wanted, tried) else _by_hand(needed)
+    return setting(offered) if _works(pieces, needs, tried) else _by_hand(needed)
 
 
 def _by_hand(needed: Sequence[str]) -> str:
@@ -60,13 +57,15 @@ def _by_hand(needed: Sequence[str]) -> str:
     return f"say which of your columns each is: 'data.columns={{{names}}}'"
 
 
-def _turned(pieces: Sequence[Piece], wanted: Wanted, mapping: Map) -> dict[str, Any] | None:
-    """The map the other way round, when that is what was meant."""
-    names = {c.name for c in wanted}
-    back = {names_[0]: (ours,) for ours, names_ in mapping.items() if len(names_) == 1}
-    if len(back) != len(mapping) or not set(back) & names or not set(back) <= {*names, *KNOWN}:
-        return None
-    return {c: s[0] for c, s in back.items()} if _works(pieces, wanted, back) else None
+def turned(pieces: Sequence[Piece], columns: Sequence[Column] | None, mapping: Map) -> str:
+    """The map the other way round as a setting, when that works and this one cannot; else empty."""
+    back = {names[0]: (ours,) for ours, names in mapping.items() if len(names) == 1}
+    known = {c.name for c in columns} if columns else set(KNOWN)
+    if not mapping or len(back) != len(mapping) or set(mapping) <= known or not set(back) <= known:
+        return ""
+    full = [p for p in pieces if p.lines]
+    needs = wanted(columns, back, dict.fromkeys(k for p in full for k in p.has), Faults("a trial"))
+    return setting({c: s[0] for c, s in back.items()}) if _works(full, needs, back) else ""
 
 
 def _candidate(column: str, mapping: Map, piece: Piece, taken: set[str]) -> str | None:
@@ -102,16 +101,16 @@ def _repeats(values: Sequence[Any]) -> bool:
     return different > 1 and (len(names) < _REPEAT or different <= len(names) // 2)
 
 
-def _works(pieces: Sequence[Piece], wanted: Wanted, mapping: Map) -> bool:
+def _works(pieces: Sequence[Piece], needs: Wanted, mapping: Map) -> bool:
     """Does every piece give rows under this map, most of them, with no fault, and labels that come up again?"""
     labels: list[str] = []
     for piece in pieces:
         if not piece.lines:
             continue
-        if lacking(wanted, mapping, piece.has):
+        if lacking(needs, mapping, piece.has):
             return False
         faults, few = Faults("a trial"), Piece(piece.place, piece.lines[:_ROWS])
-        rows = clean(few, wanted, mapping, faults, Counter())
+        rows = clean(few, needs, mapping, faults, Counter())
         if faults.problems or len(rows) * 2 < len(few.lines):
             return False
         labels += [r["label"] for r, _ in rows if "label" in r]

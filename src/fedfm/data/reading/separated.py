@@ -110,7 +110,10 @@ def _sample(text: str, mark: str) -> list[list[str]]:
 
 
 def _bare(text: str, mark: str) -> bool:
-    """Do quotation marks mean nothing here? Then every line is a record of the header's length, and quoting joins lines."""
+    """Do quotation marks mean nothing here? Then every line is a record of the header's length, and quoting fails.
+
+    Between tabs it is enough that quoting joins lines: a field with line ends and tabs inside is none.
+    """
     if '"' not in text:
         return False
     lengths = [len(r) for _, r in _records(text, mark, True)]
@@ -120,7 +123,7 @@ def _bare(text: str, mark: str) -> bool:
         quoted = [len(r) for _, r in _records(text, mark, False)]
     except csv.Error:
         return True
-    return len(quoted) < len(lengths)
+    return mark == "\t" and len(quoted) < len(lengths)  # a text may hold commas, hardly ever tabs
 
 
 def _fit_header(place: str, header: list[str], faults: Faults, line: int) -> bool:

@@ -12,7 +12,7 @@ from fedfm.core.errors import RoundFailed
 from fedfm.core.protocols import Aggregate, Bound, Server, State
 from fedfm.core.registry import knob, method
 from fedfm.efficiency.training.schedule import Constant, Schedule
-from fedfm.efficiency.training.sorts import apart, together
+from fedfm.efficiency.training.servers import apart, together
 
 SUDDEN = 100.0  # growth of the largest divisor in one round that is noted
 

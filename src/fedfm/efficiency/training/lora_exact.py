@@ -9,7 +9,7 @@ from torch import Tensor
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ConfigError, Problem, RoundFailed
 from fedfm.core.message import Message
-from fedfm.core.protocols import Aggregator, Lift, State
+from fedfm.core.protocols import Aggregator, Bound, Lift, State
 from fedfm.core.registry import method
 from fedfm.core.tree import Layout
 
@@ -39,6 +39,13 @@ class FedExLoRA(Aggregator):
     form = "sum"
     shares = True
     takes = ("weights",)
+
+    def feasible(self, parties: int, bound: Bound) -> str:
+        try:
+            pairs(bound.layout)
+        except ConfigError as e:
+            return e.problems[0].what
+        return ""
 
     def lift(self, m: Message, ctx: Ctx) -> Lift:
         if m.kind != "weights":

@@ -42,6 +42,11 @@ class Mean(Aggregator):
         "sampling: rate times parties); 0: the sum",
         low=0.0,
     )
+    cap: float = knob(
+        0.0,
+        "rows from which on a party weighs 1, with fewer rows / cap (public, for DP); 0: rows as they are",
+        low=0.0,
+    )
     factors: Mapping[str, float] = knob(
         factory=dict,
         doc="own weights: party or pattern -> factor on its weight, {hospital-a: 2.0, 'clinic-*': 0.5}",
@@ -59,8 +64,13 @@ class Mean(Aggregator):
 
     @property
     def alpha_max(self) -> float | None:
-        """1 with equal weights and no larger factor; else None: a party chooses it, or it is beyond the clip norm."""
-        return 1.0 if self.weights == "equal" and max(self.factors.values(), default=1.0) <= 1.0 else None
+        """1 with equal or capped weights and no factor above 1; else None: one message may move the sum farther."""
+        bounded = self.weights == "equal" or self.cap
+        return 1.0 if bounded and max(self.factors.values(), default=1.0) <= 1.0 else None
+
+    @property
+    def alike(self) -> bool:
+        return self.weights == "equal" and not self.factors
 
     @property
     def divisor(self) -> str:
@@ -88,6 +98,8 @@ class Mean(Aggregator):
 
     def lift(self, m: Message, ctx: Ctx) -> Lift:
         alpha = m.mass if self.weights == "examples" else 1.0
+        if self.cap and self.weights == "examples":
+            alpha = min(alpha, self.cap) / self.cap
         if self.factors:
             alpha *= self._factor(m.sender or ctx.client)
         if ctx.layout is not None and (c := cut(ctx.layout, *ctx.terms.shape)) is not None:

@@ -15,7 +15,7 @@ from fedfm.core.registry import knob, method
 from fedfm.core.tree import Layout
 from fedfm.efficiency.training.local import Local, descend, outcome, plain_sgd, weights
 from fedfm.efficiency.training.schedule import Constant, Schedule
-from fedfm.efficiency.training.sorts import apart, together
+from fedfm.efficiency.training.servers import apart, together
 
 
 @method(

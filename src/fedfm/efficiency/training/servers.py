@@ -1,16 +1,17 @@
-"""What the server does with the aggregate: add it, or replace by it."""
+"""What the server does with the aggregate: add it, or replace by it; weights are stepped, buffers become their mean."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from fedfm.core.context import Ctx
 from fedfm.core.protocols import Aggregate, Server, State
 from fedfm.core.registry import knob, method
+from fedfm.core.tree import Layout
 from fedfm.efficiency.training.schedule import Constant, Schedule
-from fedfm.efficiency.training.sorts import apart, together
 
 
 @method(
@@ -54,3 +55,15 @@ class Apply(Server):
             state = state | {"m": m}
             delta = delta + self.momentum * m if self.nesterov else m
         return state | {"w": together(w + rate * delta, news, ctx.layout)}
+
+
+def apart(x: Tensor, layout: Layout | None) -> tuple[Tensor, Tensor]:
+    """Weights and buffers of `x` (size,); all are weights where no layout says otherwise."""
+    if layout is None or not layout.mixed:
+        return x, x[:0]
+    return layout.weights(x), layout.buffers(x)
+
+
+def together(weights: Tensor, buffers: Tensor, layout: Layout | None) -> Tensor:
+    """The inverse of `apart`."""
+    return weights if layout is None or not layout.mixed else layout.whole(weights, buffers)

@@ -8,7 +8,7 @@ from math import comb, fsum
 
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ConfigError, Problem
-from fedfm.core.protocols import State, Valuer
+from fedfm.core.protocols import Bound, State, Valuer
 from fedfm.core.registry import knob, method
 
 
@@ -35,6 +35,11 @@ class ShapleyExact(Valuer):
     reads = True
     needs = frozenset({"server rows"})
     exact = True
+
+    def feasible(self, parties: int, bound: Bound) -> str:
+        if parties <= self.max_players:
+            return ""
+        return f"{parties} parties may contribute to a round, and it takes {self.max_players} (`max_players`): 2^n scores"
 
     def evaluations(self, n: int) -> int:
         return 1 << n

@@ -31,7 +31,6 @@ class Poisson(Selector):
     rate: float = knob(0.1, "probability of taking part in a round", low=0.0, high=1.0)
 
     random_size: ClassVar[bool] = True
-
     independent = True
     draws = "poisson"
 

@@ -5,13 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fedfm.report.drawing.charts import LETTER, labelled, ticks
-from fedfm.report.drawing.markup import clip, esc, svg
+from markupsafe import Markup
+
+from fedfm.core.text import clip
+from fedfm.report.drawing.charts import labelled, ticks
+from fedfm.report.drawing.letters import BOLD, dagger, fit, name_at, widest
+from fedfm.report.drawing.markup import esc, svg
+
+NAMES = 0.36  # of a chart's width that names may take
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A named length; `note` stands after its value, `tick` is a second value marked on the bar."""
+    """A named length; `note` stands after its value, `tick` is a second value on the bar, `marked` an attacker."""
 
     name: str
     value: float
@@ -19,6 +25,7 @@ class Bar:
     note: str = ""
     tick: float | None = None
     tip: str = ""
+    marked: bool = False
 
 
 @dataclass(frozen=True)
@@ -38,42 +45,58 @@ def bars(
     rows: Sequence[Bar],
     show: Callable[[float], str],
     row: int = 26,
-    letters: int = 0,
+    room: float = 0.0,
     most: float = 0.0,
-) -> str:
-    """Bars from zero, to either side; `letters` (of the names) and `most` align several charts."""
+) -> Markup:
+    """Bars from zero, to either side; `room` (px for the names) and `most` align several charts."""
     if not rows:
-        return ""
-    names = [clip(r.name, 20 if width > 400 else 15) for r in rows]
+        return Markup("")
+    names = _fitted([r.name for r in rows], [r.marked for r in rows], width)
     texts = [show(r.value) + (f"  {r.note}" if r.note else "") for r in rows]
-    left = 12 + LETTER * max(letters, *map(len, names))
+    left = 12 + max(room, _widest_of(names, [r.marked for r in rows]))
     ends = [v for r in rows for v in (r.value, r.tick) if v is not None]
     low, high = min(0.0, *ends), max(most, *ends)
     reach = (high - low) or 1.0
-    right = 10 + LETTER * max(map(len, texts))
+    right = 10 + widest(texts) * BOLD
     # The value of a negative bar stands left of it.
-    shift = 10 + LETTER * max((len(t) for t, r in zip(texts, rows, strict=True) if r.value < 0), default=0)
+    shift = 10 + widest([t for t, r in zip(texts, rows, strict=True) if r.value < 0]) * BOLD
     shift = shift if low < 0 else 0.0
-    plot = width - left - right - shift
-    zero = left + shift - low / reach * plot
+    scale = max(width - left - right - shift, 20.0) / reach
+    zero = left + shift - low * scale
     out = [f'<path class="axis" d="M{zero:.1f} 2V{row * len(rows) - 2}"/>']
     for i, (r, name, text) in enumerate(zip(rows, names, texts, strict=True)):
-        y, length = i * row + row / 2, r.value / reach * plot
-        x = zero + min(length, 0.0)
-        side = ' class="l"' if r.value >= 0 else ' class="l e"'
-        at = zero + length + (7 if r.value >= 0 else -7)
-        tick = ""
-        if r.tick is not None:
-            tick = f'<path class="tick" d="M{zero + r.tick / reach * plot:.1f} {y - 9:.1f}v18"/>'
-            at = max(at, zero + r.tick / reach * plot + 7)
-        tip = esc(r.tip or f"{r.name}|{text}")
+        y = i * row + row / 2
+        tip = esc(r.tip or f"{dagger(r.name, r.marked)}|{text}")
         out.append(
             f'<g class="hit" data-t="{tip}"><rect class="pad" y="{i * row}" width="{width}" height="{row}"/>'
-            f'<text class="l q" x="0" y="{y + 4:.1f}">{esc(name)}</text>'
-            f'<rect class="f-{r.colour}" x="{x:.1f}" y="{y - 7:.1f}" width="{max(abs(length), 0.8):.1f}"'
-            f' height="14" rx="2.5"/>{tick}<text{side} x="{at:.1f}" y="{y + 4:.1f}">{esc(text)}</text></g>'
+            f"{name_at(0, y + 4, name, r.marked)}{_bar(r, text, zero, y, scale)}</g>"
         )
     return svg(width, row * len(rows), "".join(out), label)
+
+
+def _bar(r: Bar, text: str, zero: float, y: float, scale: float) -> str:
+    """The bar itself, its tick, and its value at the end of the two."""
+    length = r.value * scale
+    side, at = ("l", zero + length + 7) if r.value >= 0 else ("l e", zero + length - 7)
+    tick = ""
+    if r.tick is not None:
+        place = zero + r.tick * scale
+        tick = f'<path class="tick" d="M{place:.1f} {y - 9:.1f}v18"/>'
+        at = max(at, place + 7) if r.value >= 0 else min(at, place - 7)
+    return (
+        f'<rect class="f-{r.colour}" x="{zero + min(length, 0.0):.1f}" y="{y - 7:.1f}"'
+        f' width="{max(abs(length), 0.8):.1f}" height="14" rx="2.5"/>{tick}'
+        f'<text class="{side}" x="{at:.1f}" y="{y + 4:.1f}">{esc(text)}</text>'
+    )
+
+
+def _fitted(names: Sequence[str], marked: Sequence[bool], width: int) -> list[str]:
+    """The names, cut to their share of the chart."""
+    return [fit(n, width * NAMES - 12 * m) for n, m in zip(names, marked, strict=True)]
+
+
+def _widest_of(names: Sequence[str], marked: Sequence[bool]) -> float:
+    return widest([dagger(n, m) for n, m in zip(names, marked, strict=True)])
 
 
 def stacked(
@@ -83,20 +106,23 @@ def stacked(
     parts: Sequence[tuple[str, str]],
     show: Callable[[float], str],
     row: int = 22,
-) -> str:
+    marked: Sequence[bool] = (),
+) -> Markup:
     """A stacked bar per row; `parts` are (name, colour) of its pieces; the total stands at the end."""
-    names = [clip(name, 20 if width > 400 else 15) for name, _ in rows]
-    left = 12 + LETTER * max(map(len, names), default=0)
+    marks = list(marked) or [False] * len(rows)
+    names = _fitted([name for name, _ in rows], marks, width)
+    left = 12 + _widest_of(names, marks)
     totals = [sum(values) for _, values in rows]
-    right = 10 + LETTER * max((len(show(t)) for t in totals), default=0)
+    right = 10 + widest([show(t) for t in totals]) * BOLD
     scale = (width - left - right) / (max(totals, default=0.0) or 1.0)
     out = []
     for i, ((full, values), name) in enumerate(zip(rows, names, strict=True)):
         y, x = i * row + row / 2, left
-        lines = [full] + [f"{part}: {show(v)}" for (part, _), v in zip(parts, values, strict=True) if v]
-        out.append(f'<g class="hit" data-t="{esc("|".join(lines[:14]))}">')
+        told = [f"{part}: {show(v)}" for (part, _), v in zip(parts, values, strict=True) if v]
+        tip = esc("|".join([dagger(full, marks[i]), *told][:14]))
+        out.append(f'<g class="hit" data-t="{tip}">')
         out.append(f'<rect class="pad" y="{i * row}" width="{width}" height="{row}"/>')
-        out.append(f'<text class="l q" x="0" y="{y + 4:.1f}">{esc(name)}</text>')
+        out.append(name_at(0, y + 4, name, marks[i]))
         for (_, colour), value in zip(parts, values, strict=True):
             if value > 0:
                 length = value * scale
@@ -116,18 +142,18 @@ def ladder(
     show: Callable[[float], str],
     row: int = 56,
     also: Sequence[float] = (),
-) -> str:
+) -> Markup:
     """Scores on one axis, a row each; the dots are single parties; the axis holds `also` these values."""
     values = [v for r in rungs for v in (r.value, *(d for _, d in r.dots))] + list(also)
     if not values:
-        return ""
+        return Markup("")
     low, high = min(values), max(values)
     pad = (high - low) * 0.08 or abs(high) * 0.1 or 1.0
     # Stems stand for lengths only when they start at zero.
     stems = 0 <= low < 0.75 * high
     low, high = (0.0 if stems else low - pad), high + pad
-    left = 20 + LETTER * max(len(clip(r.name, 20)) for r in rungs)
-    right = 18 + 1.75 * LETTER * max(len(show(r.value)) for r in rungs)
+    left = 20 + widest([r.name for r in rungs]) * BOLD
+    right = 18 + widest([show(r.value) for r in rungs], 19) * BOLD
     plot, height = width - left - right, row * len(rungs) + 24
 
     def px(v: float) -> float:
@@ -142,7 +168,7 @@ def ladder(
         strong = " strong" if r.strong else ""
         out.append(f'<g class="hit" data-t="{esc(r.name)}|{esc(show(r.value))}">')
         out.append(f'<rect class="pad" y="{i * row + 2}" width="{width}" height="{row}"/>')
-        out.append(f'<text class="l q{strong}" x="0" y="{y + 4:.1f}">{esc(clip(r.name, 20))}</text>')
+        out.append(f'<text class="l q{strong}" x="0" y="{y + 4:.1f}">{esc(r.name)}</text>')
         out.append(f'<path class="g" d="M{left:.1f} {y:.1f}h{plot:.1f}"/>')
         if stems:
             out.append(f'<path class="stem s-{r.colour}{strong}" d="M{left:.1f} {y:.1f}H{px(r.value):.1f}"/>')

@@ -7,21 +7,24 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fedfm.report.drawing.markup import clip, esc, svg
-from fedfm.report.numbers import short
+from markupsafe import Markup
 
-LETTER = 6.3  # average width in px of a character of a chart's text
+from fedfm.core.text import clip
+from fedfm.report.drawing.letters import BOLD, widest
+from fedfm.report.drawing.markup import esc, svg
+from fedfm.report.numbers import short
 
 
 @dataclass(frozen=True)
 class Line:
-    """A named line: colour class, values over x (None leaves a gap), whether its area is tinted."""
+    """A named line: colour class, values over x (None leaves a gap), a tinted area, or a band around it."""
 
     name: str
     colour: str
     xs: Sequence[float]
     ys: Sequence[float | None]
     area: bool = False
+    band: Sequence[tuple[float, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,11 @@ def ticks(low: float, high: float, wanted: int = 4, whole: bool = False) -> list
 
 
 def labelled(places: Sequence[float], show: Callable[[float], str]) -> list[tuple[float, str]]:
-    """Ticks with their text, without decimals that are zero on every one of them."""
+    """Ticks with their text, without the last decimals that are zero on every one of them."""
     texts = [show(t) for t in places]
-    if all(not re.search(r"\.\d*[1-9]", text) for text in texts):
-        texts = [re.sub(r"\.0+", "", text) for text in texts]
+    while all(re.search(r"\.\d*0(?!\d)", text) for text in texts) and texts:
+        texts = [re.sub(r"(\.\d*)0(?!\d)", r"\1", text) for text in texts]
+    texts = [re.sub(r"\.(?!\d)", "", text) for text in texts]
     return list(zip(places, texts, strict=True))
 
 
@@ -85,6 +89,44 @@ def apart(wanted: list[float], gap: float, low: float, high: float) -> list[floa
     return placed
 
 
+@dataclass(frozen=True)
+class _Frame:
+    """Where the plot lies inside an image, and how values become places."""
+
+    width: float
+    height: float
+    left: float
+    right: float
+    xs: tuple[float, float]
+    ys: tuple[float, float]
+    top: float = 12
+    bottom: float = 30
+
+    @property
+    def plot(self) -> float:
+        return self.width - self.left - self.right
+
+    @property
+    def floor(self) -> float:
+        return self.height - self.bottom
+
+    def x(self, x: float) -> float:
+        x0, x1 = self.xs
+        return self.left + ((x - x0) / (x1 - x0) * self.plot if x1 > x0 else self.plot / 2)
+
+    def y(self, y: float) -> float:
+        low, high = self.ys
+        return self.floor - (y - low) / (high - low) * (self.floor - self.top)
+
+    def rows(self, grid: Sequence[tuple[float, str]]) -> list[str]:
+        """Horizontal grid lines with their text."""
+        return [
+            f'<path class="g" d="M{self.left:.0f} {self.y(t):.1f}h{self.plot:.0f}"/>'
+            f'<text class="t e" x="{self.left - 7:.0f}" y="{self.y(t) + 4:.1f}">{esc(text)}</text>'
+            for t, text in grid
+        ]
+
+
 def lines(
     width: int,
     height: int,
@@ -98,78 +140,93 @@ def lines(
     marks: Sequence[float] = (),
     direct: bool = True,
     most: int = 200,
-) -> str:
+) -> Markup:
     """Lines and baselines, labelled at their ends if `direct`; `marks` flags rounds, `zero` starts at 0."""
-    values = [y for s in series for y in s.ys if y is not None] + [r.y for r in rules]
+    values = [y for s in series for y in (*s.ys, *(e for pair in s.band for e in pair)) if y is not None]
+    values += [r.y for r in rules]
     places = [x for s in series for x in s.xs]
     if not values or not places:
-        return ""
-    low, high = (min(0.0, *values) if zero else min(values)), max(values)
-    pad = (high - low) * 0.07 or abs(high) * 0.1 or 1.0
-    low, high = (
-        (low if zero or 0 <= low < pad else low - pad),
-        (high if high <= 1 < high + pad else high + pad),
-    )
-    ends = [(s, next((y for y in reversed(s.ys) if y is not None), None)) for s in series]
-    names = [(clip(s.name, 18), s.colour, y, show(y)) for s, y in ends if y is not None]
-    names += [(clip(r.name, 18), r.colour, r.y, show(r.y)) for r in rules]
-    names = names if direct else []
+        return Markup("")
+    low, high = _reach(values, zero)
+    names = _end_names(series, rules, show) if direct else []
     grid = labelled(ticks(low, high), show)
-    left = 10 + LETTER * max(len(text) for _, text in grid)
-    right = min(16 + LETTER * max((len(f"{n} {v}") for n, _, _, v in names), default=-1), width * 0.42)
-    top, bottom = 12, 30
-    x0, x1 = min(places), max(places)
-    reach = (x1 - x0) or 1.0
-    plot = width - left - right
-
-    def px(x: float) -> float:
-        return left + (x - x0) / reach * plot if x1 > x0 else left + plot / 2
-
-    def py(y: float) -> float:
-        return height - bottom - (y - low) / (high - low) * (height - top - bottom)
-
-    out = []
-    for t, text in grid:
-        out.append(f'<path class="g" d="M{left:.0f} {py(t):.1f}h{plot:.0f}"/>')
-        out.append(f'<text class="t e" x="{left - 7:.0f}" y="{py(t) + 4:.1f}">{esc(text)}</text>')
-    at = (
-        ticks(x0, x1, max(2, int(plot // 80)), whole=x_name == "round")
-        if direct
-        else [x0, x1][: 1 + (x1 > x0)]
-    )
-    for i, (t, text) in enumerate(labelled(at, show_x)):
-        name = f"{x_name} {text}" if i == len(at) - 1 and x_name else text
-        anchor = " m" if px(t) < width - right - 20 else " e"
-        out.append(f'<text class="t{anchor}" x="{px(t):.1f}" y="{height - 9}">{esc(name)}</text>')
-    for mark in marks:
-        if x0 <= mark <= x1:
-            x = px(mark)
-            out.append(f'<path class="bad" d="M{x - 3:.1f} {height - bottom - 3}l6 6m0 -6l-6 6"/>')
+    right = min(16 + widest([f"{n} {v}" for n, _, _, v in names]) * BOLD, width * 0.42) if names else 16
+    left = 10 + widest([text for _, text in grid], 11.5)
+    frame = _Frame(width, height, left, right, (min(places), max(places)), (low, high))
+    out = frame.rows(grid)
+    out += _x_axis(frame, show_x, x_name, direct)
+    out += [
+        f'<path class="bad" d="M{frame.x(m) - 3:.1f} {frame.floor - 3}l6 6m0 -6l-6 6"/>'
+        for m in marks
+        if frame.xs[0] <= m <= frame.xs[1]
+    ]
     for r in rules if direct else ():
-        out.append(f'<path class="rule s-{r.colour}" d="M{left:.0f} {py(r.y):.1f}h{plot + 4:.0f}"/>')
+        out.append(
+            f'<path class="rule s-{r.colour}" d="M{left:.0f} {frame.y(r.y):.1f}h{frame.plot + 4:.0f}"/>'
+        )
     for s in series:
-        points = [(px(x), None if y is None else py(y)) for x, y in thin(s.xs, s.ys, most)]
-        path, real = _path(points), [(x, y) for x, y in points if y is not None]
-        if s.area and len(real) > 1:
-            floor = height - bottom
-            out.append(f'<path class="area f-{s.colour}" d="{_path(real)}V{floor}H{real[0][0]:.1f}Z"/>')
-        out.append(f'<path class="line s-{s.colour}" d="{path}"/>')
-        if real:
-            few = real if len(real) <= (24 if direct else 8) else real[-1:]
-            if direct and real[-1][0] < left + plot - 1:
-                out.append(
-                    f'<path class="lead" d="M{real[-1][0] + 6:.1f} {real[-1][1]:.1f}H{left + plot + 4:.0f}"/>'
-                )
-            out += [f'<circle class="dot f-{s.colour}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in few]
-    spots = apart([py(y) for _, _, y, _ in names], 15, top, height - bottom - 2)
+        out += _curve(frame, s, direct, most)
+    spots = apart([frame.y(y) for _, _, y, _ in names], 15, frame.top, frame.floor - 2)
     for (name, colour, _, value), y in zip(names, spots, strict=True):
         out.append(
             f'<text class="l f-{colour}" x="{width - right + 9:.0f}" y="{y + 4:.1f}">{esc(name)}'
             f'<tspan class="v" dx="4">{esc(value)}</tspan></text>'
         )
-    out.append(f'<path class="cross" d="M0 {top}V{height - bottom}"/>')
-    frame = f' data-frame="{left:.1f},{plot:.1f},{x0:g},{x1:g}"'
-    return svg(width, height, "".join(out), label, frame)
+    out.append(f'<path class="cross" d="M0 {frame.top}V{frame.floor}"/>')
+    told = f' data-frame="{left:.1f},{frame.plot:.1f},{frame.xs[0]:g},{frame.xs[1]:g}"'
+    return svg(width, height, "".join(out), label, told)
+
+
+def _reach(values: Sequence[float], zero: bool) -> tuple[float, float]:
+    """Ends of the y axis: a little air, but no air below zero or above one that the values keep to."""
+    low, high = (min(0.0, *values) if zero else min(values)), max(values)
+    pad = (high - low) * 0.07 or abs(high) * 0.1 or 1.0
+    below = low if zero or 0 <= low < pad else low - pad
+    return below, high if high <= 1 < high + pad else high + pad
+
+
+def _end_names(
+    series: Sequence[Line], rules: Sequence[Rule], show: Callable[[float], str]
+) -> list[tuple[str, str, float, str]]:
+    """(name, colour, value, its text) of what is named at the right end."""
+    ends = [(s, next((y for y in reversed(s.ys) if y is not None), None)) for s in series]
+    found = [(clip(s.name, 18), s.colour, y, show(y)) for s, y in ends if y is not None]
+    return found + [(clip(r.name, 18), r.colour, r.y, show(r.y)) for r in rules]
+
+
+def _x_axis(frame: _Frame, show_x: Callable[[float], str], x_name: str, direct: bool) -> list[str]:
+    x0, x1 = frame.xs
+    if direct:
+        at = ticks(x0, x1, max(2, int(frame.plot // 80)), whole=x_name == "round")
+    else:
+        at = [x0, x1][: 1 + (x1 > x0)]
+    out = []
+    for i, (t, text) in enumerate(labelled(at, show_x)):
+        name = f"{x_name} {text}" if i == len(at) - 1 and x_name else text
+        anchor = "m" if frame.x(t) < frame.width - frame.right - 20 else "e"
+        out.append(f'<text class="t {anchor}" x="{frame.x(t):.1f}" y="{frame.height - 9}">{esc(name)}</text>')
+    return out
+
+
+def _curve(frame: _Frame, s: Line, direct: bool, most: int) -> list[str]:
+    """One line: its band or tinted area, the line, its dots, and a lead to its name where it ends early."""
+    points = [(frame.x(x), None if y is None else frame.y(y)) for x, y in thin(s.xs, s.ys, most)]
+    real = [(x, y) for x, y in points if y is not None]
+    out = []
+    if s.band:
+        up = [(frame.x(x), frame.y(high)) for x, (_, high) in zip(s.xs, s.band, strict=True)]
+        back = [(frame.x(x), frame.y(low)) for x, (low, _) in zip(s.xs, s.band, strict=True)]
+        out.append(f'<path class="band f-{s.colour}" d="{_path([*up, *reversed(back)])}Z"/>')
+    elif s.area and len(real) > 1:
+        out.append(f'<path class="area f-{s.colour}" d="{_path(real)}V{frame.floor}H{real[0][0]:.1f}Z"/>')
+    out.append(f'<path class="line s-{s.colour}" d="{_path(points)}"/>')
+    if not real:
+        return out
+    few = real if len(real) <= (24 if direct else 8) else real[-1:]
+    end = frame.left + frame.plot
+    if direct and real[-1][0] < end - 1:
+        out.append(f'<path class="lead" d="M{real[-1][0] + 6:.1f} {real[-1][1]:.1f}H{end + 4:.0f}"/>')
+    return out + [f'<circle class="dot f-{s.colour}" cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in few]
 
 
 def line_tip(
@@ -197,52 +254,45 @@ def columns(
     show: Callable[[float], str],
     bad: Sequence[int] = (),
     top_value: float | None = None,
-) -> str:
+) -> Markup:
     """Stacked columns; `stacks` are (name, colour, heights), `names` the columns, `bad` ones are flagged."""
     n = len(names)
     heights = [sum(values[i] for _, _, values in stacks) for i in range(n)]
     high = (top_value or max(heights, default=0.0) or 1.0) * 1.04
     grid = labelled(ticks(0.0, high, 4), show)
-    left, top, bottom = 10 + LETTER * max(len(text) for _, text in grid), 12, 28
-    plot = width - left - 6
+    frame = _Frame(width, height, 10 + widest([t for _, t in grid], 11.5), 6, (0, 1), (0.0, high), bottom=28)
+    left, plot = frame.left, frame.plot
     step = plot / max(n, 1)
     bar = min(step - (3 if step > 12 else 1 if step > 4 else 0), 56.0)
     first = left + (step - bar) / 2
-
-    def py(y: float) -> float:
-        return height - bottom - y / high * (height - top - bottom)
-
-    out = []
-    for t, text in grid:
-        out.append(f'<path class="g" d="M{left:.0f} {py(t):.1f}h{plot:.0f}"/>')
-        out.append(f'<text class="t e" x="{left - 7:.0f}" y="{py(t) + 4:.1f}">{esc(text)}</text>')
+    out = frame.rows(grid)
     base = [0.0] * n
     for _, colour, values in stacks:
         parts = []
         for i, value in enumerate(values):
             if value > 0:
-                y0, y1 = py(base[i]), py(base[i] + value)
+                y0, y1 = frame.y(base[i]), frame.y(base[i] + value)
                 parts.append(f"M{first + i * step:.1f} {y0:.1f}V{y1:.1f}h{bar:.1f}V{y0:.1f}")
                 base[i] += value
         if parts:
             out.append(f'<path class="col f-{colour}" d="{"".join(parts)}"/>')
     for i in bad:
         x = first + i * step + bar / 2
-        out.append(f'<path class="bad" d="M{x - 3:.1f} {py(base[i]) - 11:.1f}l6 6m0 -6l-6 6"/>')
+        out.append(f'<path class="bad" d="M{x - 3:.1f} {frame.y(base[i]) - 11:.1f}l6 6m0 -6l-6 6"/>')
     every = max(1, math.ceil(n * 44 / max(step * n, 1)))
     for i in range(0, n, every):
         out.append(
             f'<text class="t m" x="{first + i * step + bar / 2:.1f}" y="{height - 9}">{esc(names[i])}</text>'
         )
     last = max(n - 1, 1)
-    frame = f' data-frame="{first + bar / 2:.1f},{step * last:.1f},0,{last}" data-bar="{bar:.1f}"'
-    cross = f'<path class="cross band" d="M0 {top}V{height - bottom}"/>'
-    return svg(width, height, cross + "".join(out), label, frame)
+    told = f' data-frame="{first + bar / 2:.1f},{step * last:.1f},0,{last}" data-bar="{bar:.1f}"'
+    cross = f'<path class="cross band" d="M0 {frame.top}V{frame.floor}"/>'
+    return svg(width, height, cross + "".join(out), label, told)
 
 
 def spark(
     values: Sequence[float | None], colour: str, width: int = 120, height: int = 30, floor: bool = False
-) -> str:
+) -> Markup:
     """A word-sized line without axes; `floor` takes the first value for the lowest and does not draw it."""
     base = values[0] if floor and values else None
     values = values[1:] if floor else values
@@ -250,14 +300,14 @@ def spark(
     points = thin(range(len(values)), values, 80)
     real = [(x, y) for x, y in points if y is not None]
     if len(real) < 2:
-        return ""
+        return Markup("")
     low, high = min(y for _, y in real), max(y for _, y in real)
     low = low if base is None else min(low, base)
     reach = (high - low) or 1.0
     x1 = max(len(values) - 1, 1)
     at = [(1 + x / x1 * (width - 2), height - 4 - (y - low) / reach * (height - 8)) for x, y in real]
     area = f'<path class="area f-{colour}" d="{_path(at)}V{height}H{at[0][0]:.1f}Z"/>'
-    return (
+    return Markup(
         f'<svg class="spark" viewBox="0 0 {width} {height}" preserveAspectRatio="none" aria-hidden="true">'
         f'{area}<path class="line s-{colour}" d="{_path(at)}"/></svg>'
     )

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from fedfm.report.drawing.charts import LETTER
-from fedfm.report.drawing.markup import clip, esc, svg
+from markupsafe import Markup
+
+from fedfm.core.text import clip
+from fedfm.report.drawing.letters import dagger, fit, name_at, wide, widest
+from fedfm.report.drawing.markup import esc, svg
 
 # Outcomes differ in height as well as in colour, so that the grid reads without colour too.
 CELLS = {
@@ -19,6 +22,7 @@ CELLS = {
     "p": ("mute", 0.2),
 }
 TOP = "uploaded"  # the name of the row of columns above the grid
+NAME = 150.0  # px that a party's name may take
 
 
 def participation(
@@ -30,18 +34,20 @@ def participation(
     heights: Sequence[tuple[float, float]],
     width: int,
     bad: Sequence[int] = (),
-) -> str:
+    marked: Sequence[bool] = (),
+) -> Markup:
     """A cell per party and round (`codes`: a string per party); on top uploaded and planned per round.
 
-    Rounds in `bad` columns gave no model; they are flagged.
+    Rounds in `bad` columns gave no model; they are flagged, and so are `marked` parties (attackers).
     """
-    names = [clip(p, 16) for p in parties]
-    left = 12 + LETTER * max(len(TOP), *map(len, names))
-    right = 12 + LETTER * max(map(len, ends), default=0)
+    marks = list(marked) or [False] * len(parties)
+    names = [fit(p, min(NAME, width * 0.3)) for p in parties]
+    left = 12 + max(wide(TOP, 11.5), widest([dagger(n, m) for n, m in zip(names, marks, strict=True)]))
+    right = 12 + widest(list(ends), 11.5)
     n = len(rounds)
     cw = max(5.0, min(70.0, (width - left - right) / max(n, 1)))
     ch = 22.0 if len(parties) <= 12 else 16.0 if len(parties) <= 30 else 11.0
-    top, wide = 54.0, left + right + cw * n
+    top, across = 54.0, left + right + cw * n
     gap = 3.0 if cw > 14 else 1.4 if cw > 7 else 0.8
     out = [f'<text class="t" x="0" y="{top - 22:.0f}">{TOP}</text>']
     most = max((planned for _, planned in heights), default=0.0) or 1.0
@@ -62,11 +68,7 @@ def participation(
             (j, m.start(), len(m[0])) for j, row in enumerate(codes) for m in re.finditer(f"{code}+", row)
         ]
         out.append(_layer(f"s-{colour}", high * tall, spots, (left, top, cw, ch), gap))
-    small = " tiny" if ch < 12 else ""
-    for j, (name, end) in enumerate(zip(names, ends, strict=True)):
-        y = top + j * ch + ch / 2 + 3.5
-        out.append(f'<text class="l q{small}" x="0" y="{y:.1f}">{esc(name)}</text>')
-        out.append(f'<text class="t{small}" x="{left + cw * n + 6:.1f}" y="{y:.1f}">{esc(end)}</text>')
+    out += _sides(names, ends, marks, (left, top, cw * n, ch))
     every = max(1, round(40 / cw))
     bottom = top + ch * len(parties)
     for i in range(0, n, every):
@@ -76,7 +78,7 @@ def participation(
         )
     out.append('<rect class="focus" width="0" height="0"/>')
     frame = f' data-grid="{left:.2f},{top:.2f},{cw:.3f},{ch:.2f}"'
-    return svg(round(wide), bottom + 26, "".join(out), label, frame)
+    return svg(round(across), bottom + 26, "".join(out), label, frame)
 
 
 def heat(
@@ -86,21 +88,24 @@ def heat(
     shares: Sequence[Sequence[float]],
     ends: Sequence[str],
     width: int,
-) -> str:
+    marked: Sequence[bool] = (),
+) -> Markup:
     """Shares in six steps of one colour up to the largest share; parties down, labels across."""
-    names = [clip(r, 16) for r in rows]
-    left, right = 12 + LETTER * max(map(len, names), default=0), 10 + LETTER * max(map(len, ends), default=0)
+    marks = list(marked) or [False] * len(rows)
+    names = [fit(r, min(NAME, width * 0.3)) for r in rows]
+    left = 12 + widest([dagger(n, m) for n, m in zip(names, marks, strict=True)])
+    right = 10 + widest(list(ends), 11.5)
     cw = max(9.0, (width - left - right) / max(len(columns), 1))
     ch = 22.0 if len(rows) <= 12 else 16.0 if len(rows) <= 30 else 11.0
-    turned = cw < LETTER * max(map(len, columns), default=0) + 4
-    top = 14 + (min(LETTER * max(len(clip(c, 14)) for c in columns), 90) if turned and columns else 10)
+    heads = [clip(c, 14) for c in columns]
+    turned = cw < widest(heads, 11.5) + 4
+    top = 14 + (min(widest(heads, 11.5), 90) if turned else 10)
     out = []
-    for i, column in enumerate(columns):
+    for i, head in enumerate(heads):
         x = left + i * cw + cw / 2
         spin = f' transform="rotate(-60 {x:.1f} {top - 7:.1f})"' if turned else ""
         out.append(
-            f'<text class="t{"" if turned else " m"}" x="{x:.1f}" y="{top - 7:.1f}"{spin}>'
-            f"{esc(clip(column, 14))}</text>"
+            f'<text class="t{"" if turned else " m"}" x="{x:.1f}" y="{top - 7:.1f}"{spin}>{esc(head)}</text>'
         )
     gap = 2.0 if cw > 12 else 1.0
     most = max((v for line in shares for v in line), default=0.0) or 1.0
@@ -109,16 +114,27 @@ def heat(
             (j, i, 1) for j, line in enumerate(shares) for i, v in enumerate(line) if _step(v / most) == step
         ]
         out.append(_layer(f"s-c1 h{step}", 1 - gap / ch, spots, (left, top, cw, ch), gap))
-    small = " tiny" if ch < 12 else ""
-    for j, (name, end) in enumerate(zip(names, ends, strict=True)):
-        y = top + j * ch + ch / 2 + 4
-        out.append(f'<text class="l q{small}" x="0" y="{y:.1f}">{esc(name)}</text>')
-        out.append(
-            f'<text class="t{small}" x="{left + cw * len(columns) + 6:.1f}" y="{y:.1f}">{esc(end)}</text>'
-        )
+    out += _sides(names, ends, marks, (left, top, cw * len(columns), ch))
     out.append('<rect class="focus" width="0" height="0"/>')
     frame = f' data-grid="{left:.2f},{top:.2f},{cw:.3f},{ch:.2f}"'
     return svg(round(left + right + cw * len(columns)), top + ch * len(rows) + 4, "".join(out), label, frame)
+
+
+def _sides(
+    names: Sequence[str],
+    ends: Sequence[str],
+    marks: Sequence[bool],
+    frame: tuple[float, float, float, float],
+) -> list[str]:
+    """The names left of the rows of a grid, and a text at the end of each."""
+    left, top, across, ch = frame
+    small = " tiny" if ch < 12 else ""
+    out = []
+    for j, (name, end, marked) in enumerate(zip(names, ends, marks, strict=True)):
+        y = top + j * ch + ch / 2 + 4
+        out.append(name_at(0, y, name, marked, small))
+        out.append(f'<text class="t{small}" x="{left + across + 6:.1f}" y="{y:.1f}">{esc(end)}</text>')
+    return out
 
 
 def _step(value: float) -> int:

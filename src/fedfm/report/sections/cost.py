@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from markupsafe import Markup
+
 from fedfm.report import outline
 from fedfm.report.drawing.bars import Bar, bars
+from fedfm.report.drawing.blocks import Block, Card, Figure, Legend, Note, Table, Tag, both, table
 from fedfm.report.drawing.charts import bins, columns
-from fedfm.report.drawing.markup import both, card, esc, figure, legend, table
+from fedfm.report.drawing.letters import fit, widest
 from fedfm.report.numbers import finite, fixed, plural, share, size, span
 from fedfm.report.rundir import Run, mapping
 
@@ -19,15 +22,12 @@ WAYS = (
 WORK = (("train", "c1"), ("encode", "c6"), ("aggregate", "c3"), ("evaluate", "c5"), ("other", "c8"))
 
 
-def bytes_card(run: Run, tag: str, width: int, most: float | None = None) -> str:
+def bytes_card(run: Run, tag: Tag | None, width: int, most: float | None = None) -> Card | None:
     """Bytes per round, stacked by direction."""
-    stacks = _stacks(run, "bytes", [(key, colour) for key, colour, _ in WAYS])
-    totals = {key: sum(values) for key, _, values in stacks}
-    sent = sum(totals.values())
+    stacks, totals, top = _stacks(run, "bytes", [(key, colour) for key, colour, _ in WAYS])
+    sent, rounds = sum(totals.values()), len(stacks[0][2])
     if not sent:
-        return ""
-    rounds = len(stacks[0][2])
-    top = max(totals, key=lambda k: totals[k])
+        return None
     words = f"{size(sent / rounds)} travel per round, {share(totals[top], sent)} of it {_way(top)}"
     broken = outline.failed_rounds(run)
     lost = sum(
@@ -39,10 +39,10 @@ def bytes_card(run: Run, tag: str, width: int, most: float | None = None) -> str
     failed = plural(len(broken), "round that failed", "rounds that failed")
     words += f"; {size(lost)} in all went into {failed} (×)." if lost else "."
     titles = {key: title for key, _, title in WAYS}
-    keys = legend((titles[k], c, size(totals[k])) for k, c, _ in stacks if totals[k])
+    keys = Legend(tuple((titles[k], c, size(totals[k])) for k, c, _ in stacks if totals[k]))
     shown = [(titles[k], c, v) for k, c, v in stacks]
     chart, numbers = _over_rounds(run, words, shown, size, width, most)
-    return card("Data sent per round", words, keys + chart, width, numbers, tag)
+    return Card("Data sent per round", words, (keys, chart), width, (numbers,), tag)
 
 
 def bytes_peak(runs: Sequence[Run]) -> float:
@@ -55,13 +55,14 @@ def time_peak(runs: Sequence[Run]) -> float:
     return max((_peak(r, "seconds") for r in runs), default=0.0)
 
 
-def wire_card(run: Run, tag: str, width: int) -> str:
+def wire_card(run: Run, tag: Tag | None, width: int) -> Card | None:
     """What is left of a message after each stage of the wire, as bytes per round."""
     pipes = sorted(run.facts.pipes.items(), key=lambda p: -p[1][0])[:4]
     if not pipes:
-        return ""
-    blocks, rows, words = [], [], ""
-    letters = max(len(stage) for (_, stages), _ in pipes for stage in stages)
+        return None
+    blocks: list[Block] = []
+    rows, words = [], ""
+    room = widest([fit(stage, 110.0) for (_, stages), _ in pipes for stage in stages])
     most = max(sums[0] / max(len(run.facts.pipe_rounds.get(way, ())), 1) for (way, _), sums in pipes)
     for (way, stages), sums in pipes:
         messages = run.facts.pipe_messages[(way, stages)]
@@ -83,22 +84,19 @@ def wire_card(run: Run, tag: str, width: int) -> str:
             )
         label = f"{_way(way)}: " + ", ".join(f"{b.name} {size(b.value)}" for b in lengths)
         title = f"{_way(way).capitalize()}, mean of a round with {_per_round(messages, rounds)}"
-        chart = both(_funnel(label, lengths, min(letters, 15), most), width)
-        blocks.append(f'<p class="note">{esc(title)}</p>{figure(label, chart)}')
+        chart = both(_funnel(label, lengths, room, most), width)
+        blocks += [Note(title), Figure(label, **chart)]
     words = words or "Nothing was compressed: what is sent is as large as the update itself."
     numbers = table(("direction", "after stage", "a round", "a message", "times smaller"), rows)
-    return card("Stages of the wire", words, "".join(blocks), width, numbers, tag)
+    return Card("Stages of the wire", words, tuple(blocks), width, (numbers,), tag)
 
 
-def time_card(run: Run, tag: str, width: int, most: float | None = None) -> str:
+def time_card(run: Run, tag: Tag | None, width: int, most: float | None = None) -> Card | None:
     """Seconds per round, stacked by kind of work."""
-    stacks = _stacks(run, "seconds", list(WORK))
-    totals = {key: sum(values) for key, _, values in stacks}
-    spent = sum(totals.values())
+    stacks, totals, top = _stacks(run, "seconds", list(WORK))
+    spent, rounds = sum(totals.values()), len(stacks[0][2])
     if not spent:
-        return ""
-    rounds = len(stacks[0][2])
-    top = max(totals, key=lambda k: totals[k])
+        return None
     name = "everything else" if top == "other" else top
     words = f"{span(spent / rounds)} a round without baselines and loading; {name} takes {share(totals[top], spent)}"
     side = totals["encode"] + totals["aggregate"]
@@ -107,18 +105,23 @@ def time_card(run: Run, tag: str, width: int, most: float | None = None) -> str:
         if side and top not in ("encode", "aggregate")
         else "."
     )
-    keys = legend((k, c, share(totals[k], spent)) for k, c, _ in stacks if totals[k])
+    keys = Legend(tuple((k, c, share(totals[k], spent)) for k, c, _ in stacks if totals[k]))
     chart, numbers = _over_rounds(run, words, stacks, span, width, most)
-    return card("Time per round", words, keys + chart, width, numbers, tag)
+    return Card("Time per round", words, (keys, chart), width, (numbers,), tag)
 
 
-def _funnel(label: str, rows: Sequence[Bar], letters: int, most: float) -> Callable[[int], str]:
-    return lambda w: bars(w, label, rows, size, 24, letters, most)
+def _funnel(label: str, rows: Sequence[Bar], room: float, most: float) -> Callable[[int], Markup]:
+    return lambda w: bars(w, label, rows, size, 24, room, most)
 
 
-def _stacks(run: Run, field: str, parts: Sequence[tuple[str, str]]) -> list[tuple[str, str, list[float]]]:
+def _stacks(
+    run: Run, field: str, parts: Sequence[tuple[str, str]]
+) -> tuple[list[tuple[str, str, list[float]]], dict[str, float], str]:
+    """(name, colour, values over rounds) of each part, their totals, and which total is the largest."""
     rows = [mapping(row.get(field)) for row in outline.trained(run)]
-    return [(key, colour, [max(finite(row.get(key)) or 0.0, 0.0) for row in rows]) for key, colour in parts]
+    stacks = [(key, colour, [max(finite(row.get(key)) or 0.0, 0.0) for row in rows]) for key, colour in parts]
+    totals = {key: sum(values) for key, _, values in stacks}
+    return stacks, totals, max(totals, key=lambda key: totals[key])
 
 
 def _peak(run: Run, field: str) -> float:
@@ -127,14 +130,14 @@ def _peak(run: Run, field: str) -> float:
     return max((sum(each[i] for i in g) / len(g) for g in bins(len(each))), default=0.0)
 
 
-def _over_rounds(  # type: ignore[no-untyped-def]
+def _over_rounds(
     run: Run,
     words: str,
     stacks: Sequence[tuple[str, str, Sequence[float]]],
-    show,
+    show: Callable[[float], str],
     width: int,
     most: float | None,
-) -> tuple[str, str]:
+) -> tuple[Figure, Table]:
     rounds = [int(row["round"]) for row in outline.trained(run)]
     broken = outline.failed_rounds(run)
     groups = bins(len(rounds))
@@ -149,7 +152,7 @@ def _over_rounds(  # type: ignore[no-untyped-def]
     lines = [{"n": n, "c": c, "v": [show(x) for x in v]} for n, c, v in reversed(means)]
     tip = {"x": list(range(len(groups))), "h": heads, "s": lines}
     rows = [(str(r), *(show(v[i]) for _, _, v in stacks)) for i, r in enumerate(rounds)]
-    return figure(words, image, tip), table(("round", *(n for n, _, _ in stacks)), rows)
+    return Figure(words, tip=tip, **image), table(("round", *(n for n, _, _ in stacks)), rows)
 
 
 def _factor(value: float) -> str:

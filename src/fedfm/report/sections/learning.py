@@ -5,30 +5,44 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate
 
-from fedfm.report import matching, outline
+from markupsafe import Markup
+
+from fedfm.core.text import clip
+from fedfm.report import course, matching, outline
+from fedfm.report.drawing.blocks import (
+    NARROW,
+    Block,
+    Card,
+    Figure,
+    Legend,
+    Multiples,
+    Note,
+    Small,
+    both,
+    table,
+)
 from fedfm.report.drawing.charts import Line, Rule, line_tip, lines
-from fedfm.report.drawing.markup import NARROW, both, card, clip, esc, figure, legend, table
-from fedfm.report.numbers import decimals, finite, fixed, plural, share, short, size
+from fedfm.report.numbers import decimals, finite, fixed, short, size
 from fedfm.report.rundir import Run, mapping
-from fedfm.report.sections.outcome import ROLES, colour
+from fedfm.report.sections.roles import ROLES, colour
 
 MULTIPLES = 24
 TRAIN = "train_loss"
 
 
-def cards(runs: Sequence[Run]) -> list[str]:
+def cards(runs: Sequence[Run]) -> list[Card]:
     """The main curve, the curve over bytes (several runs), the tasks, and the other metrics."""
     several = len(runs) > 1
     out = [_several(runs), _over_bytes(runs)] if several else []
     return [c for c in (*out, _tasks(runs), _others(runs)) if c]
 
 
-def main_curve(run: Run, columns: int) -> str:
+def main_curve(run: Run, columns: int) -> Card | None:
     """The metric of one run over rounds, baselines as horizontal lines."""
     name = outline.metric_name(run)
     xs, ys = outline.series(run, "metrics", name)
     if not outline.known(ys):
-        return ""
+        return None
     found, digits = outline.scores(run), outline.score_digits([run])
     rules = [
         Rule(title, ROLES[key], value)
@@ -40,7 +54,7 @@ def main_curve(run: Run, columns: int) -> str:
     def show(value: float) -> str:
         return fixed(value, digits)
 
-    words = _growth(run, digits)
+    words = course.growth_words(run, course.points(xs, ys), show, digits)
     marks = sorted(outline.failed_rounds(run))
     chart = both(
         lambda w: lines(
@@ -52,47 +66,18 @@ def main_curve(run: Run, columns: int) -> str:
         ("round", name), [(short(x), show(y)) for x, y in zip(xs, ys, strict=True) if y is not None]
     )
     title = f"{name.replace('_', ' ').capitalize()} over rounds"
-    return card(title, words, figure(words, chart, line_tip([line], show)), columns, numbers)
+    figure = Figure(words, tip=line_tip([line], show), **chart)
+    return Card(title, words, (figure,), columns, (numbers,))
 
 
-def _growth(run: Run, digits: int) -> str:
-    name = outline.metric_name(run)
-    xs, ys = outline.series(run, "metrics", name)
-    seen = [(x, y) for x, y in zip(xs, ys, strict=True) if y is not None]
-    (x0, first), (x1, last) = seen[0], seen[-1]
-    if len(seen) == 1:
-        return f"Measured once, after round {short(x0)}: {fixed(first, digits)}."
-    moved = outline.better(run, last, first)
-    verb = "improved" if moved > 0 else "did not move from" if moved == 0 else "got worse,"
-    words = [f"It {verb} {fixed(first, digits)} to {fixed(last, digits)} in {plural(x1 - x0, 'round')}"]
-    if moved == 0:
-        words = [f"It stayed at {fixed(first, digits)} over {plural(x1 - x0, 'round')}"]
-    elif moved > 0:
-        words = [
-            f"It improved from {fixed(first, digits)} to {fixed(last, digits)} in {plural(x1 - x0, 'round')}"
-        ]
-        most = next((x for x, y in seen if outline.better(run, y, first) >= 0.9 * moved), x1)
-        if most < x1:
-            words.append(f"nine tenths of it by round {short(most)}")
-    else:
-        words = [f"It went from {fixed(first, digits)} to {fixed(last, digits)}, which is worse"]
-    local = outline.scores(run)["local"]
-    passed = next((x for x, y in seen if local is not None and outline.better(run, y, local) > 0), None)
-    if passed:
-        words.append(f"past the parties alone in round {short(passed)}")
-    broken = len(outline.failed_rounds(run))
-    tail = f" {plural(broken, 'round')} gave no model (×)." if broken else ""
-    return ", ".join(words) + "." + tail
-
-
-def _several(runs: Sequence[Run]) -> str:
+def _several(runs: Sequence[Run]) -> Card | None:
     curves = []
     for i, run in enumerate(runs):
         xs, ys = outline.series(run, "metrics", outline.metric_name(run))
         if outline.known(ys):
             curves.append(Line(run.label, colour(i), xs, ys))
     if not curves:
-        return ""
+        return None
     digits = outline.score_digits(list(runs))
     rules, why = [], matching.obstacle(runs)
     for key, title in outline.BASELINES:
@@ -112,10 +97,10 @@ def _several(runs: Sequence[Run]) -> str:
     longest = max(curves, key=lambda c: len(c.xs))
     tip = line_tip([longest, *(c for c in curves if c is not longest)], lambda v: fixed(v, digits))
     title = f"{name.replace('_', ' ').capitalize()} over rounds"
-    return card(title, words, figure(words, chart, tip), 12, numbers)
+    return Card(title, words, (Figure(words, tip=tip, **chart),), 12, (numbers,))
 
 
-def _over_bytes(runs: Sequence[Run]) -> str:
+def _over_bytes(runs: Sequence[Run]) -> Card | None:
     curves = []
     for i, run in enumerate(runs):
         _, ys = outline.series(run, "metrics", outline.metric_name(run))
@@ -123,7 +108,7 @@ def _over_bytes(runs: Sequence[Run]) -> str:
         if sum(each) and outline.known(ys):
             curves.append(Line(run.label, colour(i), list(accumulate(each)), ys))
     if len(curves) < 2:
-        return ""
+        return None
     digits = outline.score_digits(list(runs))
     words = _price(curves, runs, digits)
     chart = both(
@@ -133,9 +118,8 @@ def _over_bytes(runs: Sequence[Run]) -> str:
         12,
     )
     rows = [(c.name, size(c.xs[-1]), fixed(outline.known(list(c.ys))[-1], digits)) for c in curves]
-    return card(
-        "Score against data sent", words, figure(words, chart), 12, table(("run", "sent", "score"), rows)
-    )
+    numbers = table(("run", "sent", "score"), rows)
+    return Card("Score against data sent", words, (Figure(words, **chart),), 12, (numbers,))
 
 
 def _price(curves: Sequence[Line], runs: Sequence[Run], digits: int) -> str:
@@ -162,7 +146,7 @@ def _price(curves: Sequence[Line], runs: Sequence[Run], digits: int) -> str:
     return f"{words} {first} sent {size(least)} and {best} {size(spent)}; {best} ends best, at {goal}."
 
 
-def _tasks(runs: Sequence[Run]) -> str:
+def _tasks(runs: Sequence[Run]) -> Card | None:
     main = outline.metric_name(runs[0])
     prefix = main.split("/")[0] + "/"
     every = _keys(runs)
@@ -171,7 +155,7 @@ def _tasks(runs: Sequence[Run]) -> str:
     ]
     ends = {k: v for k in keys if (v := outline.known(outline.series(runs[0], "metrics", k)[1]))}
     if not ends:
-        return ""
+        return None
     digits = decimals(v[-1] for v in ends.values())
     rank = sorted(ends, key=lambda k: ends[k][-1], reverse=outline.higher_is_better(runs[0]))
     best, worst = rank[0], rank[-1]
@@ -186,22 +170,21 @@ def _tasks(runs: Sequence[Run]) -> str:
     return _multiples(runs, keys, "By task", words, (min(found), max(found)), digits)
 
 
-def _others(runs: Sequence[Run]) -> str:
+def _others(runs: Sequence[Run]) -> Card | None:
     keys = [k for k in _keys(runs) if "/" not in k and k != outline.metric_name(runs[0])]
-    extra = [outline.known(outline.series(run, "train_loss")[1]) for run in runs]
+    extra = [course.points(*outline.series(run, "train_loss")) for run in runs]
     words = "Each on its own scale."
     if len(runs) == 1 and len(extra[0]) > 1:
-        first, last = extra[0][0], extra[0][-1]
-        verb = "fell" if last < first else "rose"
-        change = share(abs(last - first), abs(first) or 1.0)
-        words = f"The training loss {verb} by {change}, from {short(first)} to {short(last)}. {words}"
+        words = f"{course.loss_words(extra[0])} {words}"
     return _multiples(
         runs, ([TRAIN] if any(extra) else []) + keys, "Losses and other metrics", words, None, None
     )
 
 
 def _keys(runs: Sequence[Run]) -> list[str]:
-    return list(dict.fromkeys(k for run in runs for k in outline.metric_keys(run)))
+    """Metrics of any of the runs, without the parties' own: those have a card of their own."""
+    own = {f"{outline.metric_name(run)}/{party}" for run in runs for party in outline.by_party(run)}
+    return [k for k in dict.fromkeys(k for r in runs for k in outline.metric_keys(r)) if k not in own]
 
 
 def _curves(runs: Sequence[Run], key: str) -> list[Line]:
@@ -222,10 +205,10 @@ def _multiples(
     words: str,
     reach: tuple[float, float] | None,
     digits: int | None,
-) -> str:
+) -> Card | None:
     drawn = [(key, found) for key in keys if (found := _curves(runs, key))]
     if not drawn:
-        return ""
+        return None
     rows = []
     for key, curves in drawn:
         for curve in curves:
@@ -234,18 +217,19 @@ def _multiples(
             name = key if len(runs) == 1 else f"{key}, {curve.name}"
             rows.append((name, *(fixed(v, places) for v in (real[0], min(real), max(real), real[-1]))))
     cells = [_multiple(key, curves, reach, digits, len(drawn)) for key, curves in drawn[:MULTIPLES]]
-    cut = len(drawn) > len(cells)
-    note = f'<p class="note">{len(cells)} of {len(drawn)} metrics drawn.</p>' if cut else ""
-    keys_ = legend((run.label, colour(i), "") for i, run in enumerate(runs)) if len(runs) > 1 else ""
-    body = f'{keys_}<div class="multi k{min(len(drawn), 4)}">{"".join(cells)}</div>{note}'
-    return card(
-        title, words, body, 12, table(("metric", "first", "lowest", "highest", "last"), rows, cap=120)
-    )
+    body: list[Block] = []
+    if len(runs) > 1:
+        body.append(Legend(tuple((run.label, colour(i), "") for i, run in enumerate(runs))))
+    body.append(Multiples(tuple(cells)))
+    if len(drawn) > len(cells):
+        body.append(Note(f"{len(cells)} of {len(drawn)} metrics drawn."))
+    numbers = table(("metric", "first", "lowest", "highest", "last"), rows, cap=120)
+    return Card(title, words, tuple(body), 12, (numbers,))
 
 
 def _multiple(
     key: str, curves: Sequence[Line], reach: tuple[float, float] | None, digits: int | None, of: int
-) -> str:
+) -> Small:
     values = [v for c in curves for v in outline.known(list(c.ys))]
     places = decimals((min(values), max(values))) if digits is None else digits
 
@@ -259,15 +243,12 @@ def _multiple(
     # Rules that are not drawn stretch the axis, so that all multiples share one.
     rules = [Rule("", "none", v) for v in reach] if reach else []
 
-    def draw(width: int) -> str:
+    def draw(width: int) -> Markup:
         return lines(width, 124, label, curves, rules, show=show, direct=False, most=80)
 
     wide, narrow = {1: (545, NARROW), 2: (540, NARROW), 3: (352, NARROW)}.get(of, (258, 162))
-    image = f'<div class="wide">{draw(wide)}</div><div class="narrow">{draw(narrow)}</div>'
-    shown = " ".join(f'<b class="k-{c}">{end}</b>' for c, end in ends[:3])
-    name = f'<span title="{esc(key)}">{esc(clip(_task(key), 24))}</span>'
-    head = f'<h4>{name}<span class="ends">{shown}</span></h4>'
-    return f"<div>{head}{figure(label, image, line_tip(curves, show, cap=80))}</div>"
+    figure = Figure(label, draw(wide), draw(narrow), line_tip(curves, show, cap=80))
+    return Small(clip(_task(key), 24), key, tuple(ends[:3]), figure)
 
 
 def _task(key: str) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from fedfm.report.drawing.markup import card, clip, esc, fold_away, table
+from fedfm.core.text import clip
+from fedfm.report.drawing.blocks import Block, Card, Cites, Code, Fold, Note, Pairs, Tag, table
 from fedfm.report.folds import log_rows
 from fedfm.report.numbers import count, finite, plural
 from fedfm.report.rundir import Run, mapping
@@ -13,41 +14,35 @@ from fedfm.report.rundir import Run, mapping
 CONFIG_CHARS = 60_000
 
 
-def repeat_card(run: Run, tag: str, columns: int) -> str:
+def repeat_card(run: Run, tag: Tag | None, columns: int) -> Card:
     """The command that repeats the run, its config, and the versions it ran with."""
     if run.config is None:
-        words, body = "config.yaml is missing, so this run cannot be repeated from its directory.", ""
-    else:
-        seed = run.summary.get("seed")
-        words = "The config is complete: fed back, it repeats the run" + (
-            f" with seed {seed}." if seed is not None else "."
-        )
-        cut = len(run.config) > CONFIG_CHARS
-        shown = run.config[:CONFIG_CHARS] + ("\n# … cut; see config.yaml" if cut else "")
-        lines = shown.count("\n") + 1
-        body = (
-            '<div class="copy"><pre>fedfm run config.yaml</pre><button type="button">Copy</button></div>'
-            + fold_away(
-                f"config.yaml, {plural(lines, 'line')}",
-                f'<div class="copy"><pre>{esc(shown)}</pre><button type="button">Copy</button></div>',
-            )
-        )
-    return card("Repeat it", words, body, columns, "", tag)
+        words = "config.yaml is missing, so this run cannot be repeated from its directory."
+        return Card("Repeat it", words, (), columns, (), tag)
+    seed = run.summary.get("seed")
+    words = "The config is complete: fed back, it repeats the run" + (
+        f" with seed {seed}." if seed is not None else "."
+    )
+    cut = len(run.config) > CONFIG_CHARS
+    shown = run.config[:CONFIG_CHARS] + ("\n# … cut; see config.yaml" if cut else "")
+    lines = shown.count("\n") + 1
+    body = (Code("fedfm run config.yaml"), Fold(f"config.yaml, {plural(lines, 'line')}", (Code(shown),)))
+    return Card("Repeat it", words, body, columns, (), tag)
 
 
-def versions_card(run: Run, tag: str, columns: int) -> str:
+def versions_card(run: Run, tag: Tag | None, columns: int) -> Card | None:
     """Library versions and full digests."""
     versions = mapping(run.summary.get("versions"))
     digests = [(n, run.summary.get(f"{n}_digest")) for n in ("config", "model", "ledger")]
     rows = [*versions.items(), *((f"{n} digest", d) for n, d in digests if d)]
     if not rows:
-        return ""
-    inner = "".join(f'<dt>{esc(k)}</dt><dd class="mono">{esc(v)}</dd>' for k, v in rows)
+        return None
     words = "Equal digests on the same versions mean the same run, bit by bit."
-    return card("Versions and digests", words, f"<dl>{inner}</dl>", columns, "", tag)
+    pairs = Pairs(tuple((str(k), str(v)) for k, v in rows), mono=True)
+    return Card("Versions and digests", words, (pairs,), columns, (), tag)
 
 
-def citations_card(run: Run, tag: str, columns: int) -> str:
+def citations_card(run: Run, tag: Tag | None, columns: int) -> Card | None:
     """The papers behind the methods that were used."""
     told = run.summary.get("citations")
     items = []
@@ -55,20 +50,18 @@ def citations_card(run: Run, tag: str, columns: int) -> str:
         one = mapping(entry)
         numbers = one.get("survey")
         marks = ", ".join(str(n) for n in numbers) if isinstance(numbers, list) and numbers else ""
-        paper = f" <span>{esc(one['paper'])}</span>" if one.get("paper") else ""
-        mark = f" <span>[{esc(marks)}]</span>" if marks else ""
-        items.append(f"<li><b>{esc(one.get('name') or 'method')}</b>{paper}{mark}</li>")
+        items.append((str(one.get("name") or "method"), str(one.get("paper") or ""), marks))
     if not items:
-        return ""
+        return None
     words = "Please cite these when you use the result; numbers in brackets are those of the survey."
-    return card("Methods to cite", words, f'<ul class="cites">{"".join(items)}</ul>', columns, "", tag)
+    return Card("Methods to cite", words, (Cites(tuple(items)),), columns, (), tag)
 
 
-def log_card(run: Run, tag: str) -> str:
+def log_card(run: Run, tag: Tag | None) -> Card | None:
     """The ledger, folded away and cut to 500 rows."""
     rows = log_rows(run.facts)
     if not rows:
-        return ""
+        return None
     total = sum(run.facts.kinds.values())
     kinds = ", ".join(f"{k} {count(n)}" for k, n in run.facts.kinds.most_common(20))
     words = (
@@ -84,15 +77,10 @@ def log_card(run: Run, tag: str) -> str:
         )
         for e in rows
     ]
-    note = (
-        ""
-        if len(rows) == total
-        else f'<p class="note">{len(rows)} of {total:,}; what is out of the ordinary is kept first.</p>'
-    )
-    inner = (
-        f'<div class="numbers-log">{table(("round", "kind", "party", "facts"), cells, cap=500)}{note}</div>'
-    )
-    return card("Event log", words, fold_away(f"Show {plural(len(rows), 'event')}", inner), 12, "", tag)
+    inner: list[Block] = [table(("round", "kind", "party", "facts"), cells, cap=500)]
+    if len(rows) < total:
+        inner.append(Note(f"{len(rows)} of {total:,}; rare kinds are kept first."))
+    return Card("Event log", words, (Fold(f"Show {plural(len(rows), 'event')}", tuple(inner)),), 12, (), tag)
 
 
 def _plain(value: Any) -> str:

@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+from fedfm.core.text import clip
 from fedfm.report import outline
 from fedfm.report.drawing.bars import Bar, bars
+from fedfm.report.drawing.blocks import (
+    Block,
+    Card,
+    Figure,
+    Fold,
+    Note,
+    Pairs,
+    Ranking,
+    Split,
+    Tag,
+    both,
+    table,
+)
 from fedfm.report.drawing.charts import Line, line_tip, lines
-from fedfm.report.drawing.markup import both, card, clip, esc, figure, fold_away, table
 from fedfm.report.numbers import alike, count, finite, plural, share, short
 from fedfm.report.rundir import Run, mapping
-from fedfm.report.sections.cohort import read_only, sample
+from fedfm.report.sections.cohort import attack_note, marked, read_only, sample
 
 SHOWN = 24
 
 
-def privacy_card(run: Run, tag: str, columns: int) -> str:
+def privacy_card(run: Run, tag: Tag | None, columns: int) -> Card | None:
     """Epsilon over rounds and the mechanism behind it; nothing at all when no privacy was accounted."""
     told = outline.privacy(run)
     if not told:
-        return ""
+        return None
     delta, epsilon = finite(told.get("delta")), finite(told.get("epsilon"))
     xs, ys = outline.series(run, "epsilon")
     spent = [(x, y) for x, y in zip(xs, ys, strict=True) if y is not None]
@@ -28,41 +42,49 @@ def privacy_card(run: Run, tag: str, columns: int) -> str:
     if len(spent) > 1:
         last = spent[-1][1] - spent[-2][1]
         words += f" after {plural(spent[-1][0], 'round')}; the last round cost {short(max(last, 0.0))}"
-    body, numbers = "", ""
-    if len(spent) > 1:
-        line = Line("ε", "c4", [x for x, _ in spent], [y for _, y in spent], area=True)
-        chart = both(
-            lambda w: lines(w, 210, words, [line], show=short, zero=True), 8 if columns == 12 else columns
-        )
-        body = figure(words, chart, line_tip([line], short))
-        numbers = table(("round", "ε"), [(short(x), short(y)) for x, y in spent])
+    covers = outline.covers(run)
+    label, words = words, f"{words}. {covers}" if covers else f"{words}."
+    facts = Pairs(_facts(run, told))
+    if len(spent) < 2:
+        return Card("Privacy spent", words, (facts,), columns, (), tag)
+    line = Line("ε", "c4", [x for x, _ in spent], [y for _, y in spent], area=True)
+    inner = 8 if columns == 12 else columns
+    chart = both(lambda w: lines(w, 210, label, [line], show=short, zero=True), inner)
+    curve = Figure(label, tip=line_tip([line], short), **chart)
+    numbers = table(("round", "ε"), [(short(x), short(y)) for x, y in spent])
+    body: tuple[Block, ...] = (Split(curve, facts),) if columns == 12 else (curve, facts)
+    return Card("Privacy spent", words, body, columns, (numbers,), tag)
+
+
+def _facts(run: Run, told: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Mechanism, noise, sampling and what else was said of the accounting."""
     event = next(iter(run.facts.privacy.values()), {})
-    pairs: list[tuple[str, str]] = []
-    for title, value in (
-        ("mechanism", told.get("mechanism")),
-        (
-            "noise multiplier",
-            told.get("noise") if told.get("noise") is not None else event.get("noise_multiplier"),
-        ),
-        ("clip norm", event.get("clip_norm")),
-        ("sampling", _flat(event.get("sampling"))),
-        ("note", told.get("note")),
-    ):
-        if value not in (None, ""):
-            pairs.append((title, short(number) if (number := finite(value)) is not None else str(value)))
-    if len(run.facts.privacy) > 1:
-        pairs.append(("mechanisms noted", ", ".join(run.facts.privacy)))
-    body = (
-        f'<div class="split">{body}{_pairs(pairs)}</div>' if body and columns == 12 else body + _pairs(pairs)
-    )
-    return card("Privacy spent", words + ".", body, columns, numbers, tag)
+    noise = told.get("noise") if told.get("noise") is not None else event.get("noise_multiplier")
+    several = ", ".join(run.facts.privacy) if len(run.facts.privacy) > 1 else ""
+    found = {
+        "mechanism": told.get("mechanism"),
+        "unit": told.get("unit"),
+        "protects against": told.get("observer"),
+        "neighbours": told.get("relation"),
+        "accountant": told.get("accountant"),
+        "noise multiplier": noise,
+        "noise": "seeded: whoever knows the seed can subtract it" if told.get("seeded") else "",
+        "clip norm": event.get("clip_norm"),
+        "sampling": _flat(event.get("sampling")),
+        "in no account, kept private": ", ".join(mapping(told.get("outside"))),
+        "what it covers": told.get("sentence"),
+        "note": told.get("note"),
+        "mechanisms noted": several,
+    }
+    known = {k: v for k, v in found.items() if v not in (None, "")}
+    return tuple((k, short(n) if (n := finite(v)) is not None else str(v)) for k, v in known.items())
 
 
-def value_card(run: Run, tag: str, columns: int) -> str:
+def value_card(run: Run, tag: Tag | None, columns: int) -> Card | None:
     """What each party contributed, summed over rounds."""
     found = {n: t.value for n, t in run.facts.parties.items() if t.value is not None}
     if not found:
-        return ""
+        return None
     ranked = sorted(found, key=lambda n: -(found[n] or 0.0))
     total = sum(v for v in found.values() if v > 0)
     words = f"{clip(ranked[0])} contributed most ({short(found[ranked[0]])})"
@@ -74,19 +96,23 @@ def value_card(run: Run, tag: str, columns: int) -> str:
     words += f"; {plural(below, 'party', 'parties')} below zero." if below else "."
     words += read_only(run)
     chosen = sample(ranked, SHOWN)
-    rows = [Bar(n, found[n], "c1" if found[n] >= 0 else "c2") for n in chosen]
+    rows = [
+        Bar(n, found[n], "c1" if found[n] >= 0 else "c2", marked=m)
+        for n, m in zip(chosen, marked(run, chosen), strict=True)
+    ]
     text = dict(zip(found, alike(list(found.values())), strict=True))
     same = {found[n]: text[n] for n in found}
     chart = both(lambda w: bars(w, words, rows, lambda v: same.get(v, short(v)), 22), columns)
     numbers = table(("party", "value"), [(n, text[n]) for n in ranked], cap=100, sort=True)
-    return card("Contribution", words, figure(words, chart) + _cut(chosen, ranked), columns, numbers, tag)
+    body = (Figure(words, **chart), *_cut(run, chosen, ranked))
+    return Card("Contribution", words, body, columns, (numbers,), tag)
 
 
-def pay_card(run: Run, tag: str, columns: int) -> str:
+def pay_card(run: Run, tag: Tag | None, columns: int) -> Card | None:
     """What each party was paid and, as a tick, what it asked for, both summed over rounds."""
     found = {n: t for n, t in run.facts.parties.items() if t.paid is not None or t.asked is not None}
     if not found:
-        return ""
+        return None
     ranked = sorted(found, key=lambda n: -(found[n].paid or 0.0))
     total = sum(t.paid or 0.0 for t in found.values())
     paid = sum((t.paid or 0.0) > 0 for t in found.values())
@@ -102,10 +128,11 @@ def pay_card(run: Run, tag: str, columns: int) -> str:
             found[n].paid or 0.0,
             "c3",
             tick=found[n].asked,
+            marked=m,
             tip=f"{n}|paid {short(found[n].paid)}"
             + (f"|asked {short(found[n].asked)}" if n in asked else ""),
         )
-        for n in chosen
+        for n, m in zip(chosen, marked(run, chosen), strict=True)
     ]
     paid_text = alike([t.paid for t in found.values()])
     same = dict(zip((t.paid or 0.0 for t in found.values()), paid_text, strict=True))
@@ -117,14 +144,15 @@ def pay_card(run: Run, tag: str, columns: int) -> str:
         True,
     )
     words += "." + read_only(run)
-    return card("Payments", words, figure(words, chart) + _cut(chosen, ranked), columns, numbers, tag)
+    body = (Figure(words, **chart), *_cut(run, chosen, ranked))
+    return Card("Payments", words, body, columns, (numbers,), tag)
 
 
-def trouble_card(run: Run, tag: str, columns: int) -> str:
+def trouble_card(run: Run, tag: Tag | None, columns: int) -> Card | None:
     """Drop-outs, late parties, refusals, failures and failed rounds, with their reasons."""
     reasons, broken = outline.troubles(run), outline.failed_rounds(run)
     if not reasons and not broken:
-        return ""
+        return None
     total = sum(reasons.values())
     words = ""
     if total:
@@ -139,17 +167,13 @@ def trouble_card(run: Run, tag: str, columns: int) -> str:
     rows += [(n, "all", "round failed", why) for n, why in broken.items()]
     rows.sort(key=lambda r: r[0] if isinstance(r[0], int) else 0)
     ranked = reasons.most_common(10)
-    body = ""
+    body: list[Block] = []
     if ranked:
-        items = "".join(
-            f"<li><span>{esc(clip(r, 90))}</span><b>{count(n)}</b>"
-            f'<i class="b-c2" style="width:{100 * n / ranked[0][1]:.1f}%"></i></li>'
-            for r, n in ranked
-        )
-        body = f'<ul class="rank">{items}</ul>'
+        body.append(Ranking(tuple((clip(r, 90), count(n), n / ranked[0][1]) for r, n in ranked)))
     if rows:
-        body += fold_away("Each case", table(("round", "party", "what", "why"), rows, cap=120), "numbers")
-    return card("Lost on the way", words.strip(), body, columns, "", tag)
+        cases = table(("round", "party", "what", "why"), rows, cap=120)
+        body.append(Fold("Each case", (cases,), "numbers"))
+    return Card("Lost on the way", words.strip(), tuple(body), columns, (), tag)
 
 
 def _why(event: dict[str, object]) -> str:
@@ -163,12 +187,8 @@ def _flat(value: object) -> str:
     )
 
 
-def _pairs(pairs: Sequence[tuple[str, str]]) -> str:
-    inner = "".join(f"<dt>{esc(k)}</dt><dd>{esc(v)}</dd>" for k, v in pairs)
-    return f"<dl>{inner}</dl>" if inner else ""
-
-
-def _cut(chosen: Sequence[str], ranked: Sequence[str]) -> str:
-    if len(chosen) == len(ranked):
-        return ""
-    return f'<p class="note">{len(chosen)} of {len(ranked):,} parties, evenly spaced over the ranking.</p>'
+def _cut(run: Run, chosen: Sequence[str], ranked: Sequence[str]) -> list[Note]:
+    """What the bars leave out, and what a dagger means."""
+    few = f"{len(chosen)} of {len(ranked):,} parties, evenly spaced over the ranking"
+    said = ([few] if len(chosen) < len(ranked) else []) + attack_note(run, chosen)
+    return [Note("; ".join(said) + ".")] if said else []

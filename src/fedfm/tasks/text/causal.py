@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,15 +16,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedfm.core.errors import DataError
+from fedfm.core.errors import DataError, Problem
 from fedfm.core.protocols import Scores, Task
 from fedfm.core.registry import knob, load, method
 from fedfm.core.schema import Column
 from fedfm.data.kinds import Anything, Chat, Group, Text
+from fedfm.models.identity import Base
+from fedfm.tasks import limits
 from fedfm.tasks.bound import BoundModule
-from fedfm.tasks.export import reload, source
+from fedfm.tasks.export import in_dtype, source
 from fedfm.tasks.network import load_base, load_tokenizer
 from fedfm.tasks.ragged import Ragged
+from fedfm.tasks.start import begun
 from fedfm.tasks.text.dialogue import Dialogue
 from fedfm.tasks.text.tokens import TextObjective
 from fedfm.tasks.tuning import Tuning
@@ -49,7 +54,12 @@ class CausalLM(Task):
         Column("entry", Anything(), required=False),
     )
 
-    model: str = knob("smollm2", "a packaged model, a folder in Hugging Face layout, or a hub id")
+    model: str = knob(
+        "smollm2", "a packaged model, a folder in Hugging Face layout, or a hub id (org/name@revision)"
+    )
+    start: str | None = knob(
+        None, "a folder with an adapter to go on from: rank and targets are taken from it"
+    )
     tuning: Tuning = knob(factory=lambda: load("lora")(), doc="what of the network is trained")
     max_tokens: int = knob(
         256, "longer prompt-and-answer pairs are cut; one with no answer left is dropped", low=4
@@ -72,23 +82,31 @@ class CausalLM(Task):
 
     def open(self, data: Any, device: str = "cpu") -> BoundModule:
         """Raises ModelError when the model cannot be used. `data` is not looked at."""
-        return Instruction(self, load_tokenizer(self.model)).bind(device)
+        return Instruction(begun(self), load_tokenizer(self.model)).bind(device)
+
+    def probe(self, bound: Any, rows: Any) -> list[Problem]:
+        from fedfm.tasks.text.probes import dialogues
+
+        return dialogues(bound, rows)
 
     def restore(self, folder: Path, labels: None) -> tuple[nn.Module, Any]:
         """The module and the objective that `save` wrote to `folder`."""
         where = str(folder) if (folder / "config.json").exists() else self.model
-        module = reload(_network(self, where), folder)
+        module = self.tuning.reload(_network(self, where), folder)
         return module, Instruction(self, load_tokenizer(where), module)
 
-    def readme(self, folder: Path, labels: None) -> str:
+    def readme(self, folder: Path, labels: None, base: Base) -> str:
         """How to use the folder without fedfm's classes."""
         adapter = (folder / "adapter_config.json").exists()
-        line, base = source(self.model, folder)
-        network = "AutoModelForCausalLM.from_pretrained(base)"
+        line, place, revision = source(base, folder)
+        network = f"AutoModelForCausalLM.from_pretrained(base{revision}{in_dtype(self.dtype)})"
         return _README.format(
             peft="from peft import PeftModel\n" if adapter else "",
+            torch="import torch\n" if in_dtype(self.dtype) else "",
             extra=line,
-            base=base,
+            base=place,
+            revision=revision,
+            form=Dialogue(load_tokenizer(self.model), self.template, self.model).form,
             network=f"PeftModel.from_pretrained({network}, folder)" if adapter else network,
         )
 
@@ -121,7 +139,7 @@ class Instruction(TextObjective):
 
     def __init__(self, task: CausalLM, tokenizer: Any, module: nn.Module | None = None):
         super().__init__(task, tokenizer, _build)
-        self.whole, self.dialogue = module, Dialogue(tokenizer, task.template)
+        self.whole, self.dialogue = module, Dialogue(tokenizer, task.template, task.model)
         self.primary, self.higher_is_better = task.score_by, task.score_by == "exact"
 
     # ---- rows -------------------------------------------------------------------------------------------------
@@ -131,16 +149,23 @@ class Instruction(TextObjective):
         try:
             pairs = self.dialogue.encode(rows.rows)
         except DataError as e:
-            raise DataError(f"{rows.party}: {e}\n    fix: name the columns `instruction` and `answer`") from e
+            fix = "" if "fix: " in str(e) else "\n    fix: name the columns `instruction` and `answer`"
+            raise DataError(f"{rows.party}: {e}{fix}") from e
         for row, (prompt, answer) in zip(rows.rows, pairs, strict=True):
             if len(prompt) < self.limit and answer:
                 kept.append(row)
                 cuts.append(([*prompt, *answer][: self.limit], len(prompt)))
         lost = len(pairs) - len(kept)
         prompts = torch.tensor([n for _, n in cuts], dtype=torch.long)
-        dropped = {"no answer token within max_tokens": lost} if lost else {}
+        dropped = {f"the prompt fills task.max_tokens ({self.limit})": lost} if lost else {}
         longer = sum(len(prompt) + len(answer) > self.limit for prompt, answer in pairs)
-        return Dialogues(Ragged.of([c for c, _ in cuts]), prompts, tuple(kept), dropped, longer)
+        return Dialogues(self.within(Ragged.of([c for c, _ in cuts])), prompts, tuple(kept), dropped, longer)
+
+    def few(self, encoded: Dialogues, n: int) -> Dialogues:
+        """The first n rows."""
+        kept = range(min(n, len(encoded)))
+        tokens = Ragged.of([encoded.tokens[i] for i in kept])
+        return Dialogues(tokens, encoded.prompts[: len(kept)], encoded.rows[: len(kept)])
 
     def explain(self, row: dict[str, Any]) -> dict[str, Any]:
         """What the model sees of a row: `text`, `tokens` and `loss_mask` (true where the loss is)."""
@@ -163,29 +188,43 @@ class Instruction(TextObjective):
     def losses(self, module: nn.Module, batch: Batch) -> Tensor:
         """The mean negative log-likelihood of each example's answer tokens (n,), nats."""
         where = (batch.targets != IGNORED).any(0).nonzero()[:, 0]  # the vocabulary's logits at no other place
-        out = module(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False, logits_to_keep=where)
+        first = self.task.tuning.prepends()  # virtual tokens have logits too
+        keep = {"logits_to_keep": where + first} if self._keeps else {}
+        out = module(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False, **keep)
         logits, targets = out.logits.float(), batch.targets[:, where]
+        if not keep:
+            logits = logits[:, where + first]
         nll = functional.cross_entropy(
             logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none"
         )
         return nll.view_as(targets).sum(1) / (targets != IGNORED).sum(1)
 
-    def loss(self, module: nn.Module, batch: Batch) -> Tensor:
-        return self.losses(module, batch).mean()
+    @functools.cached_property
+    def _keeps(self) -> bool:
+        """Can the network leave logits out?"""
+        whole: Any = self.whole
+        network = whole.get_base_model() if hasattr(whole, "get_base_model") else whole
+        return "logits_to_keep" in inspect.signature(type(network).forward).parameters
+
+    def chunks(self, encoded: Dialogues) -> Iterator[Tensor]:
+        return encoded.tokens.chunks(self.task.score_batch)
 
     def score(self, module: nn.Module, encoded: Dialogues, device: torch.device) -> Scores:
         """`loss`; with score_by "exact" also `exact` and `exact/GROUP`. The same for the same rows in any order."""
         n, found = len(encoded), torch.zeros(len(encoded), dtype=torch.float64)
         if not n:
             return {}
-        for index in encoded.tokens.chunks(self.task.score_batch):
+        for index in self.chunks(encoded):
             found[index] = self.losses(module, self.batch(encoded, index, device)).double().cpu()
         scores = {"loss": (math.fsum(found.tolist()), n)}
         if self.task.score_by == "loss":
             return scores
         prompts = Ragged.of([encoded.tokens[i][: int(encoded.prompts[i])] for i in range(n)])
         answers = self.generate(module, prompts, device)
-        right = [judge(row, text) for row, text in zip(encoded.rows, answers, strict=True)]
+        right = [
+            judge(row, text, self.by_heart(encoded, i))
+            for i, (row, text) in enumerate(zip(encoded.rows, answers, strict=True))
+        ]
         scores["exact"] = math.fsum(right), n
         groups = Counter(str(r["group"]) for r in encoded.rows if r.get("group") is not None)
         for name, count in sorted(groups.items()):
@@ -196,19 +235,45 @@ class Instruction(TextObjective):
         return scores
 
     def generate(self, module: Any, prompts: Ragged, device: torch.device) -> list[str]:
-        """Greedy answers of at most `max_new_tokens` tokens."""
+        """Greedy answers of at most `max_new_tokens` tokens, and no more than the positions can number."""
         texts = [""] * len(prompts)
-        for index in prompts.chunks(self.task.score_batch):
+        for index, new in self._turns(prompts):
             ids, mask = prompts.padded(index, self.tokenizer.pad_token_id, left=True)
             out = module.generate(
                 input_ids=ids.to(device),
                 attention_mask=mask.to(device),
-                generation_config=self._greedy(module),
+                generation_config=self._greedy(module, new),
             )
-            new = self.tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
-            for i, text in zip(index.tolist(), new, strict=True):
-                texts[i] = text.strip()
+            for i, answer in zip(index.tolist(), out[:, ids.shape[1] :], strict=True):
+                texts[i] = self.text(answer.tolist())
         return texts
+
+    def _turns(self, prompts: Ragged) -> Iterator[tuple[Tensor, int]]:
+        """Prompts that are generated from together, and the most tokens that each gets.
+
+        Prompts near the last position are short of room, and virtual tokens stand before the padding: such prompts
+        meet only their like, so that no answer depends on its neighbours.
+        """
+        virtual = self.task.tuning.prepends()
+        most = limits.positions(self.network(self.whole)) - virtual
+        alike: dict[int, list[int]] = {}
+        for i, n in enumerate(prompts.lengths.tolist()):
+            alike.setdefault(n if virtual or n + self.task.max_new_tokens > most else 0, []).append(i)
+        for n, members in alike.items():
+            some = Ragged.of([prompts[i] for i in members])
+            new = self.task.max_new_tokens if not n else min(self.task.max_new_tokens, most - n)
+            for index in some.chunks(self.task.score_batch) if new > 0 else ():
+                yield torch.tensor(members)[index], new
+
+    def text(self, tokens: list[int]) -> str:
+        """What a generated answer says: up to the first end token."""
+        ends = [tokens.index(e) for e in self.ends if e in tokens]
+        said: str = self.tokenizer.decode(tokens[: min(ends, default=len(tokens))], skip_special_tokens=True)
+        return said.rstrip()
+
+    def by_heart(self, encoded: Dialogues, i: int) -> str:
+        """The answer of row i as a model that has learnt it by heart would say it."""
+        return self.text(encoded.tokens[i][int(encoded.prompts[i]) :][: self.task.max_new_tokens])
 
     def predict(self, module: nn.Module, texts: Sequence[str], device: torch.device) -> list[str]:
         """The greedy answer to each instruction."""
@@ -216,29 +281,38 @@ class Instruction(TextObjective):
             module, Ragged.of(self.dialogue.prompts([{"instruction": t} for t in texts])), device
         )
 
-    def _greedy(self, module: Any) -> Any:
+    @functools.cached_property
+    def ends(self) -> list[int]:
+        """The tokens that end an answer: the tokenizer's and the model's own."""
+        own = getattr(getattr(self.whole, "generation_config", None), "eos_token_id", None)
+        return sorted({self.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None})
+
+    def _greedy(self, module: Any, new: int) -> Any:
         from transformers import GenerationConfig
 
         # the model's own settings may sample, penalise or prompt; only its end tokens are wanted
-        own = getattr(module.generation_config, "eos_token_id", None)
-        ends = {self.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None}
         return GenerationConfig(  # type: ignore[no-untyped-call]
             do_sample=False,
             num_beams=1,
-            max_new_tokens=self.task.max_new_tokens,
+            max_new_tokens=new,
             use_cache=True,
-            eos_token_id=sorted(ends) or None,
+            eos_token_id=self.ends or None,
             pad_token_id=self.tokenizer.pad_token_id,
         )
 
 
-def judge(row: dict[str, Any], text: str) -> float:
-    """1 for a right answer: by the task's own verifier where the row has `task` and `entry`, else the same words."""
+def judge(row: dict[str, Any], text: str, target: str | None = None) -> float:
+    """1 for a right answer: by the task's own verifier where the row has `task` and `entry`, else the same words.
+
+    `target` is what the row's own answer decodes to, with what a template writes around it: saying that is right too.
+    """
+    answer = str(row["answer"])
     if row.get("task") is not None and row.get("entry") is not None:
         from fedfm.data.reasoning_gym import score
 
-        return score(row, text)
-    return float(_plain(text) == _plain(str(row["answer"])))
+        return score(row, answer if target is not None and text and _plain(text) == _plain(target) else text)
+    same = {_plain(answer)} if target is None else {_plain(answer), _plain(target)}
+    return float(_plain(text) in same)
 
 
 def _plain(text: str) -> str:
@@ -257,19 +331,23 @@ def _network(task: CausalLM, model: str) -> Any:
 
 def _build(task: CausalLM) -> nn.Module:
     network: nn.Module = task.tuning.apply(_network(task, task.model))
+    if task.start:
+        task.tuning.resume(network, Path(task.start))
     return network
 
 
 _README = """# A tuned language model
 
 ```python
-{extra}{peft}from transformers import AutoModelForCausalLM, AutoTokenizer
+{torch}{extra}{peft}from transformers import AutoModelForCausalLM, AutoTokenizer
 
 folder = "."
 base = {base}
-tokenizer = AutoTokenizer.from_pretrained(base)
+tokenizer = AutoTokenizer.from_pretrained(base{revision})
 model = {network}.eval()
 ```
+
+Prompts were written with {form}.
 
 With fedfm: `fedfm.tasks.load_tuned(folder).predict(instructions)`.
 """

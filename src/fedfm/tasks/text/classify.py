@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,20 +13,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedfm.core.errors import DataError, nearest
+from fedfm.core.errors import DataError, Problem, nearest
 from fedfm.core.protocols import Scores, Task
 from fedfm.core.registry import knob, load, method
 from fedfm.core.schema import Column
+from fedfm.core.text import markdown
 from fedfm.data.kinds import Group, Label, Text
+from fedfm.models.identity import Base
 from fedfm.tasks.bound import BoundModule
-from fedfm.tasks.export import reload, source, write_weights
+from fedfm.tasks.export import in_dtype, source, write_weights
 from fedfm.tasks.features import Features
-from fedfm.tasks.network import fresh, load_base, load_tokenizer
+from fedfm.tasks.network import fresh, guarded, load_base, load_tokenizer
 from fedfm.tasks.ragged import Ragged
+from fedfm.tasks.start import begun
 from fedfm.tasks.text.tokens import TextObjective
 from fedfm.tasks.tuning import Tuning
 
-CHUNK = 64  # rows scored at once
+CHUNK, HEAD = 64, "head.safetensors"  # rows scored at once; the head's file
 
 
 @method("sequence-classification", slot="task", section="II.A")
@@ -39,7 +43,12 @@ class SequenceClassification(Task):
 
     columns = (Column("text", Text()), Column("label", Label()), Column("group", Group(), required=False))
 
-    model: str = knob("minilm", "a packaged model, a folder in Hugging Face layout, or a hub id")
+    model: str = knob(
+        "minilm", "a packaged model, a folder in Hugging Face layout, or a hub id (org/name@revision)"
+    )
+    start: str | None = knob(
+        None, "a folder with an adapter to go on from: rank and targets are taken from it"
+    )
     tuning: Tuning = knob(factory=lambda: load("lora")(), doc="what of the encoder is trained")
     max_tokens: int = knob(64, "longer texts are cut", low=2)
     pooling: str = knob("mean", "token features to text feature", choices=("mean", "cls"))
@@ -59,29 +68,35 @@ class SequenceClassification(Task):
                 "sequence-classification needs rows with `text` and `label`; these have no labels\n"
                 "    fix: name the label column of the data set, or use the task causal-lm"
             )
-        return Classification(self, load_tokenizer(self.model), _build, tuple(data.labels)).bind(device)
+        labels = tuple(data.labels)
+        task = begun(self, labels)
+        return Classification(task, load_tokenizer(self.model), _build, labels).bind(device)
+
+    def probe(self, bound: Any, rows: Any) -> list[Problem]:
+        from fedfm.tasks.text.probes import texts
+
+        return texts(bound, rows)
 
     def restore(self, folder: Path, labels: list[str]) -> tuple[nn.Module, Any]:
         """The module and the objective that `save` wrote to `folder`."""
-        from safetensors.torch import load_file
-
         where = str(folder) if (folder / "config.json").exists() else self.model
         tokenizer, encoder = load_tokenizer(where), _encoder(self, where)
         head = nn.Linear(encoder.config.hidden_size, len(labels))
-        head.load_state_dict(load_file(folder / "head.safetensors"))
-        module = Classifier(reload(encoder, folder), head, self.pooling, self.scale)
+        _head(head, folder)
+        module = Classifier(self.tuning.reload(encoder, folder), head, self.pooling, self.scale)
         return module, Classification(self, tokenizer, _build, tuple(labels), module)
 
-    def readme(self, folder: Path, labels: tuple[str, ...]) -> str:
+    def readme(self, folder: Path, labels: tuple[str, ...], base: Base) -> str:
         """How to use the folder without fedfm's classes."""
         adapter = (folder / "adapter_config.json").exists()
-        line, base = source(self.model, folder)
-        encoder = "AutoModel.from_pretrained(base)"
+        line, place, revision = source(base, folder)
+        encoder = f"AutoModel.from_pretrained(base{revision}{in_dtype(self.dtype)})"
         return _README.format(
             peft="from peft import PeftModel\n" if adapter else "",
             extra=line,
-            base=base,
-            labels=", ".join(labels),
+            base=place,
+            revision=revision,
+            labels=", ".join(map(markdown, labels)),
             encoder=f"PeftModel.from_pretrained({encoder}, folder)" if adapter else encoder,
             pooled="(hidden * mask).sum(1) / mask.sum(1)" if self.pooling == "mean" else "hidden[:, 0]",
             max_tokens=self.max_tokens,
@@ -99,6 +114,7 @@ class Classifier(nn.Module):
     def features(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Float32 features (n, width) of length `scale`, from token ids and mask (n, tokens)."""
         hidden = self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state.float()
+        hidden = hidden[:, -mask.shape[1] :]  # virtual tokens stand before the text
         if self.pooling == "mean":
             weight = mask.unsqueeze(-1).to(hidden.dtype)
             pooled = (hidden * weight).sum(1) / weight.sum(1)
@@ -169,7 +185,7 @@ class Classification(TextObjective):
         """Write the encoder's part as the tuning does, the head as `head.safetensors`, and a README."""
         Path(folder).mkdir(parents=True, exist_ok=True)
         head = {n: p.detach().to("cpu", copy=True) for n, p in module.head.state_dict().items()}
-        write_weights(head, Path(folder) / "head.safetensors")
+        write_weights(head, Path(folder) / HEAD)
         super().save(module, folder)
 
     # ---- rows -------------------------------------------------------------------------------------------------
@@ -197,6 +213,11 @@ class Classification(TextObjective):
         full = int((tokens.lengths >= self.limit).sum())
         return Texts(tokens, labels, groups, Features(tokens) if self.frozen else None, full)
 
+    def few(self, encoded: Texts, n: int) -> Texts:
+        """The first n rows, without features that were kept."""
+        tokens = Ragged.of([encoded.tokens[i] for i in range(min(n, len(encoded)))])
+        return Texts(tokens, encoded.labels[:n], encoded.groups[:n])
+
     def explain(self, row: dict[str, Any]) -> dict[str, Any]:
         """What the model sees of a row: `text`, `tokens`, `loss_mask` (false: the loss is on the `label`)."""
         ids = self._tokens([row["text"]])[0]
@@ -222,7 +243,7 @@ class Classification(TextObjective):
         return ids.to(device), mask.to(device)
 
     def _tokens(self, texts: list[str]) -> Ragged:
-        return Ragged.of(
+        found = Ragged.of(
             self.tokenizer(
                 texts,
                 truncation=True,
@@ -233,6 +254,7 @@ class Classification(TextObjective):
             if texts
             else []
         )
+        return self.within(found)
 
     # ---- numbers ----------------------------------------------------------------------------------------------
     def logits(self, module: nn.Module, batch: Batch) -> Tensor:
@@ -240,8 +262,14 @@ class Classification(TextObjective):
         out: Tensor = module(batch.ids, batch.mask) if batch.features is None else module.head(batch.features)  # type: ignore
         return out
 
+    def losses(self, module: nn.Module, batch: Batch) -> Tensor:
+        return functional.cross_entropy(self.logits(module, batch), batch.labels, reduction="none")
+
     def loss(self, module: nn.Module, batch: Batch) -> Tensor:
-        return functional.cross_entropy(self.logits(module, batch), batch.labels)
+        return functional.cross_entropy(self.logits(module, batch), batch.labels)  # their mean, in one pass
+
+    def chunks(self, encoded: Texts) -> Iterator[Tensor]:
+        return encoded.tokens.chunks(CHUNK, encoded.labels.tolist())
 
     def score(self, module: nn.Module, encoded: Texts, device: torch.device) -> Scores:
         """`accuracy`, `loss`, and `accuracy/GROUP`; the same for the same rows in any order."""
@@ -249,7 +277,7 @@ class Classification(TextObjective):
             torch.zeros(len(encoded), dtype=torch.bool),
             torch.zeros(len(encoded), dtype=torch.float64),
         )
-        for index in encoded.tokens.chunks(CHUNK, encoded.labels.tolist()):
+        for index in self.chunks(encoded):
             batch = self.batch(encoded, index, device)
             logits = self.logits(module, batch)
             hits[index] = (logits.argmax(-1) == batch.labels).cpu()
@@ -288,7 +316,20 @@ def _build(task: SequenceClassification, labels: int) -> Classifier:
     encoder = _encoder(task, task.model)
     with fresh():
         head = nn.Linear(encoder.config.hidden_size, labels)
-    return Classifier(task.tuning.apply(encoder), head, task.pooling, task.scale)
+    network = task.tuning.apply(encoder)
+    if task.start:
+        task.tuning.resume(network, Path(task.start))
+        if (Path(task.start) / HEAD).is_file():
+            _head(head, Path(task.start))
+    return Classifier(network, head, task.pooling, task.scale)
+
+
+def _head(head: nn.Linear, folder: Path) -> None:
+    """Take the head that `save` wrote. Raises ModelError."""
+    from safetensors.torch import load_file
+
+    with guarded(str(folder), f"{HEAD} cannot be read"):
+        head.load_state_dict(load_file(folder / HEAD))
 
 
 _README = """# A tuned text classifier
@@ -302,13 +343,14 @@ from transformers import AutoModel, AutoTokenizer
 
 folder, texts = ".", ["a text to classify"]
 base = {base}
-tokenizer = AutoTokenizer.from_pretrained(base)
+tokenizer = AutoTokenizer.from_pretrained(base{revision})
 encoder = {encoder}.eval()
 head = load_file(folder + "/head.safetensors")
 batch = tokenizer(texts, padding=True, truncation=True, max_length={max_tokens}, return_tensors="pt")
 with torch.no_grad():
-    hidden = encoder(**batch).last_hidden_state.float()
+    hidden = encoder(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state.float()
 mask = batch["attention_mask"].unsqueeze(-1)
+hidden = hidden[:, -mask.shape[1]:]
 features = torch.nn.functional.normalize({pooled}, dim=-1) * {scale}
 logits = features @ head["weight"].T + head["bias"]  # (texts, labels)
 ```

@@ -2,28 +2,47 @@
 
 A chat template that writes the answer right behind the generation prompt is used as it is. Otherwise the answer
 follows the prompt. Every answer ends with the end-of-sequence token, and the prompt's tokens are in every case those
-that generation starts from.
+that generation starts from. Text of rows stays text: a special token spelled out in it is encoded as characters.
 """
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedfm.core.errors import DataError
+from fedfm.core.errors import DataError, FedfmError, ModelError
+from fedfm.tasks.network import quiet
+from fedfm.tasks.text.limited import limited
 
 PLAIN = "Instruction:\n{request}\n\nAnswer:\n"
+TODAY = datetime.datetime(2025, 1, 1)  # of every template that asks: the same tokens on every day
+SECONDS = 10.0  # for a template's first rendering
+_ASK, _TOLD = "qqfirstzz", "qqthenzz"  # words that no template brings
 
 
 class Dialogue:
     """Formats rows for one tokenizer; `template` "chat" falls back to "plain" where the tokenizer has none."""
 
-    def __init__(self, tokenizer: Any, template: str):
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, template: str, model: str = "the model"):
+        """Renders one short dialogue. Raises ModelError for a template that fails, or loses what it is given."""
+        self.tokenizer, self.model, self.parts = tokenizer, model, False
         self.chat = template == "chat" and tokenizer.chat_template is not None
         first = tokenizer("a")["input_ids"][:1]
         self.lead = (
             [] if self.chat or tokenizer.bos_token_id is None or first != [tokenizer.bos_token_id] else first
+        )
+        self.controls = tuple(sorted({t for t in tokenizer.all_special_tokens if t}, key=len, reverse=True))
+        if self.chat:
+            self._try()
+
+    @property
+    def form(self) -> str:
+        """Which text form is used, in words."""
+        if self.chat:
+            return "the tokenizer's chat template" + (" (content in parts)" if self.parts else "")
+        return "Instruction:/Answer: (plain" + (
+            ")" if self.tokenizer.chat_template is not None else "; the tokenizer has no chat template)"
         )
 
     def prompt(self, row: Mapping[str, Any]) -> str:
@@ -36,24 +55,41 @@ class Dialogue:
 
     def prompts(self, rows: Sequence[Mapping[str, Any]]) -> list[list[int]]:
         """The tokens that generation starts from."""
-        return self._ids([self.prompt(r) for r in rows], lead=True)
+        texts = [self.prompt(r) for r in rows]
+        ids = self._ids(texts, lead=True)
+        return [self._prompt(r, t, i) for r, t, i in zip(rows, texts, ids, strict=True)]
 
     def encode(self, rows: Sequence[Mapping[str, Any]]) -> list[tuple[list[int], list[int]]]:
-        """Per row the prompt's tokens and the answer's, which end with the end-of-sequence token."""
+        """Per row the prompt's tokens and the answer's, which end with the end-of-sequence token.
+
+        Raises DataError for rows without the columns, and where the template leaves out a part of a row.
+        """
         prompts = [self.prompt(r) for r in rows]
-        heads = self._ids(prompts, lead=True)
         tails = [self._tail(r, p) for r, p in zip(rows, prompts, strict=True)]
+        self._kept(rows, prompts, tails)
+        heads = self._ids(prompts, lead=True)
         joint = self._ids([p + t for p, t in zip(prompts, tails, strict=True)], lead=True)
         eos, pairs = self.tokenizer.eos_token_id, []
-        for head, whole, tail in zip(heads, joint, tails, strict=True):
-            # a token that spans the border is split, because generation starts behind the prompt's own tokens
-            answer = whole[len(head) :] if whole[: len(head)] == head else self._ids([tail], lead=False)[0]
+        for row, prompt, tail, head, whole in zip(rows, prompts, tails, heads, joint, strict=True):
+            if self.spelled(row):
+                head, answer = self._prompt(row, prompt, head), self._apart(tail, str(row["answer"]))
+            else:
+                # a token that spans the border is split, because generation starts behind the prompt's own tokens
+                answer = (
+                    whole[len(head) :] if whole[: len(head)] == head else self._ids([tail], lead=False)[0]
+                )
             if eos is not None:
                 answer = answer[: answer.index(eos)] if eos in answer else answer
                 answer = [*answer, eos]
             pairs.append((head, answer))
         return pairs
 
+    def spelled(self, row: Mapping[str, Any]) -> tuple[str, ...]:
+        """The control tokens that are spelled out in the row's text."""
+        text = "\n".join([*_said(row), str(row.get("answer"))])
+        return tuple(t for t in self.controls if t in text)
+
+    # ---- texts ------------------------------------------------------------------------------------------------
     def _tail(self, row: Mapping[str, Any], prompt: str) -> str:
         if row.get("answer") is None:
             raise DataError(f"a row has no `answer`; it has {', '.join(map(str, row))}")
@@ -63,16 +99,94 @@ class Dialogue:
         whole = self._render([*_asked(row), {"role": "assistant", "content": answer}], False)
         return whole[len(prompt) :] if whole.startswith(prompt) else answer
 
+    def _kept(self, rows: Sequence[Mapping[str, Any]], prompts: Sequence[str], tails: Sequence[str]) -> None:
+        """Raise DataError unless the rendered text holds every character of instruction and answer."""
+        lost: dict[str, list[tuple[str, str]]] = {}
+        for row, prompt, tail in zip(rows, prompts, tails, strict=True):
+            for name, said, text in (
+                *(("instruction", said, prompt) for said in _said(row)),
+                ("answer", str(row["answer"]), tail),
+            ):
+                if said.strip() not in text:
+                    lost.setdefault(name, []).append((said, text))
+        for name, cases in lost.items():
+            said, text = cases[0]
+            raise DataError(
+                f"the chat template of {self.model} leaves out a part of `{name}` in {len(cases)} of {len(rows)} rows\n"
+                f"    why: {said[:120]!r} became {text[-160:]!r}\n    fix: task.template=plain"
+            )
+
     def _render(self, messages: list[dict[str, str]], ask: bool) -> str:
-        text: str = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
+        talk: list[Any] = list(messages)
+        if self.parts:
+            talk = [
+                {"role": m["role"], "content": [{"type": "text", "text": m["content"]}]} for m in messages
+            ]
+        try:
+            with quiet():
+                text: str = self.tokenizer.apply_chat_template(
+                    talk, tokenize=False, add_generation_prompt=ask, strftime_now=TODAY.strftime
+                )
+        except FedfmError:
+            raise
+        except Exception as e:  # noqa: BLE001 - a template is a stranger's program
+            raise self._unfit(f"{type(e).__name__}: {' '.join(str(e).split())[:200]}") from e
         return text
 
-    def _ids(self, texts: list[str], *, lead: bool) -> list[list[int]]:
+    def _try(self) -> None:
+        """One short dialogue, under a time limit: with its content as text, else as a list of parts."""
+        faults = []
+        for self.parts in (False, True):
+            try:
+                asked, told = limited(self._short, SECONDS)
+            except TimeoutError:
+                raise self._unfit(f"it was still busy with two words after {SECONDS:g} s") from None
+            except ModelError as e:
+                faults.append(str(e).partition("why: ")[2].partition("\n")[0])
+                continue
+            if _ASK in asked and _TOLD in told:
+                return
+            lost = "the question" if _ASK not in asked else "the answer"
+            faults.append(f"it leaves out {lost}: {(asked if _ASK not in asked else told)[-160:]!r}")
+        self.parts = False
+        raise self._unfit(faults[0])
+
+    def _short(self) -> tuple[str, str]:
+        ask = {"role": "user", "content": _ASK}
+        return self._render([ask], True), self._render([ask, {"role": "assistant", "content": _TOLD}], False)
+
+    def _unfit(self, why: str) -> ModelError:
+        return ModelError(
+            f"{self.model}: its chat template cannot be used\n    why: {why}\n"
+            "    fix: task.template=plain, or mend the template"
+        )
+
+    # ---- tokens -----------------------------------------------------------------------------------------------
+    def _prompt(self, row: Mapping[str, Any], prompt: str, ids: list[int]) -> list[int]:
+        """The prompt's tokens, `ids`, unless its text spells a control token."""
+        said = _said(row)
+        return (
+            [*self.lead, *self._apart(prompt, *said)]
+            if any(t in s for t in self.controls for s in said)
+            else ids
+        )
+
+    def _apart(self, text: str, *said: str) -> list[int]:
+        """Tokens of a rendered text in which `said` is encoded as characters, the template around it as it is."""
+        found: list[int] = []
+        for words in said:
+            words = words if words in text else words.strip()
+            before, _, text = text.partition(words)
+            found += self._ids([before], lead=False)[0]
+            found += self._ids([words], lead=False, split_special_tokens=True)[0]
+        return [*found, *self._ids([text], lead=False)[0]]
+
+    def _ids(self, texts: list[str], *, lead: bool, **how: Any) -> list[list[int]]:
         if not texts:
             return []
-        ids = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)[
-            "input_ids"
-        ]
+        ids = self.tokenizer(
+            texts, add_special_tokens=False, return_attention_mask=False, verbose=False, **how
+        )["input_ids"]
         return [[*self.lead, *i] for i in ids] if lead else ids
 
 
@@ -85,6 +199,11 @@ def _before(row: Mapping[str, Any]) -> str:
     """Earlier turns of a chat in the plain form."""
     titles = {"user": "Instruction:\n", "assistant": "Answer:\n"}
     return "".join(f"{titles.get(t['role'], '')}{t['content']}\n\n" for t in row.get("history", ()))
+
+
+def _said(row: Mapping[str, Any]) -> list[str]:
+    """What the prompt must hold, in order."""
+    return [t["content"] for t in _asked(row)]
 
 
 def _user(row: Mapping[str, Any]) -> dict[str, str]:

@@ -11,10 +11,13 @@ from typing import Any
 from torch import nn
 
 from fedfm.core.context import Terms
-from fedfm.core.errors import FedfmError
+from fedfm.core.errors import FedfmError, ModelError
+from fedfm.models.identity import Base, base
+from fedfm.tasks import limits
 from fedfm.tasks.bound import BoundModule, Objective
 from fedfm.tasks.export import write_task
-from fedfm.tasks.network import longest, share
+from fedfm.tasks.network import share
+from fedfm.tasks.ragged import Ragged
 
 
 class TextObjective(Objective):
@@ -35,6 +38,13 @@ class TextObjective(Objective):
     def bind(self, device: str) -> BoundModule:
         """Build the task's module and bind it, in training mode (the caller's seeded context governs dropout)."""
         self.whole = self.build(self.task).train()
+        network = self.network(self.whole)
+        limits.same_vocabulary(self.task.model, network, self.tokenizer)
+        if self.limit < 2:
+            raise ModelError(
+                f"{self.task.model}: no text fits\n    why: {limits.positions(network)} positions, "
+                f"{self.task.tuning.prepends()} of them for virtual tokens\n    fix: fewer virtual tokens"
+            )
         tuning = self.task.tuning
         return BoundModule(
             self.whole, self, axes=tuning.axes(self.whole), buffers=tuning.buffers(self.whole), device=device
@@ -45,7 +55,7 @@ class TextObjective(Objective):
         if terms.width < 1.0:
             raise FedfmError("a text task can be cut in rank, not in width; leave width at 1 and set rank")
         tuning = self.task.tuning if terms.rank is None else self.task.tuning.at_rank(terms.rank)
-        module = self.build(replace(self.task, tuning=tuning)).train()
+        module = self.build(replace(self.task, tuning=tuning, start=None)).train()
         assert self.whole is not None
         share(module, self.whole, own=tuning.buffers(module))
         return module
@@ -54,15 +64,30 @@ class TextObjective(Objective):
         """Write the tuned model: a PEFT adapter, or the whole network, in the format of its own ecosystem."""
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
-        self.task.tuning.save(self.network(module), self.task.model, place)
+        self.task.tuning.save(self.network(module), self.base, place)
         if (place / "config.json").exists():
             self.tokenizer.save_pretrained(place)
-        write_task(self.task, self.labels, place)
+        write_task(self.task, self.labels, self.base, place)
+
+    @functools.cached_property
+    def base(self) -> Base:
+        """The identity of the base model."""
+        return base(self.task.model)
 
     @functools.cached_property
     def limit(self) -> int:
         """The most tokens of one example."""
-        return longest(self.network(self.whole), self.tokenizer, self.task.max_tokens)
+        network, virtual = self.network(self.whole), int(self.task.tuning.prepends())
+        wanted: int = self.task.max_tokens
+        return min(limits.longest(network, self.tokenizer, wanted), limits.positions(network) - virtual)
+
+    def within(self, tokens: Ragged) -> Ragged:
+        """The same tokens. Raises ModelError when one has no row in the network's embedding."""
+        have = limits.rows(self.network(self.whole))
+        if tokens.tokens.numel() and (top := int(tokens.tokens.max())) >= have:
+            said = f"a text holds {self.tokenizer.convert_ids_to_tokens(top)!r}, which is number {top}"
+            raise ModelError(limits.too_many(self.task.model, len(self.tokenizer), have, said))
+        return tokens
 
     def network(self, module: Any) -> Any:
         """The part of the module that the tuning made."""

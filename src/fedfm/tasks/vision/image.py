@@ -25,7 +25,8 @@ class ImageClassification(Task):
     """Classify images with a convolutional network made from scratch (no normalisation layers, global pooling).
 
     Blocks of convolution (3x3), ReLU and pooling, then a linear head. Blocks before `cut` form the `front` of a split
-    model. Every hidden channel may be cut by width (HeteroFL); a sub-model divides its hidden activations by the width.
+    model, the others its `back` (in three parts: `body`, and the head as `tail`). Every hidden channel may be cut by
+    width (HeteroFL); a sub-model divides its hidden activations by the width.
     """
 
     columns = (Column("image", Image()), Column("label", Label()), Column("group", Group(), required=False))
@@ -35,15 +36,13 @@ class ImageClassification(Task):
     init_seed: int = knob(0, "seed of the initial weights, the same at every party", low=0)
 
     def open(self, data: Any, device: str = "cpu") -> BoundModule:
-        image, labels = data.shards[0].rows[0]["image"], data.labels
-        if labels is None or image.dim() != 3:
+        shape, labels = data.schema.shapes.get("image", ()), data.schema.labels
+        if labels is None or len(shape) != 3:
             raise DataError("image-classification needs rows of `image` (uint8, C x H x W) and `label`")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.init_seed)
-            net = _Net(image.shape[0], self.channels, len(labels), self.cut)
-        return BoundModule(
-            net, _Objective(self, image.shape[0], tuple(labels)), axes=_axes(net), device=device
-        )
+            net = _Net(shape[0], self.channels, len(labels), self.cut)
+        return BoundModule(net, _Objective(self, shape[0], tuple(labels)), axes=_axes(net), device=device)
 
 
 class _Net(nn.Module):
@@ -56,15 +55,14 @@ class _Net(nn.Module):
         self.scale = scale
 
     def forward(self, x: Tensor, part: str = "whole") -> Tensor:  # (batch, C, H, W) -> (batch, classes)
-        if part != "back":
+        if part in ("whole", "front"):
             for block in self.front:
                 x = self._pool(F.relu(block(x)))
-        if part == "front":
-            return x
-        for block in self.back:
-            x = self._pool(F.relu(block(x)))
-        out: Tensor = self.head(x.mean((2, 3)))
-        return out
+        if part in ("whole", "back", "body"):
+            for block in self.back:
+                x = self._pool(F.relu(block(x)))
+            x = x.mean((2, 3))
+        return self.head(x) if part in ("whole", "back", "tail") else x
 
     def _pool(self, x: Tensor) -> Tensor:
         if self.training and self.scale != 1.0:
@@ -109,8 +107,11 @@ class _Objective(Objective):
     def batch(self, encoded: Images, index: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         return encoded.pixels[index].to(device), encoded.labels[index].to(device)
 
+    def losses(self, module: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return F.cross_entropy(module(batch[0]), batch[1], reduction="none")
+
     def loss(self, module: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
-        return F.cross_entropy(module(batch[0]), batch[1])
+        return F.cross_entropy(module(batch[0]), batch[1])  # their mean, in one pass
 
     def score(self, module: nn.Module, encoded: Images, device: torch.device) -> Scores:
         right, loss = 0, 0.0
@@ -121,12 +122,13 @@ class _Objective(Objective):
             loss += float(F.cross_entropy(logits, y, reduction="sum"))
         return {"accuracy": (float(right), len(encoded)), "loss": (loss, len(encoded))}
 
-    def front(self, module: nn.Module, params: Any, batch: tuple[Tensor, Tensor]) -> Tensor:
-        out: Tensor = functional_call(module, dict(params), (batch[0],), {"part": "front"})
-        return out
+    parts = {"front": ("front.*",), "back": ("back.*", "head.*"), "body": ("back.*",), "tail": ("head.*",)}
 
-    def back(self, module: nn.Module, params: Any, acts: Tensor, target: Tensor) -> Tensor:
-        return F.cross_entropy(functional_call(module, dict(params), (acts,), {"part": "back"}), target)
+    def part(self, module: nn.Module, name: str, params: Any, *inputs: Any) -> Tensor:
+        """front: batch to activations; back: activations and labels to the loss. In three, back is body and tail."""
+        x, *labels = (inputs[0][0],) if name == "front" else inputs
+        out: Tensor = functional_call(module, dict(params), (x,), {"part": name})
+        return F.cross_entropy(out, labels[0]) if labels else out
 
     def target(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         return batch[1]

@@ -1,85 +1,89 @@
-"""Privacy spent: a fold over the ledger, and the only place where an epsilon is computed.
+"""Privacy spent: a fold over the ledger, and the only place where an epsilon is told.
 
-Each release (a `privacy` event, of failed rounds too) is joined with how its round's cohort was drawn (the
-`sampling` of the `plan` event) and composed with dp-accounting. What is not understood is refused.
-
-- gaussian; everybody, or each party with probability `rate`: add or remove one party, by privacy loss
-  distributions (PLD).
-- gaussian; `count` of N without replacement: replace one party, by Renyi divergences (RDP; Wang, Balle,
-  Kasiviswanathan 2019).
-- local-gaussian: replace one party, sensitivity 2C, PLD; no amplification, because the server sees who took part.
+A mechanism notes each release (a `privacy` event, of failed rounds too) with its event as data, the relation, the
+observer and where its noise came from. Each is joined with how its round's cohort was drawn (the `sampling` of the
+`plan` event) and composed (`composition.py`). Releases of a party's own count by party, without amplification, because
+the server sees who took part; the party that spent most counts. What is not understood is refused.
 """
 
 from __future__ import annotations
 
 import functools
+import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
-
 from fedfm.core.context import Event
-from fedfm.core.errors import FedfmError, MissingExtra
+from fedfm.core.errors import FedfmError
+from fedfm.core.exposure import Relation, Sampling
+from fedfm.trust.privacy.composition import Draw, Release, drawn, epsilon, together, written
 
-CENTRAL, LOCAL = "gaussian", "local-gaussian"
-RELATIONS = {"add": "add or remove one party", "replace": "replace one party"}
 POINTS = 64  # rounds of a long ledger whose cumulative epsilon is computed
-STEP = 2.0**-11  # of the discretised privacy loss; the estimate is pessimistic, at 1,000 rounds by about 2e-4
+WHOM = {
+    "recipients": "against whoever gets the model and the public files; the server is trusted",
+    "server": "against the server, and so against everybody",
+}
+SEEDED = "would be spent with secret noise and a secret draw: this noise is predictable, it follows from the run's seed"
 
 
 @dataclass(frozen=True)
 class Spent:
-    """(epsilon, delta)-DP of what has been released, under the neighbouring `relation`, after `rounds` releases."""
+    """(epsilon, delta)-DP of what was released, under `relation`, against `observer`, after `rounds` releases."""
 
     epsilon: float
     delta: float
     mechanism: str
     accountant: str  # "PLD" | "RDP"
-    relation: str
+    relation: Relation
+    observer: str
     rounds: int
+    seeded: bool  # the noise can be drawn again by whoever knows the seed
     note: str = ""
 
-
-@dataclass(frozen=True)
-class Draw:
-    """One Gaussian release: noise in units of the clip norm, and how its cohort was drawn."""
-
-    kind: Literal["all", "poisson", "uniform"]
-    noise: float
-    rate: float = 1.0  # of "poisson"
-    count: int = 0  # of "uniform": count of `of`
-    of: int = 0
+    def __str__(self) -> str:
+        """The number with its definition: never shown without it."""
+        head = f"epsilon {self.epsilon:.2f} at delta {self.delta:g} for a whole {self.relation.unit}"
+        return "; ".join([head, WHOM[self.observer], str(self.relation), *filter(None, [self.note])])
 
 
-Draws = Counter[Draw]
+Draws = Counter[tuple[Release, Draw]]
 
 
 def spent(
     events: Iterable[Event],
-    delta: float,
+    delta: float | None = None,
     *,
     parties: int | None = None,
     accountant: Literal["auto", "rdp"] = "auto",
 ) -> Spent | None:
     """What the ledger's releases have cost; None when nothing was released under a guarantee.
 
-    `parties` is the population N, only to warn of a delta above 1/N. `accountant="rdp"` forces the looser Renyi
-    bound, for comparison. Raises FedfmError on a mechanism or a sampling that it does not know.
+    `delta`: by default the one that the mechanisms were asked for. `parties` is the population N, only to warn of a
+    delta above 1/N. `accountant="rdp"` forces the looser Renyi bound, for comparison. Raises FedfmError on what no
+    accountant knows.
     """
     ledger = _Fold(events)
     if ledger.empty:
         return None
-    mechanism, relation, draws = ledger.worst()
-    epsilon, name = _epsilon(frozenset(draws.items()), relation, _checked(delta), accountant)
+    delta, draws = _checked(ledger.delta if delta is None else delta), ledger.worst()
+    cost, name = _cost(draws, ledger.change, delta, accountant)
     return Spent(
-        epsilon, delta, mechanism, name, RELATIONS[relation], draws.total(), ledger.note(delta, parties)
+        cost,
+        delta,
+        ledger.mechanism,
+        name,
+        Relation(ledger.change),
+        ledger.observer,
+        draws.total(),
+        ledger.seeded,
+        ledger.note(delta, parties),
     )
 
 
-def per_round(events: Iterable[Event], delta: float) -> list[float]:
+def per_round(events: Iterable[Event], delta: float | None = None) -> list[float]:
     """Epsilon spent after each round of the ledger, from round 0 to its last; [] when nothing was released.
 
     Of a long ledger 64 rounds are computed; a round between has the figure of the next of them, so never too small.
@@ -87,43 +91,130 @@ def per_round(events: Iterable[Event], delta: float) -> list[float]:
     ledger = _Fold(events)
     if ledger.empty:
         return []
-    series, delta = list[float](), _checked(delta)
+    series, delta = list[float](), _checked(ledger.delta if delta is None else delta)
     for upto in sorted({round(k * ledger.last / (POINTS - 1)) for k in range(POINTS)}):
-        _, relation, draws = ledger.worst(upto)
-        cost = _epsilon(frozenset(draws.items()), relation, delta, "auto")[0] if draws else 0.0
+        draws = ledger.worst(upto)
+        cost = _cost(draws, ledger.change, delta)[0] if draws else 0.0
         series += [cost] * (upto + 1 - len(series))
     return series
 
 
-def calibrate(
-    epsilon: float, delta: float, rounds: int, sampling: Mapping[str, Any], *, mechanism: str = CENTRAL
-) -> float:
-    """The smallest noise multiplier (to 1e-4 of itself, rounded up) that keeps `rounds` rounds within `epsilon`."""
-    if not epsilon > 0 or rounds < 1:
-        raise FedfmError(
-            f"no noise reaches epsilon {epsilon} in {rounds} rounds; give a positive epsilon "
-            "and 1 round or more"
-        )
+def statement(
+    stages: Sequence[Any], events: Iterable[Event], outside: Mapping[str, str], parties: int
+) -> dict[str, Any] | None:
+    """What terminal, summary and page say of a run's privacy: the numbers, whom they protect, what is not covered.
 
-    def cost(noise: float) -> float:
-        draw, relation = Draw("all", noise), "replace"
-        if mechanism == CENTRAL:
-            draw = _draw(sampling, noise, "calibrate")
-            relation = "replace" if draw.kind == "uniform" else "add"
-        elif mechanism != LOCAL:
-            raise FedfmError(_unknown(mechanism))
-        return _epsilon(frozenset({(draw, rounds)}), relation, _checked(delta), "auto")[0]
+    `stages`: the protections of the uplink; `outside`: channel -> why it is in no account. None without a protection.
+    A ledger that no accountant knows gives no epsilon, and the reason.
+    """
+    if not (names := [str(getattr(s, "method_name", type(s).__name__)) for s in stages]):
+        return None
+    facts = [e for e in events if e.get("kind") in ("privacy", "plan")]
+    told: dict[str, Any] = {"epsilon": None, "mechanism": names[0], "outside": dict(outside), "per_round": []}
+    try:
+        if (found := spent(facts, parties=parties)) is None:
+            what = " and ".join(
+                f"{n} hides single updates from the server; its sum is exact"
+                if s.opaque
+                else f"{n} only clips or perturbs"
+                for n, s in zip(names, stages, strict=True)
+            )
+            return told | {"sentence": f"{what}: no guarantee of differential privacy", "note": ""}
+        told |= {
+            "epsilon": found.epsilon, "delta": found.delta, "mechanism": found.mechanism, "accountant": found.accountant,
+            "relation": str(found.relation), "unit": found.relation.unit, "observer": WHOM[found.observer],
+            "note": found.note, "seeded": found.seeded, "rounds": found.rounds, "per_round": per_round(facts),
+        }  # fmt: skip
+        return told | {"sentence": str(found)}
+    except FedfmError as e:
+        return told | {"sentence": f"no epsilon: {e}", "note": str(e)}
 
+
+# ---- before a run ------------------------------------------------------------------------------------------
+def plan(stages: Sequence[Any], samplings: Sequence[Sampling]) -> list[Event]:
+    """The ledger that a plan would leave: so many rounds, drawn like this, nobody missing."""
+    return [e for t, sampling in enumerate(samplings) for e in _round(stages, t, sampling)]
+
+
+def _round(stages: Sequence[Any], t: int, sampling: Sampling) -> list[Event]:
+    central = {"kind": "plan", "round": t, "sampling": dict(sampling)}
+    noises = [dict(s.release()) for s in stages]
+    return [central] + [
+        {
+            "kind": "privacy",
+            "round": t,
+            "client": None if s.after_sum else "each party",
+            **n,
+            "noise": "system",
+            "secret": True,
+        }
+        for s, n in zip(stages, noises, strict=True)
+    ]
+
+
+def cost(stages: Sequence[Any], samplings: Sequence[Sampling]) -> float:
+    """Epsilon of a plan, with secret noise and a secret draw."""
+    found = planned_cost(stages, samplings)
+    return 0.0 if found is None else found.epsilon
+
+
+def planned_cost(
+    stages: Sequence[Any], samplings: Sequence[Sampling], parties: int | None = None
+) -> Spent | None:
+    """What a plan would spend; None when it releases nothing."""
+    return spent(plan(stages, samplings), parties=parties)
+
+
+def planned(stage: Any, samplings: Sequence[Sampling]) -> Any:
+    """The stage with the noise that its epsilon needs over these rounds; itself when it names its noise."""
+    if stage.epsilon is None or not samplings:
+        return stage
+    return at(stage, _noise(stage, tuple(json.dumps(s, sort_keys=True) for s in samplings)))
+
+
+@functools.lru_cache(maxsize=64)
+def _noise(stage: Any, samplings: tuple[str, ...]) -> float:
+    draws = [json.loads(s) for s in samplings]
+    return calibrate(stage.epsilon, lambda z: cost([at(stage, z)], draws))
+
+
+def at(stage: Any, noise: float) -> Any:
+    """The stage with this noise multiplier instead of an epsilon."""
+    return replace(stage, epsilon=None, noise_multiplier=noise)
+
+
+def calibrate(target: float, cost: Callable[[float], float]) -> float:
+    """The smallest noise multiplier (to 1e-4 of itself, rounded up) whose `cost` is at most `target`."""
+    if not 0.0 < target < math.inf:
+        raise FedfmError(f"no noise reaches epsilon {target}; give a positive one")
     high = 1.0
-    while cost(high) > epsilon:
+    while cost(high) > target:
         high *= 2.0
-    while high > 2.0**-6 and cost(high / 2.0) <= epsilon:
+        if high > 2.0**40:
+            raise FedfmError(f"no noise reaches epsilon {target} in this plan")
+    while high > 2.0**-6 and cost(high / 2.0) <= target:
         high /= 2.0
     low = high / 2.0
     while high - low > 1e-4 * high:
         middle = math.sqrt(low * high)
-        low, high = (low, middle) if cost(middle) <= epsilon else (middle, high)
+        low, high = (low, middle) if cost(middle) <= target else (middle, high)
     return high
+
+
+def overspends(stages: Sequence[Any], events: Iterable[Event], sampling: Sampling) -> str:
+    """Why one more round would exceed a stage's budget; empty: it would not.
+
+    Noise and draw are those of the plan, so the rounds that fit are known beforehand and the stop says nothing new.
+    """
+    budgets = [s.budget for s in stages if s.budget is not None]
+    if not budgets:
+        return ""
+    facts = [e for e in events if e.get("kind") in ("privacy", "plan")]
+    last = max((int(e.get("round", 0)) for e in facts), default=-1)
+    total = spent([*facts, *_round(stages, last + 1, sampling)])
+    if total is None or total.epsilon <= min(budgets):
+        return ""
+    return f"one more round would spend epsilon {total.epsilon:.2f}, the budget is {min(budgets):g}"
 
 
 # ---- the ledger --------------------------------------------------------------------------------------------
@@ -132,113 +223,102 @@ class _Fold:
 
     def __init__(self, events: Iterable[Event]):
         plans: dict[int, Event] = {}
-        central: dict[int, list[float]] = defaultdict(list)
-        self.local: dict[str, dict[int, list[float]]] = {}
-        self.simulated, self.last = False, 0
+        central: dict[int, list[Event]] = defaultdict(list)
+        own: dict[str, dict[int, list[Event]]] = {}
+        releases: list[Event] = []
+        self.last = 0
         for e in events:
             kind, t = e.get("kind"), int(e.get("round", 0))
             if kind == "plan":
                 if t in plans and plans[t].get("sampling") != e.get("sampling"):
                     raise FedfmError(
-                        f"round {t} was planned twice with different sampling; its releases "
-                        "have no one amplification"
+                        f"round {t} was planned twice with different sampling; its releases have no one amplification"
                     )
-                plans[t], self.last = e, max(self.last, t)
+                plans[t] = e
             elif kind == "privacy":
-                noise = float(e.get("noise_multiplier", 0.0))
-                if not 0.0 < noise < math.inf:
-                    raise FedfmError(
-                        f"round {t}: a release with noise multiplier {noise} has no guarantee; "
-                        "epsilon is infinite"
-                    )
-                if e.get("mechanism") == CENTRAL:
-                    central[t].append(noise)
-                elif e.get("mechanism") == LOCAL:
-                    self.local.setdefault(str(e.get("client")), {}).setdefault(t, []).append(noise)
-                else:
-                    raise FedfmError(_unknown(e.get("mechanism")))
-                self.simulated |= bool(e.get("simulated", True))
-                self.last = max(self.last, t)
-        if self.local and set(central) - {t for mine in self.local.values() for t in mine}:
+                releases.append(e)
+                who = e.get("client")
+                (central[t] if who is None else own.setdefault(str(who), {}).setdefault(t, [])).append(e)
+            else:
+                continue
+            self.last = max(self.last, t)
+        self.empty, self.own = not releases, bool(own)
+        if self.empty:
+            return
+        self.change = _same(releases, "relation", "neighbouring relations")
+        self.observer = _same(releases, "observer", "observers")
+        self.mechanism = " and ".join(dict.fromkeys(str(e.get("mechanism")) for e in releases))
+        self.delta = max(float(e.get("delta", 1e-5)) for e in releases)
+        self.seeded = any(e.get("noise") != "system" for e in releases)
+        if self.own and central:
             raise FedfmError(
-                "some rounds released a sum with central noise alone, others updates with local noise; "
-                "these guard against different observers and have no common epsilon"
+                "some rounds released a sum with noise of its own, others updates with local noise; these guard against "
+                "different observers and have no common epsilon"
             )
-        self.central = {
-            t: _joined(plans.get(t), noises, t) for t, noises in sorted(central.items()) if not self.local
-        }
-        self.empty = not (self.local or self.central)
+        if central and (silent := [t for t, p in plans.items() if t not in central and _coins(p)]):
+            raise FedfmError(
+                f"round {silent[0]} drew its cohort at random and released nothing, so its size is known; an empty or failed "
+                "cohort must release noise, or no epsilon is known"
+            )
+        self.rounds = (
+            [{t: (_joined(e, t), Draw()) for t, e in mine.items()} for mine in own.values()]
+            if self.own
+            else [{t: (_joined(e, t), _cohort(plans.get(t), e, t)) for t, e in sorted(central.items())}]
+        )
 
-    def worst(self, upto: int | None = None) -> tuple[str, str, Draws]:
-        """Mechanism, relation and releases up to a round; under local noise, those of the party that spent most."""
+    def worst(self, upto: int | None = None) -> Draws:
+        """Releases up to a round; of the parties' own, those of the party that spent most."""
         end = self.last if upto is None else upto
-        if self.local:
-            each = [
-                Counter(Draw("all", _together(noises)) for t, noises in mine.items() if t <= end)
-                for mine in self.local.values()
-            ]
-            return LOCAL, "replace", max(each, key=lambda d: sum(n / draw.noise**2 for draw, n in d.items()))
-        draws = Counter(draw for t, draw in self.central.items() if t <= end)
-        kinds = {d.kind for d in self.central.values()}
-        if {"uniform", "poisson"} <= kinds:
-            raise FedfmError(
-                "some rounds drew each party with a rate, others a fixed number; their neighbouring "
-                "relations differ and have no common epsilon: keep one way of sampling in a run"
-            )
-        return CENTRAL, "replace" if "uniform" in kinds else "add", draws
+        each = {
+            frozenset(d.items()): d
+            for d in (Counter(r for t, r in mine.items() if t <= end) for mine in self.rounds)
+        }
+        if len(each) == 1:
+            return next(iter(each.values()))
+        return max(each.values(), key=lambda d: _cost(d, self.change, self.delta)[0] if d else 0.0)
 
     def note(self, delta: float, parties: int | None) -> str:
-        notes = []
-        if self.simulated:
-            notes.append("simulated: the noise came from the run's seed; a real run would spend this")
-        if self.local:
-            notes.append("against the server; the party that spent most")
+        notes = [SEEDED] if self.seeded else []
+        if self.own:
+            notes.append("of the party that spent most")
         if parties and delta >= 1.0 / parties:
             notes.append(f"delta {delta:g} is not below 1/{parties}: it allows exposing one party")
         return "; ".join(notes)
 
 
-def _joined(plan: Event | None, noises: list[float], t: int) -> Draw:
-    """A round's releases as one: they share a cohort, so their noise is combined before the sampling is applied."""
+def _same(releases: Sequence[Event], key: str, what: str) -> Any:
+    if len(found := {str(e.get(key)) for e in releases}) != 1 or found == {"None"}:
+        raise FedfmError(
+            f"the releases of this ledger have no one {key} ({', '.join(sorted(found))}): different {what}"
+        )
+    return found.pop()
+
+
+def _joined(releases: Sequence[Event], t: int) -> Release:
+    return together([written(e.get("event")) for e in releases], f"round {t}")
+
+
+def _coins(plan: Event) -> bool:
+    return (plan.get("sampling") or {}).get("kind") in ("poisson", "truncated")
+
+
+def _cohort(plan: Event | None, releases: Sequence[Event], t: int) -> Draw:
+    """How a round's cohort was drawn; a draw from a public seed amplifies nothing once the noise is real."""
     if plan is None:
         raise FedfmError(
             f"round {t} released a sum, but the ledger has no plan of that round: its sampling is unknown"
         )
-    draw = _draw(plan.get("sampling") or {}, _together(noises), f"round {t}")
+    sampling = plan.get("sampling") or {}
+    draw = drawn(sampling, f"round {t}")
     if draw.kind == "uniform" and "clients" in plan and len(plan["clients"]) != draw.count:
         raise FedfmError(
-            f"round {t} says that it drew {draw.count} parties and planned "
-            f"{len(plan['clients'])}; a cohort cut or filled up after sampling has no known amplification"
+            f"round {t} says that it drew {draw.count} parties and planned {len(plan['clients'])}; a cohort cut or filled "
+            "up after sampling has no known amplification"
         )
-    return draw
-
-
-def _draw(sampling: Mapping[str, Any], noise: float, where: str) -> Draw:
-    kind = sampling.get("kind")
-    if kind == "all":
-        return Draw("all", noise)
-    if kind == "poisson" and 0.0 < float(sampling.get("rate", 0.0)) <= 1.0:
-        rate = float(sampling["rate"])
-        return Draw("poisson", noise, rate=rate) if rate < 1.0 else Draw("all", noise)
-    if kind == "uniform" and 1 <= int(sampling.get("count", 0)) <= int(sampling.get("of", 0)):
-        count, of = int(sampling["count"]), int(sampling["of"])
-        return Draw("uniform", noise, count=count, of=of) if count < of else Draw("all", noise)
-    raise FedfmError(
-        f"{where}: no amplification is known for the sampling {dict(sampling)}; central "
-        "noise needs {kind: all}, {kind: poisson, rate: q} or {kind: uniform, count: m, of: N}"
-    )
-
-
-def _unknown(mechanism: Any) -> str:
-    return (
-        f"the accountant does not know the mechanism '{mechanism}' (it knows {CENTRAL}, {LOCAL}); it will "
-        "not guess an epsilon"
-    )
-
-
-def _together(noises: list[float]) -> float:
-    """Several Gaussian releases of the same data are one with this noise multiplier."""
-    return noises[0] if len(noises) == 1 else sum(z**-2 for z in noises) ** -0.5
+    real = any(e.get("noise") == "system" for e in releases)
+    secret = bool(sampling.get("secret")) or all(e.get("secret") for e in releases)
+    seen = any(e.get("observer") == "server" for e in releases)  # who is protected from sees who took part
+    return draw.public if seen or (real and not secret) else draw
 
 
 def _checked(delta: float) -> float:
@@ -247,79 +327,11 @@ def _checked(delta: float) -> float:
     return delta
 
 
-# ---- composition -------------------------------------------------------------------------------------------
-@functools.cache
-def _library() -> tuple[Any, Any, Any]:
-    try:
-        import dp_accounting
-        from dp_accounting import rdp
-        from dp_accounting.pld import privacy_loss_distribution
-    except ImportError:
-        raise MissingExtra("dp-accounting", "privacy", "the privacy accountant") from None
-    return dp_accounting, rdp, privacy_loss_distribution
-
-
-@functools.lru_cache(maxsize=4096)
-def _epsilon(
-    groups: frozenset[tuple[Draw, int]], relation: str, delta: float, accountant: str
-) -> tuple[float, str]:
-    if accountant == "rdp" or any(draw.kind == "uniform" for draw, _ in groups):
-        return _renyi(groups, relation, delta), "RDP"
-    return _loss(groups, relation, delta), "PLD"
-
-
-def _loss(groups: frozenset[tuple[Draw, int]], relation: str, delta: float) -> float:
-    """By privacy loss distributions: equal releases by self-composition, unsampled ones in closed form."""
-    sampled = sorted(((d, n) for d, n in groups if d.kind == "poisson"), key=repr)
-    whole = math.sqrt(sum(n / d.noise**2 for d, n in groups if d.kind == "all"))
-    spread = max([whole, *(1.0 / d.noise for d, _ in sampled)])
-    most = max([1, *(n for _, n in sampled)])
-    finer = max(0, math.ceil(math.log(most / 1000, 4)))  # the error grows with rounds * step^2
-    step = STEP * 2.0 ** (max(0, math.ceil(math.log2(spread))) - finer)  # as fine as the loss is wide
-    parts = [_one(1.0 / whole, 1.0, relation, step)] if whole else []
-    parts += [_one(d.noise, d.rate, relation, step).self_compose(n) for d, n in sampled]
-    return float(functools.reduce(lambda a, b: a.compose(b), parts).get_epsilon_for_delta(delta))
-
-
-@functools.lru_cache(maxsize=8)
-def _one(noise: float, rate: float, relation: str, step: float) -> Any:
-    dpa, _, pld = _library()
-    which = (
-        dpa.NeighboringRelation.ADD_OR_REMOVE_ONE
-        if relation == "add"
-        else dpa.NeighboringRelation.REPLACE_ONE
-    )
-    return pld.from_gaussian_mechanism(
-        noise, value_discretization_interval=step, sampling_prob=rate, neighboring_relation=which
-    )
-
-
-def _renyi(groups: frozenset[tuple[Draw, int]], relation: str, delta: float) -> float:
-    _, rdp, _ = _library()
-    pairs = [(n, *_curve(draw, relation)) for draw, n in groups]
-    return float(rdp.compute_epsilon(pairs[0][1], sum(n * curve for n, _, curve in pairs), delta)[0])
-
-
-@functools.lru_cache(maxsize=64)
-def _curve(draw: Draw, relation: str) -> tuple[Any, Any]:
-    """Orders and Renyi divergences of one release.
-
-    dp-accounting's Gaussian event takes its noise relative to the norm bound C, but its curve without replacement
-    relative to the sensitivity, which replacing one party makes 2C: hence the halved multiplier.
-    """
-    dpa, rdp, _ = _library()
-    if draw.kind == "poisson":
-        if relation == "replace":
-            raise FedfmError("no Renyi bound is known for Poisson sampling under replace-one")
-        event, which = (
-            dpa.PoissonSampledDpEvent(draw.rate, dpa.GaussianDpEvent(draw.noise)),
-            "ADD_OR_REMOVE_ONE",
+def _cost(draws: Draws, change: str, delta: float, accountant: str = "auto") -> tuple[float, str]:
+    kinds = {d.kind for _, d in draws}
+    if {"uniform", "poisson"} <= kinds:
+        raise FedfmError(
+            "some rounds drew each party with a rate, others a fixed number; these have no common analysis: keep one "
+            "way of sampling in a run"
         )
-    elif relation == "replace":
-        event, which = dpa.GaussianDpEvent(draw.noise / 2.0), "REPLACE_ONE"
-        if draw.kind == "uniform":
-            event = dpa.SampledWithoutReplacementDpEvent(draw.of, draw.count, event)
-    else:
-        event, which = dpa.GaussianDpEvent(draw.noise), "ADD_OR_REMOVE_ONE"
-    one = rdp.RdpAccountant(neighboring_relation=dpa.NeighboringRelation[which]).compose(event)
-    return np.array(one._orders), np.array(one._rdp)  # the library hands its curve out in no other way
+    return epsilon(frozenset((r, d, n) for (r, d), n in draws.items()), change, delta, accountant)

@@ -50,7 +50,7 @@ class Natural(Wire):
         return bits.pack(codes, 9), length.tell(x.numel(), ctx), state
 
     def decode(self, x: Tensor, side: Mapping[str, Tensor], state: State, ctx: Ctx) -> tuple[Tensor, State]:
-        n = length.told(side, ctx)
+        n = length.told(side, ctx, x.nbytes)
         codes = bits.unpack(x, length.count(n, ctx), 9)
         code = codes & 255
         if bool((code > TOP).any()):

@@ -42,7 +42,7 @@ class Rotation(Wire):
         return hadamard(wide * _signs(wide.numel(), ctx)), length.tell(x.numel(), ctx), state
 
     def decode(self, x: Tensor, side: Mapping[str, Tensor], state: State, ctx: Ctx) -> tuple[Tensor, State]:
-        n = length.told(side, ctx)
+        n = length.told(side, ctx, x.nbytes)
         d = length.count(n, ctx)
         if x.numel() != _power(d):
             raise MessageRefused(f"rotation: {x.numel()} values came where {_power(d)} were agreed")

@@ -42,8 +42,9 @@ class Sign(Wire):
         return bits.pack((u >= 0).to(torch.int32), 1), side, state
 
     def decode(self, x: Tensor, side: Mapping[str, Tensor], state: State, ctx: Ctx) -> tuple[Tensor, State]:
-        if side["scale"].shape != (1,):
-            raise MessageRefused(f"sign: one scale was agreed, {side['scale'].numel()} came")
-        n = length.told(side, ctx)
+        scale = length.one(side, "scale", "sign").float()
+        if scale.shape != (1,) or bool(scale < 0):
+            raise MessageRefused(f"sign: one scale from 0 up was agreed, {scale.tolist()[:3]} came")
+        n = length.told(side, ctx, x.nbytes)
         up = bits.unpack(x, length.count(n, ctx), 1).float()
-        return length.spread((2.0 * up - 1.0) * side["scale"].float(), n, ctx), state
+        return length.spread((2.0 * up - 1.0) * scale, n, ctx), state

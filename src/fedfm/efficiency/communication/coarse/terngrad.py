@@ -54,11 +54,12 @@ class TernGrad(Wire):
         return packed, {"scale": scale.reshape(1), **length.tell(x.numel(), ctx)}, state
 
     def decode(self, x: Tensor, side: Mapping[str, Tensor], state: State, ctx: Ctx) -> tuple[Tensor, State]:
-        n = length.told(side, ctx)
+        n = length.told(side, ctx, x.nbytes)
         d = length.count(n, ctx)
         bytes_ = bits.unpack(x, -(-d // 5), 8)
-        if side["scale"].shape != (1,) or bool((bytes_ >= 243).any()):
+        scale = length.one(side, "scale", "terngrad").float()
+        if scale.shape != (1,) or bool(scale < 0) or bool((bytes_ >= 243).any()):
             raise MessageRefused("terngrad: one scale and bytes below 243 were agreed")
         trits = (bytes_[:, None] // POWERS % 3).reshape(-1)[:d]
         value = torch.tensor([0.0, 1.0, -1.0])[trits.long()]
-        return length.spread(value * side["scale"].float(), n, ctx), state
+        return length.spread(value * scale, n, ctx), state

@@ -50,13 +50,14 @@ class Entropy(Wire):
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
         x = finite(x, "entropy").contiguous()
-        out = [_HEAD.pack(_TYPES.index(x.dtype), x.numel())]
-        for plane in _planes(x):
-            coder, body = self._shortest(plane)
-            out += [_PLANE.pack(coder, len(body)), body]
-        return torch.frombuffer(bytearray(b"".join(out)), dtype=torch.uint8), {}, state
+        coded = _coded(x, [self._shortest(plane) for plane in _planes(x)])
+        if not length.honest(x.nbytes, ctx, len(coded)):  # so short that no receiver would believe it
+            coded = _coded(x, [(_RAW, plane.tobytes()) for plane in _planes(x)])
+        return torch.frombuffer(bytearray(coded), dtype=torch.uint8), {}, state
 
     def decode(self, x: Tensor, side: Mapping[str, Tensor], state: State, ctx: Ctx) -> tuple[Tensor, State]:
+        if x.dtype != torch.uint8:
+            raise MessageRefused(f"entropy: a payload is bytes, {x.dtype} came")
         try:
             return _restored(x.numpy().tobytes(), ctx), state
         except (struct.error, ValueError, IndexError, zstandard.ZstdError) as e:
@@ -82,11 +83,17 @@ def _planes(x: Tensor) -> list[rans.Bytes]:
     return list(np.ascontiguousarray(x.view(torch.uint8).numpy().reshape(-1, size).T))
 
 
+def _coded(x: Tensor, planes: list[tuple[int, bytes]]) -> bytes:
+    head = _HEAD.pack(_TYPES.index(x.dtype), x.numel())
+    return head + b"".join(_PLANE.pack(coder, len(body)) + body for coder, body in planes)
+
+
 def _restored(raw: bytes, ctx: Ctx) -> Tensor:
     code, n = _HEAD.unpack_from(raw)
     dtype, at = _TYPES[code], _HEAD.size
-    length.bounded(n, ctx)
-    size = torch.empty(0, dtype=dtype).element_size()
+    size = dtype.itemsize
+    if not length.honest(n * size, ctx, len(raw)):
+        raise ValueError(f"a message of {len(raw)} bytes claims {n} values of {dtype}")
     out = np.empty((n, size), np.uint8)
     for k in range(size if n else 0):
         coder, many = _PLANE.unpack_from(raw, at)
@@ -97,8 +104,14 @@ def _restored(raw: bytes, ctx: Ctx) -> Tensor:
             if zstandard.frame_content_size(body) != n:  # asked before memory is taken for it
                 raise ValueError("a plane of another length")
             body = zstandard.ZstdDecompressor().decompress(body, max_output_size=n)
-        out[:, k] = rans.decode(body, n) if coder == _RANS else np.frombuffer(body, np.uint8, n)
+        elif coder == _RANS:
+            body = rans.decode(body, n).tobytes()
+        if len(body) != n:
+            raise ValueError("a plane of another length")
+        out[:, k] = np.frombuffer(body, np.uint8)
     if at != len(raw):
         raise ValueError(f"{len(raw)} bytes came, {at} were announced")
     flat = torch.from_numpy(out.reshape(-1))
+    if dtype == torch.bool and n and int(flat.max()) > 1:
+        raise ValueError("booleans have other values than 0 and 1")
     return flat.view(dtype) if n else torch.empty(0, dtype=dtype)

@@ -56,11 +56,11 @@ class QSGD(Wire):
         return bits.pack(codes, self._width()), {"norm": norm, **length.tell(x.numel(), ctx)}, state
 
     def decode(self, x: Tensor, side: Mapping[str, Tensor], state: State, ctx: Ctx) -> tuple[Tensor, State]:
-        n = length.told(side, ctx)
+        n = length.told(side, ctx, x.nbytes)
         d = length.count(n, ctx)
+        norm = length.one(side, "norm", "qsgd").float()
         rows = self._rows((bits.unpack(x, d, self._width()) - self.levels).float())
-        norm = side["norm"].float()
-        if norm.shape != (rows.shape[0],) or bool((rows.abs() > self.levels).any()):
+        if norm.shape != (rows.shape[0],) or bool((rows.abs() > self.levels).any() or (norm < 0).any()):
             raise MessageRefused(
                 f"qsgd: {norm.numel()} norms came for {rows.shape[0]} buckets, or levels above {self.levels}"
             )

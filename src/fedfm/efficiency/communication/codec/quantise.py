@@ -50,9 +50,10 @@ class Quantise(Wire):
         return bits.pack(q.to(torch.int32), self.bits), side, state
 
     def decode(self, x: Tensor, side: Mapping[str, Tensor], state: State, ctx: Ctx) -> tuple[Tensor, State]:
-        if side["range"].shape != (2,):
-            raise MessageRefused(f"quantise: a range has two ends, this one has {side['range'].numel()}")
-        low, high = side["range"].float()
-        n = length.told(side, ctx)
+        ends = length.one(side, "range", "quantise").float()
+        if ends.shape != (2,) or not bool((ends[1] >= ends[0]) & (ends[1] - ends[0]).isfinite()):
+            raise MessageRefused(f"quantise: a range has two ends in order, {ends.tolist()[:3]} came")
+        low, high = ends
+        n = length.told(side, ctx, x.nbytes)
         q = bits.unpack(x, length.count(n, ctx), self.bits).float()
         return length.spread(q * ((high - low) / (2**self.bits - 1)) + low, n, ctx), state

@@ -46,13 +46,12 @@ class RandK(Wire):
         return u[self._mask(u.numel(), ctx)], length.tell(x.numel(), ctx), state
 
     def decode(self, x: Tensor, side: Mapping[str, Tensor], state: State, ctx: Ctx) -> tuple[Tensor, State]:
-        n = length.told(side, ctx)
+        n = length.told(side, ctx, x.nbytes)
         d = length.count(n, ctx)
-        mask = self._mask(d, ctx)
-        if mask.numel() != x.numel():
-            raise MessageRefused(f"randk: {x.numel()} values came where {mask.numel()} of {d} were agreed")
+        if x.numel() != (k := kept(self.fraction, 0, d)):
+            raise MessageRefused(f"randk: {x.numel()} values came where {k} of {d} were agreed")
         out = torch.zeros(d)
-        out[mask] = x.float() * (d / mask.numel() if self.unbiased and d else 1.0)
+        out[self._mask(d, ctx)] = x.float() * (d / k if self.unbiased and d else 1.0)
         return length.spread(out, n, ctx), state
 
     def _mask(self, d: int, ctx: Ctx) -> Tensor:

@@ -16,6 +16,7 @@ SCALE = 16
 LEAST = 1 << 16
 LANE = 1000  # output bytes per lane: a lane costs about 3 bytes, hence 0.3 %
 STEPS = 1 << 14  # no more sequential steps than this, however well the data compress
+MOST_LANES = 4096
 
 
 class Model:
@@ -32,8 +33,13 @@ class Model:
             if c
         )
         body = cost // (256 * 8) + 1
-        self.lanes = max(1, min(4096, max(body // LANE, data.size // STEPS)))
+        self.lanes = max(fewest(data.size), min(MOST_LANES, body // LANE))
         self.size = body + 3 * self.lanes + 36 + 2 * int((count > 0).sum())
+
+
+def fewest(n: int) -> int:
+    """Lanes that `n` bytes have at least: so many that they are decoded in about STEPS steps."""
+    return max(1, min(MOST_LANES, n // STEPS))
 
 
 def encode(data: Bytes, model: Model) -> bytes:
@@ -70,8 +76,8 @@ def decode(stream: bytes, n: int) -> Bytes:
     if int(table.sum()) != 1 << SCALE:
         raise ValueError("the frequencies do not add up")
     lanes = int(np.frombuffer(stream, "<u4", 1, 32 + 2 * k)[0])
-    if not lanes:
-        raise ValueError("a stream has at least one lane")
+    if lanes < fewest(n):  # 417 bytes once were a minute and a half of work
+        raise ValueError(f"{n} bytes have {fewest(n)} lanes at least, this stream has {lanes}")
     states = np.frombuffer(stream, "<u4", lanes, 36 + 2 * k).astype(np.uint32)
     words = np.frombuffer(stream, "<u2", offset=36 + 2 * k + 4 * lanes).astype(np.uint32)
     symbol = np.repeat(np.arange(256, dtype=np.uint8), table)

@@ -52,12 +52,12 @@ class TopK(Wire):
         return u[index], {"index": packed(index, d), **length.tell(x.numel(), ctx)}, state
 
     def decode(self, x: Tensor, side: Mapping[str, Tensor], state: State, ctx: Ctx) -> tuple[Tensor, State]:
-        n = length.told(side, ctx)
+        n = length.told(side, ctx, x.nbytes)
         d = length.count(n, ctx)
         if x.numel() != (k := kept(self.fraction, self.count, d)):
             raise MessageRefused(f"topk: {x.numel()} values came where {k} of {d} were agreed")
         out = torch.zeros(d)
-        out[unpacked(side["index"], k, d)] = x.float()
+        out[unpacked(length.one(side, "index", "topk"), k, d)] = x.float()
         return length.spread(out, n, ctx), state
 
 

@@ -62,7 +62,7 @@ class PowerSGD(Wire):
         return torch.cat(parts) if parts else u, length.tell(u.numel(), ctx), new
 
     def decode(self, x: Tensor, side: Mapping[str, Tensor], state: State, ctx: Ctx) -> tuple[Tensor, State]:
-        size = length.told(side, ctx)
+        size = length.told(side, ctx, x.nbytes)
         tensors = list(self._tensors(size, ctx))
         wanted = sum(r * (m + n) if r else e.size for e, (m, n, r) in tensors)
         if x.numel() != wanted:

@@ -71,7 +71,7 @@ class SplitFed(Client):
         first = last = 0.0
         for k, index in enumerate(batches(len(data), self.local, ctx)):
             batch = bound.batch(data, index)
-            acts = bound.front(front.views(leaf), batch)
+            acts = bound.part("front", front.views(leaf), batch)
             up = Message(
                 acts.detach().reshape(-1).cpu(),
                 "activations",
@@ -134,7 +134,7 @@ class SplitFedServer(Server):
             leaf = mine["w"].detach().to(bound.device, copy=True).requires_grad_()
             acts = m.x.view(m.info["shape"]).to(bound.device).requires_grad_()
             with torch.enable_grad():
-                loss = bound.back(back.views(leaf), acts, m.side["target"].to(bound.device))
+                loss = bound.part("back", back.views(leaf), acts, m.side["target"].to(bound.device))
                 g_acts, g_leaf = torch.autograd.grad(loss, (acts, leaf))
             copies[client] = {"w": (leaf.detach() - self.lr * g_leaf).cpu(), "mass": m.mass}
             replies[client] = Message(

@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from fedfm.core.registry import method
+from fedfm.models.identity import Base
 from fedfm.tasks.tuning import Tuning
 
 
@@ -24,10 +25,12 @@ from fedfm.tasks.tuning import Tuning
 class Full(Tuning):
     """Train every parameter; the model is written whole, in Hugging Face layout."""
 
+    exact_merge = True
+
     def apply(self, base: nn.Module) -> nn.Module:
         return base.requires_grad_(True)
 
-    def save(self, network: Any, base: str, folder: Path) -> None:
+    def save(self, network: Any, base: Base, folder: Path) -> None:
         write_whole(network, folder)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from fedfm.core.errors import ModelError
 from fedfm.core.registry import method
 from fedfm.efficiency.computation.tuning.full import write_whole
+from fedfm.models.identity import Base
 from fedfm.tasks.tuning import Tuning
 
 
@@ -24,6 +25,8 @@ from fedfm.tasks.tuning import Tuning
 class Head(Tuning):
     """Train the head alone: a classifier's linear layer, or a language model's output layer."""
 
+    exact_merge = True
+
     def apply(self, base: Any) -> Any:
         """Raises ModelError for a language model whose output layer is its input embedding."""
         base.requires_grad_(False)
@@ -37,6 +40,6 @@ class Head(Tuning):
             output.requires_grad_(True)
         return base
 
-    def save(self, network: Any, base: str, folder: Path) -> None:
+    def save(self, network: Any, base: Base, folder: Path) -> None:
         if network.get_output_embeddings() is not None:
             write_whole(network, folder)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,23 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedfm.core.errors import ModelError, nearest
 from fedfm.core.registry import knob, method
-from fedfm.tasks.export import write_weights
-from fedfm.tasks.network import fresh, quiet
-from fedfm.tasks.tuning import Tuning
-
-# What the attention's query and value projections are called; the first pair that a network has is adapted.
-USUAL = (
-    ("query", "value"),
-    ("q_proj", "v_proj"),
-    ("q_lin", "v_lin"),
-    ("c_attn",),
-    ("query_key_value",),
-    ("qkv",),
-    ("Wqkv",),
-)
-ADAPTER = "default"
+from fedfm.efficiency.computation.tuning.peft import ADAPTER, Peft, write
+from fedfm.efficiency.computation.tuning.targets import targets
+from fedfm.models.identity import Base
 
 
 @method(
@@ -41,7 +27,7 @@ ADAPTER = "default"
     atlas=("lora",),
 )
 @dataclass(frozen=True)
-class LoRA(Tuning):
+class LoRA(Peft):
     """Add (alpha / r) B A to chosen linear layers: A (r, in) random and the same for everybody, B (out, r) zero.
 
     Parameters keep PEFT's names, `...lora_A.default.weight` and `...lora_B.default.weight`. With `residual`, a
@@ -52,26 +38,27 @@ class LoRA(Tuning):
     r: int = knob(8, "rank of the update", low=1)
     alpha: float = knob(16.0, "the update is scaled by alpha / r", low=0.0)
     dropout: float = knob(0.0, "dropout before A in training", low=0.0, high=1.0)
-    targets: tuple[str, ...] | None = knob(
-        None, "names of the linear layers; null: the query and value projections"
+    targets: tuple[str, ...] | str | None = knob(
+        None, "names of linear layers, or all-linear; null: the query and value projections"
     )
     train: str = knob("both", "B: A stays as it was drawn, and is never sent", choices=("both", "B"))
     residual: bool = knob(False, "a frozen dense residual beside each pair, for exact averaging")
 
-    def apply(self, base: Any) -> Any:
-        """The PEFT model. Raises ModelError when the network has no such layers."""
-        from peft import LoraConfig, get_peft_model
+    exact_merge = True
+    settings = {"r": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "targets": "target_modules"}
 
-        kind = "FEATURE_EXTRACTION" if base.get_output_embeddings() is None else "CAUSAL_LM"
-        config = LoraConfig(
+    def config(self, base: Any) -> Any:
+        from peft import LoraConfig
+
+        return LoraConfig(
             r=self.r,
             lora_alpha=self.alpha,  # type: ignore[arg-type]  # the library divides by r: any number will do
             lora_dropout=self.dropout,
-            task_type=kind,
             target_modules=list(targets(base, self.targets)),
         )
-        with fresh(), quiet():
-            network = get_peft_model(base, config)
+
+    def apply(self, base: Any) -> Any:
+        network = super().apply(base)
         for _, layer in adapted(network):
             layer.lora_A[ADAPTER].weight.requires_grad_(self.train == "both")
             if self.residual:
@@ -94,7 +81,7 @@ class LoRA(Tuning):
         rank = min(rank, self.r)
         return dataclasses.replace(self, r=rank, alpha=self.alpha * rank / self.r)
 
-    def save(self, network: Any, base: str, folder: Path) -> None:
+    def save(self, network: Any, base: Base, folder: Path) -> None:
         """A plain PEFT adapter. A residual is folded in, by a rank of at most r + rank(R), exact to rounding."""
         pairs = {name: _pair(layer) for name, layer in adapted(network)}
         rank, scale = max(a.shape[0] for a, _ in pairs.values()), self.alpha / self.r
@@ -102,40 +89,13 @@ class LoRA(Tuning):
         for name, (a, b) in pairs.items():  # layers of a smaller rank get zero directions: one rank for all
             tensors[f"{name}.lora_A.weight"] = functional.pad(a, (0, 0, 0, rank - a.shape[0])).contiguous()
             tensors[f"{name}.lora_B.weight"] = functional.pad(b, (0, rank - b.shape[1])).contiguous()
-        write_weights(tensors, folder / "adapter_model.safetensors")
-        config = network.peft_config[ADAPTER].to_dict()
-        config |= {
-            "r": rank,
-            "lora_alpha": scale * rank,
-            "inference_mode": True,
-            "base_model_name_or_path": base,
-            "target_modules": sorted(config["target_modules"]),
-        }
-        text = json.dumps(config, indent=2, sort_keys=True, default=_plain)
-        (folder / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
+        write(network, tensors, base, folder, r=rank, lora_alpha=scale * rank)
 
-
-def targets(base: nn.Module, wanted: tuple[str, ...] | None) -> tuple[str, ...]:
-    """The layer names to adapt. Raises ModelError when the network lacks one, or when none is known for it."""
-    kinds = {
-        name.rpartition(".")[2]
-        for name, layer in base.named_modules()
-        if isinstance(layer, nn.Linear) or type(layer).__name__ == "Conv1D"
-    }
-    if wanted is None:
-        for usual in USUAL:
-            if kinds.issuperset(usual):
-                return usual
-        raise ModelError(
-            f"{type(base).__name__}: its query and value layers have unusual names\n"
-            f"    fix: set tuning.targets to some of {', '.join(sorted(kinds))}"
-        )
-    if unknown := [t for t in wanted if t not in kinds]:
-        raise ModelError(
-            f"tuning.targets: {type(base).__name__} has no linear layer called "
-            + "; nor ".join(f"'{t}' ({nearest(t, kinds)})" for t in unknown)
-        )
-    return wanted
+    def merged(self, network: Any) -> Any:
+        for _, layer in adapted(network):
+            if hasattr(layer, "lora_R"):
+                layer.base_layer.weight.data += layer.scaling[ADAPTER] * layer.lora_R.data
+        return network.merge_and_unload()
 
 
 def adapted(network: nn.Module) -> Iterator[tuple[str, Any]]:
@@ -146,6 +106,8 @@ def adapted(network: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def _add_residual(layer: Any, args: tuple[Tensor, ...], out: Tensor) -> Tensor:
+    if layer.disable_adapters or layer.merged:
+        return out
     r: Tensor = layer.lora_R
     scale: float = layer.scaling[ADAPTER]
     return out + (functional.linear(args[0].to(r.dtype), r) * scale).to(out.dtype)
@@ -162,7 +124,3 @@ def _pair(layer: Any) -> tuple[Tensor, Tensor]:
     kept = max(1, int((s > s[0] * max(u.shape[0], v.shape[1]) * torch.finfo(torch.float32).eps).sum()))
     root = s[:kept].sqrt()
     return (root[:, None] * v[:kept]).float(), (u[:, :kept] * root).float()
-
-
-def _plain(value: Any) -> Any:
-    return sorted(value) if isinstance(value, set) else getattr(value, "value", str(value))

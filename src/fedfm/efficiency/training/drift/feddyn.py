@@ -13,7 +13,7 @@ from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregate, Bound, Client, Server, State
 from fedfm.core.registry import knob, method
 from fedfm.efficiency.training.local import Local, descend, outcome, weights
-from fedfm.efficiency.training.sorts import apart, together
+from fedfm.efficiency.training.servers import apart, together
 
 
 @method(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fedfm.core.context import Noise
 from fedfm.core.errors import ClientFailed
 from fedfm.core.tree import Layout
 
@@ -43,7 +44,7 @@ def clip(x: Tensor, bound: float, who: str = "") -> Tensor:
     return out
 
 
-def perturb(x: Tensor, std: float, noise: torch.Generator, layout: Layout | None = None) -> Tensor:
+def perturb(x: Tensor, std: float, noise: Noise, layout: Layout | None = None) -> Tensor:
     """`x` + N(0, std^2) in every coordinate; the padding of `layout`, if it is the layout of `x`, stays zero.
 
     Drawn in fp64 and added in the type of `x`. Finite precision is not covered: the low bits of a floating-point sum
@@ -52,5 +53,5 @@ def perturb(x: Tensor, std: float, noise: torch.Generator, layout: Layout | None
     out = x.clone()
     for at in range(0, x.numel(), CHUNK):
         part = out[at : at + CHUNK]
-        part += torch.randn(part.numel(), generator=noise, dtype=torch.float64).mul_(std).to(x.dtype)
+        part += noise.normal(part.numel()).mul_(std).to(x.dtype)
     return layout.blank(out) if layout is not None and layout.size == x.numel() else out

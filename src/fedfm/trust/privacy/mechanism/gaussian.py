@@ -9,9 +9,10 @@ from typing import ClassVar
 from torch import Tensor
 
 from fedfm.core.context import Ctx
-from fedfm.core.protocols import State, Wire
-from fedfm.core.registry import knob, method
+from fedfm.core.protocols import State
+from fedfm.core.registry import method
 from fedfm.trust.privacy.mechanism.clipping import clip, perturb
+from fedfm.trust.privacy.mechanism.promise import Promise
 
 
 @method(
@@ -25,24 +26,22 @@ from fedfm.trust.privacy.mechanism.clipping import clip, perturb
     atlas=("dp-noise",),
 )
 @dataclass(frozen=True)
-class ClipNoise(Wire):
+class ClipNoise(Promise):
     """Party-level central DP (DP-FedAvg): clip every update to C, add N(0, (z C)^2) once to their sum.
 
-    One party moves the sum by at most C (add or remove) or 2C (replace), provided that the aggregate gives no party
-    a weight above 1. The server is trusted: it sees the sum before the noise, and each update too unless `secagg`
-    stands to the right. The accountant reads the `privacy` event of each release. With z = 0 it only clips:
-    no event, no guarantee.
+    One party moves the sum by at most C (its contribution set to zero, or the party added or removed) or 2C (replaced),
+    provided that the aggregate gives no party a weight above 1 and divides by a public number. The server is trusted:
+    it sees the sum before the noise, and each update too unless `secagg` stands to the right. `epsilon` is turned into
+    z for the planned rounds and draws. The accountant reads the `privacy` event of each release.
     """
 
-    clip_norm: float = knob(1.0, "largest L2 norm C of one party's update", low=1e-30)
-    noise_multiplier: float = knob(
-        1.0, "z: standard deviation of the noise on the sum, in units of C", low=0.0
-    )
-
     linear: ClassVar[bool] = True
-    perturbs: ClassVar[bool] = True
-    covers: ClassVar[frozenset[str]] = frozenset({"x"})
     after_sum: ClassVar[bool] = True
+    covers: ClassVar[frozenset[str]] = frozenset({"x"})
+
+    @property
+    def against(self) -> str:  # type: ignore[override]
+        return "recipients" if self.promises else ""
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
         """Clip; raises ClientFailed on NaN or Inf."""
@@ -52,14 +51,8 @@ class ClipNoise(Wire):
         return x, state
 
     def decode_sum(self, x: Tensor, host: State, ctx: Ctx) -> Tensor:
-        """The sum with its noise; `x` holds the payload alone, without weights."""
-        if self.noise_multiplier == 0:
+        """The sum with its noise (of no message: noise alone); `x` holds the payload alone, without weights."""
+        if self.noise == 0:
             return x
-        ctx.note(
-            "privacy",
-            mechanism="gaussian",
-            noise_multiplier=self.noise_multiplier,
-            clip_norm=self.clip_norm,
-            simulated=ctx.simulated,
-        )
-        return perturb(x, self.noise_multiplier * self.clip_norm, ctx.noise("gaussian"), ctx.layout)
+        self.announce(ctx)
+        return perturb(x, self.std, ctx.noise("gaussian", self.real_noise), ctx.layout)

@@ -9,9 +9,10 @@ from typing import ClassVar
 from torch import Tensor
 
 from fedfm.core.context import Ctx
-from fedfm.core.protocols import State, Wire
+from fedfm.core.protocols import State
 from fedfm.core.registry import knob, method
 from fedfm.trust.privacy.mechanism.clipping import clip, perturb
+from fedfm.trust.privacy.mechanism.promise import Promise
 
 
 @method(
@@ -25,38 +26,33 @@ from fedfm.trust.privacy.mechanism.clipping import clip, perturb
     atlas=("dp-noise",),
 )
 @dataclass(frozen=True)
-class LocalGaussian(Wire):
+class LocalGaussian(Promise):
     """Clip the update to C and add N(0, (z C)^2) on the client: the server needs no trust.
 
-    Any two updates lie 2C apart, so this is accounted under replace-one with sensitivity 2C and without
-    amplification by sampling: the server knows who took part. The mean of n updates keeps noise of standard deviation
-    z C / sqrt(n). With z = 0 it only clips: no event, no guarantee.
+    Any two updates lie 2C apart, so this is accounted under replace-one with sensitivity 2C and without amplification by
+    sampling: the server knows who took part. Under zero-out (an update against no update at all) C counts. The mean of n
+    updates keeps noise of standard deviation z C / sqrt(n). Codes stand behind it, never in front.
     """
 
-    clip_norm: float = knob(1.0, "largest L2 norm C of the update", low=1e-30)
-    noise_multiplier: float = knob(4.0, "z: standard deviation of each party's noise, in units of C", low=0.0)
+    relation: str = knob(
+        "replace-one", "what the guarantee hides of a party", choices=("replace-one", "zero-out")
+    )
 
     linear: ClassVar[bool] = True
-    perturbs: ClassVar[bool] = True
+    usual: ClassVar[float] = 4.0
     covers: ClassVar[frozenset[str]] = frozenset({"x"})
+
+    @property
+    def against(self) -> str:  # type: ignore[override]
+        return "server" if self.promises else ""
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
         """Clip and perturb; raises ClientFailed on NaN or Inf."""
         y = clip(x, self.clip_norm, ctx.client)
-        if self.noise_multiplier == 0:
+        if self.noise == 0:
             return y, {}, state
-        ctx.note(
-            "privacy",
-            mechanism="local-gaussian",
-            noise_multiplier=self.noise_multiplier,
-            clip_norm=self.clip_norm,
-            simulated=ctx.simulated,
-        )
-        return (
-            perturb(y, self.noise_multiplier * self.clip_norm, ctx.noise("local-gaussian"), ctx.layout),
-            {},
-            state,
-        )
+        self.announce(ctx)
+        return perturb(y, self.std, ctx.noise("local-gaussian", self.real_noise), ctx.layout), {}, state
 
     def decode(self, x: Tensor, side: Mapping[str, Tensor], state: State, ctx: Ctx) -> tuple[Tensor, State]:
         return x, state

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ClientFailed, RoundFailed
-from fedfm.core.message import Message, nothing, raw
+from fedfm.core.message import Message, nothing
 from fedfm.core.protocols import Barrier, Replies, Say, State, Wire
 from fedfm.core.registry import knob, method
 from fedfm.trust.privacy.secure import masks, shamir
+from fedfm.trust.privacy.secure.words import message, rows, unrow, usable
 
 CHUNK = 1 << 16  # elements: the fp64 temporaries stay in cache
 SEALED = 2 * shamir.WIDTH + masks.TAG  # bytes: a share of the mask key, a share of the seed, the tag
@@ -52,7 +53,7 @@ class SecAgg(Wire):
 
     Each party adds to its encoded update a self-mask and, with every other party, a pair mask that cancels in the
     sum. Seeds and mask keys are Shamir-shared: of a party that uploaded the seed is rebuilt, of one that dropped out
-    the mask key, never both. t = max(floor(n/2) + 1, ceil(threshold * n)) of the n >= 3 parties that gave keys must
+    the mask key, never both. t = max(ceil(threshold * n), the least t with t (t - 1) > n (n - t)) of the n >= 3 parties that gave keys must
     remain to the end, else RoundFailed. A value x travels as round(x * 2^bits), so the sum of k updates is off by at
     most k * 2^-(bits+1), and n * range_bound * 2^bits < 2^63 is required. Upload: 8 bytes a value; keys and shares:
     about 0.3 kB per pair of parties.
@@ -65,7 +66,7 @@ class SecAgg(Wire):
     sends damaged shares fails whoever receives them.
     """
 
-    threshold: float = knob(0.67, "share of the parties that must remain to the end", low=0.5, high=1.0)
+    threshold: float = knob(0.67, "share of the parties that must remain to the end", low=0.62, high=1.0)
     bits: int = knob(32, "fractional bits of the fixed-point values", low=0, high=60)
     range_bound: float = knob(2.0**20, "largest |value| of a weighted update, and of a weight", low=2.0**-40)
 
@@ -73,6 +74,7 @@ class SecAgg(Wire):
     after_sum: ClassVar[bool] = True
     opaque: ClassVar[bool] = True
     covers: ClassVar[frozenset[str]] = frozenset({"x", "mass"})
+    against: ClassVar[str] = "server"
     least: ClassVar[int] = 3  # parties: of two, each learns the other's update from the sum
     phases: ClassVar[Mapping[str, Barrier]] = {
         "keys": "all",
@@ -81,9 +83,37 @@ class SecAgg(Wire):
         "unmask": "all",
     }
 
+    def __post_init__(self) -> None:
+        if not 0.62 <= self.threshold <= 1.0:
+            raise ValueError(
+                f"a threshold of {self.threshold:g} is refused: below 0.62 a server that names other survivors to other "
+                "parties gets both secrets of one party without any helper, and reads its update"
+            )
+
     def needed(self, n: int) -> int:
-        """The threshold t for n parties."""
-        return max(n // 2 + 1, math.ceil(self.threshold * n - 1e-9))
+        """The threshold t for n parties, the smallest with t (t - 1) > n (n - t) at least.
+
+        t parties can each be told of n - t drop-outs; n (n - t) shares are enough for t - 1 others' mask keys otherwise.
+        """
+        t = max(n // 2 + 1, math.ceil(self.threshold * n - 1e-9))
+        while t * (t - 1) <= n * (n - t):
+            t += 1
+        return t
+
+    @property
+    def step(self) -> float:  # type: ignore[override]
+        return 2.0**-self.bits
+
+    def survivors(self, parties: int) -> int:
+        return self.needed(parties)
+
+    def fits(self, magnitude: float, parties: int) -> str:
+        bound = max(self.range_bound, 2.0 ** math.ceil(math.log2(max(magnitude, 1.0))))
+        bits = min(self.bits, int(62 - math.log2(bound * max(parties, 1))))
+        if magnitude <= self.range_bound and parties <= self.capacity:
+            return ""
+        declared = f"secagg was declared values up to {self.range_bound:g} of {self.capacity} parties"
+        return f"{declared}: range_bound={math.ceil(bound)}, bits={bits}"
 
     @property
     def capacity(self) -> int:
@@ -100,14 +130,13 @@ class SecAgg(Wire):
         """Exchange keys, then sealed shares. Raises ClientFailed on anything that the protocol does not allow."""
         channel, private, seed = ctx.secret(masks.KEY), ctx.secret(masks.KEY), ctx.secret(masks.KEY)
         mine = masks.public(channel) + masks.public(private)
-        answer = yield Say("keys", _message(keys=_rows([mine])))
+        answer = yield Say("keys", message({"model": ctx.brief}, keys=rows([mine])))
         roster, given = _roster(answer, ctx, mine)
         n, me = len(roster), roster.index(ctx.client)
         if n > self.capacity:
             raise ClientFailed(self._too_many(n))
-        topic = masks.topic(
-            ctx.round, ctx.attempt, roster, given
-        )  # parties with other views derive other keys
+        # parties with other views, or that were given another model, derive other keys
+        topic = masks.topic(ctx.round, ctx.attempt, roster, given, ctx.brief)
         t = self.needed(n)
         shares = [
             key + own
@@ -129,9 +158,9 @@ class SecAgg(Wire):
                 if j != me:
                     key, about = sealing(me, j)
                     sealed.append(masks.seal(key, shares[j], about))
-            answer = yield Say("shares", _message(sealed=_rows(sealed)))
+            answer = yield Say("shares", message(sealed=rows(sealed)))
             others = [j for j in _positions(member, answer, "shared") if j != me]
-            for j, row in zip(others, _bytes(answer.side.get("sealed"), len(others), SEALED), strict=True):
+            for j, row in zip(others, unrow(answer.side.get("sealed"), len(others), SEALED), strict=True):
                 key, about = sealing(j, me)
                 member.held[j] = masks.unseal(key, row, about)
                 member.pairs[j] = _pair(topic, private, given[j][masks.KEY :], me, j)
@@ -171,8 +200,8 @@ class SecAgg(Wire):
         half = shamir.WIDTH
         yield Say(
             "unmask",
-            _message(
-                shares=_rows(
+            message(
+                shares=rows(
                     [
                         member.held[j][half:] if kind == "seed" else member.held[j][:half]
                         for j, kind in asked.items()
@@ -182,18 +211,25 @@ class SecAgg(Wire):
         )
 
     # ---- the server ----------------------------------------------------------------------------------------
+    def admits(self, host: State, phase: str, sender: str) -> str:
+        """Out of order is whoever comes to a phase that was closed, or was not in the one before."""
+        if phase in host:
+            return f"secagg: {sender} came to phase '{phase}' after it was closed"
+        before = {"shares": "roster", "upload": "sharers", "unmask": "survivors"}.get(phase)
+        if before is None:
+            return ""
+        roster, seen = host.get("roster", ()), host.get(before, ())
+        if sender in (seen if before == "roster" else {roster[j] for j in seen}):
+            return ""
+        return f"secagg: {sender} came to phase '{phase}' and was not in the one before"
+
     def serve(
         self, host: State, phase: str, messages: Mapping[str, Message], ctx: Ctx
     ) -> tuple[Replies, State]:
-        """Answer a barrier; raises RoundFailed below the threshold."""
-        if phase in host:
-            raise RoundFailed(f"secagg: {', '.join(messages)} came to phase '{phase}' after it was closed")
-        roster = host.get("roster", ())
-        before = {roster[j] for j in host.get("survivors") or host.get("sharers") or range(len(roster))}
-        if phase != "keys" and (strangers := set(messages) - before):
-            raise RoundFailed(
-                f"secagg: {sorted(strangers)} came to phase '{phase}' and were not in the one before"
-            )
+        """Answer a barrier; raises RoundFailed below the threshold. Who speaks out of order gets no answer."""
+        messages = {i: m for i, m in messages.items() if not self.admits(host, phase, i)}
+        if not messages:
+            return {}, host
         replies, new = {
             "keys": self._keys,
             "shares": self._shares,
@@ -205,48 +241,49 @@ class SecAgg(Wire):
     def _keys(self, host: State, messages: Mapping[str, Message], ctx: Ctx) -> tuple[Replies, State]:
         probe = ctx.secret(masks.KEY)
         given = {}
-        for i, (keys,) in _usable(messages, "keys", 1, 2 * masks.KEY).items():
+        for i, (keys,) in usable(messages, "keys", 1, 2 * masks.KEY).items():
             try:
                 masks.agree(probe, keys[: masks.KEY], b""), masks.agree(probe, keys[masks.KEY :], b"")
                 given[i] = keys
             except ValueError:  # a key of low order: its sender is left out
                 continue
         roster, n = tuple(given), len(given)
+        model = next((str(messages[i].info.get("model", "")) for i in roster), "")
         if n < self.least:
             raise RoundFailed(
                 f"secagg: {n} parties gave keys; below 3, one learns another's update from the sum"
             )
         if n > self.capacity:
             raise RoundFailed(self._too_many(n))
-        reply = _message(_info={"roster": list(roster)}, keys=_rows(list(given.values())))
+        reply = message(_info={"roster": list(roster)}, keys=rows(list(given.values())))
         return dict.fromkeys(roster, reply), {
             "roster": roster,
             "publics": [k[masks.KEY :] for k in given.values()],
-            "topic": masks.topic(ctx.round, ctx.attempt, roster, list(given.values())),
+            "topic": masks.topic(ctx.round, ctx.attempt, roster, list(given.values()), model),
         }
 
     def _shares(self, host: State, messages: Mapping[str, Message], ctx: Ctx) -> tuple[Replies, State]:
         roster = host["roster"]
-        rows: dict[int, dict[int, bytes]] = {}  # from -> to -> sealed shares
-        for i, row in _usable(messages, "sealed", len(roster) - 1, SEALED).items():
+        sent: dict[int, dict[int, bytes]] = {}  # from -> to -> sealed shares
+        for i, row in usable(messages, "sealed", len(roster) - 1, SEALED).items():
             a = roster.index(i)
-            rows[a] = dict(zip([b for b in range(len(roster)) if b != a], row, strict=True))
-        self._enough(host, len(rows), "shared their keys")
-        shared = sorted(rows)
+            sent[a] = dict(zip([b for b in range(len(roster)) if b != a], row, strict=True))
+        self._enough(host, len(sent), "shared their keys")
+        shared = sorted(sent)
         names = [roster[a] for a in shared]
         return {
-            roster[b]: _message(_info={"shared": names}, sealed=_rows([rows[a][b] for a in shared if a != b]))
+            roster[b]: message(_info={"shared": names}, sealed=rows([sent[a][b] for a in shared if a != b]))
             for b in shared
         }, {"sharers": shared}
 
     def _upload(self, host: State, messages: Mapping[str, Message], ctx: Ctx) -> tuple[Replies, State]:
         self._enough(host, len(messages), "uploaded")
-        reply = _message(_info={"survivors": list(messages)})
+        reply = message(_info={"survivors": list(messages)})
         return dict.fromkeys(messages, reply), {"survivors": sorted(map(host["roster"].index, messages))}
 
     def _unmask(self, host: State, messages: Mapping[str, Message], ctx: Ctx) -> tuple[Replies, State]:
         roster = host["roster"]
-        told = _usable(messages, "shares", len(host["sharers"]), shamir.WIDTH)
+        told = usable(messages, "shares", len(host["sharers"]), shamir.WIDTH)
         self._enough(host, len(told), "revealed their shares")
         few = {roster.index(i) + 1: shares for i, shares in list(told.items())[: self.needed(len(roster))]}
         seeds: dict[int, bytes] = {}
@@ -300,10 +337,9 @@ class SecAgg(Wire):
             y = x[at : at + CHUNK].double()
             peak = float(y.abs().max())
             if not peak <= self.range_bound:  # NaN too
-                raise ClientFailed(
-                    f"{ctx.client} has a value of magnitude {peak:g}, secagg was declared "
-                    f"{self.range_bound:g}; raise its range_bound, clip the update before it, or "
-                    "lower weights or learning rate"
+                raise ClientFailed(  # no value in it: the server reads this
+                    f"{ctx.client} has a value beyond the {self.range_bound:g} that secagg was declared; raise its "
+                    "range_bound, clip the update before it, or lower weights or learning rate"
                 )
             out[at : at + CHUNK] = y.mul_(2.0**self.bits).round_().long()
         return out
@@ -334,7 +370,7 @@ def _roster(answer: Message, ctx: Ctx, mine: bytes) -> tuple[tuple[str, ...], li
     """Names and keys of the cohort; refuses one that is too small, repeats itself, or shows other keys as mine."""
     roster = tuple(str(i) for i in answer.info.get("roster", ()))
     try:
-        keys = _bytes(answer.side.get("keys"), len(roster), 2 * masks.KEY)
+        keys = unrow(answer.side.get("keys"), len(roster), 2 * masks.KEY)
     except ValueError as e:
         raise ClientFailed(f"{ctx.client} got a roster that cannot be used: {e}") from e
     halves = {k[: masks.KEY] for k in keys} | {k[masks.KEY :] for k in keys}
@@ -363,36 +399,3 @@ def _positions(member: Member, answer: Message, what: str) -> list[int]:
 def _pair(topic: bytes, private: bytes, other: bytes, i: int, j: int) -> bytes:
     """The key of the mask that parties i and j share."""
     return masks.agree(private, other, masks.topic(topic, "pair", min(i, j), max(i, j)))
-
-
-def _message(_info: Mapping[str, Any] | None = None, **side: Tensor) -> Message:
-    return Message(torch.empty(0), kind="secagg", side=side, info=_info or {})
-
-
-def _rows(rows: Sequence[bytes]) -> Tensor:
-    """Byte strings of equal length as the rows of a uint8 tensor."""
-    if not rows:
-        return torch.empty(0, 0, dtype=torch.uint8)
-    return torch.frombuffer(bytearray(b"".join(rows)), dtype=torch.uint8).view(len(rows), -1)
-
-
-def _bytes(t: Tensor | None, count: int, width: int) -> list[bytes]:
-    """The inverse of `_rows`; raises ValueError unless there are `count` rows of `width` bytes."""
-    if t is None or t.dtype != torch.uint8 or tuple(t.shape) != (count, width):
-        raise ValueError(
-            f"{count} rows of {width} bytes are expected, got "
-            f"{None if t is None else (t.dtype, tuple(t.shape))}"
-        )
-    data = bytes(raw(t))
-    return [data[k : k + width] for k in range(0, len(data), width)]
-
-
-def _usable(messages: Mapping[str, Message], name: str, count: int, width: int) -> dict[str, list[bytes]]:
-    """The rows that each party sent; who sent something else is left out, and its session fails at the reply."""
-    found = {}
-    for i, m in messages.items():
-        try:
-            found[i] = _bytes(m.side.get(name), count, width)
-        except ValueError:
-            continue
-    return found

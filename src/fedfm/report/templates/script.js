@@ -1,8 +1,3 @@
-"""The page's script: theme, tooltips by pointer and keyboard, sorting, copying. It never writes HTML."""
-
-from __future__ import annotations
-
-SCRIPT = r"""
 (function () {
 'use strict';
 const root = document.documentElement, tip = document.getElementById('tip');
@@ -157,4 +152,3 @@ all('.copy>button').forEach(copy => copy.addEventListener('click', () => {
   if (navigator.clipboard) navigator.clipboard.writeText(pre.textContent).then(done, select); else select();
 }));
 })();
-"""

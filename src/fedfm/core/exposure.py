@@ -1,0 +1,396 @@
+"""What leaves a party, who gets it, and whether something covers it: the one place where that is said.
+
+`exposure(fed)` gives every channel its sort: public (agreed before the run), covered by a stage, or private. A
+protection names its observer: noise on the sum protects from `recipients` (whoever gets models and files; the server is
+trusted), noise at the party and masks from the `server`, and so from everybody. What that observer would get and no
+stage covers is a `Problem`. `kept` channels stay in the house, in the private part of the run folder.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from fedfm.core.combine import Pipe, stages_of
+from fedfm.core.context import Ctx, Event
+from fedfm.core.errors import Problem
+from fedfm.core.protocols import Wire
+from fedfm.core.registry import name_of
+
+if TYPE_CHECKING:
+    from fedfm.core.federation import Federation
+
+Sort = Literal["public", "covered", "private"]
+Change = Literal["zero-out", "replace-one", "add-or-remove"]
+Sampling = Mapping[str, Any]
+SERVER, RECIPIENTS = "server", "recipients"
+HIGHEST = 20.0  # beyond this epsilon (e^20 = 5e8) no meaningful guarantee is left
+TRIAL = 64  # parties of the pool on which a selector is tried when the real number is not known
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """One channel: its sort, the stage that covers it, who would get it, why."""
+
+    sort: Sort
+    by: str = ""
+    to: frozenset[str] = frozenset()  # of "server" and "recipients"; empty: it stays where it is
+    why: str = ""
+    source: str = ""  # the method that sends it
+
+    def __str__(self) -> str:
+        return f"covered by {self.by}" if self.sort == "covered" else self.sort
+
+
+@dataclass(frozen=True)
+class Relation:
+    """Two data sets that a guarantee makes hard to tell apart: they differ in one `unit`, by `change`."""
+
+    change: Change = "zero-out"
+    unit: str = "party"
+
+    def __str__(self) -> str:
+        what = {
+            "zero-out": f"the contribution of one {self.unit} set to zero: hides what it contributed, not that it took part",
+            "replace-one": f"one {self.unit} with other data in its place: hides what it contributed, not that it took part",
+            "add-or-remove": f"one {self.unit} more or less: hides that it took part",
+        }
+        return f"{self.change} ({what[self.change]})"
+
+
+class Accountant(Protocol):
+    """Who knows what releases cost. The core asks; it computes no epsilon."""
+
+    def planned(self, stage: Any, samplings: Sequence[Sampling]) -> Wire:
+        """The stage with the noise that its epsilon needs over these rounds."""
+
+    def overspends(self, stages: Sequence[Any], events: Iterable[Event], sampling: Sampling) -> str:
+        """Why one more round would exceed the budget; empty: it would not."""
+
+    def cost(self, stages: Sequence[Any], samplings: Sequence[Sampling]) -> float:
+        """Epsilon of a plan."""
+
+
+# ---- who protects whom -------------------------------------------------------------------------------------
+def guards(fed: Federation, against: str = "") -> tuple[Wire, ...]:
+    """The stages of the uplink that protect, from everybody or from one observer."""
+    return tuple(s for s in stages_of(fed.uplink) if s.against and against in ("", s.against))
+
+
+def noises(fed: Federation) -> tuple[Wire, ...]:
+    """Those that add noise and promise an epsilon."""
+    return tuple(s for s in stages_of(fed.uplink) if s.perturbs and s.against and not s.off)
+
+
+def observers(fed: Federation) -> tuple[str, ...]:
+    """From whom protection was asked for."""
+    return tuple(o for o in (SERVER, RECIPIENTS) if guards(fed, o))
+
+
+def schedule(fed: Federation, parties: int) -> tuple[Sampling, ...]:
+    """How the cohort of each planned round is drawn, by trying the selector on so many equal parties."""
+    ctx, pool = Ctx(fed.seed), {f"party-{i}": 1 for i in range(parties)}
+    if fed.select.asks:  # what is answered decides, so nothing is known beforehand
+        return ({"kind": "by answers"},) * horizon(fed)
+    state, found = fed.select.init(pool, ctx), []
+    for t in range(horizon(fed)):
+        plan, state = fed.select.select(pool, state, ctx.at(round=t), {})
+        found.append(dict(plan.sampling))
+    return tuple(found)
+
+
+def horizon(fed: Federation) -> int:
+    """Rounds of the whole run, to which calibrated noise belongs."""
+    return fed.rounds
+
+
+def planned(fed: Federation, parties: int) -> Federation:
+    """The federation with every epsilon turned into the noise that it needs; `parties`: how many there are."""
+    stages = stages_of(fed.uplink)
+    if not any(s.accountant is not None for s in stages):
+        return fed
+    draws = schedule(fed, parties)
+    ready = tuple(s if s.accountant is None else s.accountant.planned(s, draws) for s in stages)
+    return fed if ready == stages else replace(fed, uplink=ready[0] if len(ready) == 1 else Pipe(*ready))
+
+
+def overspends(fed: Federation, events: Iterable[Event], parties: int) -> str:
+    """Why the next round must not begin: it would exceed a privacy budget. To be asked before each round."""
+    if not (stages := noises(fed)):
+        return ""
+    sampling = schedule(replace(fed, rounds=1), parties)[0]
+    return str(stages[0].accountant.overspends(stages, events, sampling))
+
+
+# ---- the table ---------------------------------------------------------------------------------------------
+def exposure(fed: Federation) -> dict[str, Exposure]:  # noqa: C901 - one case after another
+    """Every channel of a party in this federation, and of what is computed from its rows."""
+    both, server, nobody = frozenset({SERVER, RECIPIENTS}), frozenset({SERVER}), frozenset[str]()
+    stages, found = stages_of(fed.uplink), dict[str, Exposure]()
+
+    def put(channel: str, sort: Sort, to: frozenset[str], why: str, source: Any = None, by: str = "") -> None:
+        found[channel] = Exposure(sort, by, to, why, name_of(source) if source is not None else "")
+
+    for channel, sort, why in (
+        ("x", "private", "an update is a function of a party's rows"),
+        ("mass", "public", "row counts are public by decision"),
+    ):
+        by = next((name_of(s) for s in guards(fed, SERVER) if channel in s.covers), "")
+        put(channel, "covered" if by else sort, server, why, None, by)  # type: ignore[arg-type]
+    wall = next((i for i, s in enumerate(stages) if s.against), len(stages))
+    for i, stage in enumerate(stages):
+        channel = f"side/{i}.{name_of(stage)}"
+        if stage.linear and not stage.against:
+            put(channel, "public", server, "a linear code sends the same beside every party's values", stage)
+        elif i > wall and not stage.against:
+            put(channel, "covered", server, "made from what was protected", stage, name_of(stages[wall]))
+        elif not stage.against:
+            put(
+                channel,
+                "private",
+                server,
+                "norms, ranges, indices, lengths are functions of the update",
+                stage,
+            )
+    for method in (fed.client, *stages):
+        for key in sorted(method.info):
+            put(f"info/{key}", "private", server, "it stands beside the update", method)
+    for phase in fed.serving.phases:
+        why = "its server learns from what parties say there, and the model from its server"
+        put(f"talk/{phase}", "private", both, why, fed.serving)
+    if fed.select.releases:
+        put("answers", "private", both, "computed from private rows, and decides the cohort", fed.select)
+    elif fed.select.asks:
+        put("answers", "public", both, "says nothing of rows", fed.select)
+    if fed.value.asks:
+        put("answers/value", "private", both, "computed from private rows, and told to who values", fed.value)
+    agreed: frozenset[str] = getattr(fed.data, "agreed", frozenset())  # a data spec may have no base class
+    if "schema" in agreed or not reads_labels(fed):
+        put("schema", "public", both, "agreed before rows are read", fed.data)
+    else:
+        put("schema", "private", both, "class names are the union of the parties' labels", fed.data)
+    if "test" in agreed or fed.evaluate.where != SERVER:
+        put("test", "public", nobody, "rows of the server's own, or that stay with their party", fed.data)
+    else:
+        put("test", "private", server, "a share of every party's rows is moved to the server", fed.data)
+    noisy = next((name_of(s) for s in noises(fed)), "")
+    why = "made from noisy sums" if noisy else "made from the updates"
+    put("model", "covered" if noisy else "private", both, why, None, noisy)
+    for channel, why in KEPT.items():
+        put(channel, "private", nobody, why)
+    return found
+
+
+KEPT = {  # private, and it stays in the house
+    "scores": "measured on rows that are in no account",
+    "facts": "norms, losses and seconds in the ledger",
+    "errors": "a message may quote values; a real party sends the exception's name",
+    "losses": "mean training loss of the cohort",
+    "baselines": "trained without noise on each party",
+    "draw": "amplification by sampling holds against those who do not see who was drawn",
+    "checkpoints": "states of parties and server",
+}
+
+
+def reads_labels(fed: Federation) -> bool:
+    """Does the task need class names? One that does not say what it reads may."""
+    columns = fed.task.columns
+    return not columns or any(c.name.startswith("label") for c in columns)
+
+
+def outside(fed: Federation) -> dict[str, str]:
+    """The channels that no account holds, and why: they stay in the private part of the run folder."""
+    return {c: e.why for c, e in exposure(fed).items() if e.sort == "private" and not e.to}
+
+
+def leaks(fed: Federation) -> dict[str, Exposure]:
+    """The private channels that somebody gets from whom protection was asked for."""
+    asked = set(observers(fed))
+    return {
+        c: e
+        for c, e in exposure(fed).items()
+        if e.sort == "private" and e.to & asked and not (c == "x" or c == "model")
+    }
+
+
+# ---- the rules ---------------------------------------------------------------------------------------------
+def exposed(fed: Federation) -> Iterator[Problem]:
+    """What a protection that was asked for does not cover, and what no accountant could book."""
+    if not observers(fed):
+        return
+    yield from _uncovered(fed)
+    yield from _before_noise(fed)
+    yield from _central(fed)
+    yield from _switched_off(fed)
+
+
+FIXES = {
+    "talk": (
+        "server",
+        "another server, or drop the protection: what a party tells there is as private as its upload",
+    ),
+    "answers": ("select, or value", "select=uniform or poisson; value=null"),
+    "schema": ("data", "give the class names in the config: data.labels=[...]"),
+    "test": ("data", "data.test_path=FILES that no party trains on, or evaluate.where=parties"),
+    "info": ("client", "a client that sends nothing beside its update"),
+    "side": ("uplink", "put the code behind the noise, where it is post-processing, or drop it"),
+}
+
+
+def _uncovered(fed: Federation) -> Iterator[Problem]:
+    names = " and ".join(name_of(s) for s in guards(fed))
+    for channel, e in leaks(fed).items():
+        if (kind := channel.split("/")[0]) == "side":
+            continue  # _before_noise says which stage, and why
+        where, fix = FIXES[kind]
+        who = " and ".join(sorted(e.to & set(observers(fed))))
+        what = f"{e.source} publishes what {names} does not cover ({channel})"
+        yield Problem(where, what, f"{e.why}, and the {who} would get it in clear", fix)
+
+
+def _before_noise(fed: Federation) -> Iterator[Problem]:
+    """Noise at the party covers what it is added to: nothing that an earlier stage sends beside it."""
+    stages = stages_of(fed.uplink)
+    for i, stage in enumerate(stages):
+        if stage.perturbs and not stage.after_sum:
+            for k, before in enumerate(stages[:i]):
+                if not before.linear:
+                    yield Problem(
+                        f"uplink.{k}",
+                        f"{name_of(before)} stands in front of {name_of(stage)}",
+                        "what it sends beside the values (indices, norms, ranges, lengths) leaves without noise, and a "
+                        "clipped code is no clipped update",
+                        FIXES["side"][1],
+                    )
+        mask = next((s for s in stages[i + 1 :] if s.opaque), None)
+        if not stage.shares or not stage.against:
+            continue
+        if (mask := next((s for s in stages[i + 1 :] if s.opaque), None)) is None:
+            yield Problem(
+                f"uplink.{i}",
+                f"nothing hides the single messages behind {name_of(stage)}",
+                "each party adds only its share of the noise; alone it protects nobody",
+                f"put secagg behind {name_of(stage)}",
+            )
+        elif mask.step > stage.step:
+            yield Problem(
+                f"uplink.{i + 1}.bits",
+                f"{name_of(mask)} rounds to {mask.step:g}, {name_of(stage)} needs {stage.step:g}",
+                "noise that is rounded party by party no longer adds up to what the accountant believes",
+                f"bits={-math.log2(stage.step):.0f} or more",
+            )
+        if not fed.aggregate.alike:
+            yield Problem(
+                "aggregate.weights",
+                f"{name_of(fed.aggregate)} weighs parties behind {name_of(stage)}",
+                "a weight below 1 would make a party's share of the noise smaller",
+                "aggregate.weights=equal",
+            )
+
+
+def _central(fed: Federation) -> Iterator[Problem]:
+    """Noise on a sum: one party must move it by no more than the accountant believes."""
+    stage = next((s for s in noises(fed) if s.after_sum), None)
+    if stage is None:
+        return
+    name, change = name_of(stage), stage.relation
+    aggregate, select, pace = fed.aggregate, fed.select, fed.pace
+    if aggregate.alpha_max is None or aggregate.alpha_max > 1.0:
+        yield Problem(
+            "aggregate",
+            f"{name_of(aggregate)} gives a party a weight that has no public bound of 1",
+            f"one party could move the sum by its weight times clip_norm, but {name} adds noise for clip_norm",
+            "aggregate.weights=equal, or aggregate.cap=ROWS with aggregate.denominator",
+        )
+    if aggregate.divisor != "public":
+        yield from _divisor(fed, name, change)
+    if not pace.independent:
+        yield Problem(
+            "pace",
+            f"under {name_of(pace)} whether a party counts depends on the others",
+            "a party that joins pushes another one out, or mixes rounds: the sum moves by 2 clip_norm or more",
+            "pace=synchronous, or quorum with a deadline, eager=false and late=cancel",
+        )
+    if change == "add-or-remove" and fed.pace.quorum(TRIAL) > 1:
+        yield Problem(
+            "pace",
+            f"{name_of(pace)} gives up below a quorum",
+            "whether a round succeeds tells how many took part",
+            f"pace=synchronous, or {name}.relation=zero-out",
+        )
+    if select.random_size and any(s.opaque for s in stages_of(fed.uplink)):
+        yield Problem(
+            "select",
+            f"{name_of(select)} draws cohorts of random size under masks",
+            "a cohort below 3 cannot be masked, so a failed round tells the size that must stay secret",
+            "select=uniform, or everybody",
+        )
+    if select.random_size and fed.serving.counts:
+        yield Problem(
+            "server",
+            f"{name_of(fed.serving)} looks at how many contributed, or does not say that it does not (`counts`)",
+            "that number is private under Poisson sampling",
+            "server=apply, or select=uniform",
+        )
+    if select.draws == "unknown":
+        yield Problem(
+            "select",
+            f"{name_of(select)} draws parties in a way that no accountant knows (`draws`)",
+            f"the epsilon of {name} depends on how a round's cohort was drawn",
+            "select=poisson, uniform or everybody",
+        )
+
+
+def _divisor(fed: Federation, name: str, change: str) -> Iterator[Problem]:
+    """What the noisy sum is divided by is published with it: it must not depend on who contributed what."""
+    aggregate = fed.aggregate
+    fix = "aggregate.denominator = expected number of contributors (rate x parties)"
+    what, why = "", ""
+    if fed.select.cuts:
+        what, why = (
+            "by the parties that hold a coordinate",
+            "a coordinate of few parties is known to be theirs",
+        )
+    elif aggregate.divisor != "count":
+        what, why = "by the sum of the weights", "the sum of private weights is a release without noise"
+    elif fed.select.random_size:
+        what, why = "by the cohort's random size", "that size is private under Poisson sampling"
+    elif fed.pace.loses:
+        what, why = (
+            "by the number of parties that delivered",
+            "who delivered changes the scale of the published noise",
+        )
+    elif change == "add-or-remove":
+        what, why = (
+            "by the number of contributors",
+            "the standard deviation of the published values tells that number, so it tells whether a party took part",
+        )
+        fix += f", or {name}.relation=zero-out"
+    if what:
+        yield Problem("aggregate.denominator", f"{name_of(aggregate)} divides {what}", why, fix)
+
+
+def _switched_off(fed: Federation) -> Iterator[Problem]:
+    """A switch that bears the name of a protection and gives none is said to be off, or refused."""
+    for i, stage in enumerate(stages_of(fed.uplink)):
+        if (
+            stage.perturbs
+            and stage.accountant is not None
+            and importlib.util.find_spec("dp_accounting") is None
+        ):
+            yield Problem(
+                "uplink",
+                "the privacy spent cannot be computed",
+                "dp-accounting is not installed",
+                "pip install 'fedfm[privacy]'",
+            )
+        if stage.off:
+            yield Problem(
+                f"uplink.{i}.noise_multiplier",
+                f"{name_of(stage)} gives no guarantee: {stage.off}",
+                "a run of this name would be taken for a private one",
+                "give epsilon or noise_multiplier, or say so: no_guarantee=true",
+            )

@@ -1,0 +1,43 @@
+"""Text of strangers (names, labels, reasons, columns) made fit for where it is shown: a page, a terminal, Markdown."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import Any
+
+HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn")  # controls, invisible and bidi marks, half pairs, private, unassigned
+
+
+def clean(value: Any) -> str:
+    """The text with a visible sign for every character that would hide, reorder or steer; lines and tabs stay."""
+    text = str(value)
+    if text.isprintable():
+        return text
+    return "".join(
+        c if c in "\n\t" or c.isprintable() or unicodedata.category(c) not in HIDDEN else "\ufffd"
+        for c in text
+    )
+
+
+def line(value: Any) -> str:
+    """The same on one line: nobody's name writes a line of its own into a log or a table."""
+    return re.sub(r"\s+", " ", clean(value)).strip()
+
+
+def markdown(value: Any) -> str:
+    """Text that Markdown shows as it is, inside a paragraph or a cell of a table."""
+    text = re.sub(r"([\\`*_\[\]|~$<>])", r"\\\1", line(value).replace("&", "&amp;"))
+    text = re.sub(r"^([#+=-]|\d+(?=[.)]))", r"\\\1", text)  # no heading or list begins here
+    text = text.replace(r"\<", "&lt;").replace(r"\>", "&gt;")
+    text = re.sub(r"(?i)\b(https?|ftp|mailto):", r"\1&#58;", text)  # no link that nobody wrote
+    return re.sub(r"(?i)\bwww\.", "www&#46;", text)
+
+
+def clip(value: Any, width: int = 22) -> str:
+    """Not escaped: the text, cut in the middle when it is longer than that many characters."""
+    text = str(value)
+    if len(text) <= width:
+        return text
+    keep = width - 1
+    return text[: keep - keep // 3] + "…" + text[len(text) - keep // 3 :]

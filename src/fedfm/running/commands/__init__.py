@@ -1,0 +1,1 @@
+"""What stands behind a command and is more than one call: checking, sweeps, predictions, exports, the doctor."""

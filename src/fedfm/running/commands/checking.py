@@ -1,0 +1,76 @@
+"""`fedfm check`, beyond the facts: the data, the rows that are left out, and the model, if it is on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedfm.config import plain as configs
+from fedfm.core.errors import ConfigError
+from fedfm.core.schema import Account
+from fedfm.data.splits import opened
+from fedfm.running.estimate import estimate
+from fedfm.running.feasible import feasible
+from fedfm.running.record.identity import models_of
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What was found. `absent`: models that are not here, so that nothing was probed; `estimate`: what a run takes."""
+
+    rows: dict[str, int]
+    test_rows: int
+    lost: Account
+    notes: tuple[str, ...] = ()
+    absent: tuple[str, ...] = ()
+    estimate: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def remarks(self) -> list[str]:
+        """Whatever a person must know before the run, in full sentences; empty: no problems."""
+        said = [
+            f"{e.party or 'all parties'}, {e.split}: {e.rows:,} rows are left out ({e.reason})"
+            for e in self.lost.entries
+        ]
+        said += [f"{i} has no training row left" for i, n in self.rows.items() if not n]
+        if not self.test_rows:
+            said.append("there is no test row: the model will never be scored")
+        said += self.notes
+        if cut := self.estimate.get("cut"):
+            said.append(
+                f"{cut:,} of {self.estimate['rows']:,} training texts are longer than task.max_tokens and are cut"
+            )
+        return said
+
+
+def probe(config: configs.Config) -> Checked:
+    """Open the data; take a few local steps if every model is here. Weights are never fetched. Raises ConfigError."""
+    fed = configs.from_config(config)
+    parties = opened(fed.data, fed.seed, fed.task)
+    rows = {i: len(parties.train(i)) for i in parties.ids}
+    if problems := feasible(fed, rows):
+        raise ConfigError(problems)
+    absent = tuple(name for name in dict.fromkeys(models_of(config.get("task"))) if not here(name))
+    taken = {} if absent else estimate(config)
+    return Checked(rows, len(parties.test()), parties.account, parties.notes, absent, taken)
+
+
+def here(name: str) -> bool:
+    """Are its weights on this machine? (A model that is made on the spot always is.) Asks no network."""
+    from fedfm import models
+
+    if name in models.catalog():
+        return any(r.cached or r.package == "made on the spot" for r in models.status() if r.name == name)
+    if Path(name).expanduser().exists() or name.startswith((".", "/", "~")):
+        return True  # a folder: what is wrong with it is for the loader to say
+    from huggingface_hub import try_to_load_from_cache
+
+    repository, _, revision = name.partition("@")
+    files = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+    try:
+        return any(
+            isinstance(try_to_load_from_cache(repository, f, revision=revision or None), str) for f in files
+        )
+    except ValueError:  # no hub id at all: for the loader to say
+        return True

@@ -1,0 +1,189 @@
+"""A grid of runs over settings and seeds: resumable, one table with mean and spread."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+import statistics
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fedfm.config import plain as configs
+from fedfm.core.errors import ConfigError, FedfmError, Problem, RunFailed
+from fedfm.core.state import write
+from fedfm.running.execute import configure, execute, resume
+from fedfm.running.progress import Progress
+from fedfm.running.record.folder import CONFIG, RECORD, writing
+from fedfm.running.verdict import Result
+
+LONGEST = 80  # letters of a folder's name
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of the grid: its settings by path, its folder, what it came to (None: not yet), or why not."""
+
+    settings: dict[str, Any]
+    folder: Path
+    result: Result | None
+    error: str = ""
+
+
+def axes(settings: Iterable[str]) -> tuple[dict[str, list[str]], list[str]]:
+    """`client.lr=1e-4,1e-3` is an axis of two values; what has one value is an ordinary setting.
+
+    Commas inside brackets or quotation marks belong to the value.
+    """
+    grid: dict[str, list[str]] = {}
+    plain: list[str] = []
+    for setting in settings:
+        path, eq, text = setting.partition("=")
+        values = _split(text)
+        if eq and len(values) > 1:
+            if path in grid:
+                raise ConfigError(
+                    [
+                        Problem(
+                            path, "this axis is given twice", f"{path}={','.join(grid[path])}", "give it once"
+                        )
+                    ]
+                )
+            grid[path] = values
+        else:
+            plain.append(setting)
+    return grid, plain
+
+
+def sweep(
+    what: Any,
+    settings: Sequence[str] = (),
+    *,
+    out: str | Path,
+    baselines: str = "none",
+    engine: str | None = None,
+    rounds: int | None = None,
+    progress: Callable[[Point, int, int], Progress | None] = lambda point, k, n: None,
+) -> list[Point]:
+    """Run every combination of the axes in `settings`, each in a folder of its own under `out`.
+
+    Called again with the same `out` it goes on: finished runs are read, interrupted ones resumed, and those that
+    another process is writing are left to it. All configs are checked before the first run. A run that fails is a
+    row of the table. Raises ConfigError.
+    """
+    grid, plain = axes(settings)
+    out, points, problems = Path(out), [], list[Problem]()
+    for values in itertools.product(*grid.values()):
+        assigned = dict(zip(grid, values, strict=True))
+        try:
+            config = configure(
+                what, [*plain, *(f"{k}={v}" for k, v in assigned.items())], rounds=rounds, engine=engine
+            )
+        except ConfigError as e:
+            problems += [p for p in e.problems if p not in problems]
+            continue
+        points.append((assigned, config))
+    if problems:
+        raise ConfigError(problems)
+    done = []
+    for k, (assigned, config) in enumerate(points):
+        point = Point({p: yaml.safe_load(v) for p, v in assigned.items()}, out / _slug(assigned), None)
+        done.append(_run(point, config, baselines, progress(point, k, len(points))))
+        with writing(out):
+            write(out / "sweep.json", json.dumps({"format": 1, "table": table(done)}, indent=1).encode())
+    return done
+
+
+def table(points: Sequence[Point], over: str = "seed") -> list[dict[str, Any]]:
+    """One row a combination of all axes but `over`: number of runs, mean and sample deviation of their scores."""
+    groups: dict[str, list[Point]] = {}
+    for p in points:
+        key = json.dumps({k: v for k, v in p.settings.items() if k != over})
+        groups.setdefault(key, []).append(p)
+    rows = []
+    for key, group in groups.items():
+        ran = [p.result for p in group if p.result is not None]
+        row: dict[str, Any] = {"settings": json.loads(key), "runs": len(group), "status": _states(group)}
+        row["metric"] = ran[0].metric["name"] if ran else None
+        for name in ("base", "local", "federated", "pooled"):
+            values = [r.metric[name] for r in ran if r.metric.get(name) is not None]
+            row[name] = statistics.fmean(values) if values else None
+            row[f"{name}_spread"] = statistics.stdev(values) if len(values) > 1 else None
+        rows.append(row)
+    return rows
+
+
+def _states(group: Sequence[Point]) -> dict[str, int]:
+    states = [p.result.status if p.result is not None else "not run: " + p.error for p in group]
+    return {s: states.count(s) for s in dict.fromkeys(states)}
+
+
+def _run(point: Point, config: configs.Config, baselines: str, progress: Progress | None) -> Point:
+    """Run one point or go on with it; what goes wrong with it stays its own."""
+    result: Result | None = None
+    error = ""
+    try:
+        if (point.folder / RECORD).exists() or (point.folder / CONFIG).exists():
+            if (point.folder / CONFIG).exists() and configs.digest(
+                _config_of(point.folder)
+            ) != configs.digest(config):
+                raise ConfigError(
+                    [
+                        Problem(
+                            "--out",
+                            f"{point.folder} is a run of another config",
+                            "the sweep that began here had other settings",
+                            "give another folder for this sweep",
+                        )
+                    ]
+                )
+            result = resume(point.folder, progress=progress)
+        else:
+            result = execute(config, point.folder, baselines=baselines, progress=progress)
+    except ConfigError:
+        raise
+    except RunFailed as e:
+        result = e.result if isinstance(e.result, Result) else None
+        error = str(e).split("\n")[0]
+    except FedfmError as e:
+        error = str(e).split("\n")[0]
+    return Point(point.settings, point.folder, result, error)
+
+
+def _config_of(folder: Path) -> configs.Config:
+    from fedfm.config import text
+
+    return text.parse((folder / CONFIG).read_text(encoding="utf-8"), str(folder / CONFIG))
+
+
+def _slug(assigned: dict[str, str]) -> str:
+    """A folder's name that says the settings; a digest ends it where it would be too long or ambiguous."""
+    said = ",".join(f"{k}={v}" for k, v in assigned.items()) or "run"
+    name = re.sub(r"[^\w.=,+-]+", "_", said)
+    if name == said and len(name) <= LONGEST:
+        return name
+    return f"{name[:LONGEST]}-{hashlib.sha256(said.encode()).hexdigest()[:8]}"
+
+
+def _split(text: str) -> list[str]:
+    """At the commas outside of brackets and quotation marks."""
+    parts, depth, quote = [""], 0, ""
+    for c in text:
+        if quote:
+            quote = "" if c == quote else quote
+        elif c in "'\"":
+            quote = c
+        elif c in "[{(":
+            depth += 1
+        elif c in ")}]":
+            depth -= 1
+        if c == "," and not depth and not quote:
+            parts.append("")
+        else:
+            parts[-1] += c
+    return [p.strip() for p in parts]

@@ -1,0 +1,148 @@
+"""What to do with the model of a finished run: ask it, or hand it on."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedfm.config import plain as configs
+from fedfm.config import text
+from fedfm.core.errors import DataError, FedfmError, ModelError
+from fedfm.core.protocols.scoring import means
+from fedfm.data.splits import opened
+
+COLUMNS = ("text", "instruction")
+FAR = 1e-3  # relative difference of a loss that merging may make in float32
+FAR_HALF = 2e-2  # in bfloat16
+ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
+
+
+@dataclass(frozen=True)
+class Exported:
+    """Where it lies; its own scores on the test rows, or why there are none; what the run reported."""
+
+    folder: Path
+    scores: dict[str, float]
+    reported: dict[str, float]
+    unscored: str = ""
+
+
+def model_of(folder: Path) -> Path:
+    """The tuned model of a run directory (or the folder itself, if it is one). Raises ModelError."""
+    for place in (folder / "model", folder):
+        if (place / "fedfm-task.json").is_file():
+            return place
+    if (folder / "run.json").is_file() and not (folder / "model").is_dir():
+        raise ModelError(f"{folder}: this run has no model yet\n    fix: fedfm resume {folder}")
+    raise ModelError(
+        f"{folder}: there is no tuned text model here\n    fix: give the directory of a finished run of a text task"
+    )
+
+
+def predict(folder: Path, texts: list[str]) -> list[str]:
+    """The label of each text, or the answer to each instruction."""
+    from fedfm.tasks import load_tuned
+
+    return load_tuned(model_of(folder)).predict(texts) if texts else []
+
+
+def read_texts(file: Path, column: str = "") -> list[str]:
+    """Texts of a file: one a line, or a column of .jsonl or .csv (default: text, else instruction). Raises DataError."""
+    try:
+        content = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as e:
+        raise DataError(f"{file} cannot be read: {e}\n    fix: give a text file in UTF-8") from e
+    if file.suffix not in (".jsonl", ".csv"):
+        return [line for line in content.splitlines() if line.strip()]
+    rows: list[dict[str, Any]] = []
+    if file.suffix == ".csv":
+        rows = list(csv.DictReader(content.splitlines()))
+    else:
+        for n, line in enumerate(content.splitlines(), 1):
+            try:
+                row = json.loads(line) if line.strip() else {}
+            except ValueError as e:
+                raise DataError(f"{file}, line {n}: this is no JSON ({e})") from e
+            rows += [row] if isinstance(row, dict) and row else []
+    wanted = (column,) if column else COLUMNS
+    found = next((c for c in wanted if rows and c in rows[0]), None)
+    if found is None:
+        raise DataError(
+            f"{file} has no column {' or '.join(wanted)}\n    fix: --column NAME, one of "
+            + ", ".join(rows[0] if rows else ())
+        )
+    if bad := [n for n, r in enumerate(rows, 1) if not isinstance(r.get(found), str)]:
+        raise DataError(f"{file}: row {bad[0]} has no text in the column {found}")
+    return [r[found] for r in rows]
+
+
+def export(folder: Path, to: Path | None, *, merged: bool) -> Exported:
+    """Copy the tuned model to `to`, merged into its base or as it is, and score it on the run's test rows.
+
+    Raises ModelError when the merged model is not the model that was scored (its loss moved), and leaves nothing then.
+    """
+    source = model_of(folder)
+    to = to or folder / ("merged" if merged else "export")
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise ModelError(f"{to} is not empty\n    fix: give another folder with --to")
+    to.parent.mkdir(parents=True, exist_ok=True)
+    skipped = (*ADAPTER, "README.md") if merged else ()
+    shutil.copytree(
+        source, to, ignore=lambda _, names: [n for n in names if n in skipped], dirs_exist_ok=True
+    )
+    try:
+        if merged:
+            _merge(source, to)
+        return _scored(folder, to)
+    except BaseException:
+        shutil.rmtree(to, ignore_errors=True)
+        raise
+
+
+def _merge(source: Path, to: Path) -> None:
+    """The network with its adapter added to its weights, in the layout of transformers, with its tokenizer."""
+    from fedfm.efficiency.computation.tuning.full import write_whole
+    from fedfm.tasks import load_tuned
+    from fedfm.tasks.export import write_task
+
+    tuned = load_tuned(source)
+    network = tuned.objective.network(tuned.module)
+    if hasattr(network, "merge_and_unload"):
+        network = network.merge_and_unload()
+    write_whole(network, to)
+    tuned.objective.tokenizer.save_pretrained(to)
+    write_task(tuned.task, tuned.objective.labels, tuned.objective.base, to)
+
+
+def _scored(folder: Path, model: Path) -> Exported:
+    """Score what lies in `model` on the run's test rows, and compare with what the run reported."""
+    from fedfm.tasks import load_tuned
+
+    if not (folder / "summary.json").is_file():
+        return Exported(model, {}, {}, "it is no run directory")
+    reported = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["metrics"]
+    tuned = load_tuned(model)
+    try:
+        config = text.parse((folder / "config.yaml").read_text(encoding="utf-8"), str(folder / "config.yaml"))
+        fed = configs.from_config(config)
+        rows = opened(fed.data, fed.seed, fed.task).test()
+    except FedfmError as e:
+        return Exported(model, {}, reported, str(e).split("\n")[0])
+    import torch
+
+    with torch.no_grad():
+        device = next(tuned.module.parameters()).device
+        scores = means([tuned.objective.score(tuned.module, tuned.objective.encode(rows), device)])
+    was, now = reported.get("loss"), scores.get("loss")
+    limit = FAR_HALF if getattr(tuned.task, "dtype", "") == "bfloat16" else FAR
+    if was is not None and now is not None and abs(now - was) > limit * max(1.0, abs(was)):
+        raise ModelError(
+            f"{model}: the exported model is not the one that was scored (loss {now:.4f}, reported {was:.4f})\n"
+            "    why: merging changed it (a tied head, or a lower precision)\n"
+            f"    fix: use the adapter itself: fedfm export {folder}"
+        )
+    return Exported(model, scores, reported)

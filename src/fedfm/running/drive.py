@@ -1,0 +1,227 @@
+"""One run, from opening its data and model to the folder that a finished run leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedfm.config import plain as configs
+from fedfm.config import text
+from fedfm.core import ledger
+from fedfm.core.books import checkpoints
+from fedfm.core.errors import ConfigError, MachineFault
+from fedfm.core.exposure import planned
+from fedfm.core.federation import Federation
+from fedfm.core.loop import Run
+from fedfm.core.message import finite
+from fedfm.core.session import Site
+from fedfm.core.state import Store, write
+from fedfm.data.splits import opened
+from fedfm.running import baselines as base
+from fedfm.running.feasible import affordable, feasible
+from fedfm.running.progress import Progress, Silent
+from fedfm.running.record import own
+from fedfm.running.record.folder import CONFIG, record, writing
+from fedfm.running.record.identity import Identity, of_base, of_data, refuse
+from fedfm.running.summary import dumps, summarise, versions
+from fedfm.running.verdict import FAILED, INTERRUPTED, Result, Verdict, judge
+from fedfm.tasks.probing import open_task, probe
+
+Callback = Callable[[dict[str, Any]], None]  # called with a copy of each round's record
+
+
+@dataclass
+class Plan:
+    """A run in its folder: what it is, and who listens to it. `record` is what run.json says."""
+
+    folder: Path
+    config: configs.Config
+    fed: Federation
+    record: dict[str, Any]
+    resume: bool = False
+    listeners: Sequence[Callback] = ()
+    trackers: Sequence[Any] = ()  # given as objects: open already
+    progress: Progress = field(default_factory=Silent)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        return base.parse(self.record["baselines"])
+
+    def keep(self, **more: Any) -> None:
+        """Add to the record, durably."""
+        self.record |= more
+        record(self.folder, self.record)
+
+    def write_config(self) -> None:
+        """Make config.yaml what this run is of."""
+        with writing(self.folder):
+            write(self.folder / CONFIG, text.dump(self.config).encode())
+
+
+def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
+    """Open data and model, and encode all data once (workers are forked from this)."""
+    import torch
+
+    torch.set_num_threads(fed.threads)
+    with progress.step("data"):
+        parties = opened(fed.data, fed.seed, fed.task)
+    device = fed.device if fed.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    sizes = {i: len(parties.train(i)) for i in parties.ids}
+    if problems := [*feasible(fed, sizes), *affordable(fed, sizes)]:
+        raise ConfigError(problems)
+    with progress.step("model"):
+        bound = open_task(fed.task, parties, device)
+    with progress.step("probing"):
+        if problems := probe(fed.task, bound, parties):
+            raise ConfigError(problems)
+    return Site(planned(fed, len(sizes)), bound, parties, Store(folder / "clients"))
+
+
+# ---- one run --------------------------------------------------------------------------------------------------
+def drive(plan: Plan) -> Result:
+    """Open, identify, run the rounds, judge; then write what a finished run leaves."""
+    folder, fed, progress, start = plan.folder, plan.fed, plan.progress, time.perf_counter()
+    with _listening(plan) as heard:
+        site = open_site(fed, folder, progress)
+        with progress.step("identity"):
+            _identify(plan, site)
+        with progress.step("encoding"):
+            for i in site.parties.ids:
+                site.data(i)
+            for case in site.home.cases:
+                for k in range(fed.evaluate.parts):
+                    site.home.test(case, k, fed.evaluate.parts)
+        engine = fed.engine.make()
+        verdict, found, run, ended = None, dict[str, Any](), None, False
+        try:
+            engine.open(site)
+            run = Run(site.fed, folder, site.home, engine, plan.resume)
+            with progress.rounds(fed.rounds, run) as shown:
+                for line in _lines(run, folder):
+                    shown(line)
+                    heard(line)
+            with progress.bar("baselines") as tick:
+                found = base.baselines(run, plan.kinds, tick) if plan.kinds and fed.rounds else {}
+            verdict, ended = _judged(run), True
+        except KeyboardInterrupt as e:
+            verdict = Verdict(INTERRUPTED, ("it was interrupted by hand",))
+            e.add_note(_kept(plan, run))
+            raise
+        except MachineFault as e:
+            verdict = Verdict(INTERRUPTED, (str(e).split("\n")[0],))
+            raise MachineFault(f"{e}\n    {_kept(plan, run)}") from e
+        except Exception as e:
+            verdict = Verdict(FAILED, (f"{type(e).__name__}: {e}".split("\n")[0],))
+            raise
+        finally:
+            engine.close()
+            seconds = plan.record["seconds"] + time.perf_counter() - start
+            with contextlib.nullcontext() if ended else contextlib.suppress(MachineFault):
+                plan.keep(seconds=seconds)
+                if run is not None and verdict is not None:
+                    summary = summarise(run, site, plan.config, verdict, seconds=seconds, baseline=found)
+                    summary["history"] = plan.record["history"]
+                    with writing(folder):
+                        write(folder / "summary.json", dumps(summary))
+    _leave(plan, run, summary)
+    return Result(folder, summary)
+
+
+def _lines(run: Run, folder: Path) -> Iterator[dict[str, Any]]:
+    """The records of the rounds; what the disk refuses on the way is a fault of the machine."""
+    rounds = run.rounds()
+    while True:
+        with writing(folder):
+            line = next(rounds, None)
+        if line is None:
+            return
+        yield line
+
+
+def _identify(plan: Plan, site: Site) -> None:
+    """Compare with the record, or make it; durable before the first round."""
+    base_model, template = of_base(plan.config, site.bound)
+    now = Identity(
+        plan.config, of_data(site.parties), base_model, template, own.modules(plan.fed), versions()
+    )
+    if plan.resume and plan.record.get("identity"):
+        before = Identity.of(plan.record["identity"])
+        seen = dataclasses.replace(
+            now, config=before.config, imports=before.imports, versions=before.versions
+        )
+        refuse(before.differs(seen), plan.folder)
+    plan.write_config()
+    plan.keep(identity=now.plain(), complete=False)
+
+
+def _judged(run: Run) -> Verdict:
+    return judge(
+        records=list(ledger.read(run.books.metrics.path)),
+        events=ledger.read(run.books.ledger.path),
+        rows=run.parties,
+        malicious=run.malicious,
+        primary=run.bound.objective.primary,
+        finite=finite(run.model()),
+    )
+
+
+def _kept(plan: Plan, run: Run | None) -> str:
+    """What is kept of a run that stopped, and how it goes on."""
+    done = run.state.round if run is not None else 0
+    if run is None or not checkpoints(plan.folder):
+        return f"nothing is kept yet of {plan.folder}: start it again"
+    return (
+        f"{done} of {plan.fed.rounds} rounds are kept in {plan.folder}; `fedfm resume {plan.folder}` goes on"
+    )
+
+
+def _leave(plan: Plan, run: Run, summary: dict[str, Any]) -> None:
+    """The tuned model and the page; a run is complete when both are there."""
+    from fedfm import report
+
+    folder, bound = plan.folder, run.bound
+    part, model = folder / ".model.0", folder / "model"
+    with writing(folder):
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        bound.load(run.model())
+        bound.objective.save(bound.module, str(part))
+        if summary["privacy"]:  # whoever gets the model gets the definition of its epsilon with it
+            with (part / "README.md").open("a", encoding="utf-8") as f:
+                f.write(f"\n## Privacy\n\n{summary['privacy']['sentence']}.\n")
+        shutil.rmtree(model, ignore_errors=True)
+        part.replace(model)
+        with plan.progress.step("report"):
+            report.write([folder])
+    plan.keep(complete=True)
+
+
+# ---- who listens ----------------------------------------------------------------------------------------------
+@contextlib.contextmanager
+def _listening(plan: Plan) -> Iterator[Callback]:
+    """One call a round for all callbacks and trackers; trackers are closed whatever happens."""
+    from fedfm.report import trackers as tracking
+
+    config = plan.config
+    loggers = [
+        *plan.trackers,
+        *(tracking.open_tracker(name, plan.folder, config) for name in plan.record["trackers"]),
+    ]
+
+    def heard(line: dict[str, Any]) -> None:
+        for listener in plan.listeners:
+            listener(dict(line))
+        for logger in loggers:
+            logger.log(line["round"], line.get("metrics", {}))
+
+    try:
+        yield heard
+    finally:
+        for logger in loggers:
+            logger.close()

@@ -1,0 +1,1 @@
+"""What a run keeps of itself on disk, and who may write there."""

@@ -1,0 +1,232 @@
+"""What a run is a run of: config, data, base model, template, the user's own modules, library versions.
+
+The record is durable before the first round; a resume makes it anew, and `differs` names whatever is not the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedfm.config.plain import Config
+from fedfm.core.errors import ModelError, ResumeError
+from fedfm.core.message import raw
+
+BITS = 1  # grows with every change of this package that moves the bits of a run under the same config
+CHANGEABLE = ("rounds", "evaluate.every", "engine")  # keys of a config that a resumed run may change
+# Whatever turns text or pictures into what the network sees; chat templates are among them.
+_TEMPLATES = (
+    "tokenizer*",
+    "*token*.json",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+    "chat_template*",
+    "preprocessor_config.json",
+)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One thing that is not as the run recorded it; `allowed` says whether the run may go on all the same."""
+
+    what: str
+    was: str
+    now: str
+    allowed: bool
+
+    def __str__(self) -> str:
+        return f"{self.what}: was {self.was}, is {self.now}"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The record. Digests are SHA-256 (hex) by name: of all rows and of each party's, of each file of the base model.
+
+    `imports` holds the file and digest of each module of the user's own that the federation rests on.
+    """
+
+    config: Config
+    data: Mapping[str, str] = field(default_factory=dict)
+    base: Mapping[str, str] = field(default_factory=dict)
+    template: Mapping[str, str] = field(default_factory=dict)
+    imports: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    bits: int = BITS
+
+    def plain(self) -> dict[str, Any]:
+        """As it stands in run.json."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Identity:
+        """The inverse of `plain`. Raises ResumeError for fields that this release does not know."""
+        try:
+            return cls(**plain)
+        except TypeError as e:
+            raise ResumeError(
+                f"run.json holds another record of identity than this release knows ({e})"
+            ) from e
+
+    def differs(self, other: Identity, *, done: int = 0, accept: Iterable[str] = ()) -> list[Difference]:
+        """What `other`, made now, does not share with this record.
+
+        `done`: rounds that are kept (a plan of fewer is refused). `accept`: "imports" lets changed own modules pass.
+        """
+        found = [
+            Difference(what, _short(was), _short(now), _may(what, now, done))
+            for what, was, now in _unlike(_settled(self.config), _settled(other.config), "")
+        ]
+        if self.data.get("all") != other.data.get("all"):
+            parts = list(_unlike({**self.data, "all": ""}, {**other.data, "all": ""}, "data"))
+            found += [Difference(w, _short(a), _short(b), False) for w, a, b in parts] or [
+                Difference("data", "other held-out rows or names", "these", False)
+            ]
+        for name, was, now in (
+            ("base model", self.base, other.base),
+            ("template", self.template, other.template),
+        ):
+            found += [Difference(w, _short(a), _short(b), False) for w, a, b in _unlike(was, now, name)]
+        found += imports_differ(self.imports, other.imports, "imports" in set(accept))
+        if self.bits != other.bits:
+            found.append(Difference("bits epoch", str(self.bits), str(other.bits), False))
+        found += [
+            Difference(w, str(a), str(b), True) for w, a, b in _unlike(self.versions, other.versions, "")
+        ]
+        return found
+
+
+def imports_differ(
+    was: Mapping[str, Mapping[str, str]], now: Mapping[str, Mapping[str, str]], accepted: bool
+) -> list[Difference]:
+    """Own modules whose content is not the recorded one; a module may move, and may no longer be needed."""
+    return [
+        Difference(f"import {name}", _said(was[name]), _said(now[name]), accepted)
+        for name in sorted(was.keys() & now.keys())
+        if was[name]["sha256"] != now[name]["sha256"]
+    ]
+
+
+def refuse(differences: Iterable[Difference], folder: Path) -> None:
+    """Raise ResumeError that names every difference which is not allowed."""
+    bad = [d for d in differences if not d.allowed]
+    if not bad:
+        return
+    fixes = ["restore what changed, or start another run"]
+    if all(d.what.startswith("import ") for d in bad):
+        fixes.append(f"`fedfm resume {folder} --accept imports` goes on with the changed code and records it")
+    if any(d.what == "rounds" for d in bad):
+        fixes.append("a run may get more rounds than it has done, not fewer")
+    raise ResumeError(
+        f"{folder} cannot go on: it is a run of something else\n    "
+        + "\n    ".join(map(str, bad))
+        + f"\n    may change: {', '.join(CHANGEABLE)}; library versions"
+        + "".join(f"\n    fix: {fix}" for fix in fixes)
+    )
+
+
+def models_of(node: Any) -> Iterator[str]:
+    """Every model that a task's config names, at any depth."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            if key == "model" and isinstance(value, str):
+                yield value
+            else:
+                yield from models_of(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from models_of(value)
+
+
+# ---- its parts ------------------------------------------------------------------------------------------------
+def of_data(parties: Any) -> dict[str, str]:
+    """The digest of all rows, and that of each party's training rows, so that a change can be named."""
+    return {
+        "all": parties.digest,
+        **{i: str(getattr(parties.train(i), "digest", "")) for i in parties.ids},
+    }
+
+
+def of_base(config: Config, bound: Any) -> tuple[dict[str, str], dict[str, str]]:
+    """Digests of the base model and of what makes its inputs, for every model that the task names.
+
+    The start (the vector that training begins from) is a part of the base: an adapter or a module given from
+    Python has no folder to look at.
+    """
+    base = {"start": hashlib.sha256(raw(bound.init)).hexdigest()}
+    template: dict[str, str] = {}
+    for name in sorted(set(models_of(config.get("task")))):
+        for where in _folders(name):
+            from fedfm import models
+
+            try:
+                base[f"weights of {name}"] = models.digest(where)
+            except ModelError:
+                continue  # no folder in the usual layout: its start says what can be said
+            if where.parent.name == "snapshots":
+                base[f"revision of {name}"] = where.name
+            for file in sorted({f for pattern in _TEMPLATES for f in where.glob(pattern) if f.is_file()}):
+                with file.open("rb") as f:
+                    template[f"{name}/{file.name}"] = hashlib.file_digest(f, "sha256").hexdigest()
+    return base, template
+
+
+def _folders(name: str) -> Iterator[Path]:
+    """Where the files of a model lie on this machine: a folder, or the snapshot in the cache of the hub."""
+    from fedfm import models
+
+    try:
+        where = models.path(name, progress=False)
+    except ModelError:
+        return
+    if Path(where).is_dir():
+        yield Path(where)
+        return
+    from huggingface_hub import try_to_load_from_cache
+
+    repository, _, revision = where.partition("@")
+    file = try_to_load_from_cache(repository, "config.json", revision=revision or None)
+    if isinstance(file, str):
+        yield Path(file).parent
+
+
+# ---- comparing ------------------------------------------------------------------------------------------------
+_MISSING = "nothing"
+
+
+def _settled(config: Config) -> Any:
+    """As it is after a way through a file."""
+    return json.loads(json.dumps(config))
+
+
+def _unlike(was: Any, now: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    """Every leaf that is not the same: its dotted path, and both values."""
+    if isinstance(was, list) and isinstance(now, list) and len(was) == len(now):
+        was, now = ({str(k): v for k, v in enumerate(node)} for node in (was, now))
+    if isinstance(was, Mapping) and isinstance(now, Mapping):
+        for key in dict.fromkeys((*was, *now)):
+            at = f"{path}.{key}" if path else str(key)
+            yield from _unlike(was.get(key, _MISSING), now.get(key, _MISSING), at)
+    elif was != now or type(was) is not type(now) and {type(was), type(now)} != {int, float}:
+        yield path, was, now
+
+
+def _may(what: str, now: Any, done: int) -> bool:
+    if what == "rounds":
+        return isinstance(now, int) and now >= done
+    return any(what == key or what.startswith(f"{key}.") for key in CHANGEABLE)
+
+
+def _said(module: Mapping[str, str]) -> str:
+    return f"{module['sha256'][:12]} ({module['file'] or 'no file'})"
+
+
+def _short(value: Any) -> str:
+    """A digest in twelve letters; other values as they are."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text[:12] if len(text) == 64 and set(text) <= set("0123456789abcdef") else text

@@ -1,0 +1,255 @@
+"""What a run came to: finished, finished with findings, failed or interrupted, and why. Computed once, said first.
+
+`judge` computes it, `Result` is the run as Python sees it: its folder, its summary, its verdict, its curve.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedfm.core import ledger
+from fedfm.core.context import Event
+from fedfm.core.errors import RunFailed
+from fedfm.core.text import line
+from fedfm.report.drawing.markup import esc
+from fedfm.report.numbers import score
+
+FINISHED, FINDINGS, FAILED, INTERRUPTED = "finished", "finished with findings", "failed", "interrupted"
+MOST = 0.5  # a party that fails in more than this share of the rounds that asked it is a finding
+ASKED = 3  # from so many rounds on
+NAMED = 5  # parties that a reason names
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`status` in one of four words, `reasons` in full sentences, the gravest first."""
+
+    status: str
+    reasons: tuple[str, ...] = ()
+
+    @property
+    def good(self) -> bool:
+        """May its numbers be relied on?"""
+        return self.status in (FINISHED, FINDINGS)
+
+
+@dataclass
+class Tally:
+    """One party's rounds: asked to work, delivered an upload that was used, and what became of the others."""
+
+    asked: int = 0
+    sent: int = 0
+    used: int = 0
+    lost: Counter[str] = field(default_factory=Counter)  # kind of event -> rounds
+    why: str = ""  # the first reason that was noted
+
+
+def tally(events: Iterable[Event], failed: Collection[int]) -> dict[str, Tally]:
+    """Parties' rounds from the ledger; what was sent to a round that failed as a whole was not used."""
+    parties: dict[str, Tally] = {}
+    sent: dict[str, set[int]] = {}
+    out: dict[str, dict[int, str]] = {}
+    for e in events:
+        if e["kind"] == "plan":
+            for i in e.get("clients", ()):
+                parties.setdefault(i, Tally()).asked += 1
+        elif (i := e.get("client")) is None:
+            continue
+        elif e["kind"] == "upload":
+            sent.setdefault(i, set()).add(e["round"])
+        elif e["kind"] in ("failed", "refused", "dropout", "late"):
+            one = parties.setdefault(i, Tally())
+            out.setdefault(i, {}).setdefault(e["round"], e["kind"])
+            one.why = one.why or str(e.get("error") or e.get("reason") or e["kind"])
+    for i, one in parties.items():
+        gone = out.get(i, {})
+        one.lost = Counter(gone.values())
+        one.sent = sum(gone.get(r, "refused") == "refused" for r in sent.get(i, ()))
+        one.used = sum(r not in gone and r not in failed for r in sent.get(i, ()))
+    return parties
+
+
+def judge(
+    *,
+    records: Sequence[Mapping[str, Any]],
+    events: Iterable[Event],
+    rows: Mapping[str, int],
+    malicious: Collection[str],
+    primary: str,
+    finite: bool = True,
+) -> Verdict:
+    """The verdict on a run that came to its end.
+
+    `records`: the lines of metrics.jsonl. `rows`: training rows by party. `malicious`: those that the adversary
+    drew. `finite`: whether the last model holds numbers only.
+    """
+    rounds = [r for r in records if r["round"]]
+    failed = {r["round"]: str(r["failed"]) for r in rounds if r.get("failed")}
+    found = tally(events, {r - 1 for r in failed})  # an event carries the version that its round began from
+    if rounds and len(failed) == len(rounds):
+        why = f"{_rounds(failed, len(rounds))}; the model is the one it began with"
+        return Verdict(FAILED, (why, *_absent(found, rows, malicious)))
+    if not finite:
+        return Verdict(FAILED, ("the last model holds values that are not finite (NaN or Inf)",))
+    scored = [r["metrics"] for r in records if r.get("metrics") is not None]
+    last = scored[-1].get(primary) if scored else None
+    if scored and last is not None and last != last:
+        return Verdict(FAILED, (f"the last model cannot be scored: its {primary} is not a number",))
+    reasons = [*_adversary(found, malicious, bool(rounds)), *_absent(found, rows, malicious)]
+    if failed:
+        reasons.append(_rounds(failed, len(rounds)))
+    if scored and last is None:
+        reasons.append(f"the model was never scored: there is no test row with a {primary}")
+    return Verdict(FINDINGS if reasons else FINISHED, tuple(reasons))
+
+
+def _rounds(failed: Mapping[int, str], n: int) -> str:
+    first, why = next(iter(failed.items()))
+    if len(failed) == n:
+        return f"every round failed ({n} of {n}): {why}"
+    return f"{len(failed)} of {n} rounds failed (round {first} first): {why}"
+
+
+def _adversary(found: Mapping[str, Tally], malicious: Collection[str], ran: bool) -> list[str]:
+    """An attack that was never carried out says nothing about a defence."""
+    if not malicious or not ran or any(found[i].sent for i in malicious if i in found):
+        return []
+    asked = [i for i in malicious if i in found and found[i].asked]
+    why = (
+        next((found[i].why for i in asked if found[i].why), "none of their messages arrived")
+        if asked
+        else "none of them was ever asked to take part"
+    )
+    return [f"the attack was never carried out by {_names(sorted(malicious))}: {why}"]
+
+
+def _absent(found: Mapping[str, Tally], rows: Mapping[str, int], malicious: Collection[str]) -> list[str]:
+    """Parties that never, or hardly ever, contributed although they were asked."""
+    total, largest = sum(rows.values()), max(rows.values(), default=0)
+    reasons = []
+    never = [i for i, t in found.items() if t.asked and not t.used and i in rows and i not in malicious]
+    by_why: dict[str, list[str]] = {}
+    for i in never:
+        by_why.setdefault(found[i].why or "its rounds failed", []).append(i)
+    for why, ids in by_why.items():
+        held = sum(rows[i] for i in ids)
+        share = f"{held} of {total} rows" + (
+            ", the largest party among them" if largest in (rows[i] for i in ids) and len(rows) > 1 else ""
+        )
+        reasons.append(f"{_names(ids)} never contributed ({share}): {why}")
+    for i, t in found.items():
+        lost = t.lost["failed"] + t.lost["refused"]
+        if i not in never and i not in malicious and t.asked >= ASKED and lost > MOST * t.asked:
+            reasons.append(f"{i} failed in {lost} of {t.asked} rounds: {t.why}")
+    return reasons
+
+
+def _names(ids: Sequence[str]) -> str:
+    more = len(ids) - NAMED
+    return ", ".join(ids[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+# ---- the run in Python ----------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Result:
+    """A run directory and its summary (the content of summary.json)."""
+
+    folder: Path
+    summary: dict[str, Any] = field(repr=False)
+
+    @classmethod
+    def read(cls, folder: str | Path) -> Result:
+        """The result that lies in a run directory."""
+        return cls(Path(folder), json.loads((Path(folder) / "summary.json").read_text(encoding="utf-8")))
+
+    @property
+    def status(self) -> str:
+        """finished, finished with findings, failed or interrupted."""
+        return str(self.summary["status"])
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why the status is what it is, in full sentences."""
+        return tuple(self.summary.get("reasons", ()))
+
+    @property
+    def metric(self) -> dict[str, Any]:
+        """name, base, local, federated, pooled, higher_is_better, local_parties."""
+        metric: dict[str, Any] = self.summary["metric"]
+        return metric
+
+    @property
+    def model(self) -> Path:
+        """The folder of the tuned model; `fedfm.tasks.load_tuned` reads it."""
+        return self.folder / "model"
+
+    @property
+    def history(self) -> Any:
+        """One row a round (metrics by name, clients, planned, train_loss, bytes/up, seconds/train, ...).
+
+        A pandas DataFrame indexed by round where pandas is installed, else a list of dicts.
+        """
+        rows = [_flat(r) for r in ledger.read(self.folder / "metrics.jsonl")]
+        try:
+            import pandas
+        except ImportError:
+            return rows
+        return pandas.DataFrame(rows).set_index("round")
+
+    def judged(self, strict: bool = False) -> Result:
+        """Itself, if it can be relied on. Raises RunFailed, with `strict` also for findings."""
+        if self.status == FAILED or (strict and self.status == FINDINGS):
+            raise RunFailed(
+                f"{self.folder}: {self.status}\n    "
+                + "\n    ".join(f"why: {reason}" for reason in self.reasons)
+                + f"\n    look: {self.folder / 'report.html'}",
+                self,
+            )
+        return self
+
+    def __repr__(self) -> str:
+        metric = self.metric
+        parts = [
+            f"{line(metric['name']) if k == 'federated' else k} {score(metric[k])}"
+            for k in ("federated", "base", "local", "pooled")
+            if metric.get(k) is not None
+        ]
+        why = "".join(f"; {line(reason)}" for reason in self.reasons[:2])
+        return f"<{self.status}{why}: {', '.join(parts) or 'no score'}; {self.folder}>"
+
+    def _repr_html_(self) -> str:
+        metric = self.metric
+        rows = [
+            ("base model", metric.get("base")),
+            ("mean of parties alone", metric.get("local")),
+            ("federated", metric.get("federated")),
+            ("pooled", metric.get("pooled")),
+        ]
+        cells = "".join(
+            f"<tr><td>{label}</td><td>{esc(metric['name'])} {score(value)}</td></tr>"
+            for label, value in rows
+            if value is not None
+        )
+        why = "".join(f"<li>{esc(reason)}</li>" for reason in self.reasons)
+        return (
+            f"<p><b>{esc(self.status)}</b>, {self.summary['rounds']} rounds, "
+            f"<code>{esc(self.folder)}</code></p>"
+            + (f"<ul>{why}</ul>" if why else "")
+            + f"<table>{cells}</table>"
+        )
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A line of metrics.jsonl as one row of a table."""
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        if isinstance(value, Mapping):
+            flat |= {k if key == "metrics" else f"{key}/{k}": v for k, v in value.items()}
+        elif key != "kind":
+            flat[key] = value
+    return flat

@@ -1,0 +1,179 @@
+"""Any torch module as a task: its class, a function that makes it, or the module itself, with a loss and scores."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedfm.core.errors import DataError, ModelError
+from fedfm.core.protocols import Scores, Task
+from fedfm.core.registry import knob, method
+from fedfm.tasks.bound import BoundModule, Objective, running_statistics
+
+
+@method("torch", slot="task", section="VII")
+@dataclass(frozen=True)
+class Torch(Task):
+    """Train any torch module on rows of arrays: all its parameters, and its running statistics with them.
+
+    A batch is a pair (x, y), or a mapping of tensors where the rows have other columns. `loss(module, batch)` gives the
+    losses of the examples (n,) or their mean; a loss of torch (`F.mse_loss`, `nn.MSELoss()`) is taken of module(x) and
+    y; null is the cross-entropy. `scores` maps names to functions of (module, batch) with values (n,) or their mean;
+    the first is the primary score. Without, it is the loss, and accuracy under the cross-entropy. Classes are numbered
+    in the order of their names.
+    """
+
+    module: Any = knob(
+        None, "a class or function that makes the module, or a module: its weights are the start"
+    )
+    loss: Any = knob(None, "of (module, batch), or a loss of torch; null: cross-entropy")
+    scores: Any = knob(None, "a mapping of names to functions of (module, batch)")
+    higher_is_better: bool = knob(True, "of the primary score")
+    buffers: tuple[str, ...] | None = knob(None, "module state that travels; null: running statistics")
+    init_seed: int = knob(0, "seed of the initial weights, the same at every party", low=0)
+
+    def open(self, data: Any, device: str = "cpu") -> BoundModule:
+        """Raises ModelError when no module comes out of `module`."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(self.init_seed)
+            made = copy.deepcopy(self.module) if isinstance(self.module, nn.Module) else self._made()
+        if not isinstance(made, nn.Module):
+            raise ModelError(
+                f"task.module: gives {type(made).__name__}\n    why: a torch module is trained here\n"
+                "    fix: Torch(Net), Torch(lambda: Net(...)) or Torch(net)"
+            )
+        kept = running_statistics(made) if self.buffers is None else self.buffers
+        labels = getattr(data, "labels", None)
+        return BoundModule(made.train(), _Objective(self, tuple(labels or ())), buffers=kept, device=device)
+
+    def _made(self) -> Any:
+        if not callable(self.module):
+            return self.module
+        return self.module()
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """Encoded rows: a tensor a column, (n, ...) each."""
+
+    tensors: Mapping[str, Tensor]
+    n: int
+
+    def __len__(self) -> int:
+        return self.n
+
+    def with_labels(self, labels: Tensor) -> Columns:
+        """The same rows under other class numbers (n,)."""
+        return Columns({**self.tensors, "y": labels}, self.n)
+
+
+class _Objective(Objective):
+    def __init__(self, task: Torch, labels: tuple[str, ...]):
+        self.task, self.labels = task, labels or None
+        self.scores: dict[str, Any] = dict(task.scores or {})
+        if not self.scores and task.loss is None:
+            self.scores = {"accuracy": _right}
+        self.primary = next(iter(self.scores), "loss")
+        self.higher_is_better = task.higher_is_better if self.scores else False
+
+    def encode(self, rows: Any) -> Columns:
+        """Columns as tensors. Raises DataError for rows whose values do not make one."""
+        names = {"image": "x", "label": "y"}
+        found: dict[str, Tensor] = {}
+        for column in (c for c in rows.columns if c not in ("group",)):
+            values = [r[column] for r in rows.rows if column in r]
+            try:
+                if len(values) < len(rows):
+                    raise ValueError(f"{len(rows) - len(values)} rows have none")
+                found[names.get(column, column)] = self._tensor(column, values)
+            except (ValueError, TypeError, RuntimeError, KeyError) as e:
+                raise DataError(
+                    f"{rows.party}: the column '{column}' does not make a tensor\n    why: {e}\n"
+                    "    fix: give every row an array of one shape, or a number"
+                ) from e
+        return Columns(found, len(rows))
+
+    def _tensor(self, column: str, values: list[Any]) -> Tensor:
+        if column == "label" and self.labels is not None:
+            number = {label: i for i, label in enumerate(self.labels)}
+            return torch.tensor([number[v] for v in values])
+        if isinstance(values[0], Tensor):
+            found = torch.stack(values)
+        else:
+            found = torch.as_tensor(np.stack([np.asarray(v) for v in values]))
+        if column == "image":
+            return found.float().div_(127.5).sub_(1.0)
+        return found.float() if found.is_floating_point() else found
+
+    def batch(self, encoded: Columns, index: Tensor, device: torch.device) -> Any:
+        some = {n: t[index].to(device) for n, t in encoded.tensors.items()}
+        return (some["x"], some["y"]) if some.keys() == {"x", "y"} else some
+
+    def losses(self, module: nn.Module, batch: Any) -> Tensor:
+        """The loss of each example; where `loss` gives a mean alone, that for each."""
+        found, loss = None, self.task.loss
+        if loss is None:
+            return functional.cross_entropy(module(batch[0]), batch[1].long(), reduction="none")
+        if _of_torch(loss):
+            if not isinstance(loss, nn.Module) and "reduction" in inspect.signature(loss).parameters:
+                found = loss(module(batch[0]), batch[1], reduction="none")
+            else:
+                found = loss(module(batch[0]), batch[1])
+        else:
+            found = loss(module, batch)
+        each: Tensor = found.flatten(1).mean(1) if found.dim() > 1 else found
+        return each if each.dim() else each.expand(_size(batch))
+
+    def score(self, module: nn.Module, encoded: Columns, device: torch.device) -> Scores:
+        """`loss`, and every score."""
+        if not len(encoded):
+            return {}
+        sums = dict.fromkeys(self.scores, 0.0)
+        for index in self.chunks(encoded):
+            batch = self.batch(encoded, index, device)
+            for name, measure in self.scores.items():
+                value = torch.as_tensor(measure(module, batch)).detach()
+                sums[name] += float(value.double().sum()) if value.dim() else float(value) * len(index)
+        return {n: (s, len(encoded)) for n, s in sums.items()} | {"loss": self.risk(module, encoded, device)}
+
+    def target(self, batch: Any) -> Tensor:
+        labels: Tensor = batch[1]
+        return labels
+
+    def explain(self, row: Any) -> dict[str, Any]:
+        return {c: getattr(v, "shape", v) for c, v in row.items()}
+
+    def save(self, module: nn.Module, folder: str) -> None:
+        """The state dict as safetensors, for `module.load_state_dict`."""
+        from fedfm.tasks.export import write_weights
+
+        state = {n: t.detach().to("cpu", copy=True).contiguous() for n, t in module.state_dict().items()}
+        write_weights(state, Path(folder, "model.safetensors"))
+        record = {
+            "architecture": f"{type(module).__module__}.{type(module).__qualname__}",
+            "labels": self.labels,
+        }
+        Path(folder, "config.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def _right(module: nn.Module, batch: Any) -> Tensor:
+    right: Tensor = module(batch[0]).argmax(-1) == batch[1]
+    return right
+
+
+def _of_torch(loss: Callable[..., Any]) -> bool:
+    return isinstance(loss, nn.Module) or str(getattr(loss, "__module__", "")).startswith("torch.")
+
+
+def _size(batch: Any) -> int:
+    return len(batch[0]) if isinstance(batch, tuple) else len(next(iter(batch.values())))

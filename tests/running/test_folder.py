@@ -1,0 +1,256 @@
+"""A run directory has one owner, is never overwritten, and survives whatever ends a run."""
+
+from __future__ import annotations
+
+import errno
+import json
+import multiprocessing
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import fedfm
+from fedfm.cli import app
+from fedfm.core.errors import ConfigError, DataError, MachineFault, ResumeError
+from fedfm.core.federation import Federation
+from fedfm.data.files import Files
+from fedfm.efficiency.training.local import Local
+from fedfm.engines.inprocess import InProcess
+from fedfm.running import drive
+from fedfm.running.record import folder as folders
+from fedfm.tasks.quadratic import Quadratic, Quadratics
+from fedfm.tasks.vision.image import ImageClassification
+from stopping import interrupted, killed, killed_in
+
+
+def quadratics(**slots: Any) -> Federation:
+    base: dict[str, Any] = {
+        "client": Local(lr=0.02, steps=2, batch=0),
+        "rounds": 4,
+        "engine": InProcess(),
+    }
+    return Federation(Quadratic(dim=3), Quadratics(a=(1.0, 2.0, 5.0), b=(0.0, 1.0, -1.0)), **base | slots)
+
+
+def lines(folder: Path) -> list[int]:
+    return [json.loads(line)["round"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+# ---- one owner ------------------------------------------------------------------------------------------------
+def test_a_second_process_is_refused_while_the_first_one_runs(tmp_path: Path) -> None:
+    said = []
+
+    def meanwhile(record: dict[str, Any]) -> None:
+        if record["round"] == 2:
+            for again in (
+                lambda: fedfm.run(quadratics(), out=tmp_path / "run"),
+                lambda: fedfm.resume(tmp_path / "run"),
+            ):
+                with pytest.raises(ResumeError) as e:
+                    again()
+                said.append(str(e.value))
+
+    fedfm.run(quadratics(), out=tmp_path / "run", callbacks=meanwhile)
+    assert len(said) == 2 and all(f"is being written by process {os.getpid()}" in s for s in said)
+    assert lines(tmp_path / "run") == [0, 1, 2, 3, 4]
+    assert not (tmp_path / "run" / ".owner").exists()
+
+
+def test_two_that_start_at_once_are_one_run_and_one_refusal(tmp_path: Path) -> None:
+    fork = multiprocessing.get_context("fork")
+    outcomes = fork.Queue()
+
+    def start(seed: int) -> None:
+        try:
+            fedfm.run(quadratics(seed=seed, rounds=20), out=tmp_path / "run")
+            outcomes.put("ran")
+        except (ResumeError, ConfigError) as e:
+            outcomes.put(type(e).__name__)
+
+    both = [fork.Process(target=start, args=(seed,)) for seed in (1, 2)]
+    for process in both:
+        process.start()
+    found = sorted(outcomes.get(timeout=60) for _ in both)
+    for process in both:
+        process.join()
+    assert found[1] == "ran" and found[0] in ("ResumeError", "ConfigError")
+    assert lines(tmp_path / "run") == list(range(21))
+
+
+def test_the_lock_of_a_process_that_died_is_no_lock(tmp_path: Path) -> None:
+    killed(quadratics(), tmp_path / "run", after=2)
+    assert (tmp_path / "run" / ".owner").exists()  # it could not take its name away
+    assert fedfm.resume(tmp_path / "run").status == "finished"
+
+
+def test_workers_of_a_dead_process_hold_no_lock(tmp_path: Path) -> None:
+    killed(quadratics(), tmp_path / "run", after=2, engine="processes")
+    assert fedfm.resume(tmp_path / "run").status == "finished"
+
+
+def test_an_owner_on_another_host_counts_as_alive() -> None:
+    assert folders._lives(1, "another-host") and not folders._lives(0, "")
+    assert folders._lives(os.getpid(), socket.gethostname())
+
+
+def test_default_folders_are_never_shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "run-1").mkdir(parents=True)
+    assert fedfm.run(quadratics()).folder.name == "run-2"
+    assert fedfm.run(quadratics()).folder.name == "run-3"
+
+
+# ---- nothing is overwritten -----------------------------------------------------------------------------------
+def test_a_config_in_the_folder_stays_and_so_does_the_folder(tmp_path: Path) -> None:
+    """`fedfm run exp/config.yaml --out exp`, also with data that are not there."""
+    exp = tmp_path / "exp"
+    exp.mkdir()
+    text = f"recipe: quickstart\ndata: {{name: files, path: '{tmp_path}/nothing-*.jsonl'}}\n"
+    (exp / "config.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"config.yaml would be overwritten(?s:.)*--out"):
+        fedfm.run(str(exp / "config.yaml"), out=exp)
+    assert (exp / "config.yaml").read_text() == text and os.listdir(exp) == ["config.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("notes.txt", "it holds notes.txt"), ("checkpoints", "never overwrites another")]
+)
+def test_a_folder_that_holds_anything_is_refused_and_left_alone(
+    name: str, words: str, tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).mkdir()
+    with pytest.raises(ConfigError, match=words):
+        fedfm.run(quadratics(), out=tmp_path / "run")
+    assert os.listdir(tmp_path / "run") == [name]
+
+
+def test_what_never_began_leaves_nothing_but_what_was_there(tmp_path: Path) -> None:
+    bad = Federation(ImageClassification(), Files(str(tmp_path / "*.jsonl")), engine=InProcess())
+    (tmp_path / "mine").mkdir()
+    for name in ("mine", "new"):
+        with pytest.raises(DataError):
+            fedfm.run(bad, out=tmp_path / name)
+    assert os.listdir(tmp_path) == ["mine"] and os.listdir(tmp_path / "mine") == []
+
+
+def test_a_file_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="it is a file"):
+        fedfm.run(quadratics(), out=tmp_path / "file")
+    with pytest.raises(MachineFault, match="Not a directory"):
+        fedfm.run(quadratics(), out=tmp_path / "file" / "run")
+
+
+# ---- whatever ends a run --------------------------------------------------------------------------------------
+@pytest.mark.parametrize("step", ["_leave", "summarise"])
+def test_killed_at_the_very_end_a_resume_completes_it(step: str, tmp_path: Path) -> None:
+    """After the last round; between summary.json and model/."""
+    killed_in(quadratics(), tmp_path / "run", drive, step)
+    assert not (tmp_path / "run" / "report.html").exists()
+    whole = fedfm.run(quadratics(), out=tmp_path / "whole")
+    result = fedfm.resume(tmp_path / "run")
+    assert (tmp_path / "run" / "report.html").exists() and result.model.is_dir()
+    assert result.summary["model_digest"] == whole.summary["model_digest"]
+
+
+@pytest.mark.parametrize("part", ["model", "report.html", "summary.json"])
+def test_a_finished_run_whose_part_was_removed_is_completed(part: str, tmp_path: Path) -> None:
+    result = fedfm.run(quadratics(), out=tmp_path / "run")
+    gone = tmp_path / "run" / part
+    gone.rename(tmp_path / "gone")
+    assert fedfm.resume(tmp_path / "run").summary["model_digest"] == result.summary["model_digest"]
+    assert gone.exists()
+
+
+@pytest.mark.parametrize("step", ["open_site", "_identify"])
+def test_killed_before_its_first_round_a_run_starts_anew(step: str, tmp_path: Path) -> None:
+    killed_in(quadratics(), tmp_path / "run", drive, step)
+    result = fedfm.resume(tmp_path / "run")
+    whole = fedfm.run(quadratics(), out=tmp_path / "whole")
+    assert result.summary["ledger_digest"] == whole.summary["ledger_digest"]
+
+
+def test_killed_before_its_record_a_run_starts_anew(tmp_path: Path) -> None:
+    killed_in(quadratics(), tmp_path / "run", drive, "record")
+    assert not (tmp_path / "run" / "run.json").exists()
+    assert fedfm.resume(tmp_path / "run").status == "finished"
+
+
+def test_half_written_files_of_a_killed_run_are_swept(tmp_path: Path) -> None:
+    killed(quadratics(), tmp_path / "run", after=2)
+    left = [
+        tmp_path / "run" / "checkpoints" / ".round-000003.safetensors.4711",
+        tmp_path / "run" / "clients" / "party-0" / ".00000007.safetensors.4711",
+        tmp_path / "run" / ".model.0",
+    ]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("half")
+    (tmp_path / "run" / ".gitignore").write_text("*")  # not ours
+    fedfm.resume(tmp_path / "run")
+    assert not any(path.exists() for path in left) and (tmp_path / "run" / ".gitignore").exists()
+
+
+def test_an_interruption_says_what_is_kept_and_how_to_go_on(tmp_path: Path) -> None:
+    said = interrupted(quadratics(), tmp_path / "run", after=3)
+    assert said == f"3 of 4 rounds are kept in {tmp_path / 'run'}; `fedfm resume {tmp_path / 'run'}` goes on"
+    told = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert told["status"] == "interrupted" and told["rounds"] == 3
+    assert fedfm.resume(tmp_path / "run").status == "finished"
+
+
+def test_the_terminal_says_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "q.yaml").write_text(
+        "task: {name: quadratic}\ndata: {name: quadratics}\nengine: {name: inprocess}\nrounds: 3\n"
+    )
+
+    def stop(*args: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as m:
+        m.setattr("fedfm.running.progress._line", stop)
+        said = CliRunner().invoke(
+            app, ["run", str(tmp_path / "q.yaml"), "--baselines", "none", "--out", str(tmp_path / "run")]
+        )
+    assert said.exit_code == 130
+    words = " ".join(said.output.split())
+    assert "interrupted: 0 of 3 rounds are kept in" in words and "fedfm resume" in words
+    assert CliRunner().invoke(app, ["resume", str(tmp_path / "run")]).exit_code == 0
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
+def test_a_full_disk_stops_the_run_and_says_so(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fedfm.core.ledger import Ledger
+
+    commit = Ledger.commit
+
+    def refuse(self: Ledger, events: Any) -> None:
+        if self.length and len(lines(tmp_path / "run")) > 2:
+            raise OSError(code, os.strerror(code))
+        commit(self, events)
+
+    with monkeypatch.context() as m:
+        m.setattr(Ledger, "commit", refuse)
+        with pytest.raises(MachineFault, match=rf"{os.strerror(code)}(?s:.)*rounds are kept"):
+            fedfm.run(quadratics(), out=tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "interrupted"
+    whole = fedfm.run(quadratics(), out=tmp_path / "whole")
+    result = fedfm.resume(tmp_path / "run")
+    assert result.summary["ledger_digest"] == whole.summary["ledger_digest"]
+
+
+def test_a_callback_that_fails_stops_the_run_which_can_go_on(tmp_path: Path) -> None:
+    def fail(record: dict[str, Any]) -> None:
+        if record["round"] == 2:
+            raise FileNotFoundError("my own file")
+
+    with pytest.raises(FileNotFoundError, match="my own file"):
+        fedfm.run(quadratics(), out=tmp_path / "run", callbacks=fail)
+    assert fedfm.resume(tmp_path / "run").status == "finished"

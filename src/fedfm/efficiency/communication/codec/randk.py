@@ -36,7 +36,7 @@ class RandK(Wire):
     padding between tensors. Bytes of an fp32 vector: 4k.
     """
 
-    fraction: float = knob(0.1, "share of the coordinates that travel", low=0.0, high=1.0)
+    fraction: float = knob(0.1, "share of the coordinates that travel, at least one", above=0.0, high=1.0)
     unbiased: bool = knob(True, "scale by d/k on arrival")  # type: ignore[misc]
 
     linear = True

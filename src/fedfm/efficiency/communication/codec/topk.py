@@ -18,9 +18,9 @@ from fedfm.efficiency.communication.codec import bits, length
 from fedfm.efficiency.communication.codec.finite import finite
 
 
-def kept(fraction: float, count: int, d: int) -> int:
+def kept(fraction: float | None, count: int | None, d: int) -> int:
     """k of d: `count` if given, else ceil(fraction * d), at least 1 (0.1 * 30 is 3, whatever floats say)."""
-    return min(d, count or max(1, math.ceil(fraction * d - 1e-9)))
+    return min(d, count or max(1, math.ceil((fraction or 0.0) * d - 1e-9)))
 
 
 @method(
@@ -42,8 +42,12 @@ class TopK(Wire):
     Bytes of an fp32 vector: 4k + ceil(min(k ceil(log2 d), d) / 8).
     """
 
-    fraction: float = knob(0.01, "share of the entries that travel", low=0.0, high=1.0)
-    count: int = knob(0, "number of entries that travel; 0: use the fraction", low=0)
+    fraction: float | None = knob(
+        0.01, "share of the entries that travel, at least one", above=0.0, high=1.0, alternative="size"
+    )
+    count: int | None = knob(
+        None, "number of entries that travel, instead of the share", low=1, alternative="size"
+    )
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
         u = length.real(finite(x, "topk"), ctx)

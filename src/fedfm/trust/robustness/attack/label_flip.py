@@ -36,8 +36,10 @@ class LabelFlip(Adversary):
     labels (ignored positions) and the held-out data are untouched. For tasks with one class label an example.
     """
 
-    fraction: float = knob(0.2, "share of malicious parties", low=0.0, high=1.0)
-    count: int = knob(0, "number of malicious parties; 0: use the fraction", low=0)
+    fraction: float | None = knob(0.2, "share of malicious parties", above=0.0, high=1.0, alternative="size")
+    count: int | None = knob(
+        None, "number of malicious parties, instead of the share", low=1, alternative="size"
+    )
     mapping: str = knob("reverse", "reverse: y to L-1-y; pair: source to target", choices=("reverse", "pair"))
     source: int = knob(0, "label that `pair` changes", low=0)
     target: int = knob(1, "label that `pair` puts there", low=0)

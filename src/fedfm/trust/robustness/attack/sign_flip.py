@@ -34,8 +34,10 @@ class SignFlip(Adversary):
     w - scale (w_i - w)); the omniscient one at the server's door, in simulation only. Buffers stay as they are.
     """
 
-    fraction: float = knob(0.2, "share of malicious parties", low=0.0, high=1.0)
-    count: int = knob(0, "number of malicious parties; 0: use the fraction", low=0)
+    fraction: float | None = knob(0.2, "share of malicious parties", above=0.0, high=1.0, alternative="size")
+    count: int | None = knob(
+        None, "number of malicious parties, instead of the share", low=1, alternative="size"
+    )
     scale: float = knob(1.0, "length of the reversed update", low=0.0)
     omniscient: bool = knob(False, "know and reverse the honest parties' mean instead of the own update")
 

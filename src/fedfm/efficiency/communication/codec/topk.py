@@ -35,7 +35,8 @@ def kept(fraction: float | None, count: int | None, d: int) -> int:
 class TopK(Wire):
     """The k entries of largest magnitude of the whole vector; the others become 0 (ties: lowest index).
 
-    ||x - C(x)||^2 <= (1 - k/d) ||x||^2; fraction=1 is the identity. It is biased: wrap it in `error-feedback`. The
+    k is rounded up, and counts weights: padding between tensors is none of the d values. ||x - C(x)||^2 <= (1 - k/d)
+    ||x||^2; fraction=1 is the identity. It is biased: wrap it in `error-feedback`. The
     payload is the k values in index order; beside it go their indices, k ceil(log2 d) bits as a list or d bits as a
     bitmap, whichever is smaller.
     Bytes of an fp32 vector: 4k + ceil(min(k ceil(log2 d), d) / 8).
@@ -49,17 +50,19 @@ class TopK(Wire):
     )
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
-        d = finite(x, "topk").numel()
-        index = largest(x, kept(self.fraction, self.count, d))
-        return x[index], {"index": packed(index, d), **length.tell(d, ctx)}, state
+        u = length.real(finite(x, "topk"), ctx)
+        d = u.numel()
+        index = largest(u, kept(self.fraction, self.count, d))
+        return u[index], {"index": packed(index, d), **length.tell(x.numel(), ctx)}, state
 
     def decode(self, x: Tensor, side: Mapping[str, Tensor], state: State, ctx: Ctx) -> tuple[Tensor, State]:
-        d = length.told(side, ctx, x.nbytes)
+        n = length.told(side, ctx, x.nbytes)
+        d = length.count(n, ctx)
         if x.numel() != (k := kept(self.fraction, self.count, d)):
             raise MessageRefused(f"topk: {x.numel()} values came where {k} of {d} were agreed")
         out = torch.zeros(d)
         out[unpacked(length.one(side, "index", "topk"), k, d)] = x.float()
-        return out, state
+        return length.spread(out, n, ctx), state
 
 
 def largest(x: Tensor, k: int) -> Tensor:

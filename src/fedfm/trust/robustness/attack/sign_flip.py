@@ -105,8 +105,6 @@ class _Reversed(AroundClient):
 
 def _keep(turned: Tensor, own: Tensor, layout: Layout | None) -> Tensor:
     """Put the party's own buffers (batch-norm statistics and the like) back: they are no update."""
-    if layout is not None and layout.size == own.numel():
-        for e in layout.entries:
-            if not e.trainable:
-                turned[e.offset : e.offset + e.size] = own[e.offset : e.offset + e.size]
-    return turned
+    if layout is None or layout.size != own.numel():
+        return turned
+    return layout.whole(layout.weights(turned), layout.buffers(own))

@@ -29,7 +29,7 @@ class TrimmedMean(Aggregator):
     """The mean of each coordinate without its b smallest and b largest values, b = ceil(fraction * messages).
 
     Withstands as many malicious messages as b; needs 2b < messages. fraction=0 is the unweighted mean. The claimed
-    weights are ignored, because an attacker would claim much.
+    weights are ignored, because an attacker would claim much. Running statistics are coordinates like all others.
     """
 
     fraction: float | None = knob(

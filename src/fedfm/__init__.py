@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 _CORE = {
     "Federation": "federation",
     "replace": "federation",
-    "check": "check",
     "Terms": "context",
     "Ctx": "context",
     "Message": "message",
@@ -120,6 +119,10 @@ def recipe_of(name: str) -> Federation:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "check":
+        from fedfm.checks.rules import check
+
+        return check
     if name in _CORE:
         return getattr(importlib.import_module(f"fedfm.core.{_CORE[name]}"), name)
     if name[:1].isupper():

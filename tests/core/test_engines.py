@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from federations import FEDERATIONS, SECURE, SLOW, digits
-from fedfm.core.check import check
+from fedfm.checks.rules import check
 from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx
 from fedfm.core.federation import Federation

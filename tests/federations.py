@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from fedfm.core.combine import ByClient, ByPath, Pipe
@@ -21,10 +22,15 @@ from fedfm.efficiency.training.fedprox import FedProx
 from fedfm.efficiency.training.hierarchy import Edges
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.mean import Mean
+from fedfm.efficiency.training.personal.fedrep import FedRep
+from fedfm.efficiency.training.personal.ifca import IFCA, ClusterMean
 from fedfm.efficiency.training.scaffold import Scaffold, ScaffoldServer
 from fedfm.efficiency.training.servers import Apply, FedAdam
+from fedfm.efficiency.training.soup import GreedySoup
 from fedfm.engines.pace import AllArrive, Buffered, Quorum, Speed
 from fedfm.incentives.auction.proportional_share import ProportionalShare
+from fedfm.incentives.contract.menu import ContractMenu
+from fedfm.incentives.contribution.datainf import DataInf
 from fedfm.incentives.contribution.shapley_exact import ShapleyExact
 from fedfm.incentives.contribution.shapley_permutation import ShapleyPermutation
 from fedfm.incentives.reward.budget_split import BudgetSplit
@@ -38,6 +44,7 @@ from fedfm.trust.privacy.secure.secagg import SecAgg
 from fedfm.trust.robustness.attack.label_flip import LabelFlip
 from fedfm.trust.robustness.attack.sign_flip import SignFlip
 from fedfm.trust.robustness.detection.norm_outliers import NormOutliers
+from fedfm.trust.robustness.rule.fltrust import FLTrust
 from fedfm.trust.robustness.rule.krum import Krum
 from fedfm.trust.robustness.rule.median import CoordinateMedian
 from fedfm.trust.robustness.rule.trimmed_mean import TrimmedMean
@@ -47,6 +54,7 @@ SGD = Local(lr=0.1, steps=2, batch=8)
 VALUED = Digits(
     train_rows=120, test_rows=40, partition=Dirichlet(alpha=0.5, parties=6, min_rows=5), server_rows=12
 )
+OWN_TESTS = replace(VALUED, server_rows=0, own_test=0.2)
 EQUAL = Mean(weights="equal")
 WEIGHTS = {"client": Local(lr=0.1, steps=2, batch=8, send="weights"), "server": Apply(takes="weights")}
 
@@ -72,6 +80,12 @@ FEDERATIONS: dict[str, dict[str, Any]] = {
     "scaffold": {"client": Scaffold(SGD), "server": ScaffoldServer()},
     "edges": {"select": Edges(count=3), "fold": "fixed"},
     "edges of some": {"select": Edges(count=2, inner=Uniform(count=4))},
+    "fltrust": {"aggregate": FLTrust(), "adversary": SignFlip(count=2, scale=5.0), "data": VALUED},
+    "greedy soup": {"aggregate": GreedySoup(), "data": VALUED},
+    "fedrep": {"client": FedRep(local=SGD, head_steps=2), "data": OWN_TESTS},
+    "ifca": {"client": IFCA(local=SGD), "aggregate": ClusterMean(), "data": OWN_TESTS},
+    "contract menu": {"select": ContractMenu()},
+    "datainf": {"value": DataInf(), "reward": BudgetSplit(), "data": VALUED},
     "scaffold by path": {
         "client": Scaffold(SGD),
         "server": ScaffoldServer(),

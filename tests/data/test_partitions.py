@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedfm import laws
+from fedfm.core.registry import knob
 from fedfm.data.partition.by_field import ByField
 from fedfm.data.partition.deal import apportion
 from fedfm.data.partition.dirichlet import Dirichlet
@@ -135,3 +139,33 @@ def test_partition_errors() -> None:
     assert "did you mean 'label'" in said(lambda: ByField("labels").split(rows, labels, 0))
     assert "1 of 2 rows have no 'a'" in said(lambda: ByField("a").split([{"a": 1}, {"a": None}], None, 0))
     assert "no rows" in said(lambda: ByField("a").split([], None, 0))
+
+
+@dataclass(frozen=True)
+class Deals(Partition):
+    """A partition that deals what it is told."""
+
+    parts: Any = knob((), "what is dealt")
+    calls: Any = knob(doc="how often", factory=list)
+
+    def split(
+        self, rows: Sequence[Mapping[str, Any]], labels: Sequence[str] | None, generator_seed: int
+    ) -> dict[str, list[int]]:
+        self.calls.append(1)
+        return {f"p{i}": list(part) for i, part in enumerate(self.parts or ([len(self.calls)],))}
+
+
+@pytest.mark.parametrize(
+    ("parts", "broken"),
+    [
+        ((range(60), range(50, 120)), "nobody has a row twice and nobody has none"),
+        ((range(120), ()), "nobody has a row twice and nobody has none"),
+        ((range(119, -1, -1),), "nobody has a row twice and nobody has none"),
+        ((range(100),), "whole means every row"),
+        ((), "one seed is one deal"),
+    ],
+)
+def test_the_laws_catch_a_partition_that_breaks_them(parts: Any, broken: str) -> None:
+    with pytest.raises(AssertionError, match=broken):
+        laws.check(Deals(parts))
+    assert not {b.name for b in laws.laws_of(Iid(4)) if b.broken(Iid(4))}

@@ -165,6 +165,8 @@ def exposure(fed: Federation) -> dict[str, Exposure]:  # noqa: C901 - one case a
         put("answers", "private", both, "computed from private rows, and decides the cohort", fed.select)
     elif fed.select.asks:
         put("answers", "public", both, "says nothing of rows", fed.select)
+    if fed.value.asks:
+        put("answers/value", "private", both, "computed from private rows, and told to who values", fed.value)
     agreed: frozenset[str] = getattr(fed.data, "agreed", frozenset())  # a data spec may have no base class
     if "schema" in agreed or not reads_labels(fed):
         put("schema", "public", both, "agreed before rows are read", fed.data)
@@ -230,7 +232,7 @@ FIXES = {
         "server",
         "another server, or drop the protection: what a party tells there is as private as its upload",
     ),
-    "answers": ("select", "select=uniform or poisson"),
+    "answers": ("select, or value", "select=uniform or poisson; value=null"),
     "schema": ("data", "give the class names in the config: data.labels=[...]"),
     "test": ("data", "data.test_path=FILES that no party trains on, or evaluate.where=parties"),
     "info": ("client", "a client that sends nothing beside its update"),

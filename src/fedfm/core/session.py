@@ -216,6 +216,9 @@ class Site:
         self.fed, self.bound, self.parties, self.store = fed, bound, parties, store
         self.home = Home(fed, bound, {i: len(parties.train(i)) for i in parties.ids}, parties)
         self.guard = Guard(fed, bound, parties, store)
+        if fed.evaluate.personal or not fed.serving.whole:
+            for i in parties.ids:
+                parties.test(i)  # DataError, with the knob that gives them, before any work
         self.data = self.guard.data
 
     def run(self, job: Job, brief: Message) -> Generator[Said, Message, None]:

@@ -109,6 +109,7 @@ class Parties:
     def digest(self) -> str:
         """SHA-256 over the names and digests of all shards, the server's and the public ones too (hex)."""
         parts = [[[s.party, s.digest] for s in part] for part in (self.shards, self.held_out)]
+        parts += [[[s.party, s.digest] for s in self.own]] if self.own else []
         parts += [[[what, s.digest]] for what, s in (("server", self.house), ("public", self.shown)) if s]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -127,7 +128,8 @@ class Parties:
         if not self.own:
             raise DataError(
                 "no party has test rows of its own in this data set: give files or a party_column and no partition "
-                "(data.test_fraction then holds out a part of every party), or test files beside the training files"
+                "(data.test_fraction then holds out a part of every party), test files beside the training files, or "
+                "data.own_test=0.2"
             )
         return _named(self.own, id, "party with test rows")
 

@@ -28,6 +28,12 @@ class Source:
     )
     public_rows: int = knob(0, "rows that everybody sees, taken from the held-out rows", low=0)
     public: Source | None = knob(None, "a data set of its own that everybody sees, all of its rows")
+    own_test: float = knob(
+        0.0,
+        "share of each party's rows that are held out as its own test rows, for scores by party",
+        low=0.0,
+        high=0.9,
+    )
     seed: int | None = knob(None, "of holding out and dividing; null: the run's seed")
 
     @property
@@ -43,6 +49,8 @@ class Source:
         seed = seed if self.seed is None else self.seed
         parties = self.read(seed, columns)
         _has(parties, columns, type(self).__name__)
+        if self.own_test:
+            parties = _own_tests(parties, self.own_test, seed)
         common = None
         if self.public is not None:
             if self.public_rows:
@@ -99,6 +107,25 @@ def _taken(parties: Parties, count: int, what: str, seed: int) -> tuple[Parties,
         return tuple(Shard(s.party, tuple(r for r in s.rows if id(r) not in mine)) for s in shards)
 
     return replace(parties, held_out=without(parties.held_out), own=without(parties.own)), taken
+
+
+def _own_tests(parties: Parties, fraction: float, seed: int) -> Parties:
+    """Move a share of every party's rows, drawn by group and label, to test rows of its own; none is left without."""
+    if parties.own:
+        raise DataError(
+            "data.own_test: the parties of this data set have test rows of their own already; leave it out"
+        )
+    shards, own = [], []
+    for s in parties.shards:
+        count = max(1, round(fraction * len(s)))
+        if count >= len(s):
+            raise DataError(
+                f"data.own_test={fraction:g} would leave {s.party} no training row of its {len(s)}"
+            )
+        held = set(sample([topic(r) or "" for r in s.rows], count, stream(seed, f"source/own/{s.party}")))
+        shards.append(Shard(s.party, tuple(r for i, r in enumerate(s.rows) if i not in held)))
+        own.append(Shard(s.party, tuple(r for i, r in enumerate(s.rows) if i in held)))
+    return replace(parties, shards=tuple(shards), own=tuple(own))
 
 
 def sample(kinds: Sequence[str], count: int, rng: np.random.Generator) -> list[int]:

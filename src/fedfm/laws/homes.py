@@ -13,6 +13,7 @@ import torch
 
 from fedfm.core import ledger
 from fedfm.core.context import Ctx, Event, Terms
+from fedfm.core.errors import FedfmError
 from fedfm.core.exposure import planned
 from fedfm.core.federation import Federation
 from fedfm.core.job import Job
@@ -75,7 +76,9 @@ class Pictures:
         shards = tuple(
             Shard(f"party-{i}", tuple(row(k) for k in range(self.rows + i))) for i in range(self.parties)
         )
-        return Parties(shards, (Shard("", tuple(row(k) for k in range(4))),), labels=("0", "1"))
+        held_out = (Shard("", tuple(row(k) for k in range(4))),)
+        own = tuple(Shard(s.party, tuple(row(k) for k in range(2))) for s in shards)
+        return Parties(shards, held_out, labels=("0", "1"), own=own)
 
 
 def quadratics(**slots: Any) -> Federation:
@@ -192,7 +195,11 @@ def opened(spec: Any, within: Federation | None, folder: Path) -> Home:
     """The first federation in which `spec` works (or `within`); AssertionError with every reason when there is none."""
     errors = []
     for fed in [dataclasses.replace(within, **{slot_of(spec): spec})] if within is not None else _tries(spec):
-        home = Home(fed, folder)
+        try:
+            home = Home(fed, folder)
+        except FedfmError as e:  # not on this task
+            errors.append(str(e))
+            continue
         _, _, error = home.session(home.ids[0])
         if not error:
             return home
@@ -219,9 +226,24 @@ def _tries(spec: Any) -> Iterator[Federation]:
         halves["client"] = _half(spec)
     elif isinstance(spec, Server) and spec.takes == "weights":
         halves["client"] = Local(lr=0.05, steps=3, batch=2, send="weights")
+    client = spec if isinstance(spec, Client) else halves.get("client")
+    if client is not None and client.makes not in ("delta", "weights"):
+        halves["aggregate"] = _taker(client.makes)
     split = isinstance(spec, Client | Server) and spec.dialect.startswith("split")
     for make in (pictures, quadratics) if split else (quadratics, pictures):
-        yield make(**halves | {slot_of(spec): spec})
+        fed = make(**halves | {slot_of(spec): spec})
+        if not fed.serving.whole and make is quadratics:
+            fed = dataclasses.replace(fed, data=dataclasses.replace(fed.data, own_test=0.25))
+        yield fed
+
+
+def _taker(kind: str) -> Aggregator:
+    """An aggregator that takes this kind of message."""
+    for card in methods().values():
+        if "aggregate" in card.slots and kind in (aggregate := load(card.name)()).takes:
+            found: Aggregator = aggregate
+            return found
+    raise AssertionError(f"no registered aggregator takes '{kind}'")
 
 
 def _half(server: Server) -> Client:

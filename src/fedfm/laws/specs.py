@@ -1,4 +1,4 @@
-"""Laws of every spec: a frozen record that prints, compares, serialises and explains itself."""
+"""Laws of every spec: a frozen record that prints, compares, serialises and explains itself; and of partitions."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from fedfm.config.text import dump, parse
 from fedfm.core.errors import Problem
 from fedfm.core.federation import Federation
 from fedfm.core.registry import load, methods
+from fedfm.data.source import Partition
 from fedfm.laws.homes import quadratics, slot_of
 from fedfm.laws.law import hold, law
 
@@ -103,3 +104,45 @@ def every_field_says_what_it_is(spec: Any, within: Federation | None) -> None:
             hold(low is None or value >= low, f"{f.name}={value} lies below {low}")
             hold(high is None or value <= high, f"{f.name}={value} lies above {high}")
         hold(not choices or value in choices, f"{f.name}={value!r} is none of {choices}")
+
+
+# ---- partitions -----------------------------------------------------------------------------------------------
+ROWS = 120
+LABELS = [f"c{i * 7 % 5}" for i in range(ROWS)]
+
+
+def _dealt(spec: Any, seed: int) -> dict[str, list[int]]:
+    rows = [{"text": f"row {i}", "label": label, "field": label} for i, label in enumerate(LABELS)]
+    found: dict[str, list[int]] = spec.split(rows, LABELS, seed)
+    return found
+
+
+def _tried(spec: Any) -> bool:
+    """A spec that names a column of its own cannot be tried on rows that lack it."""
+    return getattr(spec, "field", "label") in ("label", "field")
+
+
+@law(Partition, when=_tried)
+def nobody_has_a_row_twice_and_nobody_has_none(spec: Any, within: Federation | None) -> None:
+    """Row numbers are plain, ascending, of the pool, of one party each; every party has some."""
+    for seed in range(3):
+        dealt = _dealt(spec, seed)
+        all_ = [i for part in dealt.values() for i in part]
+        hold(bool(dealt) and all(dealt.values()), "a party without a row")
+        hold(all(type(i) is int and 0 <= i < ROWS for i in all_), "a row number that is none")
+        hold(len(set(all_)) == len(all_), "a row of two parties")
+        hold(all(part == sorted(part) for part in dealt.values()), "row numbers must ascend")
+
+
+@law(Partition, when=lambda spec: spec.whole and _tried(spec))
+def whole_means_every_row(spec: Any, within: Federation | None) -> None:
+    """A partition that declares `whole` deals every row to somebody."""
+    left = ROWS - sum(map(len, _dealt(spec, 0).values()))
+    hold(left == 0, f"{left} of {ROWS} rows are dealt to nobody; declare whole = False")
+
+
+@law(Partition, when=_tried)
+def one_seed_is_one_deal(spec: Any, within: Federation | None) -> None:
+    """The same seed deals the same rows, in the same order of parties."""
+    one, two = _dealt(spec, 5), _dealt(spec, 5)
+    hold(list(one.items()) == list(two.items()), "the same seed gave another deal")

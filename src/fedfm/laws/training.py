@@ -156,6 +156,6 @@ def _stepping(home: Home) -> tuple[dict[str, Any], Aggregate, Ctx]:
     ctx = Ctx(fed.seed, 1, layout=layout, events=[])
     return (
         fed.serving.init(home.bound, ctx),
-        Aggregate(0.1 * normal(layout.size), len(ids), ids, len(home.ids)),
+        Aggregate(0.1 * normal(fed.aggregate.lifted(layout)), len(ids), ids, len(home.ids)),
         ctx,
     )

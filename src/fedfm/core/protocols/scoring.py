@@ -64,6 +64,9 @@ class Valuer(Slot):
     """Contributions, from `ctx.house`: its game, its rows, or questions to the parties."""
 
     reads: ClassVar[bool] = False  # it needs each contributor's message
+    asks: ClassVar[bool] = (
+        False  # it asks parties (`ctx.house.ask`), and the answers say something of their rows
+    )
     exact: ClassVar[bool] = False  # the values share out the round's whole gain, on every game
 
     def init(self, parties: Sequence[str], ctx: Ctx) -> State:

@@ -58,7 +58,8 @@ def _is_column(value: Any) -> bool:
 def lines(data: Any, place: str, faults: Faults) -> Lines:
     """(row number from 1, row) of any of them; what it is not is a `DataError`, what is odd about it a fault."""
     if is_frame(data):
-        return _named(list(data.columns), data.to_dict("split")["data"], place, faults)
+        rows = data.to_dict("split")["data"] if data.columns.is_unique else []
+        return _named(list(data.columns), rows, place, faults)
     if is_dataset(data):
         return _dataset(data)
     if is_pair(data):

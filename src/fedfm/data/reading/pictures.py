@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +19,8 @@ def tensor(value: Any, size: int = 0, mode: str = "") -> Any:
 
     if isinstance(value, Mapping):  # how `datasets` stores pictures in tables
         value = value.get("bytes")
+    if isinstance(value, str) and value.lstrip().startswith("["):  # how tables hold numbers
+        value = _numbers(value)
     if isinstance(value, bytes | bytearray):
         value = _opened(bytes(value))
     array = _pixels(value) if hasattr(value, "getbands") else _array(value)
@@ -31,6 +34,13 @@ def tensor(value: Any, size: int = 0, mode: str = "") -> Any:
     if size and array.shape[1:] != (size, size):
         array = _resized(array, size)
     return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def _numbers(text: str) -> Any:
+    try:
+        return np.asarray(json.loads(text))
+    except (ValueError, RecursionError):
+        raise Wrong(f"no picture but the text {text[:20]!r}", "map a column of pictures") from None
 
 
 def _opened(data: bytes) -> Any:
@@ -62,7 +72,10 @@ def _array(value: Any) -> Any:  # noqa: C901 - one case after another
     if hasattr(value, "detach"):
         value = value.detach().cpu().numpy()
     if isinstance(value, list | tuple):
-        value = np.asarray(value)
+        try:
+            value = np.asarray(value)
+        except ValueError:
+            raise Wrong("no picture but a list of uneven rows", "give every row the same width") from None
     if not isinstance(value, np.ndarray) or value.ndim not in (2, 3) or 0 in value.shape:
         shape = f" of shape {value.shape}" if isinstance(value, np.ndarray) else ""
         raise Wrong(f"no picture but {type(value).__name__}{shape}", "map a column of pictures")

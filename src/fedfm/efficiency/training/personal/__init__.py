@@ -1,0 +1,1 @@
+"""Parties with models of their own."""

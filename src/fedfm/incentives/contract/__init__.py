@@ -1,0 +1,1 @@
+"""Contracts: menus of work and pay that parties choose from."""

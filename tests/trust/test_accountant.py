@@ -13,7 +13,7 @@ from test_composition import closed_form
 
 from fedfm.core.context import Ctx, Event
 from fedfm.core.errors import FedfmError, MissingExtra
-from fedfm.core.exposure import overspent
+from fedfm.core.spending import overspends
 from fedfm.laws.homes import quadratics
 from fedfm.trust.privacy import composition
 from fedfm.trust.privacy.accountant import per_round, planned, spent, statement
@@ -271,14 +271,14 @@ def test_a_budget_stops_before_the_round_that_would_exceed_it(epsilon: float) ->
     fed = quadratics(uplink=ClipNoise(noise_multiplier=3.0, budget=epsilon))
 
     def why() -> str:
-        return overspent(fed, lambda: events, 5)
+        return overspends(fed, lambda: events, 5)
 
     while not why():
         events += [plan(len(events) // 2), release(len(events) // 2, 3.0)]
     rounds = len(events) // 2
     got, more = spent(events, DELTA), spent([*events, plan(rounds), release(rounds, 3.0)], DELTA)
     assert got and more and got.epsilon <= epsilon < more.epsilon and f"budget is {epsilon:g}" in why()
-    assert overspent(quadratics(uplink=ClipNoise(noise_multiplier=3.0)), lambda: events, 5) == ""
+    assert overspends(quadratics(uplink=ClipNoise(noise_multiplier=3.0)), lambda: events, 5) == ""
 
 
 @pytest.mark.parametrize(

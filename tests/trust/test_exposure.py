@@ -10,12 +10,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedfm.core.check import check
+from fedfm.checks.exposure import exposure, leaks, outside
+from fedfm.checks.rules import check
+from fedfm.config.configure import configure
 from fedfm.core.combine import ByPath, Pipe
 from fedfm.core.context import Ctx
-from fedfm.core.exposure import exposure, leaks, observers, outside
 from fedfm.core.federation import Federation
 from fedfm.core.protocols import Aggregator, Pace, Plan, Selector, State, Wire
+from fedfm.core.spending import observers, planned, schedule
 from fedfm.data.files import Files
 from fedfm.efficiency.communication.codec.entropy import Entropy
 from fedfm.efficiency.communication.codec.error_feedback import ErrorFeedback
@@ -36,13 +38,11 @@ from fedfm.laws.homes import pictures, quadratics
 from fedfm.recipes.communication import fedpaq, sparse
 from fedfm.recipes.trust import dp_fedavg, secagg
 from fedfm.recipes.vision import splitfed
-from fedfm.running.execute import configure
-from fedfm.running.feasible import affordable
+from fedfm.running.feasible import affordable, promise
 from fedfm.tasks.text.causal import CausalLM
 from fedfm.tasks.text.classify import SequenceClassification
 from fedfm.trust.privacy.mechanism.gaussian import ClipNoise
 from fedfm.trust.privacy.mechanism.local_gaussian import LocalGaussian
-from fedfm.trust.privacy.planning import planned, promise, schedule
 from fedfm.trust.privacy.secure.secagg import SecAgg
 
 EQUAL, PUBLIC = Mean("equal"), Mean("equal", denominator=5.0)
@@ -379,13 +379,15 @@ def test_check_tells_the_epsilon_of_the_plan_and_whom_it_protects() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings,noise,delta",
+    "settings,noise,epsilon,delta",
     [
-        (["uplink.epsilon=4", "uplink.noise_multiplier=null"], None, 1e-5),
-        (["uplink.delta=1e-7"], None, 1e-7),
-        (["uplink.epsilon=null", "uplink.noise_multiplier=2"], 2.0, 1e-5),
+        (["uplink.epsilon=4"], None, 4, 1e-5),
+        (["uplink.delta=1e-7"], None, 8.0, 1e-7),
+        (["uplink.noise_multiplier=2"], 2, None, 1e-5),  # whoever sets one way unsets the other
     ],
 )
-def test_epsilon_and_delta_are_settings(settings: list[str], noise: float | None, delta: float) -> None:
-    config = configure("dp-fedavg", settings)
-    assert config["uplink"]["noise_multiplier"] == noise and config["uplink"]["delta"] == delta
+def test_epsilon_and_delta_are_settings(
+    settings: list[str], noise: float | None, epsilon: float | None, delta: float
+) -> None:
+    uplink = configure("dp-fedavg", settings).config["uplink"]
+    assert (uplink["noise_multiplier"], uplink["epsilon"], uplink["delta"]) == (noise, epsilon, delta)

@@ -9,18 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
 from fedfm.core import blame, scoring
 from fedfm.core import fold as folding
 from fedfm.core.books import Books, latest
 from fedfm.core.briefs import Briefs
-from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx, Event, Terms
-from fedfm.core.errors import MessageRefused, MethodFault, RoundFailed, reason
-from fedfm.core.exposure import overspent
-from fedfm.core.federation import Federation
+from fedfm.core.errors import MethodFault, RoundFailed, reason
+from fedfm.core.federation import Federation, readers
 from fedfm.core.fold import Fold
 from fedfm.core.home import Home
 from fedfm.core.hub import Engine, Hub, Session
@@ -28,14 +25,20 @@ from fedfm.core.job import Job
 from fedfm.core.ledger import read
 from fedfm.core.memory import Round, RunState
 from fedfm.core.message import Message, nothing
-from fedfm.core.protection import readers
 from fedfm.core.protocols import Aggregate, Bound, Load, Outcome, Plan, State
 from fedfm.core.registry import name_of
+from fedfm.core.spending import overspends
 from fedfm.core.state import whole
 from fedfm.core.tree import cut
 
 T = TypeVar("T")
-STATEFUL = ("aggregate", "adversary", "detect", "value", "reward")  # the selector starts from the pool
+STATEFUL = (
+    "aggregate",
+    "adversary",
+    "detect",
+    "value",
+    "reward",
+)  # beside the selector, which starts from the pool
 
 
 class Run:
@@ -93,7 +96,8 @@ class Run:
             yield self._commit(record | {"seconds": r.seconds}, r.ctx.events or [])
 
     def _overspent(self, fresh: Sequence[Event]) -> str:
-        return overspent(self.fed, lambda: [*read(self.books.ledger.path), *fresh], len(self.parties))
+        """Why no further round may begin: it would exceed a privacy budget."""
+        return overspends(self.fed, lambda: [*read(self.books.ledger.path), *fresh], len(self.parties))
 
     # ---- the start of a round ---------------------------------------------------------------------------------
     def _slots(self) -> dict[str, State]:
@@ -103,8 +107,15 @@ class Run:
 
     def _round(self) -> Round:
         fed, st = self.fed, self.state
-        ctx = Ctx(fed.seed, st.round, st.attempt, layout=self.layout, simulated=fed.simulated, events=[])
-        ctx = ctx.at(horizon=fed.rounds)
+        ctx = Ctx(
+            fed.seed,
+            st.round,
+            st.attempt,
+            layout=self.layout,
+            simulated=fed.simulated,
+            horizon=fed.rounds,
+            events=[],
+        )
         ctx = ctx.at(house=scoring.View(self, ctx))
         return Round(ctx, dict(st.slots), st.clock)
 
@@ -212,18 +223,7 @@ class Run:
         return m
 
     def _check_upload(self, m: Message) -> None:
-        """Under an opaque stage a wrong length must be caught before the barrier names the survivors."""
-        if (at := self.hub.stack.hidden) is not None:
-            nought = torch.zeros(self.fed.aggregate.lifted(self.layout))
-            ctx = self.hub.ctx.muted().at(client=m.sender)
-            linear = Pipe(*self.hub.stack.stages[:at])  # the length says nothing of the data
-            n = linear.encode(nought, {}, ctx)[0].numel()
-            masses = folding.weights_behind(self.fed, n)
-            x, _ = self.hub.stack.decode(m.x, m.side, {}, ctx)  # down to the masked values
-            if m.info.get("masses") != masses or x.shape != (n + masses,) or x.dtype != torch.int64:
-                raise MessageRefused(
-                    f"{m.sender} sent {tuple(x.shape)} {x.dtype} where {n} and {masses} of mass were agreed"
-                )
+        folding.admit(self.fed, m, self.hub.stack, self.layout, self.hub.ctx.muted())
 
     def settle(self, kept: Sequence[Message] | Fold, ctx: Ctx) -> tuple[Aggregate, State]:
         state = self.state.slots["aggregate"]

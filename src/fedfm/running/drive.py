@@ -20,6 +20,7 @@ from fedfm.core.federation import Federation
 from fedfm.core.loop import Run
 from fedfm.core.message import finite
 from fedfm.core.session import Site
+from fedfm.core.spending import planned
 from fedfm.core.state import Store, write
 from fedfm.data.splits import opened
 from fedfm.running import baselines as base
@@ -31,7 +32,6 @@ from fedfm.running.record.identity import Identity, of_base, of_data, refuse
 from fedfm.running.summary import dumps, summarise, versions
 from fedfm.running.verdict import FAILED, INTERRUPTED, Result, Verdict, judge
 from fedfm.tasks.probing import open_task, probe
-from fedfm.trust.privacy.planning import planned
 
 Callback = Callable[[dict[str, Any]], None]  # called with a copy of each round's record
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from fedfm.checks.exposure import HIGHEST
+from fedfm.config.names import strange
 from fedfm.core.combine import stages_of
 from fedfm.core.context import Ctx
 from fedfm.core.errors import FedfmError, Problem
-from fedfm.core.exposure import noises
 from fedfm.core.federation import Federation
 from fedfm.core.protocols import Adversary
 from fedfm.core.registry import name_of
-from fedfm.trust.privacy.planning import HIGHEST, planned, schedule
+from fedfm.core.spending import noises, planned, schedule
 
 
 def feasible(fed: Federation, rows: Mapping[str, int]) -> list[Problem]:
     """What would fail in every round, or do nothing in any, with these parties and their numbers of rows."""
-    return [*_few(fed, len(rows)), *_nobody(fed, rows), *affordable(fed, rows)]
+    return [*strange(fed, rows), *_few(fed, len(rows)), *_nobody(fed, rows), *affordable(fed, rows)]
 
 
 def _few(fed: Federation, parties: int) -> Iterator[Problem]:
@@ -52,6 +53,18 @@ def _nobody(fed: Federation, rows: Mapping[str, int]) -> Iterator[Problem]:
             f"its share of {len(rows)} parties is less than one",
             f"adversary.count=1, a larger adversary.fraction, or adversary=null (fedfm show {name})",
         )
+
+
+def promise(fed: Federation, parties: int) -> str:
+    """What the plan's epsilon is, and whom it protects, before anything runs; empty without a guarantee."""
+    if not (stages := noises(planned(fed, parties))):
+        return ""
+    spent = stages[0].accountant.planned_cost(stages, schedule(fed, parties), parties)
+    budget = min((s.budget for s in stages if s.budget is not None), default=None)
+    stop = (
+        f"; the run stops before epsilon {budget:g}" if budget is not None and budget < spent.epsilon else ""
+    )
+    return f"{fed.rounds} rounds would spend {spent}{stop}"
 
 
 def affordable(fed: Federation, sizes: Mapping[str, int]) -> list[Problem]:

@@ -6,14 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedfm.config import plain as configs
+from fedfm.config.setup import Setup
 from fedfm.core.errors import ConfigError
 from fedfm.core.schema import Account
 from fedfm.data.splits import opened
 from fedfm.running.estimate import estimate
-from fedfm.running.feasible import feasible
+from fedfm.running.feasible import feasible, promise
 from fedfm.running.record.identity import models_of
-from fedfm.trust.privacy.planning import promise
 
 
 @dataclass(frozen=True)
@@ -46,15 +45,15 @@ class Checked:
         return said
 
 
-def probe(config: configs.Config) -> Checked:
+def probe(setup: Setup) -> Checked:
     """Open the data; take a few local steps if every model is here. Weights are never fetched. Raises ConfigError."""
-    fed = configs.from_config(config)
+    fed = setup.fed
     parties = opened(fed.data, fed.seed, fed.task)
     rows = {i: len(parties.train(i)) for i in parties.ids}
     if problems := feasible(fed, rows):
         raise ConfigError(problems)
-    absent = tuple(name for name in dict.fromkeys(models_of(config.get("task"))) if not here(name))
-    taken = {} if absent else estimate(config)
+    absent = tuple(name for name in dict.fromkeys(models_of(setup.config.get("task"))) if not here(name))
+    taken = {} if absent else estimate(setup)
     return Checked(
         rows, len(parties.test()), parties.account, parties.notes, absent, taken, promise(fed, len(rows))
     )

@@ -18,35 +18,15 @@ from typing import Any, Literal
 
 from fedfm.core.context import Event
 from fedfm.core.errors import FedfmError
-from fedfm.core.exposure import noises
-from fedfm.core.federation import Federation
-from fedfm.core.federation import replace as filled
-from fedfm.trust.privacy import planning
+from fedfm.core.spending import Relation, Sampling
 from fedfm.trust.privacy.composition import Draw, Release, drawn, epsilon, together, written
 
-Sampling = Mapping[str, Any]
 POINTS = 64  # rounds of a long ledger whose cumulative epsilon is computed
 WHOM = {
     "recipients": "against whoever gets the model and the public files; the server is trusted",
     "server": "against the server, and so against everybody",
 }
 SEEDED = "would be spent with secret noise and a secret draw: this noise is predictable, it follows from the run's seed"
-
-
-@dataclass(frozen=True)
-class Relation:
-    """Two data sets that a guarantee makes hard to tell apart: they differ in one `unit`, by `change`."""
-
-    change: str = "zero-out"
-    unit: str = "party"
-
-    def __str__(self) -> str:
-        what = {
-            "zero-out": f"the contribution of one {self.unit} set to zero: hides what it contributed, not that it took part",
-            "replace-one": f"one {self.unit} with other data in its place: hides what it contributed, not that it took part",
-            "add-or-remove": f"one {self.unit} more or less: hides that it took part",
-        }
-        return f"{self.change} ({what[self.change]})"
 
 
 @dataclass(frozen=True)
@@ -221,19 +201,19 @@ def calibrate(target: float, cost: Callable[[float], float]) -> float:
     return high
 
 
-def overspends(fed: Federation, events: Iterable[Event], parties: int) -> str:
+def overspends(stages: Sequence[Any], events: Iterable[Event], sampling: Sampling) -> str:
     """Why one more round would exceed a stage's budget; empty: it would not.
 
     Noise and draw are those of the plan, so the rounds that fit are known beforehand and the stop says nothing new.
     """
-    stages = noises(fed)
-    budget = min(s.budget for s in stages if s.budget is not None)
+    if not (budgets := [s.budget for s in stages if s.budget is not None]):
+        return ""
     facts = [e for e in events if e.get("kind") in ("privacy", "plan")]
     last = max((int(e.get("round", 0)) for e in facts), default=-1)
-    total = spent([*facts, *_round(stages, last + 1, planning.schedule(filled(fed, rounds=1), parties)[0])])
-    if total is None or total.epsilon <= budget:
+    total = spent([*facts, *_round(stages, last + 1, sampling)])
+    if total is None or total.epsilon <= min(budgets):
         return ""
-    return f"one more round would spend epsilon {total.epsilon:.2f}, the budget is {budget:g}"
+    return f"one more round would spend epsilon {total.epsilon:.2f}, the budget is {min(budgets):g}"
 
 
 # ---- the ledger --------------------------------------------------------------------------------------------

@@ -28,12 +28,14 @@ class Promise(Wire):
         None,
         "z: standard deviation of the noise, in units of C; the method's usual one, unless epsilon is given",
         low=0.0,
+        alternative="noise",
     )
     _: KW_ONLY
     epsilon: float | None = knob(
         None,
         "privacy budget of the whole run; sets the noise for its rounds and draws, instead of noise_multiplier",
-        low=0.0,
+        above=0.0,
+        alternative="noise",
     )
     delta: float = knob(
         1e-5, "probability that epsilon does not hold; well below 1 / parties", low=0.0, high=1.0
@@ -82,7 +84,7 @@ class Promise(Wire):
         if self.noise_multiplier is None:
             raise FedfmError(
                 f"epsilon {self.epsilon} was not turned into noise: the number of rounds and parties decides it "
-                "(trust.privacy.planning.planned)"
+                "(core.spending.planned)"
             )
         return self.noise_multiplier
 

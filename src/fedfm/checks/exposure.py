@@ -10,21 +10,20 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from fedfm.core.combine import stages_of
-from fedfm.core.context import Event
 from fedfm.core.errors import Problem
-from fedfm.core.protocols import Wire
 from fedfm.core.registry import name_of
+from fedfm.core.spending import RECIPIENTS, SERVER, TRIAL, guards, noises, observers
 
 if TYPE_CHECKING:
     from fedfm.core.federation import Federation
 
 Sort = Literal["public", "covered", "private"]
-SERVER, RECIPIENTS = "server", "recipients"
+HIGHEST = 20.0  # beyond this epsilon (e^20 = 5e8) no meaningful guarantee is left
 
 
 @dataclass(frozen=True)
@@ -39,28 +38,6 @@ class Exposure:
 
     def __str__(self) -> str:
         return f"covered by {self.by}" if self.sort == "covered" else self.sort
-
-
-# ---- who protects whom -------------------------------------------------------------------------------------
-def guards(fed: Federation, against: str = "") -> tuple[Wire, ...]:
-    """The stages of the uplink that protect, from everybody or from one observer."""
-    return tuple(s for s in stages_of(fed.uplink) if s.against and against in ("", s.against))
-
-
-def noises(fed: Federation) -> tuple[Wire, ...]:
-    """Those that add noise and promise an epsilon."""
-    return tuple(s for s in stages_of(fed.uplink) if s.perturbs and s.against and not s.off)
-
-
-def observers(fed: Federation) -> tuple[str, ...]:
-    """From whom protection was asked for."""
-    return tuple(o for o in (SERVER, RECIPIENTS) if guards(fed, o))
-
-
-def overspent(fed: Federation, events: Callable[[], Iterable[Event]], parties: int) -> str:
-    """Why the next round must not begin: it would exceed a privacy budget. To be asked before each round."""
-    stage = next((s for s in noises(fed) if s.budget is not None), None)
-    return "" if stage is None else str(stage.accountant.overspends(fed, events(), parties))
 
 
 # ---- the table ---------------------------------------------------------------------------------------------
@@ -239,7 +216,7 @@ def _central(fed: Federation) -> Iterator[Problem]:
         yield Problem(
             "pace", what, why, "pace=synchronous, or quorum with a deadline, eager=false and late=cancel"
         )
-    if stage.relation == "add-or-remove" and pace.quorum(100) > 1:
+    if stage.relation == "add-or-remove" and pace.quorum(TRIAL) > 1:
         what, why = (
             f"{name_of(pace)} gives up below a quorum",
             "whether a round succeeds tells how many took part",

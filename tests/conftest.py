@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from fedfm.core import registry
+from fedfm.cards import registry
 from fedfm.core.federation import Federation
 from fedfm.core.loop import Run
 from fedfm.engines.inprocess import InProcess
@@ -26,11 +26,11 @@ Drive = Callable[..., Played]
 @pytest.fixture(autouse=True)
 def own_methods() -> Iterator[None]:
     """What a test registers is forgotten after it."""
+    before = set(registry._live)
     yield
-    if registry._elsewhere:
-        registry._elsewhere.clear()
-        registry.cards.cache_clear()
-        registry.methods.cache_clear()
+    for key in set(registry._live) - before:
+        if not registry._live[key].card.module.startswith("fedfm."):
+            registry.forget(*key)
 
 
 @pytest.fixture

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Generator, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
 from fedfm.core.message import DTYPES, Message
 from fedfm.core.protocols import Client, Replies, Say, Server, State, Wire
-from fedfm.core.registry import method
 from fedfm.core.tree import Entry, Layout
 
 
@@ -126,7 +126,7 @@ def _first(patterns: Iterable[str], name: str, rule: str) -> str:
 class ByPath(Wire):
     """Other stages for other tensors: `{"dc/*": QSGD(8), "*": TopK(0.01)}`; the first pattern that matches wins."""
 
-    rules: Mapping[str, Wire] = field(default_factory=dict)
+    rules: Mapping[str, Wire] = knob(factory=dict, doc="pattern of tensors -> stages", names=("tensors", ""))
 
     stages = property(lambda self: tuple(self.rules.values()))
     opaque, after_sum, perturbs, phases = Pipe.opaque, Pipe.after_sum, Pipe.perturbs, Pipe.phases
@@ -184,7 +184,9 @@ class ByPath(Wire):
 class ByClient(Client):
     """Other clients for other parties: `{"party-0": FedProx(), "*": Local()}`; the first pattern that matches wins."""
 
-    rules: Mapping[str, Client] = field(default_factory=dict)
+    rules: Mapping[str, Client] = knob(
+        factory=dict, doc="pattern of parties -> client", names=("parties", "")
+    )
 
     @property
     def dialect(self) -> str:  # type: ignore[override]

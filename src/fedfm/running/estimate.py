@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fedfm.config import plain as configs
+from fedfm.config.setup import Setup
 from fedfm.core.briefs import Briefs
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.job import UPLOAD, Job
@@ -22,11 +22,11 @@ from fedfm.running.progress import Silent
 STEPS = 3  # local steps that are timed
 
 
-def estimate(config: configs.Config) -> dict[str, Any]:
+def estimate(setup: Setup) -> dict[str, Any]:
     """Parameters, bytes a party and round, memory of one process, and seconds of local work (no scoring)."""
     from fedfm.running.execute import open_site
 
-    fed = configs.from_config(config)
+    fed = setup.fed
     with tempfile.TemporaryDirectory() as folder:
         site = open_site(fed, Path(folder), Silent())
         site.store = Store(Path(folder) / "clients")

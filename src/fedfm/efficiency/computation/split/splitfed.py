@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregate, Bound, Client, Replies, Say, Server, State
-from fedfm.core.registry import knob, method
 from fedfm.core.tree import Layout
 from fedfm.efficiency.training.local import Local, batches, plain_sgd
 
@@ -50,7 +50,7 @@ class SplitFed(Client):
         return SplitFedServer(lr=self.local.lr)
 
     def __post_init__(self) -> None:
-        plain_sgd(self.local, "SplitFed")
+        plain_sgd(self.local, "SplitFed", itself=True)
 
     def alone(self) -> Client:
         return self.local

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
 from fedfm.core.message import Message
 from fedfm.core.protocols import Detector, State
-from fedfm.core.registry import knob, method
 
 FEWEST = 4  # with three messages the median absolute deviation says nothing
 
@@ -26,8 +26,9 @@ class NormOutliers(Detector):
     """Refuse a message whose norm lies more than k robust deviations from the median norm of the round.
 
     z = (||x|| - median) / (1.4826 MAD), MAD the median absolute deviation, at least 0.1 % of the median (equal norms
-    are no reason to refuse rounding errors). Refuses nobody among fewer than four messages. It sees scaled updates
-    and noise; it cannot see an attack of the usual length.
+    are no reason to refuse rounding errors). Norms are over all coordinates, running statistics among them. Refuses
+    nobody among fewer than four messages. It sees scaled updates and noise; it cannot see an attack of the usual
+    length.
     """
 
     k: float = knob(3.5, "deviations that are still accepted", low=0.0)

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from fedfm.cards.registry import method
 from fedfm.core.context import Ctx
 from fedfm.core.errors import RoundFailed
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregator, State
-from fedfm.core.registry import method
 from fedfm.trust.robustness.rule.order import per_coordinate
 
 
@@ -28,7 +28,8 @@ class CoordinateMedian(Aggregator):
     """The middle value of each coordinate; the mean of the two middle ones when the number of messages is even.
 
     Bounded by honest values while fewer than half of the messages are malicious. The claimed weights are ignored,
-    because an attacker would claim much. Coordinates that most parties leave at 0 become 0.
+    because an attacker would claim much. Coordinates that most parties leave at 0 become 0. Running statistics are
+    coordinates like all others.
     """
 
     form = "all"

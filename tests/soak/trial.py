@@ -302,6 +302,7 @@ def is_calm(fed: Federation) -> bool:
         and all(_faithful(s) for s in wires)
         and getattr(fed.serving, "lr", 1.0) <= 1.0
         and not getattr(fed.serving, "momentum", 0.0)
+        and not hasattr(fed.serving, "beta2")  # an adaptive step has a size of its own
         and not getattr(fed.aggregate, "denominator", 0.0)
         and not getattr(fed.pace, "dropout", 0.0)
         and fed.aggregate.least == 1

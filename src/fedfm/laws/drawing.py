@@ -30,7 +30,7 @@ DRAWN = (
     *("select", "pace", "adversary", "detect", "value", "reward"),
 )
 INSIDE = {Wire: "wire", Client: "client", Selector: "select"}  # slots of specs that stand within others
-TRIES = 200
+TRIES = 600
 MENDS = 40
 DEPTH = 2  # of specs inside specs
 

@@ -21,6 +21,7 @@ from fedfm.core.context import Ctx
 from fedfm.core.errors import ConfigError, FedfmError, ResumeError
 from fedfm.core.federation import Federation
 from fedfm.core.protocols import Audit
+from fedfm.data.arrays import Arrays
 from fedfm.data.digits import Digits
 from fedfm.data.files import Files
 from fedfm.data.partition.iid import Iid
@@ -32,19 +33,20 @@ from fedfm.evaluation.membership import ALL, LossThreshold, around, exact
 from fedfm.incentives.selection.uniform import Uniform
 from fedfm.models import tiny
 from fedfm.running.audits import audit, reopened
+from fedfm.tasks.module import Torch
 from fedfm.tasks.text.classify import SequenceClassification
 from fedfm.tasks.vision.image import ImageClassification
 
-DATA = Digits(train_rows=40, test_rows=60, partition=Iid(parties=2))
+DATA = Digits(train_rows=20, test_rows=100, partition=Iid(parties=2))
 
 
 def fed(**slots: Any) -> Federation:
     base: dict[str, Any] = {
         "task": ImageClassification(channels=(16, 32)),
         "data": DATA,
-        "client": Local(lr=0.02, steps=60, batch=10, optimizer="adamw", momentum=0.0),
+        "client": Local(lr=0.01, steps=50, batch=10, optimizer="adamw", momentum=0.0),
         "engine": InProcess(),
-        "rounds": 3,
+        "rounds": 4,
     }
     return Federation(**base | slots)
 
@@ -56,7 +58,7 @@ def ran(folder: Path, **slots: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty rows learnt by heart."""
+    """Twenty rows, seen often."""
     return ran(tmp_path_factory.mktemp("audits") / "fitted")
 
 
@@ -113,13 +115,37 @@ def test_closed_forms() -> None:
 
 
 # ---- finished runs --------------------------------------------------------------------------------------------------
-def test_a_model_that_learnt_by_heart_gives_its_rows_away(fitted: Path) -> None:
-    files = {p: p.read_bytes() for p in fitted.rglob("*") if p.is_file() and p.name != ".owner"}
+def test_a_model_that_learnt_by_heart_gives_its_rows_away(tmp_path: Path) -> None:
+    """Labels are coins: what is known of a training row was learnt by heart, and held-out rows are guessed."""
+    g = torch.Generator().manual_seed(0)
+
+    def coins(n: int) -> list[dict[str, Any]]:
+        images = torch.randint(0, 256, (n, 1, 8, 8), generator=g, dtype=torch.uint8)
+        labels = torch.randint(0, 10, (n,), generator=g).tolist()
+        return [{"image": x, "label": str(y)} for x, y in zip(images, labels, strict=True)]
+
+    plan = fed(
+        task=Torch(lambda: torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))),
+        data=Arrays({"a": coins(20), "b": coins(20)}, coins(200)),
+        client=Local(lr=0.3, steps=60, batch=0, momentum=0.9),
+    )
+    fedfm.run(plan, out=tmp_path / "run")
+    found = audit(tmp_path / "run", "loss-threshold", plan)
+    for name, members in ((ALL, 40), ("a", 20), ("b", 20)):
+        case = found["cases"][name]
+        assert case["members"] == members and case["others"] == 200
+        assert case["auc"] > 0.95 and case["advantage"] > 0.85 and case["tpr_bounds"][0] > 0.3
+
+
+def test_an_audit_is_kept_and_leaves_the_run_as_it_was(fitted: Path) -> None:
+    files = {p: p.read_bytes() for p in fitted.rglob("*") if p.is_file() and p.name != "audit.json"}
     found = audit(fitted)
-    assert {p: p.read_bytes() for p in files} == files
+    after = {p: p.read_bytes() for p in fitted.rglob("*") if p.is_file() and p.name != "audit.json"}
+    assert after == files
     every = found["cases"][ALL]
-    assert every["auc"] > 0.9 and every["advantage"] > 0.7 and every["members"] == 40
-    assert set(found["cases"]) == {ALL, "party-0", "party-1"}
+    assert (
+        every["auc"] > 0.65 and every["members"] == 20 and set(found["cases"]) == {ALL, "party-0", "party-1"}
+    )
     assert found["meaning"].endswith("gives away who was trained on.")
     assert (
         json.loads((fitted / "audit.json").read_text())["audits"]["loss-threshold"]["cases"] == found["cases"]
@@ -138,7 +164,7 @@ def test_the_command_prints_a_table_and_a_sentence(fitted: Path) -> None:
     done = CliRunner().invoke(app, ["audit", str(fitted), "--audit", "{name: loss-threshold, fpr: 0.05}"])
     assert done.exit_code == 0 and "party-1" in done.output and "audit.json" in done.output
     done = CliRunner().invoke(app, ["audit", str(fitted), "--json"])
-    assert json.loads(done.output)["cases"][ALL]["others"] == 60
+    assert json.loads(done.output)["cases"][ALL]["others"] == 100
 
 
 # ---- refusals -------------------------------------------------------------------------------------------------------
@@ -179,14 +205,14 @@ def test_rows_in_memory_cannot_be_opened_again(tmp_path: Path) -> None:
         ]
         for i in ("left", "right")
     }
-    plan = fed(data=fedfm.Arrays(rows), rounds=1)  # type: ignore[attr-defined]
+    plan = fed(data=Arrays(rows), rounds=1)
     fedfm.run(plan, out=tmp_path / "run")
     with pytest.raises(ResumeError, match="objects of a Python process.*data.train"):
         audit(tmp_path / "run")
     assert audit(tmp_path / "run", "loss-threshold", plan)["cases"][ALL]["members"] > 10
     rows["left"][0]["label"] = "b"
     with pytest.raises(ResumeError, match="cannot be audited"):
-        audit(tmp_path / "run", "loss-threshold", fed(data=fedfm.Arrays(rows), rounds=1))  # type: ignore[attr-defined]
+        audit(tmp_path / "run", "loss-threshold", fed(data=Arrays(rows), rounds=1))
 
 
 def test_a_run_without_a_single_model_and_an_unfinished_one_are_refused(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 
-from fedfm.core.registry import Card, cards
+from fedfm.cards.registry import Card, cards
 
 ROOT = Path(__file__).resolve().parents[1]
 README, ATLAS = ROOT / "README.md", ROOT / "docs" / "atlas.csv"

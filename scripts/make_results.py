@@ -19,8 +19,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from fedfm.cards.registry import recipes
 from fedfm.config.plain import digest
-from fedfm.core.registry import recipes
 from fedfm.core.text import markdown
 from fedfm.report.numbers import decimals, fixed, short, size
 from fedfm.report.seeds import reach

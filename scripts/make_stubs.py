@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import fedfm
-from fedfm.core.registry import cards
+from fedfm.cards.registry import cards
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "fedfm"
 STUB = PACKAGE / "__init__.pyi"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from fedfm.core import registry
+from fedfm.cards import registry
 from fedfm.core.federation import Federation
 from fedfm.core.loop import Run
 from fedfm.engines.inprocess import InProcess

@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 NAMES = {
     **dict.fromkeys(("run", "resume", "recipe_of"), "fedfm.running.entry"),
     **dict.fromkeys(("Federation", "replace"), "fedfm.core.federation"),
-    **dict.fromkeys(("method", "recipe", "knob"), "fedfm.core.registry"),
+    **dict.fromkeys(("method", "recipe", "knob"), "fedfm.cards.registry"),
     **dict.fromkeys(("Ctx", "Terms"), "fedfm.core.context"),
     **dict.fromkeys(("FedfmError", "ConfigError", "RunFailed"), "fedfm.core.errors"),
     "Layout": "fedfm.core.tree",
@@ -33,7 +33,7 @@ def __getattr__(name: str) -> Any:
     if name in NAMES:
         return getattr(importlib.import_module(NAMES[name]), name)
     if name[:1].isupper():
-        from fedfm.core.registry import load, methods
+        from fedfm.cards.registry import load, methods
 
         for card in methods().values():
             if card.qualname == name:
@@ -50,7 +50,7 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     import pkgutil
 
-    from fedfm.core.registry import methods
+    from fedfm.cards.registry import methods
 
     classes = [c.qualname for c in methods().values() if "." not in c.qualname]
     return sorted({*globals(), *NAMES, *classes, *(m.name for m in pkgutil.iter_modules(__path__))})

@@ -49,8 +49,8 @@ def list_(
     as_json: Annotated[bool, typer.Option("--json", help="records for machines")] = False,
 ) -> None:
     """Every registered method and recipe."""
+    from fedfm.cards.registry import SLOT_OF, cards, problems
     from fedfm.core.errors import ConfigError, Problem, nearest
-    from fedfm.core.registry import SLOT_OF, cards, problems
     from fedfm.running.cards import record
 
     for problem in problems():
@@ -85,8 +85,8 @@ def list_(
 @app.command()
 def show(name: Annotated[str, typer.Argument(help="a method or a recipe")]) -> None:
     """A method's card: idea, equation, fields with default and range, reference, departures from the paper."""
+    from fedfm.cards.registry import cards, load
     from fedfm.core.errors import ConfigError, Problem, nearest
-    from fedfm.core.registry import cards, load
     from fedfm.running.cards import describe, doc, span
 
     found = [c for c in cards() if c.name == name]
@@ -202,9 +202,9 @@ def models(
 
 def _dashes(argv: list[str]) -> None:
     """`--lr 3` is no option: settings are written without dashes, and have a place."""
+    from fedfm.cards.registry import recipes
     from fedfm.config.compose import resolve
     from fedfm.config.hints import paths
-    from fedfm.core.registry import recipes
 
     named = next((a for a in argv if a in recipes()), "quickstart")
     for word, after in zip(argv, [*argv[1:], "VALUE"], strict=True):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fedfm.core import registry
-from fedfm.core.registry import cards, methods, recipes
+from fedfm.cards import registry
+from fedfm.cards.registry import cards, methods, recipes
 from fedfm.data.source import Partition
 from fedfm.data.splits import Source
 from fedfm.efficiency.training.local import Local

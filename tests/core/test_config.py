@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from fedfm.cards.registry import find
 from fedfm.config import plain as config
 from fedfm.config.plain import from_config, to_config
 from fedfm.config.text import override, parse
@@ -14,7 +15,6 @@ from fedfm.core.combine import ByPath, Pipe
 from fedfm.core.errors import ConfigError, nearest
 from fedfm.core.federation import Federation, replace
 from fedfm.core.protocols import Reward
-from fedfm.core.registry import find
 from fedfm.efficiency.communication.codec.qsgd import QSGD
 from fedfm.efficiency.communication.codec.topk import TopK
 from fedfm.efficiency.communication.submodel.heterofl import HeteroFL

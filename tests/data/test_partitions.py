@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedfm import laws
-from fedfm.core.registry import knob
+from fedfm.cards.registry import knob
 from fedfm.data.partition.by_field import ByField
 from fedfm.data.partition.deal import apportion
 from fedfm.data.partition.dirichlet import Dirichlet

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fedfm import laws
+from fedfm.cards.registry import knob, load, methods, recipes
 from fedfm.checks.rules import check
 from fedfm.config import plain as config
 from fedfm.config.text import dump, parse
@@ -32,7 +33,6 @@ from fedfm.core.protocols import (
     Valuer,
     Wire,
 )
-from fedfm.core.registry import knob, load, methods, recipes
 from fedfm.efficiency.communication.codec.entropy import Entropy
 from fedfm.efficiency.communication.codec.error_feedback import ErrorFeedback
 from fedfm.efficiency.communication.codec.qsgd import QSGD

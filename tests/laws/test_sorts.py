@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from fedfm import laws
+from fedfm.cards.registry import knob
 from fedfm.core.context import Ctx
 from fedfm.core.federation import Federation
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregate, Aggregator, Bound, Client, Lift, Server, State, Wire
-from fedfm.core.registry import knob
 from fedfm.core.tree import Layout
 from fedfm.efficiency.communication.codec.qsgd import QSGD
 from fedfm.efficiency.communication.codec.quantise import Quantise

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import fedfm
+from fedfm.cards.registry import knob, name_of
 from fedfm.config.configure import configure
 from fedfm.config.marker import fingerprint
 from fedfm.config.plain import from_config
@@ -21,7 +22,6 @@ from fedfm.core.combine import ByClient, Pipe
 from fedfm.core.errors import ConfigError, ResumeError
 from fedfm.core.federation import Federation, replace
 from fedfm.core.message import Message
-from fedfm.core.registry import knob, name_of
 from fedfm.efficiency.communication.codec.error_feedback import ErrorFeedback
 from fedfm.efficiency.communication.codec.topk import TopK
 from fedfm.efficiency.training.fedprox import FedProx

@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 
 import fedfm
+from fedfm.cards import listing, registry
+from fedfm.cards.registry import cards, find, load, method, methods, name_of, problems, recipes
 from fedfm.config.configure import configure
 from fedfm.config.plain import from_config
 from fedfm.config.record import to_config
-from fedfm.core import listing, protocols, registry
+from fedfm.core import protocols
 from fedfm.core.errors import ConfigError
 from fedfm.core.federation import Federation
-from fedfm.core.registry import cards, find, load, method, methods, name_of, problems, recipes
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.servers import Apply
 from fedfm.engines.inprocess import InProcess
@@ -29,7 +30,7 @@ from fedfm.tasks.quadratic import Quadratic, Quadratics
 CELL = '''
 from dataclasses import dataclass
 import fedfm, tempfile
-from fedfm.core import registry
+from fedfm.cards import registry
 {before}
 @{decorator}("gentle", slot="client")
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from fedfm.cards.registry import knob, method
 from fedfm.cli import app
 from fedfm.config.configure import configure
 from fedfm.config.names import strange
@@ -18,7 +19,6 @@ from fedfm.config.record import to_config
 from fedfm.core.combine import ByClient, ByPath
 from fedfm.core.errors import ConfigError
 from fedfm.core.federation import Federation, replace
-from fedfm.core.registry import knob, method
 from fedfm.efficiency.communication.codec.topk import TopK
 from fedfm.efficiency.training.local import Local
 from fedfm.engines.pace import AllArrive, Quorum, Speed

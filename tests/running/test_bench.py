@@ -15,9 +15,9 @@ from fedfm import bench
 from fedfm.bench import aggregate, clients, machine, overhead, secagg, start, wire
 from fedfm.bench.arena import ENDLESS, NEVER, opened
 from fedfm.bench.idle import Crowd, Idle, Vector
+from fedfm.cards.registry import methods
 from fedfm.core.errors import ConfigError
 from fedfm.core.federation import Federation, replace
-from fedfm.core.registry import methods
 from fedfm.engines.inprocess import InProcess
 from fedfm.engines.processes import Processes
 

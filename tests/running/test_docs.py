@@ -13,9 +13,9 @@ import pytest
 
 import fedfm
 from fedfm import laws
+from fedfm.cards.registry import cards, methods
 from fedfm.checks.rules import check
 from fedfm.core.errors import ConfigError
-from fedfm.core.registry import cards, methods
 from fedfm.models import tiny
 from fedfm.scaffold import BODIES, hint, new
 

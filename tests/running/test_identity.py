@@ -255,7 +255,7 @@ def test_another_base_model_is_refused(change: Any, words: str, texts: Federatio
 # ---- own code -------------------------------------------------------------------------------------------------
 OWN = '''
 from dataclasses import dataclass
-from fedfm.core.registry import method
+from fedfm.cards.registry import method
 from fedfm.efficiency.training.mean import Mean
 import {name}_beside
 
@@ -278,7 +278,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixture
     module = importlib.import_module(name)
 
     def forget() -> None:
-        from fedfm.core import registry
+        from fedfm.cards import registry
 
         for gone in (name, f"{name}_beside"):
             sys.modules.pop(gone, None)

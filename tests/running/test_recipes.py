@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import fedfm
-from fedfm.core.registry import recipes
+from fedfm.cards.registry import recipes
 
 WHOLE_STORY = "quickstart"  # three seeds and a margin: test_quickstart.py
 

@@ -33,7 +33,7 @@ from fedfm.trust.robustness.rule.krum import Krum
 
 OWN = '''
 from dataclasses import dataclass
-from fedfm.core.registry import method
+from fedfm.cards.registry import method
 from fedfm.efficiency.training.mean import Mean
 
 @method("my-own-mean", slot="aggregate", section="IV.A")

@@ -13,8 +13,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from fedfm import models
+from fedfm.cards.registry import load
 from fedfm.cli import app
-from fedfm.core.registry import load
 from fedfm.running.cards import describe
 from fedfm.running.progress import table
 

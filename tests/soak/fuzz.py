@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
+from fedfm.cards.registry import load
 from fedfm.core.context import Ctx
 from fedfm.core.message import DTYPES, NAMED, Message, pack
 from fedfm.core.protocols import Wire
-from fedfm.core.registry import load
 from fedfm.laws import examples
 from fedfm.laws.compare import normal
 from fedfm.laws.drawing import fits

@@ -20,7 +20,7 @@ def measure(quick: bool = False, *, repeats: int = 7) -> dict[str, Any]:
     commands = {
         "python": ["-c", "pass"],
         "import fedfm": ["-c", "import fedfm"],
-        "list of cards": ["-c", "from fedfm.core.registry import cards; cards()"],
+        "list of cards": ["-c", "from fedfm.cards.registry import cards; cards()"],
     }
     if importlib.util.find_spec("fedfm.cli"):
         entry = "import sys; from fedfm.cli import main; sys.argv[0] = 'fedfm'; main()"

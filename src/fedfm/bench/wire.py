@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from fedfm.bench import machine
+from fedfm.cards.registry import load, methods
 from fedfm.core.context import Ctx
 from fedfm.core.message import Message, pack
 from fedfm.core.protocols import Wire
-from fedfm.core.registry import load, methods
 from fedfm.core.tree import Layout
 
 COMBINATORS = {"pipe": (), "by-path": ({"*": Wire()},)}  # what their defaults leave empty

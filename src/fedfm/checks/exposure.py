@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from fedfm.cards.registry import name_of
 from fedfm.core.combine import stages_of
 from fedfm.core.errors import Problem
-from fedfm.core.registry import name_of
 from fedfm.core.spending import RECIPIENTS, SERVER, TRIAL, guards, noises, observers
 
 if TYPE_CHECKING:

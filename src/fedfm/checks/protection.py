@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fedfm.cards.registry import name_of
 from fedfm.core.combine import Pipe, stages_of
 from fedfm.core.errors import Problem
 from fedfm.core.federation import Federation, readers
 from fedfm.core.protocols import Wire
-from fedfm.core.registry import name_of
 
 
 def protects(stage: Wire) -> bool:

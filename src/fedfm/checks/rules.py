@@ -10,12 +10,12 @@ from collections.abc import Iterator
 
 import torch
 
+from fedfm.cards.registry import name_of
 from fedfm.checks import protection
 from fedfm.checks.exposure import exposed
 from fedfm.core.combine import Pipe, stages_of
 from fedfm.core.errors import Problem
 from fedfm.core.federation import Federation, readers
-from fedfm.core.registry import name_of
 
 
 def check(fed: Federation) -> list[Problem]:

@@ -11,14 +11,14 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from fedfm.cards.knobs import alternatives
+from fedfm.cards.registry import SLOT_OF, load, methods
 from fedfm.config.hints import fields_of
 from fedfm.config.limits import default_of
 from fedfm.config.marker import live
 from fedfm.config.record import to_config
 from fedfm.core.combine import Pipe
 from fedfm.core.errors import ConfigError, Problem
-from fedfm.core.knobs import alternatives
-from fedfm.core.registry import SLOT_OF, load, methods
 
 Config = dict[str, Any]
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fedfm.cards.registry import recipes
 from fedfm.checks.rules import check
 from fedfm.config import text
 from fedfm.config.compose import Composition, resolved
@@ -16,7 +17,6 @@ from fedfm.config.plain import from_config
 from fedfm.config.setup import Setup
 from fedfm.core.errors import ConfigError, Problem
 from fedfm.core.federation import Federation
-from fedfm.core.registry import recipes
 from fedfm.data.arrays import as_source
 from fedfm.models import catalog
 

@@ -7,9 +7,9 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from fedfm.cards.registry import load, methods
 from fedfm.core.errors import FedfmError, Problem
 from fedfm.core.federation import Federation
-from fedfm.core.registry import load, methods
 
 UNKNOWN = "unknown key"
 

@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from fedfm.cards.knobs import alternatives
 from fedfm.config.marker import plain_scalar
 from fedfm.core.errors import Problem, nearest
-from fedfm.core.knobs import alternatives
 
 BITS = 63  # of the largest integer
 

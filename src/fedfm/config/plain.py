@@ -16,6 +16,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from fedfm.cards.registry import SLOT_OF, load, methods
 from fedfm.config.compose import Config as Config
 from fedfm.config.compose import Opened, resolve
 from fedfm.config.hints import misspelt
@@ -26,7 +27,6 @@ from fedfm.core.combine import Pipe
 from fedfm.core.errors import ConfigError, Problem, nearest
 from fedfm.core.federation import Federation
 from fedfm.core.protocols import Aggregator, Client, Task, Wire
-from fedfm.core.registry import SLOT_OF, load, methods
 
 __all__ = ["Config", "build", "digest", "from_config", "resolve", "to_config"]
 _SCALARS: dict[Any, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}

@@ -8,10 +8,10 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from fedfm.cards.registry import registered
 from fedfm.config.marker import fingerprint, live, marker, plain_scalar
 from fedfm.core.combine import Pipe
 from fedfm.core.federation import Federation
-from fedfm.core.registry import registered
 
 
 def to_config(value: Any) -> Any:

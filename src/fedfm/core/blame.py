@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 
 import torch
 
+from fedfm.cards.registry import name_of
 from fedfm.core.errors import FedfmError, MachineFault, MethodFault, PartyFault, ResumeError, RoundFailed
 from fedfm.core.job import Fault
-from fedfm.core.registry import name_of
 
 T = TypeVar("T")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from fedfm.cards.registry import name_of
 from fedfm.core import blame
 from fedfm.core.context import Ctx
 from fedfm.core.errors import MethodFault
@@ -13,7 +14,6 @@ from fedfm.core.job import Job
 from fedfm.core.memory import Memories, RunState
 from fedfm.core.message import Message
 from fedfm.core.protocols import Bound
-from fedfm.core.registry import name_of
 from fedfm.core.tree import cut
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
 from fedfm.core.message import DTYPES, Message
 from fedfm.core.protocols import Client, Replies, Say, Server, State, Wire
-from fedfm.core.registry import knob, method
 from fedfm.core.tree import Entry, Layout
 
 

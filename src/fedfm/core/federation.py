@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from dataclasses import replace as replace  # a federation with some slots filled otherwise
 from typing import Any
 
+from fedfm.cards.registry import knob, load, name_of
 from fedfm.core.protocols import (
     Adversary,
     Aggregator,
@@ -23,7 +24,6 @@ from fedfm.core.protocols import (
     Valuer,
     Wire,
 )
-from fedfm.core.registry import knob, load, name_of
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from fedfm.cards.registry import name_of
 from fedfm.core import scoring
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ConfigError, Problem
 from fedfm.core.job import Job, Said
 from fedfm.core.message import Message
 from fedfm.core.protocols import Bound, Say
-from fedfm.core.registry import name_of
 from fedfm.core.talk import words
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from fedfm.cards.registry import name_of
 from fedfm.core import blame, scoring
 from fedfm.core import fold as folding
 from fedfm.core.books import Books, latest
@@ -26,7 +27,6 @@ from fedfm.core.ledger import read
 from fedfm.core.memory import Round, RunState
 from fedfm.core.message import Message, nothing
 from fedfm.core.protocols import Aggregate, Bound, Load, Outcome, Plan, State
-from fedfm.core.registry import name_of
 from fedfm.core.spending import overspends
 from fedfm.core.state import whole
 from fedfm.core.tree import cut

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from fedfm.cards.registry import name_of
 from fedfm.core import scoring
 from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx
@@ -25,7 +26,6 @@ from fedfm.core.home import Home
 from fedfm.core.job import POOLED, UPLOAD, Job, Said
 from fedfm.core.message import Message, finite, pack
 from fedfm.core.protocols import Bound, Client, Say, State
-from fedfm.core.registry import name_of
 from fedfm.core.state import Store
 from fedfm.core.talk import Talk, words
 

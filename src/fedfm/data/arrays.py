@@ -8,8 +8,8 @@ from os import PathLike, fspath
 from os.path import expanduser, isdir, isfile, join
 from typing import Any
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.errors import DataError
-from fedfm.core.registry import knob, method
 from fedfm.core.schema import Unfit
 from fedfm.data import kinds
 from fedfm.data.cleaning.columns import Piece

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.errors import DataError, MissingExtra, nearest
-from fedfm.core.registry import knob, method
 from fedfm.core.schema import Column
 from fedfm.data.source import Parties, Row, Shard, lost, stream
 from fedfm.data.splits import Source

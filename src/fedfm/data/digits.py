@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.errors import MissingExtra
-from fedfm.core.registry import knob, method
 from fedfm.core.schema import Column
 from fedfm.data.bundled.slices import balanced, pick
 from fedfm.data.partition.dirichlet import Dirichlet

@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedfm.core.registry import knob, method
+from fedfm.cards.registry import knob, method
 from fedfm.core.schema import Column
 from fedfm.data.bundled.slices import balanced, file_bytes
 from fedfm.data.partition.dirichlet import Dirichlet

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from fedfm.core.registry import knob, method
+from fedfm.cards.registry import knob, method
 from fedfm.data.cleaning.columns import Piece
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.own import Own

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.errors import DataError, MissingExtra, nearest
-from fedfm.core.registry import knob, method
 from fedfm.data.cleaning.columns import Piece
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.own import Own

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fedfm.cards.registry import knob
 from fedfm.core.errors import DataError
-from fedfm.core.registry import knob
 from fedfm.core.schema import Account, Column, Lost, Unfit
 from fedfm.data import kinds
 from fedfm.data.cleaning.columns import Map, Pairs, Piece, clean, lacking

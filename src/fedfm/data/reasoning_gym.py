@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.errors import DataError, MissingExtra, nearest
-from fedfm.core.registry import knob, method
 from fedfm.core.schema import Column
 from fedfm.data.source import Parties, Row, Shard, lost
 from fedfm.data.splits import Source

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from fedfm.cards.registry import knob
 from fedfm.core.errors import DataError
-from fedfm.core.registry import knob
 from fedfm.core.schema import Column
 from fedfm.data.partition.deal import apportion
 from fedfm.data.source import Parties, Row, Shard, stream, topic, written

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fedfm.core.registry import knob, method
+from fedfm.cards.registry import knob, method
 from fedfm.core.schema import Column
 from fedfm.data.bundled.slices import balanced, json_rows, pick
 from fedfm.data.partition.dirichlet import Dirichlet

@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass
 
+from fedfm.cards.registry import method
 from fedfm.core.job import Job, Said
 from fedfm.core.message import Message
-from fedfm.core.registry import method
 from fedfm.core.session import Site
 
 

@@ -9,9 +9,9 @@ from typing import Literal
 
 import torch
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
 from fedfm.core.protocols import Load, Pace
-from fedfm.core.registry import knob, method
 
 
 @method("lognormal", slot="speed", section="VII")

@@ -23,10 +23,10 @@ from typing import Any
 
 import torch
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.errors import FedfmError, MachineFault
 from fedfm.core.job import Job, Said
 from fedfm.core.message import Message, parts, unpack
-from fedfm.core.registry import knob, method
 from fedfm.core.session import Site
 
 KEPT = 8  # briefs that a worker remembers

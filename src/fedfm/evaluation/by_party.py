@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.errors import DataError
 from fedfm.core.protocols import Bound, Evaluator, Scores
-from fedfm.core.registry import knob, method
 from fedfm.core.schema import Parties
 from fedfm.evaluation.perturb import KINDS, fitting, perturbed
 from fedfm.tasks.bound import evaluating

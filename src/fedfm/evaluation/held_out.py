@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.protocols import Evaluator
-from fedfm.core.registry import knob, method
 
 
 @method("held-out", slot="evaluate", section="VII")

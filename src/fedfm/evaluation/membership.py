@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
 from fedfm.core.errors import FedfmError
 from fedfm.core.protocols import Audit, Bound
-from fedfm.core.registry import knob, method
 from fedfm.data.splits import fingerprint
 from fedfm.tasks.bound import evaluating
 

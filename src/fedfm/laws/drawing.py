@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from fedfm.cards.registry import SLOT_OF, load, methods
 from fedfm.checks.rules import check
 from fedfm.core.combine import Pipe
 from fedfm.core.errors import FedfmError
 from fedfm.core.federation import Federation, replace
 from fedfm.core.protocols import Client, Selector, Server, Wire
-from fedfm.core.registry import SLOT_OF, load, methods
 
 DRAWN = (
     *("client", "server", "aggregate", "uplink", "downlink", "talk"),

@@ -9,8 +9,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from fedfm.cards.registry import load
 from fedfm.core.protocols import Client, Selector, Wire
-from fedfm.core.registry import load
 
 INNER = {Wire: "topk", Client: "local", Selector: "uniform"}  # what a wrapper wraps when it says nothing
 

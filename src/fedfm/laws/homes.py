@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from fedfm.cards.registry import load, methods
 from fedfm.core import ledger
 from fedfm.core.context import Ctx, Event, Terms
 from fedfm.core.errors import FedfmError
@@ -35,7 +36,6 @@ from fedfm.core.protocols import (
     Valuer,
     Wire,
 )
-from fedfm.core.registry import load, methods
 from fedfm.core.session import Site
 from fedfm.core.spending import planned
 from fedfm.core.state import Store

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
+from fedfm.cards.registry import load, methods
 from fedfm.core.federation import Federation, replace
 from fedfm.core.protocols import Selector
-from fedfm.core.registry import load, methods
 from fedfm.laws.homes import play, quadratics, slot_of
 from fedfm.laws.law import hold, law
 

@@ -6,12 +6,12 @@ import dataclasses
 import inspect
 from typing import Any
 
+from fedfm.cards.registry import load, methods, registered
 from fedfm.config import plain as config
 from fedfm.config.limits import out_of_range, unfit
 from fedfm.config.text import dump, parse
 from fedfm.core.errors import Problem
 from fedfm.core.federation import Federation
-from fedfm.core.registry import load, methods, registered
 from fedfm.data.source import Partition
 from fedfm.laws.homes import quadratics, slot_of
 from fedfm.laws.law import hold, law

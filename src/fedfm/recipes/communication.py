@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from fedfm.cards.registry import recipe
 from fedfm.core.combine import Pipe
 from fedfm.core.federation import Federation, replace
-from fedfm.core.registry import recipe
 from fedfm.efficiency.communication.codec.entropy import Entropy
 from fedfm.efficiency.communication.codec.error_feedback import ErrorFeedback
 from fedfm.efficiency.communication.codec.qsgd import QSGD

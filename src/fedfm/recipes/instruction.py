@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from fedfm.cards.registry import recipe
 from fedfm.core.federation import Federation, replace
-from fedfm.core.registry import recipe
 from fedfm.data.chatterbot import Chatterbot
 from fedfm.data.reasoning_gym import ReasoningGym
 from fedfm.efficiency.computation.tuning.lora import LoRA

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from fedfm.cards.registry import recipe
 from fedfm.core.federation import Federation, replace
-from fedfm.core.registry import recipe
 from fedfm.data.wordnet_topics import WordnetTopics
 from fedfm.efficiency.computation.tuning.lora import LoRA
 from fedfm.efficiency.training.adaptive import FedAdam

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from fedfm.cards.registry import recipe
 from fedfm.core.combine import Pipe
 from fedfm.core.federation import Federation, replace
-from fedfm.core.registry import recipe
 from fedfm.data.partition.dirichlet import Dirichlet
 from fedfm.data.wordnet_topics import WordnetTopics
 from fedfm.efficiency.computation.tuning.head import Head

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from fedfm.cards.registry import recipe
 from fedfm.core.federation import Federation, replace
-from fedfm.core.registry import recipe
 from fedfm.data.fashion_mnist import FashionMnist
 from fedfm.efficiency.communication.submodel.heterofl import HeteroFL
 from fedfm.efficiency.computation.split.splitfed import SplitFed, SplitFedServer

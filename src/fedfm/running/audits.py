@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedfm.cards.registry import name_of
 from fedfm.config import plain as configs
 from fedfm.config import text
 from fedfm.config.marker import unspoken
@@ -22,7 +23,6 @@ from fedfm.core.errors import ConfigError, FedfmError, Problem, ResumeError
 from fedfm.core.federation import Federation
 from fedfm.core.memory import RunState
 from fedfm.core.protocols import Audit, Bound
-from fedfm.core.registry import name_of
 from fedfm.core.state import write
 from fedfm.data.splits import opened as open_data
 from fedfm.running.record import own

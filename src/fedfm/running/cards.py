@@ -7,7 +7,7 @@ import importlib
 import inspect
 from typing import Any
 
-from fedfm.core.registry import Card
+from fedfm.cards.registry import Card
 
 
 def record(card: Card) -> dict[str, Any]:

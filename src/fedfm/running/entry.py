@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedfm.cards.registry import load
 from fedfm.config.configure import given
 from fedfm.core.errors import ConfigError, Problem, nearest
 from fedfm.core.federation import Federation
-from fedfm.core.registry import load
 from fedfm.running import execute
 from fedfm.running.drive import Callback
 from fedfm.running.progress import Lines

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fedfm.cards.registry import methods, name_of, recipes
 from fedfm.checks.exposure import outside
 from fedfm.config import plain as configs
 from fedfm.core import ledger
@@ -18,7 +19,6 @@ from fedfm.core.combine import stages_of
 from fedfm.core.federation import Federation
 from fedfm.core.loop import Run
 from fedfm.core.message import raw
-from fedfm.core.registry import methods, name_of, recipes
 from fedfm.core.session import Site
 from fedfm.running.verdict import Verdict
 

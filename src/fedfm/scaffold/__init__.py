@@ -7,8 +7,8 @@ import re
 import sys
 from pathlib import Path
 
+from fedfm.cards.registry import methods
 from fedfm.core.errors import ConfigError, Problem, nearest
-from fedfm.core.registry import methods
 from fedfm.scaffold.bodies import BODIES, Body
 
 PACKAGE = Path(__file__).resolve().parents[1]

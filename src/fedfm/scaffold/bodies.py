@@ -26,7 +26,7 @@ from typing import Any
 from fedfm.core.context import Ctx
 from fedfm.core.message import Message
 from fedfm.core.protocols import Bound, Client, State
-from fedfm.core.registry import knob, method
+from fedfm.cards.registry import knob, method
 from fedfm.efficiency.training.local import Local
 """,
         "Local steps as `local` takes them.",
@@ -51,7 +51,7 @@ from fedfm.efficiency.training.local import Local
         """\
 from fedfm.core.context import Ctx
 from fedfm.core.protocols import Aggregate, Server, State
-from fedfm.core.registry import knob, method
+from fedfm.cards.registry import knob, method
 from fedfm.efficiency.training.servers import apart, together
 """,
         "theta += lr * mean(delta).",
@@ -68,7 +68,7 @@ from fedfm.efficiency.training.servers import apart, together
         "IV.A",
         "Schedule",
         """\
-from fedfm.core.registry import knob, method
+from fedfm.cards.registry import knob, method
 from fedfm.efficiency.training.schedule import Schedule
 """,
         "factor = 1 - p, with p the share of the run that has passed.",
@@ -89,7 +89,7 @@ from fedfm.core.context import Ctx
 from fedfm.core.errors import RoundFailed
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregator, Lift, State
-from fedfm.core.registry import method
+from fedfm.cards.registry import method
 """,
         "sum_i m_i x_i / sum_i m_i, with m_i = local examples.",
         """\
@@ -131,7 +131,7 @@ from torch import Tensor
 
 from fedfm.core.context import Ctx
 from fedfm.core.protocols import State, Wire
-from fedfm.core.registry import method
+from fedfm.cards.registry import method
 from fedfm.efficiency.communication.codec.finite import finite
 """,
         "C(x) = x.",
@@ -157,7 +157,7 @@ from collections.abc import Mapping
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.message import Message
 from fedfm.core.protocols import Plan, Selector, State
-from fedfm.core.registry import method
+from fedfm.cards.registry import method
 """,
         "Every free party, in pool order.",
         """\
@@ -174,7 +174,7 @@ from fedfm.core.registry import method
 import math
 
 from fedfm.core.protocols import Pace
-from fedfm.core.registry import knob, method
+from fedfm.cards.registry import knob, method
 """,
         "A round counts when ceil(fraction * planned) parties contributed.",
         """\
@@ -194,7 +194,7 @@ from collections.abc import Sequence
 from fedfm.core.context import Ctx
 from fedfm.core.message import Message
 from fedfm.core.protocols import Adversary, State
-from fedfm.core.registry import knob, method
+from fedfm.cards.registry import knob, method
 from fedfm.trust.robustness.attack.membership import drawn
 """,
         "A malicious party sends scale times its own update.",
@@ -223,7 +223,7 @@ from collections.abc import Mapping
 from fedfm.core.context import Ctx
 from fedfm.core.message import Message
 from fedfm.core.protocols import Detector, State
-from fedfm.core.registry import knob, method
+from fedfm.cards.registry import knob, method
 """,
         "Refuse a message whose norm is above `limit`.",
         """\
@@ -245,7 +245,7 @@ from collections.abc import Sequence
 
 from fedfm.core.context import Ctx
 from fedfm.core.protocols import State, Valuer
-from fedfm.core.registry import method
+from fedfm.cards.registry import method
 """,
         "phi_i = v(N) - v(N without i).",
         """\
@@ -269,7 +269,7 @@ from collections.abc import Mapping, Sequence
 
 from fedfm.core.context import Ctx
 from fedfm.core.protocols import Plan, Reward, State
-from fedfm.core.registry import method
+from fedfm.cards.registry import method
 """,
         "Pay what the plan promised to those who delivered.",
         """\

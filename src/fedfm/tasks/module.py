@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.errors import DataError, ModelError
 from fedfm.core.protocols import Scores, Task
-from fedfm.core.registry import knob, method
 from fedfm.tasks.bound import BoundModule, Objective, running_statistics
 
 

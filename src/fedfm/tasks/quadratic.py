@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.context import Terms
 from fedfm.core.protocols import Scores, Task
-from fedfm.core.registry import knob, method
 from fedfm.data.source import Parties, Shard
 from fedfm.data.splits import Source
 from fedfm.tasks.bound import BoundModule, Objective

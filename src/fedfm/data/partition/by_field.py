@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.errors import DataError, nearest
-from fedfm.core.registry import knob, method
 from fedfm.data.source import Partition, natural
 
 

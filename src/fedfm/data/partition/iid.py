@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fedfm.core.registry import knob, method
+from fedfm.cards.registry import knob, method
 from fedfm.data.partition.deal import cut, enough
 from fedfm.data.source import Partition, stream
 

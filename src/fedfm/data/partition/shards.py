@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.errors import DataError
-from fedfm.core.registry import knob, method
 from fedfm.data.partition.deal import enough, named
 from fedfm.data.source import Partition, stream
 

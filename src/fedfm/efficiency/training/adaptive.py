@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
 from fedfm.core.errors import RoundFailed
 from fedfm.core.protocols import Aggregate, Bound, Server, State
-from fedfm.core.registry import knob, method
 from fedfm.efficiency.training.schedule import Constant, Schedule
 from fedfm.efficiency.training.servers import apart, together
 

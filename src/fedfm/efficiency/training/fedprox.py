@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
 from fedfm.core.message import Message
 from fedfm.core.protocols import Bound, Client, State
-from fedfm.core.registry import knob, method
 from fedfm.efficiency.training.local import Local, descend, outcome, weights
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ClientFailed, FedfmError
 from fedfm.core.message import Message
 from fedfm.core.protocols import Bound, Client, State
-from fedfm.core.registry import knob, method
 from fedfm.efficiency.training.schedule import Constant, Schedule
 
 Correction = Callable[[Tensor, Tensor], None]  # (weights, gradients): change the gradients in place

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from fedfm.cards.registry import method
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ConfigError, Problem, RoundFailed
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregator, Bound, Lift, State
-from fedfm.core.registry import method
 from fedfm.core.tree import Layout
 
 A, B, R = "lora_A.default.weight", "lora_B.default.weight", "lora_R"

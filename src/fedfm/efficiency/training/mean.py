@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ConfigError, Problem, RoundFailed, nearest
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregator, Lift, State
-from fedfm.core.registry import knob, method
 from fedfm.core.tree import cut
 
 

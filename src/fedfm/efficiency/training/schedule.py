@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
 from fedfm.core.protocols import Slot
-from fedfm.core.registry import knob, method
 
 
 class Schedule(Slot):

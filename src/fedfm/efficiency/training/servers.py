@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
 from fedfm.core.protocols import Aggregate, Server, State
-from fedfm.core.registry import knob, method
 from fedfm.core.tree import Layout
 from fedfm.efficiency.training.schedule import Constant, Schedule
 

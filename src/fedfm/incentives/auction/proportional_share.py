@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.message import Message, nothing
 from fedfm.core.protocols import Bound, Plan, Selector, State
-from fedfm.core.registry import knob, method
 from fedfm.incentives.answers import numbers
 from fedfm.incentives.money import units_down, units_up
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
 from fedfm.core.message import Message
 from fedfm.core.protocols import Bound, State, Valuer
-from fedfm.core.registry import knob, method
 from fedfm.core.tree import Layout
 
 ROWS = 64  # of one pass

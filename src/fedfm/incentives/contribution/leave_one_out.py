@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from fedfm.cards.registry import method
 from fedfm.core.context import Ctx
 from fedfm.core.protocols import State, Valuer
-from fedfm.core.registry import method
 
 
 @method(

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import comb, fsum
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ConfigError, Problem
 from fedfm.core.protocols import Bound, State, Valuer
-from fedfm.core.registry import knob, method
 
 
 @method(

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import torch
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
 from fedfm.core.protocols import State, Valuer
-from fedfm.core.registry import knob, method
 
 
 @method(

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
 from fedfm.core.protocols import Plan, Reward, State
-from fedfm.core.registry import knob, method
 from fedfm.incentives.money import largest_remainder, units_down
 
 

@@ -8,10 +8,10 @@ from typing import ClassVar
 
 import torch
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.message import Message
 from fedfm.core.protocols import Plan, Selector, State
-from fedfm.core.registry import knob, method
 
 
 @method(

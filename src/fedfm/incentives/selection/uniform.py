@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.message import Message
 from fedfm.core.protocols import Plan, Selector, State
-from fedfm.core.registry import knob, method
 
 
 @method(

@@ -91,9 +91,9 @@ def _models() -> Iterator[tuple[str, str]]:
 
 def _recipes() -> Iterator[tuple[str, str]]:
     """Which recipes would run now: their models are here."""
+    from fedfm.cards.registry import load, recipes
     from fedfm.config.plain import to_config
     from fedfm.core.errors import FedfmError
-    from fedfm.core.registry import load, recipes
     from fedfm.running.commands.checking import here
     from fedfm.running.record.identity import models_of
 

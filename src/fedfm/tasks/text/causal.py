@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedfm.cards.registry import knob, load, method
 from fedfm.core.errors import DataError, Problem
 from fedfm.core.protocols import Scores, Task
-from fedfm.core.registry import knob, load, method
 from fedfm.core.schema import Column
 from fedfm.data.kinds import Anything, Chat, Group, Text
 from fedfm.models.identity import Base

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fedfm.cards.registry import knob, load, method
 from fedfm.core.errors import DataError, Problem, nearest
 from fedfm.core.protocols import Scores, Task
-from fedfm.core.registry import knob, load, method
 from fedfm.core.schema import Column
 from fedfm.core.text import markdown
 from fedfm.data.kinds import Group, Label, Text

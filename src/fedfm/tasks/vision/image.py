@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.context import Terms
 from fedfm.core.errors import DataError
 from fedfm.core.protocols import Scores, Task
-from fedfm.core.registry import knob, method
 from fedfm.core.schema import Column
 from fedfm.data.kinds import Group, Image, Label
 from fedfm.tasks.bound import BoundModule, Objective

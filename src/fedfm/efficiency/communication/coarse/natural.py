@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedfm.cards.registry import method
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ClientFailed, MessageRefused
 from fedfm.core.protocols import State, Wire
-from fedfm.core.registry import method
 from fedfm.efficiency.communication.codec import bits, length
 from fedfm.efficiency.communication.codec.finite import finite
 

@@ -11,11 +11,11 @@ import torch
 import zstandard
 from torch import Tensor
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
 from fedfm.core.errors import MessageRefused
 from fedfm.core.message import DTYPES
 from fedfm.core.protocols import State, Wire
-from fedfm.core.registry import knob, method
 from fedfm.efficiency.communication.codec import length, rans
 from fedfm.efficiency.communication.codec.finite import finite
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.combine import Pipe, stages_of
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ClientFailed
 from fedfm.core.protocols import State, Wire
-from fedfm.core.registry import knob, method
 from fedfm.efficiency.communication.codec.finite import finite
 from fedfm.efficiency.communication.codec.randk import RandK
 from fedfm.efficiency.communication.codec.topk import TopK

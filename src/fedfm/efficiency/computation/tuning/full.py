@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from fedfm.core.registry import method
+from fedfm.cards.registry import method
 from fedfm.models.identity import Base
 from fedfm.tasks.tuning import Tuning
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedfm.cards.registry import method
 from fedfm.core.errors import ModelError
-from fedfm.core.registry import method
 from fedfm.efficiency.computation.tuning.full import write_whole
 from fedfm.models.identity import Base
 from fedfm.tasks.tuning import Tuning

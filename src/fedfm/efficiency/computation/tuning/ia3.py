@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.errors import ModelError
-from fedfm.core.registry import knob, method
 from fedfm.efficiency.computation.tuning.peft import Peft
 from fedfm.efficiency.computation.tuning.targets import linear
 

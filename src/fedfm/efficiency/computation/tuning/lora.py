@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedfm.core.registry import knob, method
+from fedfm.cards.registry import knob, method
 from fedfm.efficiency.computation.tuning.peft import ADAPTER, Peft, write
 from fedfm.efficiency.computation.tuning.targets import targets
 from fedfm.models.identity import Base

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, Self
 
 import torch
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.errors import ModelError, nearest
-from fedfm.core.registry import knob, method
 from fedfm.models.folder import read
 from fedfm.models.identity import Base
 from fedfm.tasks.export import write_weights

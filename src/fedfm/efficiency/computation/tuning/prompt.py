@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from fedfm.core.registry import knob, method
+from fedfm.cards.registry import knob, method
 from fedfm.efficiency.computation.tuning.peft import Peft
 
 

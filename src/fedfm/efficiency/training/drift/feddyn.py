@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregate, Bound, Client, Server, State
-from fedfm.core.registry import knob, method
 from fedfm.efficiency.training.local import Local, descend, outcome, weights
 from fedfm.efficiency.training.servers import apart, together
 

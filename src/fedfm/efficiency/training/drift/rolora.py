@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ClientFailed
 from fedfm.core.message import Message
 from fedfm.core.protocols import Bound, Client, State
-from fedfm.core.registry import knob, method
 from fedfm.core.tree import Layout
 from fedfm.efficiency.training.local import Local, descend, outcome, weights
 

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx, Noise
 from fedfm.core.errors import ClientFailed
 from fedfm.core.protocols import Bound, State
-from fedfm.core.registry import knob, method
 from fedfm.core.tree import Layout
 from fedfm.trust.privacy.mechanism.clipping import clip
 from fedfm.trust.privacy.mechanism.promise import CHANGES, Promise

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from fedfm.cards.registry import method
 from fedfm.core.context import Ctx
 from fedfm.core.protocols import State
-from fedfm.core.registry import method
 from fedfm.trust.privacy.mechanism.clipping import clip, perturb
 from fedfm.trust.privacy.mechanism.promise import Promise
 

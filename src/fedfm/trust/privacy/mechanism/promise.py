@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar
 
+from fedfm.cards.registry import knob
 from fedfm.core.context import Ctx
 from fedfm.core.errors import FedfmError
 from fedfm.core.protocols import Wire
-from fedfm.core.registry import knob
 
 CHANGES = ("zero-out", "replace-one", "add-or-remove")
 BOTH = "epsilon and noise_multiplier are two ways to say one thing: set one of them to null"

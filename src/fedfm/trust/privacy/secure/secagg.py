@@ -10,11 +10,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ClientFailed, RoundFailed
 from fedfm.core.message import Message, nothing
 from fedfm.core.protocols import Barrier, Replies, Say, State, Wire
-from fedfm.core.registry import knob, method
 from fedfm.trust.privacy.secure import masks, shamir
 from fedfm.trust.privacy.secure.words import message, rows, unrow, usable
 

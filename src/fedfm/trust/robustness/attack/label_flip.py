@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.around import AroundClient
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ClientFailed
 from fedfm.core.message import Message
 from fedfm.core.protocols import Adversary, Bound, Client, State
-from fedfm.core.registry import knob, method
 from fedfm.data.source import Shard
 from fedfm.trust.robustness.attack.membership import drawn
 

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.around import AroundClient
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ConfigError, Problem
 from fedfm.core.message import Message
 from fedfm.core.protocols import Adversary, Bound, Client, Say, State
-from fedfm.core.registry import knob, method
 from fedfm.core.tree import Layout
 from fedfm.trust.robustness.attack.membership import drawn
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
+from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
 from fedfm.core.message import Message
 from fedfm.core.protocols import Detector, State
-from fedfm.core.registry import knob, method
 
 FEWEST = 4  # with three messages the median absolute deviation says nothing
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedfm.cards.registry import method
 from fedfm.core.context import Ctx
 from fedfm.core.errors import RoundFailed
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregator, State
-from fedfm.core.registry import method
 
 
 @method(

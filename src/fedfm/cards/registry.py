@@ -15,12 +15,12 @@ import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from fedfm.cards.knobs import exclude
+from fedfm.cards.knobs import knob as knob
+from fedfm.cards.listing import SLOT_OF as SLOT_OF
+from fedfm.cards.listing import Card as Card
+from fedfm.cards.listing import card_of, clashes, faults_of, packaged, published
 from fedfm.core.errors import ConfigError, FedfmError, Problem, nearest
-from fedfm.core.knobs import exclude
-from fedfm.core.knobs import knob as knob
-from fedfm.core.listing import SLOT_OF as SLOT_OF
-from fedfm.core.listing import Card as Card
-from fedfm.core.listing import card_of, clashes, faults_of, packaged, published
 
 T = TypeVar("T")
 

@@ -1,0 +1,1 @@
+"""Cards: what every method says of itself, and how it is found by name."""

@@ -42,6 +42,7 @@ from fedfm.efficiency.training.schedule import Cosine, Linear
 from fedfm.efficiency.training.servers import Apply
 from fedfm.efficiency.training.soup import GreedySoup
 from fedfm.engines.pace import AllArrive, Buffered, Quorum, Speed
+from fedfm.evaluation.by_party import ByParty
 from fedfm.incentives.auction.proportional_share import ProportionalShare
 from fedfm.incentives.contract.menu import ContractMenu
 from fedfm.incentives.contribution.datainf import DataInf
@@ -187,6 +188,12 @@ FEDERATIONS: dict[str, dict[str, Any]] = {
         "value": ShapleyExact(),
     },
     "shapley, paid": {"data": VALUED, "value": ShapleyPermutation(4), "reward": BudgetSplit()},
+    "scored by party": {"evaluate": ByParty(parts=3), "data": OWN_TESTS},
+    "personal, by party": {
+        "client": FedRep(local=SGD, head_steps=2),
+        "evaluate": ByParty(personal=True, perturb=("noise",)),
+        "data": OWN_TESTS,
+    },
     "all at once": {
         "client": FedProx(mu=0.1, local=SGD),
         "uplink": ErrorFeedback(TopK(0.1)),

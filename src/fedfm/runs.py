@@ -1,4 +1,4 @@
-"""The commands around runs: run, resume, check, sweep, predict, export, doctor."""
+"""The commands around runs: run, resume, check, sweep, predict, export, audit, doctor."""
 
 from __future__ import annotations
 
@@ -298,6 +298,33 @@ def export(
         err.print(f"not scored: {found.unscored}")
 
 
+def audit(
+    folder: RunDir,
+    audit: Annotated[
+        str, typer.Option(help="an audit (fedfm list --slot audit), or '{name: NAME, FIELD: VALUE}'")
+    ] = "loss-threshold",
+    as_json: Annotated[bool, typer.Option("--json", help="the findings as JSON")] = False,
+) -> None:
+    """Ask a finished run what its model gives away, e.g. who was trained on; the findings go to DIR/audit.json.
+
+    Config, data and base model must be those of the run.
+    """
+    from fedfm.running import audits
+
+    found = audits.audit(folder, audit)
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    names, *rows = audits.table(found)
+    if rows:
+        shown = Table(*names, box=None, padding=(0, 2, 0, 0))
+        for row in rows:
+            shown.add_row(*row)
+        out.print(shown)
+    out.print(found.get("meaning", ""), markup=False, highlight=False)
+    out.print(str(folder / audits.AUDIT), style="dim")
+
+
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False) -> None:
     """What is installed, what this machine has, and what would run here. Asks no network."""
     from fedfm.running.commands.doctor import facts
@@ -313,4 +340,4 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="for machines")]
         out.print(table)
 
 
-COMMANDS = (run, resume, check, sweep, predict, export, doctor)
+COMMANDS = (run, resume, check, sweep, predict, export, audit, doctor)

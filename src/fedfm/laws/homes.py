@@ -25,6 +25,7 @@ from fedfm.core.protocols import (
     Aggregator,
     Client,
     Detector,
+    Evaluator,
     Pace,
     Reward,
     Scores,
@@ -55,6 +56,7 @@ SLOTS: Mapping[type, str] = {
     Adversary: "adversary",
     Detector: "detect",
     Valuer: "value",
+    Evaluator: "evaluate",
     Reward: "reward",
 }
 

@@ -28,6 +28,7 @@ class Objective:
 
     primary: str = "accuracy"
     higher_is_better: bool = True
+    classes: int = 0  # that a row is one of; 0: no classification
 
     def encode(self, rows: Any) -> Any:
         """Rows (a Shard) to whatever `batch` indexes; tokenise here, once."""
@@ -49,6 +50,10 @@ class Objective:
         chunks = self.chunks(encoded)
         found = [self.losses(module, self.batch(encoded, index, device)).double().cpu() for index in chunks]
         return math.fsum(x for part in found for x in part.tolist()), len(encoded)
+
+    def classify(self, module: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+        """Class numbers (n,) of a batch, where the task has classes: the most likely ones, and the true ones."""
+        raise FedfmError("this task has no classes")
 
     def chunks(self, encoded: Any) -> Iterator[Tensor]:
         """Indices of all examples, as many at once as are scored at once."""

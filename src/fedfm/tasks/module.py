@@ -81,6 +81,8 @@ class _Objective(Objective):
     def __init__(self, task: Torch, labels: tuple[str, ...]):
         self.task, self.labels = task, labels or None
         self.scores: dict[str, Any] = dict(task.scores or {})
+        crossed = task.loss in (None, functional.cross_entropy) or isinstance(task.loss, nn.CrossEntropyLoss)
+        self.classes = len(labels) if crossed else 0
         if not self.scores and task.loss is None:
             self.scores = {"accuracy": _right}
         self.primary = next(iter(self.scores), "loss")
@@ -145,6 +147,9 @@ class _Objective(Objective):
                 value = torch.as_tensor(measure(module, batch)).detach()
                 sums[name] += float(value.double().sum()) if value.dim() else float(value) * len(index)
         return {n: (s, len(encoded)) for n, s in sums.items()} | {"loss": self.risk(module, encoded, device)}
+
+    def classify(self, module: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+        return module(batch[0]).argmax(-1), batch[1]
 
     def target(self, batch: Any) -> Tensor:
         labels: Tensor = batch[1]

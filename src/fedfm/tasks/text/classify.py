@@ -170,7 +170,7 @@ class Classification(TextObjective):
         module: nn.Module | None = None,
     ):
         super().__init__(task, tokenizer, lambda t: build(t, len(labels)), labels)
-        self.whole, self.frozen = module, False
+        self.whole, self.frozen, self.classes = module, False, len(labels)
 
     def bind(self, device: str) -> BoundModule:
         bound = super().bind(device)
@@ -261,6 +261,9 @@ class Classification(TextObjective):
         """(n, labels)"""
         out: Tensor = module(batch.ids, batch.mask) if batch.features is None else module.head(batch.features)  # type: ignore
         return out
+
+    def classify(self, module: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        return self.logits(module, batch).argmax(-1), batch.labels
 
     def losses(self, module: nn.Module, batch: Batch) -> Tensor:
         return functional.cross_entropy(self.logits(module, batch), batch.labels, reduction="none")

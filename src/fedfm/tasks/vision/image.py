@@ -96,6 +96,7 @@ class Images:
 class _Objective(Objective):
     def __init__(self, task: ImageClassification, inputs: int, labels: tuple[str, ...]):
         self.task, self.inputs, self.labels = task, inputs, labels
+        self.classes = len(labels)
 
     def encode(self, rows: Any) -> Images:
         number = {label: i for i, label in enumerate(self.labels)}
@@ -112,6 +113,9 @@ class _Objective(Objective):
 
     def loss(self, module: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         return F.cross_entropy(module(batch[0]), batch[1])  # their mean, in one pass
+
+    def classify(self, module: nn.Module, batch: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        return module(batch[0]).argmax(1), batch[1]
 
     def score(self, module: nn.Module, encoded: Images, device: torch.device) -> Scores:
         right, loss = 0, 0.0

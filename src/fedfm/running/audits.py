@@ -1,0 +1,191 @@
+"""Audits of finished runs: the run is opened again from its folder, an audit asks its questions, audit.json keeps the answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedfm.cards.registry import name_of
+from fedfm.config import plain as configs
+from fedfm.config import text
+from fedfm.config.marker import unspoken
+from fedfm.config.setup import Setup
+from fedfm.core import ledger
+from fedfm.core.books import checkpoint, checkpoints
+from fedfm.core.context import Ctx
+from fedfm.core.errors import ConfigError, FedfmError, Problem, ResumeError
+from fedfm.core.federation import Federation
+from fedfm.core.memory import RunState
+from fedfm.core.protocols import Audit, Bound
+from fedfm.core.state import write
+from fedfm.data.splits import opened as open_data
+from fedfm.running.record import own
+from fedfm.running.record.folder import CONFIG, FORMAT, owned, recorded, versioned, writing
+from fedfm.running.record.identity import Identity, imports_differ, of_base, of_data
+from fedfm.running.summary import versions
+from fedfm.running.verdict import tally
+from fedfm.tasks.probing import open_task
+
+AUDIT = "audit.json"
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A finished run, opened again. Nothing of it is written to.
+
+    `model` is the final vector, `contributors` are the parties whose work was used in some round, `kept` has the
+    checkpoints that are still there by round.
+    """
+
+    folder: Path
+    fed: Federation
+    parties: Any
+    bound: Bound
+    model: Tensor
+    contributors: tuple[str, ...]
+    round: int = 0
+    kept: Mapping[int, Path] = field(default_factory=dict)
+
+    def at(self, round: int) -> Tensor:
+        """The model after a round whose checkpoint was kept."""
+        return self.fed.serving.model(RunState.load(self.kept[round]).server)
+
+
+def audit(
+    folder: str | Path, what: Audit | str = "loss-threshold", federation: Federation | None = None
+) -> dict[str, Any]:
+    """Ask a finished run, and add the findings to its audit.json under the audit's name.
+
+    `federation`: the one that was run, where it holds objects that a config cannot say. Raises ResumeError for a folder
+    that cannot be opened as what it was a run of, FedfmError for an audit that cannot be carried out on it.
+    """
+    folder, spec = Path(folder), chosen(what) if isinstance(what, str) else what
+    recorded(folder)  # before a lock is put into a folder that is none of ours
+    with owned(folder):
+        path = folder / AUDIT
+        known: dict[str, Any] = versioned(path) if path.exists() else {"format": FORMAT, "audits": {}}
+        run = reopened(folder, federation)
+        if spec.needs_rounds and (gone := sorted(set(range(1, run.round + 1)) - set(run.kept))):
+            raise FedfmError(
+                f"{folder}: {name_of(spec)} needs the models of all rounds, and those of {len(gone)} rounds "
+                f"(round {gone[0]} first) were not kept"
+            )
+        found = spec.run(run, Ctx(run.fed.seed, run.round))
+        known["audits"][name_of(spec)] = {"spec": configs.to_config(spec), "round": run.round, **found}
+        with writing(folder):
+            write(path, json.dumps(known, indent=1, allow_nan=False).encode())
+    return found
+
+
+def reopened(folder: Path, federation: Federation | None = None) -> Opened:
+    """A finished run from its folder: the same config, own modules, data and base model, or a ResumeError that says what differs."""
+    record = recorded(folder)
+    if not record.get("identity") or not record.get("complete"):
+        raise ResumeError(f"{folder}: this run is not finished\n    fix: fedfm resume {folder}")
+    before = Identity.of(record["identity"])
+    imports = own.bring(before.imports, (), folder)
+    _same(imports_differ(before.imports, imports, False), folder)
+    own.load(imports)
+    config, fed = _federation(folder, federation)
+    if not fed.serving.whole:
+        raise FedfmError(
+            f"{folder}: {name_of(fed.client)} leaves no single model, but one for each party or cluster\n"
+            "    why: an audit asks the model that everybody gets"
+        )
+    last = max(checkpoints(folder), default=None)
+    if last is None:
+        raise ResumeError(f"{folder} has no checkpoint: restore it (copy a run directory as a whole)")
+    torch.set_num_threads(fed.threads)
+    try:
+        parties = open_data(fed.data, fed.seed, fed.task)
+    except FedfmError as e:
+        raise ResumeError(
+            f"{folder} cannot be audited: the rows that it was trained on cannot be read again\n    why: {e}\n"
+            "    fix: put the data back where config.yaml says"
+        ) from e
+    device = fed.device if fed.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    bound = open_task(fed.task, parties, device)
+    base, template = of_base(config, bound)
+    now = Identity(config, of_data(parties), base, template, before.imports, versions())
+    _same(before.differs(now, done=last), folder)
+    state = RunState.load(checkpoint(folder, last))
+    return Opened(
+        folder,
+        fed,
+        parties,
+        bound,
+        fed.serving.model(state.server),
+        _contributors(folder, parties.ids),
+        state.round,
+        {k: checkpoint(folder, k) for k in checkpoints(folder)},
+    )
+
+
+def _federation(folder: Path, given: Federation | None) -> tuple[configs.Config, Federation]:
+    path = folder / CONFIG
+    try:
+        found = text.load(path)
+        if given is not None:
+            return Setup(given, found.get("recipe")).config, given
+        if objects := list(unspoken(found)):
+            raise ResumeError(
+                f"{folder} cannot be audited from its folder alone: it was run on objects of a Python process, which "
+                "its config only records: "
+                + ", ".join(f"{where} ({name})" for where, name in objects)
+                + "\n    fix: make them again, and call fedfm.running.audits.audit"
+                f"('{folder}', 'loss-threshold', federation)"
+            )
+        setup = Setup.of(found)
+        return setup.config, setup.fed
+    except (ConfigError, OSError) as e:
+        raise ResumeError(f"{path} cannot be read: {e}") from e
+
+
+def _same(differences: Any, folder: Path) -> None:
+    """Raise ResumeError that names whatever is not what the run was trained on."""
+    if bad := [d for d in differences if not d.allowed]:
+        raise ResumeError(
+            f"{folder} cannot be audited: what it was a run of is not what is here now\n    "
+            + "\n    ".join(map(str, bad))
+            + "\n    why: losses on other rows or another base say nothing about who was trained on"
+            "\n    fix: restore what changed"
+        )
+
+
+def _contributors(folder: Path, ids: tuple[str, ...]) -> tuple[str, ...]:
+    """The parties whose work was used, in the order of the data."""
+    failed = {r["round"] for r in ledger.read(folder / "metrics.jsonl") if r.get("failed")}
+    used = {i for i, one in tally(ledger.read(folder / "events.jsonl"), failed).items() if one.used}
+    return tuple(i for i in ids if i in used)
+
+
+def chosen(said: str) -> Audit:
+    """An audit from its name, or from YAML with its settings. Raises ConfigError with all problems."""
+    problems: list[Problem] = []
+    spec = configs.build(Audit, text.parse(f"audit: {said}", "--audit")["audit"], "audit", problems, "audit")
+    if problems:
+        raise ConfigError(problems)
+    assert isinstance(spec, Audit)
+    return spec
+
+
+# ---- shown ----------------------------------------------------------------------------------------------------
+def table(found: Mapping[str, Any]) -> list[list[str]]:
+    """The `cases` of findings as lines of text, the names of the columns first; bounds stand as `low .. high`."""
+    cases = found.get("cases", {})
+    columns = list(dict.fromkeys(c for case in cases.values() for c in case))
+    return [["", *(c.replace("_", " ") for c in columns)]] + [
+        [name, *(_said(case.get(c)) for c in columns)] for name, case in cases.items()
+    ]
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, list):
+        return " .. ".join(map(_said, value))
+    return "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)

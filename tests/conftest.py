@@ -26,11 +26,11 @@ Drive = Callable[..., Played]
 @pytest.fixture(autouse=True)
 def own_methods() -> Iterator[None]:
     """What a test registers is forgotten after it."""
+    before = set(registry._live)
     yield
-    if registry._elsewhere:
-        registry._elsewhere.clear()
-        registry.cards.cache_clear()
-        registry.methods.cache_clear()
+    for key in set(registry._live) - before:
+        if not registry._live[key].card.module.startswith("fedfm."):
+            registry.forget(*key)
 
 
 @pytest.fixture

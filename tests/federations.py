@@ -9,23 +9,37 @@ from fedfm.core.combine import ByClient, ByPath, Pipe
 from fedfm.core.federation import Federation
 from fedfm.data.digits import Digits
 from fedfm.data.partition.dirichlet import Dirichlet
+from fedfm.efficiency.communication.coarse.natural import Natural
+from fedfm.efficiency.communication.coarse.rotation import Rotation
+from fedfm.efficiency.communication.coarse.sign import Sign
+from fedfm.efficiency.communication.coarse.terngrad import TernGrad
 from fedfm.efficiency.communication.codec.entropy import Entropy
 from fedfm.efficiency.communication.codec.error_feedback import ErrorFeedback
 from fedfm.efficiency.communication.codec.qsgd import QSGD
 from fedfm.efficiency.communication.codec.quantise import Quantise
 from fedfm.efficiency.communication.codec.randk import RandK
 from fedfm.efficiency.communication.codec.topk import TopK
+from fedfm.efficiency.communication.lowrank.powersgd import PowerSGD
+from fedfm.efficiency.communication.memory.dgc import DGC
+from fedfm.efficiency.communication.memory.ef21 import EF21
 from fedfm.efficiency.communication.submodel.heterofl import HeteroFL
 from fedfm.efficiency.computation.split.splitfed import SplitFed, SplitFedServer
+from fedfm.efficiency.training.adaptive import FedAdagrad, FedAdam, FedYogi
+from fedfm.efficiency.training.drift.feddyn import FedDyn, FedDynServer
+from fedfm.efficiency.training.drift.fednova import FedNova, FedNovaServer
+from fedfm.efficiency.training.drift.fedsam import FedSAM
+from fedfm.efficiency.training.drift.mime import MimeLite, MimeLiteServer
 from fedfm.efficiency.training.fedbuff import FedBuff
 from fedfm.efficiency.training.fedprox import FedProx
 from fedfm.efficiency.training.hierarchy import Edges
 from fedfm.efficiency.training.local import Local
+from fedfm.efficiency.training.majority_vote import MajorityVote
 from fedfm.efficiency.training.mean import Mean
 from fedfm.efficiency.training.personal.fedrep import FedRep
 from fedfm.efficiency.training.personal.ifca import IFCA, ClusterMean
 from fedfm.efficiency.training.scaffold import Scaffold, ScaffoldServer
-from fedfm.efficiency.training.servers import Apply, FedAdam
+from fedfm.efficiency.training.schedule import Cosine, Linear
+from fedfm.efficiency.training.servers import Apply
 from fedfm.efficiency.training.soup import GreedySoup
 from fedfm.engines.pace import AllArrive, Buffered, Quorum, Speed
 from fedfm.incentives.auction.proportional_share import ProportionalShare
@@ -56,6 +70,7 @@ VALUED = Digits(
 )
 OWN_TESTS = replace(VALUED, server_rows=0, own_test=0.2)
 EQUAL = Mean(weights="equal")
+FIXED = Mean(weights="equal", denominator=6.0)  # who drops out does not change the scale of the noise
 WEIGHTS = {"client": Local(lr=0.1, steps=2, batch=8, send="weights"), "server": Apply(takes="weights")}
 
 
@@ -131,6 +146,30 @@ FEDERATIONS: dict[str, dict[str, Any]] = {
         "rounds": 6,
         "uplink": ErrorFeedback(TopK(0.1)),
     },
+    "ef21": {"uplink": EF21(TopK(0.1))},
+    "shifted quantiser by some": {"uplink": EF21(QSGD(7), rate=0.2), "select": Uniform(count=4)},
+    "gradient compression": {"uplink": DGC(0.05, warmup=1), "pace": AllArrive(dropout=0.3)},
+    "powers of two": {"uplink": Natural(), "downlink": Natural()},
+    "ternary": {"uplink": ByPath({"head*": Natural(), "*": TernGrad(clip=2.5)})},
+    "rotated bits": {"uplink": Pipe(Rotation(), Quantise(1))},
+    "low rank": {"uplink": ErrorFeedback(PowerSGD(1))},
+    "votes": {
+        "uplink": Sign(),
+        "aggregate": MajorityVote(),
+        "server": Apply(lr=0.01, schedule=Linear(warmup=1)),
+    },
+    "fednova": {"client": FedNova(Local(lr=0.1, epochs=1.0, momentum=0.5)), "server": FedNovaServer()},
+    "feddyn": {"client": FedDyn(0.1, SGD), "server": FedDynServer(0.1), "select": Uniform(count=4)},
+    "fedsam": {"client": FedSAM(0.05, SGD)},
+    "mimelite": {"client": MimeLite(0.5, SGD), "server": MimeLiteServer(beta=0.5)},
+    "fedyogi": {"server": FedYogi(lr=0.01)},
+    "fedadagrad": {"server": FedAdagrad(lr=0.01)},
+    "looking ahead": {"server": Apply(lr=0.7, momentum=0.9, nesterov=True, schedule=Cosine())},
+    "rates fall": {"client": Local(lr=0.1, epochs=1.0, drop_last=True, schedule=Cosine(warmup=1, end=0.1))},
+    "moments kept": {
+        "client": Local(lr=0.01, steps=2, optimizer="adamw", micro_batch=3, keep_optimizer=True)
+    },
+    "own weights": {"aggregate": Mean(factors={"party-0": 3.0, "party-1": 0.0})},
     "deadline": {"pace": Quorum(0.3, deadline_s=12.0, speed=SLOW)},
     "deadline, too few": {
         "pace": Quorum(0.9, deadline_s=8.0, speed=SLOW),
@@ -163,15 +202,14 @@ SECURE: dict[str, dict[str, Any]] = {
     "secure, edges": {"uplink": SecAgg(), "select": Edges(count=2)},
     "secure, fixed": {"uplink": SecAgg(), "fold": "fixed"},
     "secure, sparse": {"uplink": Pipe(RandK(0.3), SecAgg())},
-    "secure, noisy": {"uplink": Pipe(ClipNoise(0.5, 0.3), SecAgg()), "aggregate": EQUAL},
+    "secure, noisy": {"uplink": Pipe(ClipNoise(0.5, 0.3), SecAgg()), "aggregate": FIXED},
     "secure, entropy": {"uplink": Pipe(SecAgg(), Entropy())},
     "secure, widths": {"uplink": SecAgg(), "select": HeteroFL(), "aggregate": EQUAL},
-    "secure, split": {"uplink": SecAgg(), "client": SplitFed(SGD), "server": SplitFedServer(lr=0.1)},
     "secure, scaffold": {"uplink": SecAgg(), "client": Scaffold(SGD), "server": ScaffoldServer()},
     **{
         f"secure, noisy, {phase}": {
             "uplink": Pipe(ClipNoise(0.5, 0.3), SecAgg(threshold=0.62)),
-            "aggregate": EQUAL,
+            "aggregate": FIXED,
             "pace": AllArrive(drop={"party-2": phase}),
         }
         for phase in ("keys", "shares", "upload", "unmask")

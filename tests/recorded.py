@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from federations import EQUAL, SGD, SLOW, digits
+from federations import EQUAL, SGD, SLOW, VALUED, digits
 from fedfm.core.combine import Pipe
 from fedfm.core.federation import Federation
 from fedfm.data.digits import Digits
@@ -40,7 +40,6 @@ CODES: dict[str, Any] = {
     "data": Digits(train_rows=300, test_rows=60, partition=Dirichlet(alpha=2.0, parties=6, min_rows=5)),
     "rounds": 8,
 }
-AUCTION = ProportionalShare(budget=20.0)
 
 RUNS: dict[str, Callable[[], Federation]] = {
     "codes": lambda: digits(**CODES),
@@ -49,7 +48,7 @@ RUNS: dict[str, Callable[[], Federation]] = {
     "attack": lambda: digits(detect=NormOutliers(), adversary=SignFlip(count=1, scale=50.0)),
     "noise": lambda: digits(uplink=ClipNoise(0.5, 1.0), aggregate=EQUAL, client=SGD, rounds=4),
     "masks": lambda: quadratics(uplink=SecAgg(threshold=0.5), pace=AllArrive(drop={"party-2": "upload"})),
-    "auction": lambda: quadratics(select=AUCTION, reward=AUCTION, value=ShapleyExact(), rounds=3),
+    "auction": lambda: digits(select=ProportionalShare(budget=20.0), data=VALUED, value=ShapleyExact()),
     "deadline": lambda: quadratics(pace=Quorum(0.8, deadline_s=8.0, speed=SLOW), rounds=6),
     "buffered": lambda: quadratics(
         aggregate=FedBuff(), pace=Buffered(2, 4, speed=SLOW), select=Uniform(count=4), rounds=6

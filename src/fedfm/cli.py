@@ -50,8 +50,11 @@ def list_(
 ) -> None:
     """Every registered method and recipe."""
     from fedfm.core.errors import ConfigError, Problem, nearest
-    from fedfm.core.registry import SLOT_OF, cards
+    from fedfm.core.registry import SLOT_OF, cards, problems
     from fedfm.running.cards import record
+
+    for problem in problems():
+        err.print(str(problem), markup=False, highlight=False)
 
     slots = {s for c in cards() for s in c.slots}
     if slot is not None and (slot := SLOT_OF.get(slot, slot)) not in slots:
@@ -61,8 +64,13 @@ def list_(
     found = [
         c
         for c in cards()
-        if (slot is None or slot in c.slots) and (section is None or c.section.startswith(section))
+        if (slot is None or slot in c.slots)
+        and (section is None or any(s.startswith(section) for s in c.section.split("/")))
     ]
+    if section is not None and not found:
+        there = {s for c in cards() if slot is None or slot in c.slots for s in c.section.split("/")}
+        what = f"nothing{f' of slot {slot}' if slot else ''} is in section '{section}'"
+        raise ConfigError([Problem("--section", what, nearest(section, there), "fedfm list shows all")])
     if as_json:
         print(json.dumps([record(c) for c in found], indent=1))
         return
@@ -79,7 +87,7 @@ def show(name: Annotated[str, typer.Argument(help="a method or a recipe")]) -> N
     """A method's card: idea, equation, fields with default and range, reference, departures from the paper."""
     from fedfm.core.errors import ConfigError, Problem, nearest
     from fedfm.core.registry import cards, load
-    from fedfm.running.cards import describe, doc
+    from fedfm.running.cards import describe, doc, span
 
     found = [c for c in cards() if c.name == name]
     if not found:
@@ -102,10 +110,7 @@ def show(name: Annotated[str, typer.Argument(help="a method or a recipe")]) -> N
         for column in ("field", "default", "range", "meaning"):
             table.add_column(column, no_wrap=column == "field", overflow="fold")
         for f in describe(load(name)):
-            span = "|".join(f["choices"] or ()) or " .. ".join(
-                "" if v is None else f"{v:g}" for v in (f["low"], f["high"])
-            ).strip(" ")
-            table.add_row(f["name"], str(f["default"]), "" if span == ".." else span, f["doc"] or "")
+            table.add_row(f["name"], str(f["default"]), span(f), f["doc"] or "")
         out.print(table)
 
 
@@ -195,10 +200,30 @@ def models(
     out.print(table)
 
 
+def _dashes(argv: list[str]) -> None:
+    """`--lr 3` is no option: settings are written without dashes, and have a place."""
+    from fedfm.config.compose import resolve
+    from fedfm.config.hints import paths
+    from fedfm.core.registry import recipes
+
+    named = next((a for a in argv if a in recipes()), "quickstart")
+    for word, after in zip(argv, [*argv[1:], "VALUE"], strict=True):
+        key, _, value = word.removeprefix("--").replace("-", "_").partition("=")
+        if not word.startswith("--") or not key:
+            continue
+        known = [p for p in paths(resolve({"recipe": named})) if p == key or p.endswith(f".{key}")]
+        for path in [p for p in known if "." in p][:2]:
+            print(f"a setting is written without dashes: {path}={clean(value or after)}", file=sys.stderr)
+
+
 def main(argv: list[str] | None = None) -> Any:
     """Entry point: every error that fedfm raises on purpose is printed without a traceback."""
     try:
         return app(args=argv)
+    except SystemExit as e:
+        if e.code == 2:
+            _dashes(sys.argv[1:] if argv is None else argv)
+        raise
     except FedfmError as e:
         print(f"error: {clean(e)}", file=sys.stderr)
         sys.exit(2)

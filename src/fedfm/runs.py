@@ -54,10 +54,17 @@ def run(
         seeds = "seed=" + ",".join(str(first + k) for k in range(repeats))
         _sweep(what, [*(settings or ()), seeds], out_dir, rounds, engine, baselines)
         return
-    config = configure(what, settings or (), rounds=rounds, seed=seed, engine=engine)
+    setup = configure(what, settings or (), rounds=rounds, seed=seed, engine=engine)
+    _notes(setup)
     with _interruptible():
-        result = execute(config, out_dir, baselines=baselines, progress=Live(err), trackers=tracker or ())
+        result = execute(setup, out_dir, baselines=baselines, progress=Live(err), trackers=tracker or ())
     _show(result, strict)
+
+
+def _notes(setup: Any) -> None:
+    """Which settings gave way to which, before anything runs."""
+    for note in setup.notes:
+        err.print(f"note: {note}", markup=False, highlight=False)
 
 
 def resume(
@@ -129,12 +136,13 @@ def check(
     from fedfm.running.commands.checking import probe
     from fedfm.running.execute import configure
 
-    config = configure(what, settings or (), rounds=rounds, engine=engine)
+    setup = configure(what, settings or (), rounds=rounds, engine=engine)
+    _notes(setup)
     if no_model:
         out.print("the config is sound; data and model were not looked at")
         return
     err.print("the federation is sound; opening the data, and the model if it is here ...")
-    found = probe(config)
+    found = probe(setup)
     for remark in found.remarks:
         err.print(remark, style="yellow")
     for name in found.absent:
@@ -142,7 +150,7 @@ def check(
     if not found.remarks and not found.absent:
         err.print("no problems", style="green")
     table = Table(show_header=False, box=None, padding=(0, 2))
-    table.add_row("parties / rounds", f"{len(found.rows)} / {config['rounds']}")
+    table.add_row("parties / rounds", f"{len(found.rows)} / {setup.fed.rounds}")
     table.add_row("rows to train on / to test on", f"{sum(found.rows.values()):,} / {found.test_rows:,}")
     if e := found.estimate:
         table.add_row("trained parameters", f"{e['trainable_parameters']:,} of {e['total_parameters']:,}")

@@ -20,7 +20,7 @@ from fedfm.efficiency.communication.codec.topk import TopK
 from fedfm.efficiency.communication.submodel.heterofl import HeteroFL
 from fedfm.efficiency.training.fedprox import FedProx
 from fedfm.efficiency.training.local import Local
-from fedfm.engines.pace import Quorum
+from fedfm.engines.pace import Quorum, Speed
 from fedfm.engines.processes import Processes
 from fedfm.incentives.auction.proportional_share import ProportionalShare
 from fedfm.incentives.contribution.leave_one_out import LeaveOneOut
@@ -236,7 +236,10 @@ def test_digest_is_of_what_determines_the_result() -> None:
 
 
 def test_digest_does_not_tell_2_from_2_0() -> None:
-    one, two = (config.to_config(config.from_config(plain(pace=Quorum(deadline_s=d)))) for d in (2, 2.0))
+    one, two = (
+        config.to_config(config.from_config(plain(pace=Quorum(deadline_s=d, speed=Speed(1.0)))))
+        for d in (2, 2.0)
+    )
     assert config.digest(one) == config.digest(two)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from fedfm.checks.rules import check
 from fedfm.config.plain import from_config, to_config
-from fedfm.core.check import check
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.federation import Federation
 from fedfm.core.message import Message
@@ -215,7 +215,7 @@ def test_fedbuff_counts_a_sub_model_where_it_has_the_coordinate() -> None:
 def test_specs_survive_a_config_and_a_check() -> None:
     for pace in (
         AllArrive(dropout=0.1),
-        Quorum(0.5, deadline_s=2, late="keep", drop={"party-0": ""}),
+        Quorum(0.5, deadline_s=2, late="keep", drop={"party-0": ""}, speed=Speed(1.0)),
         Buffered(2, 3, speed=Speed(2.0, 0.1)),
     ):
         f = fed(3, pace=pace, aggregate=FedBuff(max_staleness=4))

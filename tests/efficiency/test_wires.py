@@ -20,6 +20,10 @@ from fedfm.core.errors import ClientFailed, MessageRefused
 from fedfm.core.message import Message, pack, unpack
 from fedfm.core.protocols import Wire
 from fedfm.core.tree import Layout
+from fedfm.efficiency.communication.coarse.natural import Natural
+from fedfm.efficiency.communication.coarse.rotation import Rotation
+from fedfm.efficiency.communication.coarse.sign import Sign
+from fedfm.efficiency.communication.coarse.terngrad import TernGrad
 from fedfm.efficiency.communication.codec import bits
 from fedfm.efficiency.communication.codec.entropy import Entropy
 from fedfm.efficiency.communication.codec.error_feedback import ErrorFeedback
@@ -27,6 +31,9 @@ from fedfm.efficiency.communication.codec.qsgd import QSGD
 from fedfm.efficiency.communication.codec.quantise import Quantise
 from fedfm.efficiency.communication.codec.randk import RandK
 from fedfm.efficiency.communication.codec.topk import TopK
+from fedfm.efficiency.communication.lowrank.powersgd import PowerSGD
+from fedfm.efficiency.communication.memory.dgc import DGC
+from fedfm.efficiency.communication.memory.ef21 import EF21
 
 LOSSY: list[Wire] = [
     TopK(0.1),
@@ -45,6 +52,16 @@ LOSSY: list[Wire] = [
     ErrorFeedback(QSGD(15)),
     Pipe(TopK(0.3), QSGD(7), Entropy()),
     ErrorFeedback(Pipe(TopK(0.3), QSGD(7))),
+    Sign(),
+    TernGrad(),
+    TernGrad(clip=2.5),
+    Natural(),
+    Rotation(),
+    Pipe(Rotation(), Quantise(2)),
+    EF21(),
+    EF21(QSGD(15), rate=0.3),
+    DGC(0.1),
+    PowerSGD(),
 ]
 ALL = [*LOSSY, Entropy()]
 

@@ -15,12 +15,12 @@ from fedfm.core.federation import Federation, replace
 from fedfm.core.tree import cut
 from fedfm.efficiency.communication.submodel.heterofl import HeteroFL
 from fedfm.efficiency.computation.split.splitfed import SplitFed, SplitFedServer
+from fedfm.efficiency.training.adaptive import FedAdam
 from fedfm.efficiency.training.fedbuff import FedBuff
 from fedfm.efficiency.training.fedprox import FedProx
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.mean import Mean
 from fedfm.efficiency.training.scaffold import Scaffold, ScaffoldServer
-from fedfm.efficiency.training.servers import FedAdam
 from fedfm.laws.compare import near
 from fedfm.laws.homes import pictures
 from fedfm.tasks.quadratic import Quadratic, Quadratics

@@ -73,7 +73,7 @@ def texts(folder: Path, kind: str, **task: Any) -> Federation:
 # ---- check ----------------------------------------------------------------------------------------------------
 def test_check_has_three_depths(tmp_path: Path) -> None:
     config = tmp_path / "c.yaml"
-    config.write_text(yaml.safe_dump(configure(texts(tmp_path, "classify"))))
+    config.write_text(yaml.safe_dump(configure(texts(tmp_path, "classify")).config))
     said = fedfm_("check", config)
     assert said.exit_code == 0 and "no problems" in said.output and "seconds of local work" in said.output
     said = fedfm_("check", config, "task.model=some-org/some-model")
@@ -102,7 +102,7 @@ def test_check_says_which_rows_are_left_out(tmp_path: Path) -> None:
     found = probe(configure(fed))
     assert found.lost.rows() == 1 and "1 rows are left out" in found.remarks[0]
     config = tmp_path / "c.yaml"
-    config.write_text(yaml.safe_dump(configure(fed)))
+    config.write_text(yaml.safe_dump(configure(fed).config))
     said = fedfm_("check", config)
     assert "left out" in said.output and "no problems" not in said.output
 

@@ -282,9 +282,8 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixture
 
         for gone in (name, f"{name}_beside"):
             sys.modules.pop(gone, None)
-        registry._elsewhere.clear()
-        registry.cards.cache_clear()
-        registry.methods.cache_clear()
+        for key in [k for k, e in registry._live.items() if e.card.module == name]:
+            registry.forget(*key)
         monkeypatch.setattr(sys, "path", [p for p in sys.path if p != str(code)])
 
     yield module, forget

@@ -145,8 +145,10 @@ def test_a_packaged_model_wins_over_a_folder_of_its_name(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "minilm").mkdir()
-    assert configure("quickstart")["task"]["model"] == "minilm"
-    assert configure("quickstart", ["task.model=./minilm"])["task"]["model"] == str(tmp_path / "minilm")
+    assert configure("quickstart").config["task"]["model"] == "minilm"
+    assert configure("quickstart", ["task.model=./minilm"]).config["task"]["model"] == str(
+        tmp_path / "minilm"
+    )
 
 
 def test_a_run_does_not_go_on_with_other_data(texts: Federation, tmp_path: Path) -> None:

@@ -215,9 +215,9 @@ class Fixed(Client):
     talks: bool = False
 
     def work(self, brief: Message, data: Any, state: Any, ctx: Ctx, bound: Any) -> Any:
-        x = torch.arange(float(LAYOUT.size))
+        x = LAYOUT.blank(torch.arange(float(LAYOUT.size)))
         if self.kind == "weights":
-            x = x + brief.x
+            x = x + LAYOUT.blank(brief.x.clone())
         m = Message(x, self.kind, mass=7.0), {"seen": 1}
         return self._talk(m) if self.talks else m
 
@@ -240,11 +240,12 @@ def test_sign_flip_inside_a_party(kind: str, talks: bool) -> None:
             out.send(Message(torch.ones(1)))
         out = end.value.value
     m, state = out
-    own, base = torch.arange(float(LAYOUT.size)), brief.x if kind == "weights" else torch.zeros(LAYOUT.size)
+    own = LAYOUT.blank(torch.arange(float(LAYOUT.size)))
+    base = LAYOUT.blank(brief.x.clone()) if kind == "weights" else torch.zeros(LAYOUT.size)
     buffers = LAYOUT.views(torch.arange(LAYOUT.size))["running_mean"]
     expected = base - 3.0 * own
     expected[buffers] = (base + own)[buffers]
-    assert torch.equal(m.x, expected) and m.mass == 7.0 and state == {"seen": 1}
+    assert torch.equal(LAYOUT.blank(m.x), LAYOUT.blank(expected)) and m.mass == 7.0 and state == {"seen": 1}
 
 
 def test_sign_flip_closed_form() -> None:
@@ -358,7 +359,7 @@ def test_norm_outliers() -> None:
     ) == ["p5"]
     same = {f"p{i}": Message(torch.full((4,), 1.0 + 1e-7 * i)) for i in range(6)}
     assert NormOutliers(one_sided=False).flag(same, {}, CTX)[0] == {}  # rounding errors are no reason
-    assert list(NormOutliers().flag(same | {"p6": Message(torch.full((4,), 10.0))}, CTX)) == ["p6"]
+    assert list(NormOutliers().flag(same | {"p6": Message(torch.full((4,), 10.0))}, {}, CTX)[0]) == ["p6"]
     zeros = {f"p{i}": Message(torch.zeros(4)) for i in range(5)}
     assert NormOutliers().flag(zeros, {}, CTX)[0] == {}
     assert "infinitely" in NormOutliers().flag(zeros | {"p9": Message(torch.ones(4))}, {}, CTX)[0]["p9"]

@@ -1,135 +1,54 @@
-"""Plain data and the Python object are the same thing (and so is YAML, which `fedfm.config.text` reads).
+"""From plain data to the Python object (`fedfm.config.text` reads YAML, `fedfm.config.record` goes the other way).
 
 A config is `recipe: NAME` plus overrides, or a whole federation; a slot's value is `{name: topk, fraction: 0.01}`,
-a list of those is a pipe, null is the identity. Unknown keys, wrong types and values out of range are problems
-that name the nearest valid key; all are collected before anything is raised.
+a list of those is a pipe, null is the identity. From Python any value may be the object itself. Unknown keys, wrong
+types and values out of range are problems that name the nearest valid key; all are collected before anything is raised.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import json
+import functools
+import sys
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any
 
+from fedfm.config.compose import Config as Config
+from fedfm.config.compose import Opened, resolve
+from fedfm.config.hints import misspelt
+from fedfm.config.limits import out_of_range, unfit
+from fedfm.config.marker import live, plain_scalar, refusal
+from fedfm.config.record import digest, to_config
 from fedfm.core.combine import Pipe
 from fedfm.core.errors import ConfigError, Problem, nearest
 from fedfm.core.federation import Federation
 from fedfm.core.protocols import Aggregator, Client, Task, Wire
 from fedfm.core.registry import SLOT_OF, load, methods
 
-Config = dict[str, Any]
+__all__ = ["Config", "build", "digest", "from_config", "resolve", "to_config"]
+_SCALARS: dict[Any, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
 
 
-def to_config(value: Any) -> Any:
-    """Plain data that `from_config` turns back into `value`."""
-    if isinstance(value, Pipe):
-        return [to_config(s) for s in value.stages]
-    if type(value).__module__.startswith("fedfm.core.protocols"):
-        return None  # the identity of a slot
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        plain = {f.name: to_config(getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
-        name = getattr(type(value), "method_name", None)
-        return plain if name is None else {"name": name, **plain}
-    if isinstance(value, Mapping):
-        return {str(k): to_config(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_config(v) for v in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(
-        f"{type(value).__name__} is not registered, so a config cannot name it; put @method above it"
-    )
-
-
-def from_config(config: Config) -> Federation:
+def from_config(config: Mapping[str, Any]) -> Federation:
     """Build the federation; raises ConfigError with every problem found."""
     problems: list[Problem] = []
     fed: Federation = _fields(Federation, config, "", problems)
     if problems:
-        raise ConfigError(problems)
+        raise ConfigError(misspelt(problems, config))
     return fed
-
-
-def resolve(config: Config) -> Config:
-    """A complete config from `recipe: NAME` plus overrides (nested, or by dotted path)."""
-    name = config.get("recipe")
-    return _merge({} if name is None else {"recipe": name, **to_config(load(name, "recipe")())}, config)
-
-
-def digest(config: Config) -> str:
-    """SHA-256 of what determines the result (the engine does not)."""
-    kept = {k: v for k, v in config.items() if k != "engine"}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
-
-
-# ---- building -------------------------------------------------------------------------------------------------
-def _merge(base: Config, over: Config) -> Config:
-    merged = dict(base)
-    for key, value in over.items():
-        if "." in str(key):
-            if problem := put(merged, key, value):
-                raise ConfigError([problem])
-        elif (
-            isinstance(value, dict)
-            and isinstance(old := merged.get(key), dict)
-            and value.get("name", old.get("name")) == old.get("name")
-        ):
-            merged[key] = _merge(merged[key], value)
-        else:
-            merged[key] = value
-    return merged
-
-
-def put(config: Config, path: str, value: Any) -> Problem | None:
-    """Set what lies at a dotted path; what a config leaves to its default is written out on the way."""
-    keys, node = path.split("."), typing.cast(Any, config)
-    for depth, key in enumerate(keys, 1):
-        here = ".".join(keys[: depth - 1])
-        if isinstance(node, list):
-            if not key.isdecimal() or int(key) >= len(node):
-                return Problem(
-                    path,
-                    f"{here} has no stage '{key}'",
-                    f"it has {len(node)} stages, counted from 0",
-                    "see fedfm show",
-                )
-        elif not isinstance(node, dict):
-            return Problem(
-                path, f"{here} is {node!r}", "it has no keys", f"set {here} to a mapping with a name"
-            )
-        at: Any = int(key) if isinstance(node, list) else key
-        if depth == len(keys):
-            node[at] = value
-            return None
-        if isinstance(node, dict) and at not in node:
-            node[at] = _default(node.get("name"), key)
-        if isinstance(node[at], str) and node[at] in methods():
-            node[at] = {"name": node[at]}
-        node = node[at]
-    return None
-
-
-def _default(name: Any, key: str) -> Any:
-    """The config of a field that a config leaves to its default; an empty mapping where there is none."""
-    f = (
-        next((f for f in dataclasses.fields(load(name)) if f.name == key), None)
-        if str(name) in methods()
-        else None
-    )
-    if f is None or f.default is f.default_factory:  # both missing
-        return {}
-    return to_config(f.default if f.default_factory is dataclasses.MISSING else f.default_factory())
 
 
 def build(hint: Any, value: Any, where: str, problems: list[Problem], slot: str = "") -> Any:
     """What the type `hint` of a field asks for, from plain data; adds to `problems` what is wrong with it."""
+    value = plain_scalar(value)
     args = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
     specs = tuple(h for h in args if isinstance(h, type) and h not in (*_SCALARS, type(None), object, Any))
+    kinds = {typing.get_origin(h) or h for h in args}
+    if live(value) or isinstance(value, Opened):
+        return _live(args, value, where, problems, slot)
     if value is None and type(None) in args:
         return None
     if (
@@ -139,21 +58,18 @@ def build(hint: Any, value: Any, where: str, problems: list[Problem], slot: str 
         and specs[0] not in (Task, Client, Aggregator)
     ):
         return specs[0]()
-    if isinstance(value, list) and Wire in specs:
+    if isinstance(value, list | tuple) and Wire in specs:
         return Pipe(*(build(Wire, stage, f"{where}.{i}", problems, "wire") for i, stage in enumerate(value)))
-    kinds = {typing.get_origin(h) or h for h in args}
+    if isinstance(value, dict) and isinstance(value.get("object"), str):
+        problems.append(refusal(where, value["object"]))
+        return None
     if specs or slot or (Any in kinds and isinstance(value, dict) and "name" in value):
-        return _spec(
-            specs,
-            {"name": value} if isinstance(value, str) else value,
-            where,
-            problems,
-            SLOT_OF.get(slot, slot),
-        )
+        named = {"name": value} if isinstance(value, str) else value
+        return _spec(specs, named, where, problems, SLOT_OF.get(slot, slot))
     if isinstance(value, dict) and kinds & {dict, Mapping, Any}:
         inner = (*typing.get_args(hint), Any, Any)[1]
         return {k: build(inner, v, f"{where}.{k}", problems) for k, v in value.items()}
-    if isinstance(value, list) and kinds & {tuple, Any}:
+    if isinstance(value, list | tuple) and kinds & {tuple, Any}:
         inner = next((typing.get_args(h)[0] for h in args if typing.get_origin(h) is tuple), Any)
         return tuple(build(inner, v, f"{where}.{i}", problems) for i, v in enumerate(value))
     wanted = [h for h in args if h in _SCALARS]
@@ -162,26 +78,69 @@ def build(hint: Any, value: Any, where: str, problems: list[Problem], slot: str 
             value = float(value)
     if not kinds & {Any, typing.Literal} and not any(type(value) in _SCALARS[h] for h in wanted):
         expected = " or ".join(sorted(h.__name__ for h in kinds))
-        problems.append(
-            Problem(
-                where, f"{value!r} is {type(value).__name__}", f"{expected} is expected", f"give {expected}"
-            )
-        )
-    return float(value) if float in wanted and int not in wanted and type(value) is int else value
+        what = f"{str(value)[:80]!r} is {type(value).__name__}"
+        problems.append(Problem(where, what, f"{expected} is expected", f"give {expected}"))
+    if float in wanted and int not in wanted and type(value) is int:
+        with contextlib.suppress(OverflowError):  # its size is a problem of its own
+            value = float(value)
+    return value
+
+
+def _live(args: tuple[Any, ...], value: Any, where: str, problems: list[Problem], slot: str) -> Any:
+    """An object that was given: it stands here itself if it can stand here."""
+    made = value.was if isinstance(value, Opened) else value
+    closed = all(isinstance(h, type) and typing.get_origin(h) is None and h is not object for h in args)
+    wanted = tuple(h for h in args if h is not type(None)) if closed else ()
+    words = " or ".join(h.__name__ for h in wanted) or f"what fills '{slot}'"
+    of_slot = f" --slot {SLOT_OF.get(slot, slot)}" if slot else ""
+    if isinstance(made, type) and (wanted or slot):
+        fix = f"make one: {made.__name__}(...)"
+        problems.append(Problem(where, f"{made.__name__} is a class", "an object of it is expected", fix))
+    elif wanted and not _is_one(made, wanted):
+        fix = f"give {words}" + (f"; fedfm list{of_slot} shows what there is" if slot else "")
+        if any(c.__module__.startswith("torch.nn") for c in type(made).__mro__):
+            fix = "wrap it: task=fedfm.Torch(module, ...)"
+        what = f"{type(made).__name__} cannot stand here"
+        problems.append(Problem(where, what, f"it is no {words}", fix))
+    elif isinstance(value, Opened) and value.changed:
+        return _fields(type(made), value, where, problems)
+    else:
+        examine(made, where, problems)
+    return made
+
+
+def _is_one(value: Any, wanted: tuple[type, ...]) -> bool:
+    try:
+        return isinstance(value, wanted)
+    except TypeError:  # a protocol that cannot be asked
+        return True
+
+
+def examine(spec: Any, where: str, problems: list[Problem]) -> None:
+    """Add what is wrong with an object that somebody made, and with what is inside it."""
+    if (
+        not dataclasses.is_dataclass(spec)
+        or isinstance(spec, type)
+        or type(spec).__module__.startswith("fedfm.core.protocols")
+    ):
+        return
+    hints, slots = hints_of(type(spec)), _slots()
+    given = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.init}
+    for f in dataclasses.fields(spec):
+        if f.init and f.repr:
+            at = f"{where}.{f.name}" if where else f.name
+            build(hints.get(f.name, Any), given[f.name], at, problems, f.name if f.name in slots else "")
+            problems += out_of_range(f, given[f.name], at)
+    problems += unfit(type(spec), given, where)
 
 
 def _spec(specs: tuple[type, ...], value: Any, where: str, problems: list[Problem], slot: str) -> Any:
     """A method (of one of the classes `specs`, if any) from its mapping."""
     before, of_slot = len(problems), f" --slot {slot}" if slot else ""
-    if not isinstance(value, dict) or "name" not in value:
-        problems.append(
-            Problem(
-                where,
-                f"{value!r} names no method",
-                "a method is a mapping with a name",
-                f"{{name: ..., ...}}; fedfm list{of_slot} shows the names",
-            )
-        )
+    if not isinstance(value, dict) or not isinstance(value.get("name"), str):
+        what = f"{value if value is None else str(value)[:80]} names no method"
+        fix = f"{{name: ..., ...}}; fedfm list{of_slot} shows the names"
+        problems.append(Problem(where, what, "a method is a mapping with a name", fix))
         return None
     try:
         cls = load(value["name"], slot or None)
@@ -191,68 +150,64 @@ def _spec(specs: tuple[type, ...], value: Any, where: str, problems: list[Proble
     built = _fields(cls, {k: v for k, v in value.items() if k != "name"}, where, problems)
     if len(problems) == before and specs and not isinstance(built, specs):
         fitting = [n for n in methods() if isinstance(load(n), type) and issubclass(load(n), specs)]
-        problems.append(
-            Problem(
-                where,
-                f"'{value['name']}' cannot stand here",
-                f"it is no {specs[0].__name__}",
-                "use one of: " + ", ".join(fitting),
-            )
-        )
+        what = f"'{value['name']}' cannot stand here"
+        fix = "use one of: " + ", ".join(fitting)
+        problems.append(Problem(where, what, f"it is no {specs[0].__name__}", fix))
     return built
 
 
-_SCALARS: dict[Any, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
-
-
 def _fields(cls: Any, config: Mapping[str, Any], where: str, problems: list[Problem]) -> Any:
-    hints = typing.get_type_hints(cls)
+    hints = hints_of(cls)
     known = {f.name: f for f in dataclasses.fields(cls) if f.init}
-    slots = {*SLOT_OF, *(s for c in methods().values() for s in c.slots)}
+    slots = _slots()
     given: dict[str, Any] = {}
     before = len(problems)
     for key, value in config.items():
-        at = f"{where}.{key}" if where else key
+        at = f"{where}.{key}" if where else str(key) or "''"
         if key == "recipe" and cls is Federation:
             continue
         if key not in known:
-            problems.append(
-                Problem(at, f"unknown key '{key}'", nearest(str(key), known), "rename or remove it")
-            )
+            fix = "rename or remove it"
+            problems.append(Problem(at, f"unknown key '{key}'", nearest(str(key), known), fix))
             continue
-        given[key] = v = build(hints.get(key, Any), value, at, problems, key if key in slots else "")
-        meta = known[key].metadata
-        for bound, sign in (("low", -1), ("high", 1)):
-            if (
-                (limit := meta.get(bound)) is not None
-                and isinstance(v, int | float)
-                and not sign * v <= sign * limit
-            ):
-                problems.append(
-                    Problem(
-                        at, f"{v} is out of range", f"{bound}est allowed is {limit:g}", f"set {at}={limit:g}"
-                    )
-                )
-        if meta.get("choices") and v not in meta["choices"]:
-            problems.append(
-                Problem(
-                    at,
-                    f"'{v}' is no choice",
-                    nearest(str(v), meta["choices"]),
-                    "one of " + ", ".join(meta["choices"]),
-                )
-            )
+        given[key] = build(hints.get(key, Any), value, at, problems, key if key in slots else "")
+        if isinstance(config, Opened) and value is getattr(config.was, key, None):
+            given[key] = value  # nobody touched it
+        problems += out_of_range(known[key], given[key], at)
+    problems += unfit(cls, given, where)
     for name, f in known.items():
         if f.default is f.default_factory and name not in given:  # both missing
-            problems.append(
-                Problem(f"{where}.{name}" if where else name, "is missing", "it has no default", "set it")
-            )
+            at = f"{where}.{name}" if where else name
+            problems.append(Problem(at, "is missing", "it has no default", "set it"))
     if len(problems) > before:
         return None
+    if isinstance(config, Opened) and not config.changed:
+        return config.was
     try:
         return cls(**given)
-    except (ValueError, TypeError) as e:
+    except (ValueError, TypeError, OverflowError) as e:
         problems.append(
             Problem(where or "federation", str(e), "the values do not fit together", "change them")
         )
         return None
+
+
+def _slots() -> set[str]:
+    return {*SLOT_OF, *(s for c in methods().values() for s in c.slots)}
+
+
+@functools.cache
+def hints_of(cls: Any) -> dict[str, Any]:
+    """The types of a class's fields; Any where an annotation names what only a function knew."""
+    try:
+        return typing.get_type_hints(cls)
+    except NameError:
+        found: dict[str, Any] = {}
+        for base in reversed(cls.__mro__):
+            scope = {**vars(typing), **vars(sys.modules.get(base.__module__, types)), **vars(base)}
+            for name, text in vars(base).get("__annotations__", {}).items():
+                try:
+                    found[name] = eval(text, scope) if isinstance(text, str) else text
+                except Exception:  # an annotation of a stranger
+                    found[name] = Any
+        return found

@@ -2,59 +2,79 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import shlex
 from collections.abc import Iterable
+from pathlib import Path
 
-import yaml
+from yaml import YAMLError
 
-from fedfm.config.plain import Config, put
+from fedfm.config.compose import Composition, Config
+from fedfm.config.yaml import read, write
 from fedfm.core.errors import ConfigError, Problem
+
+_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
 def dump(config: Config) -> str:
-    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=110)
+    return write(config)
+
+
+def load(path: str | Path) -> Config:
+    """A config from a YAML file in UTF-8, or in whatever its byte order mark says."""
+    try:
+        raw = Path(path).read_bytes()
+    except OSError as e:
+        why = f"{e.strerror or e}; looked in {Path.cwd()}"
+        raise ConfigError(
+            [Problem(str(path), "cannot be read", why, "give the path of a YAML config")]
+        ) from e
+    encoding = next((name for mark, name in _MARKS.items() if raw.startswith(mark)), "utf-8")
+    try:
+        return parse(raw.decode(encoding), str(path))
+    except UnicodeDecodeError as e:
+        why = f"byte {e.start} is no {encoding}"
+        raise ConfigError([Problem(str(path), "this is no text", why, "save it as UTF-8")]) from e
 
 
 def parse(text: str, where: str) -> Config:
     """A config from YAML text."""
     try:
-        config = yaml.safe_load(text)
-    except yaml.YAMLError as e:
+        config = read(text)
+    except YAMLError as e:
         raise ConfigError([Problem(where, "this is no YAML", _says(e), "mend the line it names")]) from e
     if not isinstance(config, dict):
-        raise ConfigError(
-            [
-                Problem(
-                    where,
-                    "a config is a mapping",
-                    f"this is {type(config).__name__}",
-                    "start with `recipe: NAME`",
-                )
-            ]
-        )
+        why = f"this is {type(config).__name__}"
+        raise ConfigError([Problem(where, "a config is a mapping", why, "start with `recipe: NAME`")])
     return config
 
 
 def override(config: Config, settings: Iterable[str]) -> Config:
     """Apply `slot.field=value` settings (values are YAML) to a complete config."""
-    problems: list[Problem] = []
+    made = Composition(config)
+    apply(made, settings)
+    done: Config = made.done()
+    return done
+
+
+def apply(made: Composition, settings: Iterable[str]) -> None:
     for setting in settings:
         path, eq, text = setting.partition("=")
-        problem: Problem | None = Problem(
-            setting, "not a setting", "a setting reads slot.field=value", f"{setting}=VALUE"
-        )
+        if not eq or not path.strip():
+            what = "a setting reads slot.field=value"
+            made.problems.append(
+                Problem(setting[:80] or "''", "not a setting", what, f"{setting[:80] or 'rounds'}=VALUE")
+            )
+            continue
         try:
-            problem = put(config, path, yaml.safe_load(text)) if eq else problem
-        except yaml.YAMLError as e:
-            problem = Problem(path, f"'{text}' is no YAML value", _says(e), _mended(path, text))
-        problems += [problem] if problem else []
-    if problems:
-        raise ConfigError(problems)
-    return config
+            made.put(path.strip(), read(text))
+        except YAMLError as e:
+            what = f"'{text[:80]}' is no YAML value"
+            made.problems.append(Problem(path[:80], what, _says(e), _mended(path, text)))
 
 
-def _says(e: yaml.YAMLError) -> str:
+def _says(e: YAMLError) -> str:
     """What YAML complains about, in one line."""
     told = [str(t) for t in (getattr(e, "context", None), getattr(e, "problem", None)) if t]
     mark = getattr(e, "problem_mark", None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Generator, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from fedfm.core.context import Ctx
 from fedfm.core.message import DTYPES, Message
 from fedfm.core.protocols import Client, Replies, Say, Server, State, Wire
-from fedfm.core.registry import method
+from fedfm.core.registry import knob, method
 from fedfm.core.tree import Entry, Layout
 
 
@@ -60,7 +60,7 @@ class Pipe(Wire):
         for i, stage in enumerate(self.stages):
             x, mine, sub = stage.encode(x, state.get(str(i), {}), ctx.within(i))
             side |= {f"{i}/{k}": v for k, v in mine.items()}
-            state = state | {str(i): sub}
+            state = {k: v for k, v in (state | {str(i): sub}).items() if v}
         return x, side, state
 
     def decode(self, x: Tensor, side: Mapping[str, Tensor], state: State, ctx: Ctx) -> tuple[Tensor, State]:
@@ -126,7 +126,7 @@ def _first(patterns: Iterable[str], name: str, rule: str) -> str:
 class ByPath(Wire):
     """Other stages for other tensors: `{"dc/*": QSGD(8), "*": TopK(0.01)}`; the first pattern that matches wins."""
 
-    rules: Mapping[str, Wire] = field(default_factory=dict)
+    rules: Mapping[str, Wire] = knob(factory=dict, doc="pattern of tensors -> stages", names=("tensors", ""))
 
     stages = property(lambda self: tuple(self.rules.values()))
     opaque, after_sum, perturbs, phases = Pipe.opaque, Pipe.after_sum, Pipe.perturbs, Pipe.phases
@@ -149,7 +149,7 @@ class ByPath(Wire):
             flat = sub.pack({e.name: views[e.name] for e in entries}, x.dtype)
             y, mine, new = wire.encode(flat, state.get(pattern, {}), ctx.within(pattern).at(layout=sub))
             side |= {f"{i}/{k}": v for k, v in mine.items()}
-            state = state | {pattern: new}
+            state = {k: v for k, v in (state | {pattern: new}).items() if v}
             parts.append(y)
         side["lengths"] = torch.tensor([p.numel() for p in parts])
         if len({p.dtype for p in parts}) > 1:  # payloads of several types travel as their bytes
@@ -173,7 +173,7 @@ class ByPath(Wire):
             y, new = wire.decode(
                 piece, below(side, i), state.get(pattern, {}), ctx.within(pattern).at(layout=sub)
             )
-            state = state | {pattern: new}
+            state = {k: v for k, v in (state | {pattern: new}).items() if v}
             for name, view in sub.views(y).items():
                 views[name].copy_(view)
         return out, state
@@ -184,7 +184,9 @@ class ByPath(Wire):
 class ByClient(Client):
     """Other clients for other parties: `{"party-0": FedProx(), "*": Local()}`; the first pattern that matches wins."""
 
-    rules: Mapping[str, Client] = field(default_factory=dict)
+    rules: Mapping[str, Client] = knob(
+        factory=dict, doc="pattern of parties -> client", names=("parties", "")
+    )
 
     @property
     def dialect(self) -> str:  # type: ignore[override]

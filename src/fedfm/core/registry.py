@@ -1,77 +1,67 @@
-"""Cards: what fedfm knows about each method, read from the source so that listing imports nothing.
+"""Cards: what fedfm knows about each method.
 
-A method is one file with one frozen dataclass under `@method(...)`; a named system is a function under
-`@recipe(...)`. The arguments of both are literals: `cards()` reads them with `ast`, which keeps
-`fedfm list` fast and lets a config import only the modules that it names. Third parties publish modules
-through the entry-point group `fedfm.methods`.
+A method is one frozen dataclass under `@method(...)`; a named system is a function under `@recipe(...)`. Both are
+registered when they run, wherever that is: a module, a script, a notebook's cell, a function. What is not imported
+yet is listed from its source, read with `ast`: fedfm's own package, and modules that third parties publish through
+the entry-point group `fedfm.methods`. So `fedfm list` imports nothing, and a config imports only what it names.
 """
 
 from __future__ import annotations
 
-import ast
-import contextlib
 import dataclasses
 import functools
 import importlib
-import importlib.metadata
-import importlib.util
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, TypeVar
 
-from fedfm.core.errors import ConfigError, Problem, nearest
+from fedfm.core.errors import ConfigError, FedfmError, Problem, nearest
+from fedfm.core.knobs import exclude
+from fedfm.core.knobs import knob as knob
+from fedfm.core.listing import SLOT_OF as SLOT_OF
+from fedfm.core.listing import Card as Card
+from fedfm.core.listing import card_of, clashes, faults_of, packaged, published
 
 T = TypeVar("T")
-_elsewhere: dict[str, Path] = {}  # modules outside this package whose methods were imported
-SLOT_OF = {
-    "uplink": "wire",
-    "downlink": "wire",
-    "talk": "wire",
-}  # slots of a federation that one kind of method fills
 
 
 @dataclasses.dataclass(frozen=True)
-class Card:
-    """One registered method or recipe. `slots` are the slots of `Federation` (or of a spec) that it fits."""
+class _Entry:
+    """What a decorator has registered; `home` is where it was written: file (or module) and qualified name."""
 
-    name: str
-    kind: str  # "method" | "recipe"
-    slots: tuple[str, ...]
-    module: str
-    qualname: str
-    summary: str
-    section: str  # of the survey, e.g. "IV.C"
-    survey: tuple[int, ...] = ()  # reference numbers of the survey
-    paper: str = ""
-    reduces_to: str = ""  # "fedprox(mu=0) is local", a law test holds it to that
-    departs: str = ""  # how it differs from the paper
-    atlas: tuple[str, ...] = ()  # rows of the field's map that this fills
+    card: Card
+    thing: Any
+    home: tuple[str, str]
 
-    @property
-    def slot(self) -> str:
-        return "/".join(self.slots)
+
+_live: dict[tuple[str, str], _Entry] = {}  # (name, kind) -> what was registered in this process
 
 
 def method(
     name: str,
     *,
     slot: str | tuple[str, ...],
-    section: str,
+    section: str = "own",
     survey: tuple[int, ...] = (),
     paper: str = "",
     reduces_to: str = "",
     departs: str = "",
     atlas: tuple[str, ...] = (),
 ) -> Callable[[type[T]], type[T]]:
-    """Register a frozen dataclass as a method. All arguments must be literals (they are read from source)."""
+    """Register a frozen dataclass as a method of a slot. In a published module all arguments are literals.
+
+    The same class written again (a cell that is run again, a module that is reloaded) replaces the former one.
+    Raises ConfigError for a name or a class name that another method has, and for a card that is wrong.
+    """
 
     def mark(cls: type[T]) -> type[T]:
+        if not dataclasses.is_dataclass(cls):
+            fix = "write @dataclass(frozen=True) between @method and the class"
+            raise ConfigError([Problem(name, f"{cls.__name__} is no dataclass", "its fields are knobs", fix)])
+        words = {"survey": survey, "paper": paper, "reduces_to": reduces_to, "departs": departs}
+        _register(cls, name, "method", slot, section, **words, atlas=atlas)
         cls.method_name = name  # type: ignore[attr-defined]
-        if not cls.__module__.startswith("fedfm."):  # a file of the user's own, or a package
-            _elsewhere[cls.__module__] = Path(getattr(sys.modules[cls.__module__], "__file__", None) or "")
-            cards.cache_clear()
-            methods.cache_clear()
+        exclude(cls)
         return cls
 
     return mark
@@ -80,56 +70,64 @@ def method(
 def recipe(
     name: str,
     *,
-    section: str,
+    section: str = "own",
     survey: tuple[int, ...] = (),
     paper: str = "",
     departs: str = "",
     atlas: tuple[str, ...] = (),
 ) -> Callable[[Callable[..., T]], Callable[..., T]]:
     """Register a function without required arguments that returns a `Federation`."""
-    return lambda fn: fn
+
+    def mark(fn: Callable[..., T]) -> Callable[..., T]:
+        _register(
+            fn, name, "recipe", "recipe", section, survey=survey, paper=paper, departs=departs, atlas=atlas
+        )
+        return fn
+
+    return mark
 
 
-def knob(
-    default: Any = dataclasses.MISSING,
-    doc: str = "",
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    choices: tuple[str, ...] = (),
-    factory: Any = dataclasses.MISSING,
-) -> Any:
-    """A dataclass field with the sentence, range and choices that `show` prints and `config` enforces."""
-    return dataclasses.field(
-        default=default,
-        default_factory=factory,
-        metadata={"doc": doc, "low": low, "high": high, "choices": choices},
-    )
+# ---- what is registered, and what is listed -------------------------------------------------------------------
+def _register(thing: Any, name: Any, kind: str, slot: Any, section: Any, **more: Any) -> None:
+    module, qualname = thing.__module__, thing.__qualname__
+    card = card_of(thing.__doc__, name, kind, slot, module, qualname, section=section, **more)
+    faults = list(faults_of(card, f"{module}.{qualname}"))
+    home = (str(getattr(sys.modules.get(module), "__file__", None) or module), qualname)
+    again = {
+        key for key, e in _live.items() if e.home == home and (key[0] == name or "<locals>" not in qualname)
+    }
+    others = [e.card for key, e in _live.items() if key not in again]
+    if not module.startswith("fedfm."):
+        others += packaged()[0]
+    faults += clashes(card, others)
+    if faults:
+        raise ConfigError(faults)
+    for key in again:
+        forget(*key)
+    _live[name, kind] = _Entry(card, thing, home)
+    for cached in (cards, methods, recipes):
+        cached.cache_clear()
+
+
+def forget(name: str, kind: str = "method") -> None:
+    """Take back a registration of this process."""
+    _live.pop((name, kind), None)
+    for cached in (cards, methods, recipes):
+        cached.cache_clear()
 
 
 @functools.cache
 def cards() -> tuple[Card, ...]:
     """Every card, sorted by name. A recipe may carry the name of its method; two methods may not share one."""
-    found: dict[tuple[str, str], Card] = {}
-    for module, path in _modules():
-        text = path.read_text(encoding="utf-8")
-        for card in (
-            _read(module, ast.parse(text, str(path))) if "@method(" in text or "@recipe(" in text else ()
-        ):
-            key = (card.name, card.kind)
-            if key in found:
-                raise ConfigError(
-                    [
-                        Problem(
-                            card.module,
-                            f"the name '{card.name}' is taken",
-                            f"{found[key].module} has it",
-                            "give the method another name",
-                        )
-                    ]
-                )
-            found[key] = card
+    found = {key: e.card for key, e in _live.items()}
+    for card in (*packaged()[0], *published()[0]):
+        found.setdefault((card.name, card.kind), card)
     return tuple(found[k] for k in sorted(found))
+
+
+def problems() -> tuple[Problem, ...]:
+    """What keeps cards from being listed: a source that cannot be read, an argument that is no literal, a name twice."""
+    return (*packaged()[1], *published()[1])
 
 
 @functools.cache
@@ -145,6 +143,8 @@ def recipes() -> dict[str, Card]:
 def find(name: str, slot: str | None = None) -> Card:
     """The card called `name` that fits `slot` ("recipe" for recipes); otherwise raises and names the nearest."""
     name = str(name)  # a config may hold anything
+    if twice := [p for p in problems() if f"the name '{name}' is taken" in p.what]:
+        raise ConfigError(twice)
     known = (
         recipes()
         if slot == "recipe"
@@ -153,70 +153,39 @@ def find(name: str, slot: str | None = None) -> Card:
     if name in known:
         return known[name]
     if name in methods() and slot != "recipe":
-        raise ConfigError(
-            [
-                Problem(
-                    slot or "name",
-                    f"'{name}' cannot fill this slot",
-                    f"it fits {methods()[name].slot}, not {slot}",
-                    "use one of: " + ", ".join(known),
-                )
-            ]
-        )
-    raise ConfigError(
-        [
-            Problem(
-                slot or "name",
-                f"there is no {'recipe' if slot == 'recipe' else 'method'} '{name}'",
-                nearest(name, known),
-                f"fedfm list{f' --slot {slot}' if slot else ''} shows all",
-            )
-        ]
-    )
+        why = f"it fits {methods()[name].slot}, not {slot}"
+        fix = "use one of: " + ", ".join(known)
+        raise ConfigError([Problem(slot or "name", f"'{name}' cannot fill this slot", why, fix)])
+    what = f"there is no {'recipe' if slot == 'recipe' else 'method'} '{name}'"
+    fix = f"fedfm list{f' --slot {slot}' if slot else ''} shows all"
+    raise ConfigError([Problem(slot or "name", what, nearest(name, known), fix), *problems()])
 
 
 def load(name: str, slot: str | None = None) -> Any:
     """Import and return the class or recipe function called `name`."""
     card = find(name, slot)
-    return getattr(importlib.import_module(card.module), card.qualname)
+    if (entry := _live.get((card.name, card.kind))) is not None:
+        return entry.thing
+    try:
+        found: Any = importlib.import_module(card.module)
+        for part in card.qualname.split("."):
+            found = getattr(found, part)
+    except FedfmError:
+        raise
+    except Exception as e:
+        why = f"{type(e).__name__}: {e}"
+        fix = "mend or remove the package that publishes it"
+        raise ConfigError([Problem(slot or "name", f"{card.module} cannot be imported", why, fix)]) from e
+    return found
+
+
+def registered(cls: type) -> str | None:
+    """The name under which a config finds this very class; None for a subclass without a card of its own."""
+    name = vars(cls).get("method_name")
+    entry = _live.get((str(name), "method"))
+    return entry.card.name if entry is not None and entry.thing is cls else None
 
 
 def name_of(spec: Any) -> str:
-    """The registered name of a method's instance; its class's name if it has none."""
-    return str(getattr(spec, "method_name", type(spec).__name__))
-
-
-def _modules() -> Iterator[tuple[str, Path]]:
-    root = Path(__file__).resolve().parents[1]
-    for path in sorted(root.rglob("*.py")):
-        parts = path.relative_to(root.parent).with_suffix("").parts
-        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
-    for entry in importlib.metadata.entry_points(group="fedfm.methods"):
-        with contextlib.suppress(ModuleNotFoundError):  # an entry point whose package is gone
-            if (spec := importlib.util.find_spec(entry.module)) and (spec.origin or "").endswith(".py"):
-                _elsewhere[entry.module] = Path(str(spec.origin))
-    yield from ((module, path) for module, path in _elsewhere.items() if path.is_file())
-
-
-def _read(module: str, tree: ast.Module) -> Iterator[Card]:
-    for node in tree.body:
-        if not isinstance(node, ast.ClassDef | ast.FunctionDef):
-            continue
-        for call in node.decorator_list:
-            if not (
-                isinstance(call, ast.Call)
-                and isinstance(call.func, ast.Name)
-                and call.func.id in ("method", "recipe")
-            ):
-                continue
-            args = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg}
-            slot = args.pop("slot", "recipe")
-            yield Card(
-                ast.literal_eval(call.args[0]),
-                call.func.id,
-                slot if isinstance(slot, tuple) else (slot,),
-                module,
-                node.name,
-                (ast.get_docstring(node) or "").split("\n")[0],
-                **args,
-            )
+    """The registered name of a method's instance; its class's name if it has none of its own."""
+    return str(vars(type(spec)).get("method_name") or type(spec).__name__)

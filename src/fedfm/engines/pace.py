@@ -24,8 +24,10 @@ class Speed:
     """
 
     mean_s: float = knob(0.0, "mean duration in simulated seconds", low=0.0)
-    spread: float = knob(0.0, "standard deviation of the logarithm between parties", low=0.0)
-    jitter: float = knob(0.0, "the same between rounds of one party", low=0.0)
+    spread: float = knob(
+        0.0, "standard deviation of the logarithm between parties", low=0.0, only=("mean_s", True)
+    )
+    jitter: float = knob(0.0, "the same between rounds of one party", low=0.0, only=("mean_s", True))
 
     def duration(self, ctx: Ctx) -> float:
         """Seconds that `ctx.client` needs in `ctx.round`."""
@@ -43,8 +45,15 @@ class SimulatedPace(Pace):
 
     speed: Speed = knob(factory=Speed, doc="how long work takes")
     dropout: float = knob(0.0, "probability that a party vanishes in a round", low=0.0, high=1.0)
-    dropout_phase: str = knob("upload", "before what it vanishes; empty: before its first word")
-    drop: Mapping[str, str] = knob(factory=dict, doc="party -> phase before which it vanishes, every round")
+    dropout_phase: str = knob(
+        "upload",
+        "before what it vanishes; empty: before its first word",
+        names="phase",
+        only=("dropout", True),
+    )
+    drop: Mapping[str, str] = knob(
+        factory=dict, doc="party -> phase before which it vanishes, every round", names=("party", "phase")
+    )
 
     def due(self, now: float, ctx: Ctx, load: Load) -> float:
         return now + self.speed.duration(ctx)
@@ -93,7 +102,9 @@ class Quorum(SimulatedPace):
     """
 
     fraction: float = knob(0.8, "share of the planned parties that must contribute", low=0.0, high=1.0)
-    deadline_s: float | None = knob(None, "simulated seconds until a round closes; none: no limit", low=0.0)
+    deadline_s: float | None = knob(
+        None, "simulated seconds until a round closes; none: no limit", above=0.0, only=("speed.mean_s", True)
+    )
     eager: bool = knob(False, "close as soon as the quorum has arrived")
     late: Literal["cancel", "keep"] = knob("cancel", "what becomes of late work", choices=("cancel", "keep"))
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fedfm.core.message import Message
+from fedfm.core.tree import Layout
 
 
 def same(a: Any, b: Any) -> bool:
@@ -51,3 +52,8 @@ def near(a: Tensor, b: Tensor, rtol: float = 1e-5) -> bool:
 def normal(d: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
     """d independent N(0, 1) values; the same for the same seed."""
     return torch.randn(d, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def padding(layout: Layout) -> Tensor:
+    """Where a vector has no numbers (bool)."""
+    return ~layout.pack({e.name: torch.ones(e.shape) for e in layout.entries}).bool()

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor, nn
 
 from fedfm.core import ledger
 from fedfm.core.context import Ctx, Event, Terms
 from fedfm.core.errors import FedfmError
-from fedfm.core.exposure import planned
 from fedfm.core.federation import Federation
 from fedfm.core.job import Job
 from fedfm.core.loop import Run
@@ -26,18 +26,22 @@ from fedfm.core.protocols import (
     Detector,
     Pace,
     Reward,
+    Scores,
     Selector,
     Server,
     State,
+    Task,
     Valuer,
     Wire,
 )
 from fedfm.core.registry import load, methods
 from fedfm.core.session import Site
+from fedfm.core.spending import planned
 from fedfm.core.state import Store
 from fedfm.data.source import Parties, Shard
 from fedfm.efficiency.training.local import Local
 from fedfm.evaluation.held_out import HeldOut
+from fedfm.tasks.bound import BoundModule, Objective
 from fedfm.tasks.quadratic import Quadratic, Quadratics
 from fedfm.tasks.vision.image import ImageClassification
 
@@ -81,6 +85,46 @@ class Pictures:
         return Parties(shards, held_out, labels=("0", "1"), own=own)
 
 
+@dataclass(frozen=True)
+class Factored(Task):
+    """Minimise the mean of a/2 ||B A 1 - b||^2 over rows {a, b}: A (2, 3) begins random, B (3, 2) at zero."""
+
+    def open(self, data: Any, device: str = "cpu") -> BoundModule:
+        return BoundModule(_Product(), _Fit(), device=device)
+
+
+class _Product(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        g = torch.Generator().manual_seed(0)
+        self.lora_A, self.lora_B = (
+            nn.Parameter(torch.randn(2, 3, generator=g)),
+            nn.Parameter(torch.zeros(3, 2)),
+        )
+
+    def forward(self) -> Tensor:
+        return (self.lora_B @ self.lora_A).sum(1)
+
+
+class _Fit(Objective):
+    primary = "loss"
+    higher_is_better = False
+
+    def encode(self, rows: Any) -> Tensor:
+        return torch.tensor([[r["a"], r["b"]] for r in rows.rows]).reshape(-1, 2)
+
+    def batch(self, encoded: Tensor, index: Tensor, device: torch.device) -> Tensor:
+        return encoded[index].to(device)
+
+    def loss(self, module: nn.Module, batch: Tensor) -> Tensor:
+        found: Tensor = (batch[:, :1] / 2 * (module() - batch[:, 1:]) ** 2).sum(1).mean()
+        return found
+
+    def score(self, module: nn.Module, encoded: Tensor, device: torch.device) -> Scores:
+        n = len(encoded)
+        return {"loss": (float(self.loss(module, encoded.to(device))) * n if n else 0.0, n)}
+
+
 def quadratics(**slots: Any) -> Federation:
     """Five parties with different curvatures and optima; three values to learn."""
     base: dict[str, Any] = {
@@ -103,6 +147,11 @@ def pictures(**slots: Any) -> Federation:
         "evaluate": HeldOut(parts=1),
     }
     return Federation(**base | slots)
+
+
+def factored(**slots: Any) -> Federation:
+    """The quadratics with a product of two factors as their model."""
+    return quadratics(**{"task": Factored()} | slots)
 
 
 @dataclass(frozen=True)
@@ -230,7 +279,7 @@ def _tries(spec: Any) -> Iterator[Federation]:
     if client is not None and client.makes not in ("delta", "weights"):
         halves["aggregate"] = _taker(client.makes)
     split = isinstance(spec, Client | Server) and spec.dialect.startswith("split")
-    for make in (pictures, quadratics) if split else (quadratics, pictures):
+    for make in (pictures, quadratics) if split else (quadratics, pictures, factored):
         fed = make(**halves | {slot_of(spec): spec})
         if not fed.serving.whole and make is quadratics:
             fed = dataclasses.replace(fed, data=dataclasses.replace(fed.data, own_test=0.25))

@@ -7,17 +7,18 @@ import inspect
 from typing import Any
 
 from fedfm.config import plain as config
+from fedfm.config.limits import out_of_range, unfit
 from fedfm.config.text import dump, parse
 from fedfm.core.errors import Problem
 from fedfm.core.federation import Federation
-from fedfm.core.registry import load, methods
+from fedfm.core.registry import load, methods, registered
 from fedfm.data.source import Partition
 from fedfm.laws.homes import quadratics, slot_of
 from fedfm.laws.law import hold, law
 
 
 def _registered(spec: Any) -> bool:
-    return getattr(type(spec), "method_name", "") in methods()
+    return registered(type(spec)) is not None
 
 
 @law(object)
@@ -98,12 +99,10 @@ def every_field_says_what_it_is(spec: Any, within: Federation | None) -> None:
             bool(f.metadata.get("doc", "").strip()),
             f"the field '{f.name}' has no sentence: declare it with knob()",
         )
-        value, choices = getattr(spec, f.name), f.metadata.get("choices")
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            low, high = f.metadata.get("low"), f.metadata.get("high")
-            hold(low is None or value >= low, f"{f.name}={value} lies below {low}")
-            hold(high is None or value <= high, f"{f.name}={value} lies above {high}")
-        hold(not choices or value in choices, f"{f.name}={value!r} is none of {choices}")
+        for problem in out_of_range(f, getattr(spec, f.name), f.name):
+            hold(False, str(problem))
+    for problem in unfit(type(spec), {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec)}, "it"):
+        hold(False, str(problem))
 
 
 # ---- partitions -----------------------------------------------------------------------------------------------

@@ -1,46 +1,55 @@
-"""Laws of clients and servers: the two halves of a training method."""
+"""Laws of clients and servers, the two halves of a training method: what they promise, and that they train weights alone."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 import math
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.federation import Federation
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregate, Client, Server
 from fedfm.core.state import freeze, thaw
-from fedfm.laws.compare import kept, normal, same
+from fedfm.core.tree import Layout
+from fedfm.efficiency.training.schedule import Schedule
+from fedfm.laws.compare import kept, normal, padding, same
 from fedfm.laws.homes import Home, opened
 from fedfm.laws.law import hold, law
+from fedfm.tasks.bound import BoundModule
+
+STILL = torch.tensor([1.5, -2.25, 1e-3])  # a fixed residual: nothing may touch it
+COUNT = "counted"  # a running statistic: one more with every loss that is computed in training
 
 
-def _knobs(spec: Any) -> set[str]:
+def knobs(spec: Any) -> set[str]:
     """Names of the numbers in a spec and in the specs that it holds."""
     if isinstance(spec, Mapping):
-        return {k for v in spec.values() for k in _knobs(v)}
+        return {k for v in spec.values() for k in knobs(v)}
     if not dataclasses.is_dataclass(spec):
         return set()
     fields = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.init}
-    return set(fields) | {k for v in fields.values() for k in _knobs(v)}
+    return set(fields) | {k for v in fields.values() for k in knobs(v)}
 
 
-def _turned(spec: Any, **values: Any) -> Any:
+def turned(spec: Any, **values: Any) -> Any:
     """The spec with these numbers, wherever it holds fields of these names."""
     if isinstance(spec, Mapping):
-        return {k: _turned(v, **values) for k, v in spec.items()}
+        return {k: turned(v, **values) for k, v in spec.items()}
     if not dataclasses.is_dataclass(spec) or isinstance(spec, type):
         return spec
     fields = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.init}
     return dataclasses.replace(
-        spec, **{k: values[k] if k in values else _turned(v, **values) for k, v in fields.items()}
+        spec, **{k: values[k] if k in values else turned(v, **values) for k, v in fields.items()}
     )
 
 
@@ -53,22 +62,23 @@ def _still(home: Home, client: Client) -> None:
     m, _, error = home.session(home.ids[1], client)
     hold(m is not None, error)
     assert m is not None
-    start = _brief(home)[: m.x.numel()] if m.kind == "weights" else torch.zeros_like(m.x)
-    hold(torch.equal(m.x, start), f"it moved by {float((m.x - start).abs().max()):g} without a step")
+    x = m.x[: home.bound.layout.size]  # what else a message holds comes behind
+    start = _brief(home)[: x.numel()] if m.kind == "weights" else torch.zeros_like(x)
+    hold(torch.equal(x, start), f"it moved by {float((x - start).abs().max()):g} without a step")
 
 
-@law(Client, when=lambda c: {"steps", "epochs"} <= _knobs(c))
+@law(Client, when=lambda c: {"steps", "epochs"} <= knobs(c))
 def no_steps_no_change(client: Client, within: Federation | None) -> None:
-    """With steps=0 and epochs=0 the message is a zero difference (or the model that was sent)."""
+    """With steps=0 the message is a zero difference (or the model that was sent)."""
     with tempfile.TemporaryDirectory() as folder:
-        _still(opened(client, within, Path(folder)), _turned(client, steps=0, epochs=0.0))
+        _still(opened(client, within, Path(folder)), turned(client, steps=0, epochs=None))
 
 
-@law(Client, when=lambda c: "lr" in _knobs(c))
+@law(Client, when=lambda c: "lr" in knobs(c))
 def no_rate_no_change(client: Client, within: Federation | None) -> None:
     """With lr=0 the message is a zero difference (or the model that was sent)."""
     with tempfile.TemporaryDirectory() as folder:
-        _still(opened(client, within, Path(folder)), _turned(client, lr=0.0))
+        _still(opened(client, within, Path(folder)), turned(client, lr=0.0))
 
 
 @law(Client)
@@ -159,3 +169,109 @@ def _stepping(home: Home) -> tuple[dict[str, Any], Aggregate, Ctx]:
         Aggregate(0.1 * normal(fed.aggregate.lifted(layout)), len(ids), ids, len(home.ids)),
         ctx,
     )
+
+
+# ---- the sorts of numbers -------------------------------------------------------------------------------------------
+def marked(home: Home) -> Any:
+    """The home's task with a fixed residual and a running statistic beside its weights; returns the objective."""
+    module, objective = home.bound.module, copy.copy(home.bound.objective)
+    if "residual" not in dict(module.named_buffers()):
+        module.register_buffer("residual", STILL.clone())
+        module.register_buffer(COUNT, torch.zeros(1))
+    plain, objective.left = objective.loss, 0.0  # what the statistic was when the module last changed it
+
+    def loss(module: torch.nn.Module, batch: Any) -> Tensor:
+        if module.training:
+            module.get_buffer(COUNT).add_(1)
+            objective.left = float(module.get_buffer(COUNT))
+        found: Tensor = plain(module, batch)
+        return found
+
+    objective.loss = loss
+    axes = {e.name: e.axes for e in home.bound.layout.entries}
+    home.bound = BoundModule(module, objective, axes=axes, buffers=("residual", COUNT))
+    return objective
+
+
+def _ends(layout: Layout, name: str) -> list[str]:
+    return [e.name for e in layout.entries if e.name.rpartition("/")[2] == name]
+
+
+@law(Client)
+def it_trains_weights_alone(client: Client, within: Federation | None) -> None:
+    """A residual and a statistic of the module come back as the module left them, bit for bit, decay or not."""
+    tries = [client]
+    for more in ({"weight_decay": 0.1}, {"clip_grad": 1e-3}, {"mu": 1.0}):
+        with suppress(ValueError):  # a client that takes plain steps says so
+            tries += [found] if (found := turned(client, **more)) != client else []
+    for k, tried in enumerate(tries):
+        with tempfile.TemporaryDirectory() as folder:
+            home = opened(tried, within, Path(folder))
+            objective = marked(home)
+            base, layout = 0, client.gives(home.bound.layout)
+            for t in range(2):  # in the second round with the state of the first
+                objective.left = 0.0
+                m, base, error = home.session(home.ids[1], tried, round=t, base=base)
+                hold(m is not None, error)
+                assert m is not None
+                start = STILL if m.kind == "weights" else torch.zeros(3)
+                for name in _ends(layout, "residual"):
+                    got = layout.views(m.x)[name]
+                    hold(same(got, start), f"try {k}: it made {got.tolist()} of a residual {start.tolist()}")
+                for name in _ends(layout, COUNT):
+                    n = float(layout.views(m.x)[name])
+                    hold(
+                        n == objective.left,
+                        f"try {k}: a statistic of {objective.left} came back as {n}",
+                    )
+                hold(not bool(m.x[padding(layout)].any()), f"try {k}: values in the padding between tensors")
+
+
+@law(Server, when=lambda s: s.whole)
+def it_steps_weights_alone(server: Server, within: Federation | None) -> None:
+    """Buffers become what the parties' mean makes of them, whatever rate, momentum and moments do to weights."""
+    tries = [server]
+    with suppress(ValueError):
+        tries += [found] if (found := turned(server, lr=0.5, momentum=0.9)) != server else []
+    for tried in tries:
+        with tempfile.TemporaryDirectory() as folder:
+            home = opened(server, within, Path(folder))
+        marked(home)
+        sends, whole = tried.takes, home.bound.layout
+        layout = home.fed.client.gives(whole)
+        ctx = Ctx(home.fed.seed, 1, layout=layout, events=[])
+        state, seen = tried.init(home.bound, ctx), 0.0
+        for t, moved in enumerate((0.0, 3.0, 0.0)):
+            before = whole.views(tried.model(state).clone())
+            x = layout.blank(0.1 * normal(layout.size, t))
+            seen += moved * bool(_ends(layout, COUNT))
+            for name in _ends(layout, "residual"):
+                layout.views(x)[name].copy_(STILL if sends == "weights" else torch.zeros(3))
+            for name in _ends(layout, COUNT):
+                layout.views(x)[name].fill_(seen if sends == "weights" else moved)
+            ids = home.ids[:2]
+            state = tried.step(state, Aggregate(x, len(ids), ids, len(home.ids)), ctx.at(round=1 + t))
+            model, brief = tried.model(state), tried.brief(state, Terms()).x
+            now = whole.views(model)
+            hold(same(now["residual"], before["residual"]), f"round {t}: it made {now['residual'].tolist()}")
+            hold(float(now[COUNT]) == seen, f"round {t}: a statistic of {seen} became {float(now[COUNT])}")
+            hold(not bool(model[padding(whole)].any()), "values in the padding of the model")
+            hold(not bool(brief[padding(tried.gives(whole))].any()), "values in the padding of the brief")
+
+
+@law(Schedule)
+def a_rate_never_exceeds_its_knob(s: Schedule, within: Federation | None) -> None:
+    """Factors lie in 0 .. 1 in every round, before, at and beyond the horizon; the first one is above 0."""
+    for horizon in (0, 1, 2, 10, 1000):
+        factors = [s.factor(t, horizon) for t in range(horizon + 5)]
+        hold(all(0.0 <= f <= 1.0 for f in factors), f"of {horizon} rounds: {factors[:12]}")
+        hold(factors[0] > 0.0, f"the first of {horizon} rounds has no rate")
+
+
+@law(Schedule)
+def a_warm_up_climbs(s: Schedule, within: Federation | None) -> None:
+    """In equal steps to the full rate, which is reached when it is over."""
+    w = s.warmup
+    hold(s.factor(w, 100 * (w + 1)) == 1.0, f"after {w} rounds the rate is not full")
+    for t in range(w):
+        hold(abs(s.factor(t, 100) - (t + 1) / (w + 1)) < 1e-12, f"round {t}: {s.factor(t, 100)}")

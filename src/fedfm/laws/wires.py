@@ -25,6 +25,7 @@ from fedfm.efficiency.training.mean import Mean
 from fedfm.laws.compare import kept, near, normal, same
 from fedfm.laws.homes import play, quadratics
 from fedfm.laws.law import hold, law
+from fedfm.laws.training import knobs
 
 LENGTHS = (0, 1, 7, 1000)
 DRAWS = 600  # of an estimator whose mean is tested
@@ -311,3 +312,28 @@ def a_hidden_sum_is_the_sum(wire: Wire, within: Federation | None) -> None:
     hold(not hidden.failed, f"rounds failed: {hidden.failed}")
     noisy = any(getattr(s, "noise_multiplier", 0) or getattr(s, "clip_norm", 0) for s in stages_of(wire))
     hold(noisy or near(hidden.model, plain.model), "the unmasked sum is another")
+
+
+def _shares(wire: Wire) -> bool:
+    """Does a share of the values travel, without a conversation?"""
+    return not (wire.opaque or wire.phases or wire.perturbs) and "fraction" in knobs(wire)
+
+
+@law(Wire, when=_shares)
+def padding_does_not_count(wire: Wire, within: Federation | None) -> None:
+    """A fraction is a fraction of numbers: the same values come back with padding between tensors and without."""
+    for d in (3, 40):
+        x = 5.0 + normal(d)
+        tight = Layout(tuple(Entry(f"t{i}", (1,), i) for i in range(d)), d)
+        wide = Layout.of({e.name: (1,) for e in tight.entries})
+        found = []
+        for layout in (tight, wide):
+            c = Ctx(7, 3, client="party-1", layout=layout, events=[])
+            y, side, _ = wire.encode(layout.pack({f"t{i}": x[i : i + 1] for i in range(d)}), {}, c)
+            out = layout.views(wire.decode(y, side, {}, c)[0])
+            found.append(torch.cat([out[e.name] for e in layout.entries]))
+        hold(
+            same(found[0], found[1]),
+            f"{d} values come back as {found[0].tolist()}, and between padding as {found[1].tolist()}: take the "
+            "padding out with codec.length.real, put it back with spread",
+        )

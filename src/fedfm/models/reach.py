@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+import zipfile
 from pathlib import Path
 
 from fedfm.core.errors import ModelError
@@ -32,11 +33,13 @@ def reachable() -> bool:
     return answered
 
 
-def refusal(model: str, where: str, what: str, e: Exception) -> ModelError:
+def refusal(model: str, where: str, what: str, e: Exception, own_fix: str = "") -> ModelError:
     """The error for a model that a foreign library could not use; its own advice is not passed on."""
     why, other = _told(e), "take one of `fedfm models`"
-    folder = Path(where)
-    if folder.is_dir():
+    folder, fix = Path(where), own_fix
+    if fix:
+        pass
+    elif folder.is_dir():
         fix = f"give a folder in Hugging Face layout (config.json, tokenizer, *.safetensors), or {other}"
         pickles = ", ".join(sorted(p.name for p in folder.glob("*.bin"))) or "a file"
         if brought := code(folder):
@@ -45,8 +48,8 @@ def refusal(model: str, where: str, what: str, e: Exception) -> ModelError:
         elif "unpickl" in f"{type(e).__name__} {e}".lower():
             why = f"{pickles} holds other objects than tensors, and nothing is ever unpickled"
             fix = f"ask its author for safetensors, or {other}"
-        elif "pytorchstreamreader" in str(e).lower() or "central directory" in str(e).lower():
-            why, fix = f"{pickles} is damaged or was cut off", "download it again"
+        elif cut := [p.name for p in folder.glob("*.bin") if not zipfile.is_zipfile(p)]:
+            why, fix = f"{', '.join(sorted(cut))} is damaged or was cut off", "download it again"
         elif isinstance(e, ImportError):
             why, fix = f"a library that it needs is missing: {why}", "install it, or take another model"
     elif isinstance(e, OSError) and not reachable():

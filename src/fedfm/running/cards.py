@@ -32,10 +32,27 @@ def describe(cls: Any) -> list[dict[str, Any]]:
                 "name": f.name,
                 "type": str(f.type),
                 "default": default,
-                **{k: f.metadata.get(k) for k in ("doc", "low", "high", "choices")},
+                **{
+                    k: f.metadata.get(k)
+                    for k in ("doc", "low", "high", "above", "below", "choices", "alternative")
+                },
             }
         )
     return rows
+
+
+def span(row: dict[str, Any]) -> str:
+    """The range of a field in a few letters: `0 .. 1`, `> 0`, `sgd|adamw`; beside what it is an alternative to."""
+    if row["choices"]:
+        return "|".join(row["choices"])
+    if row["low"] is not None and row["high"] is not None:
+        ends = [f"{row['low']:g} .. {row['high']:g}"]
+    else:
+        ends = [
+            f"{sign} {row[end]:g}" for sign, end in ((">=", "low"), ("<=", "high")) if row[end] is not None
+        ]
+    ends += [f"{sign} {row[end]:g}" for sign, end in ((">", "above"), ("<", "below")) if row[end] is not None]
+    return ", ".join([*ends, *(["or null"] if row["alternative"] else [])])
 
 
 def doc(card: Card) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import resource
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fedfm.config import plain as configs
+from fedfm.config.setup import Setup
+from fedfm.core.briefs import Briefs
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.job import UPLOAD, Job
+from fedfm.core.memory import Memories, RunState
 from fedfm.core.message import Message
 from fedfm.core.session import Site
 from fedfm.core.state import Store
@@ -19,19 +22,18 @@ from fedfm.running.progress import Silent
 STEPS = 3  # local steps that are timed
 
 
-def estimate(config: configs.Config) -> dict[str, Any]:
+def estimate(setup: Setup) -> dict[str, Any]:
     """Parameters, bytes a party and round, memory of one process, and seconds of local work (no scoring)."""
     from fedfm.running.execute import open_site
 
-    fed = configs.from_config(config)
+    fed = setup.fed
     with tempfile.TemporaryDirectory() as folder:
         site = open_site(fed, Path(folder), Silent())
         site.store = Store(Path(folder) / "clients")
         rows = {i: len(site.parties.train(i)) for i in site.parties.ids}
-        brief = fed.serving.brief(fed.serving.init(site.bound, Ctx(fed.seed)), Terms())
         steps = fed.client.steps_for(max(rows.values()))
         seconds = _seconds_a_step(site) * sum(fed.client.steps_for(n) for n in rows.values()) * fed.rounds
-        up = _upload_bytes(site) or site.bound.layout.size * 4
+        traffic = _traffic(site, rows)
         cut = sum(getattr(site.data(i), "cut", 0) for i in rows)
     workers = fed.engine.make().workers
     return {
@@ -40,9 +42,7 @@ def estimate(config: configs.Config) -> dict[str, Any]:
         "parties": len(rows),
         "rounds": fed.rounds,
         "local_steps": steps,
-        "down_bytes": brief.nbytes,
-        "up_bytes": up,
-        "total_bytes": (brief.nbytes + up) * len(rows) * fed.rounds,
+        **traffic,
         "memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "workers": workers,
         "seconds": seconds / workers,
@@ -63,9 +63,45 @@ def _seconds_a_step(site: Site) -> float:
     return (time.perf_counter() - start) / STEPS
 
 
-def _upload_bytes(site: Site) -> int:
-    """Measured on one party's upload; 0 when it cannot be had without the others (secure aggregation, split models)."""
-    fed, first = site.fed, site.parties.ids[0]
-    brief = fed.serving.brief(fed.serving.init(site.bound, Ctx(fed.seed)), Terms())
-    said = next(site.run(Job("train", first, 1, terms=Terms(steps=1)), brief))
-    return said.message.nbytes if said.phase == UPLOAD else 0
+def _traffic(site: Site, rows: dict[str, int]) -> dict[str, int]:
+    """Bytes of one round, measured on a session for each shape of model that the first round's plan hands out.
+
+    `down_bytes`, `up_bytes`, `talk_bytes` are a party's, the mean over the plan; `total_bytes` is of the whole run with
+    every party in every round. A conversation is counted for as many local steps as the party takes.
+    """
+    fed, ctx = site.fed, Ctx(site.fed.seed, horizon=site.fed.rounds)
+    state = RunState(server=fed.serving.init(site.bound, ctx))
+    briefs = Briefs(fed, site.bound, state, Memories(site.store.folder, {}))
+    plan = {i: Terms() for i in rows}
+    if not fed.select.asks:
+        plan = dict(fed.select.select(rows, fed.select.init(rows, ctx), ctx, {})[0].jobs) or plan
+    known: dict[Any, tuple[int, int, int]] = {}
+    totals = [0, 0, 0]
+    for k, (i, terms) in enumerate(plan.items()):
+        if terms.shape not in known:
+            job = Job("train", i, k + 1, terms=replace(terms, steps=1))
+            known[terms.shape] = _session(site, job, briefs.of(job), state.server)
+        down, up, talk = known[terms.shape]
+        sizes = down, up or down, talk * (terms.steps or fed.client.steps_for(rows[i]) or 1)
+        totals = [a + b for a, b in zip(totals, sizes, strict=True)]
+    down, up, talk = (round(t / len(plan)) for t in totals)
+    return {
+        "down_bytes": down,
+        "up_bytes": up,
+        "talk_bytes": talk,
+        "total_bytes": (down + up + talk) * len(rows) * fed.rounds,
+    }
+
+
+def _session(site: Site, job: Job, brief: Message, server: dict[str, Any]) -> tuple[int, int, int]:
+    """Bytes down, up and of talk in one session of one step; up is 0 where it needs the others (secure aggregation)."""
+    fed, talk = site.fed, 0
+    session = site.run(job, brief)
+    said = next(session)
+    while said.phase in fed.serving.phases:
+        replies, server = fed.serving.serve(
+            server, said.phase, {job.id: said.message}, Ctx(fed.seed), site.bound
+        )
+        talk += said.message.nbytes + replies[job.id].nbytes
+        said = session.send(replies[job.id])
+    return brief.nbytes, said.message.nbytes if said.phase == UPLOAD else 0, talk

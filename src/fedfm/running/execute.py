@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import glob
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedfm.checks.rules import check
 from fedfm.config import plain as configs
 from fedfm.config import text
+from fedfm.config.configure import configure
+from fedfm.config.marker import unspoken
+from fedfm.config.setup import Setup
 from fedfm.core.books import checkpoint, checkpoints
-from fedfm.core.check import check
 from fedfm.core.errors import ConfigError, FedfmError, Problem, ResumeError
 from fedfm.core.federation import Federation
 from fedfm.core.memory import RunState
-from fedfm.core.registry import recipes
 from fedfm.core.state import Store
-from fedfm.models import catalog
 from fedfm.running import baselines as base
 from fedfm.running.drive import Callback, Plan, drive, open_site
 from fedfm.running.progress import Progress, Silent
@@ -26,65 +26,6 @@ from fedfm.running.record.folder import CONFIG, begun, owned, recorded
 from fedfm.running.record.identity import Difference, Identity, imports_differ, refuse
 from fedfm.running.summary import versions
 from fedfm.running.verdict import Result
-
-
-def configure(
-    what: str | Path | Mapping[str, Any] | Federation,
-    settings: Iterable[str] = (),
-    *,
-    rounds: int | None = None,
-    seed: int | None = None,
-    engine: str | None = None,
-    slots: Mapping[str, Any] | None = None,
-) -> configs.Config:
-    """A complete, checked config from a recipe's name, a YAML file, a mapping or a Federation."""
-    if isinstance(what, Federation):
-        config = configs.to_config(what)
-    elif isinstance(what, Mapping):
-        config = configs.resolve(dict(what))
-    elif str(what) in recipes():
-        config = configs.resolve({"recipe": str(what)})
-    elif Path(what).suffix in (".yaml", ".yml") or Path(what).is_file():
-        if not Path(what).is_file():
-            raise ConfigError(
-                [
-                    Problem(
-                        str(what),
-                        "there is no such file",
-                        f"looked in {Path.cwd()}",
-                        "give the path of a YAML config",
-                    )
-                ]
-            )
-        config = configs.resolve(text.parse(Path(what).read_text(encoding="utf-8"), str(what)))
-    else:
-        config = configs.resolve({"recipe": str(what)})  # raises, and names the nearest
-    config.update({k: configs.to_config(v) for k, v in (slots or {}).items()})
-    config = text.override(config, settings)
-    config.update({k: v for k, v in {"rounds": rounds, "seed": seed}.items() if v is not None})
-    _anchor(config)
-    if engine is not None:
-        config["engine"] = {"name": engine}
-    fed = configs.from_config(config)
-    if problems := check(fed):
-        raise ConfigError(problems)
-    return {**({"recipe": config["recipe"]} if "recipe" in config else {}), **configs.to_config(fed)}
-
-
-def _anchor(config: configs.Config) -> None:
-    """Paths that exist from here become absolute: a run is resumed, and its model loaded, from anywhere."""
-    for slot, key in (("data", "path"), ("data", "test_path"), ("task", "model"), ("task", "start")):
-        spec = config.get(slot)
-        value = spec.get(key) if isinstance(spec, dict) else None
-        if (
-            not isinstance(spec, dict)
-            or not isinstance(value, str)
-            or (key == "model" and value in catalog())
-        ):
-            continue  # a packaged model wins over a folder of its name
-        if value and next(iter(glob.iglob(value)), None) is not None:
-            spec[key] = str(Path(value).absolute())
-
 
 PLAN: dict[str, Any] = {
     "baselines": "none",
@@ -96,26 +37,26 @@ PLAN: dict[str, Any] = {
 
 
 def execute(
-    config: configs.Config,
+    what: Setup | Federation | configs.Config,
     out: str | Path | None = None,
     *,
-    fed: Federation | None = None,
     baselines: str | Sequence[str] = "local,pooled",
     progress: Progress | None = None,
     trackers: Iterable[Any] = (),
     callbacks: Callback | Iterable[Callback] = (),
     strict: bool = False,
 ) -> Result:
-    """Run a complete config into `out` (default: a new folder under runs/).
+    """Run a federation, or a complete config, into `out` (default: a new folder under runs/).
 
-    `fed`: the federation that the config is of, where it holds objects that a config only names. `trackers`: names,
-    or objects with `log(round, metrics)` and `close()`. `callbacks`: called with each round's record.
+    `trackers`: names, or objects with `log(round, metrics)` and `close()`. `callbacks`: called with each round's record.
     Raises RunFailed, with the result, for a run that failed, and with `strict` also for one with findings.
     """
     kinds, names, objects = base.parse(baselines), *_trackers(trackers)
-    fed = fed or configs.from_config(config)
-    with begun(None if out is None else Path(out), str(config.get("recipe") or "run")) as folder:
-        plan = Plan(folder, config, fed, {}, False, _several(callbacks), objects, progress or Silent())
+    setup = Setup.of(what)
+    with begun(None if out is None else Path(out), setup.recipe or "run") as folder:
+        plan = Plan(
+            folder, setup.config, setup.fed, {}, False, _several(callbacks), objects, progress or Silent()
+        )
         plan.write_config()
         plan.keep(**PLAN | {"baselines": ",".join(kinds) or "none", "trackers": names})
         return drive(plan).judged(strict)
@@ -195,14 +136,19 @@ def _config(folder: Path, before: Identity | None, federation: Federation | None
         if before is None:
             raise ResumeError(f"{path} is missing: restore it, or start another run")
         return dict(before.config)
-    found = text.parse(path.read_text(encoding="utf-8", errors="replace"), str(path))
-    if federation is not None:
-        return {**({"recipe": found["recipe"]} if "recipe" in found else {}), **configs.to_config(federation)}
     try:
-        whole = configs.to_config(configs.from_config(found))
+        found = text.load(path)
+        if federation is not None:
+            return Setup(federation, found.get("recipe")).config
+        if objects := list(unspoken(found)):
+            raise ResumeError(
+                f"{folder} holds objects of a Python process, which its config only records: "
+                + ", ".join(f"{where} ({name})" for where, name in objects)
+                + f"\n    fix: make them again and call fedfm.resume('{folder}', federation)"
+            )
+        return Setup.of(found).config
     except ConfigError as e:
         raise ResumeError(f"{path} cannot be read: {e}") from e
-    return {**({"recipe": found["recipe"]} if "recipe" in found else {}), **whole}
 
 
 def _standing(folder: Path) -> tuple[int, str]:

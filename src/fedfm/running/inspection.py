@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.text import Text
 
-from fedfm.config import plain as configs
+from fedfm.config.setup import Setup
 from fedfm.core.errors import DataError, nearest
 from fedfm.data.splits import opened
 
@@ -39,9 +39,9 @@ def _plain(value: Any) -> str:
     return "".join(kept)
 
 
-def example(config: configs.Config, client: str | None, row: int) -> dict[str, Any]:
+def example(setup: Setup, client: str | None, row: int) -> dict[str, Any]:
     """The row, and for text its tokens and which of them carry loss (with a `label`, that does). No training data is encoded for it."""
-    fed = configs.from_config(config)
+    fed = setup.fed
     parties = opened(fed.data, fed.seed, fed.task)
     client = client or parties.ids[0]
     if client not in parties.ids:

@@ -11,14 +11,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fedfm.checks.exposure import outside
 from fedfm.config import plain as configs
 from fedfm.core import ledger
 from fedfm.core.combine import stages_of
-from fedfm.core.exposure import outside
 from fedfm.core.federation import Federation
 from fedfm.core.loop import Run
 from fedfm.core.message import raw
-from fedfm.core.registry import methods, recipes
+from fedfm.core.registry import methods, name_of, recipes
 from fedfm.core.session import Site
 from fedfm.running.verdict import Verdict
 
@@ -71,7 +71,7 @@ def summarise(
         "privacy": privacy(fed, run.folder / "events.jsonl", len(run.parties)),
         "trainable_parameters": bound.layout.trainable,
         "total_parameters": bound.total,
-        "engine": config["engine"]["name"],
+        "engine": name_of(fed.engine),
         "workers": run.engine.workers,
         "threads": fed.threads,
         "device": str(bound.device),

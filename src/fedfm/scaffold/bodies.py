@@ -52,13 +52,31 @@ from fedfm.efficiency.training.local import Local
 from fedfm.core.context import Ctx
 from fedfm.core.protocols import Aggregate, Server, State
 from fedfm.core.registry import knob, method
+from fedfm.efficiency.training.servers import apart, together
 """,
         "theta += lr * mean(delta).",
         """\
     lr: float = knob(1.0, "server rate", low=0.0)
 
     def step(self, state: State, agg: Aggregate, ctx: Ctx) -> State:
-        return state | {"w": state["w"] + self.lr * agg.x}
+        # buffers (running statistics) are no weights: they become their mean, and no rate acts on them
+        (w, still), (delta, news) = apart(state["w"], ctx.layout), apart(agg.x, ctx.layout)
+        return state | {"w": together(w + self.lr * delta, still + news, ctx.layout)}
+""",
+    ),
+    "schedule": Body(
+        "IV.A",
+        "Schedule",
+        """\
+from fedfm.core.registry import knob, method
+from fedfm.efficiency.training.schedule import Schedule
+""",
+        "factor = 1 - p, with p the share of the run that has passed.",
+        """\
+    warmup: int = knob(0, "rounds in which the rate climbs to its full value", low=0)
+
+    def shape(self, p: float) -> float:
+        return 1.0 - p
 """,
     ),
     "aggregate": Body(

@@ -168,6 +168,7 @@ class BoundModule(Bound):
             if name not in tensors and name in module.state_dict(keep_vars=True)
         ]
         self.init = self.params.detach().to("cpu", copy=True)
+        self._frozen = [p for n, p in module.named_parameters() if n not in params]
         self.total = sum(p.numel() for p in module.parameters())
         self._narrow: dict[tuple[float, int | None], BoundModule] = {}
 
@@ -218,6 +219,9 @@ class BoundModule(Bound):
             t.data.copy_(view)
             t.grad = None
         self.grads.zero_()
+        for p in self._frozen:  # switching an adapter off and on again thaws all of it
+            if p.requires_grad:
+                p.requires_grad_(False)
         value = (loss or self.objective.loss)(self.module, batch)
         value.backward()  # type: ignore[no-untyped-call]
         for t, _, grad in self._cast:

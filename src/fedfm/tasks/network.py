@@ -54,14 +54,14 @@ def quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def guarded(model: str, what: str, where: str = "") -> Iterator[None]:
+def guarded(model: str, what: str, where: str = "", fix: str = "") -> Iterator[None]:
     """Whatever a foreign library raises inside, on files of the user, becomes a ModelError: what, why, fix."""
     try:
         yield
     except FedfmError:
         raise
     except Exception as e:  # noqa: BLE001 - nobody can list what loaders of strangers' files raise
-        raise refusal(model, where or model, what, e) from e
+        raise refusal(model, where or model, what, e, fix) from e
 
 
 def load_base(
@@ -97,9 +97,8 @@ def load_base(
         )
     _whole(model, network, told)
     if checkpointing:
-        with guarded(
-            model, "gradient checkpointing cannot be switched on; set task.gradient_checkpointing=false"
-        ):
+        off = "task.gradient_checkpointing=false"
+        with guarded(model, "gradient checkpointing cannot be switched on", where, off):
             network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return network
 

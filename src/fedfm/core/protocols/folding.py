@@ -41,6 +41,7 @@ class Aggregator(Slot):
     takes: ClassVar[tuple[str, ...]] = ("delta", "weights")  # kinds of messages that it understands
     plain: ClassVar[bool] = False  # the lift only scales: a clipped update stays as long as it was
     widens: ClassVar[bool] = False  # knows sub-models: lifts them to the whole model, with their coverage
+    rescales: ClassVar[bool] = False  # what all agree on comes back in another length
     least: ClassVar[int] = 1  # fewest messages that it accepts
 
     @property

@@ -28,6 +28,7 @@ class Wire(Slot):
         ""  # from whom: "server" (then from everybody), or "recipients" of models and files
     )
     relation: str = ""  # what its guarantee hides of a party: "zero-out", "replace-one", "add-or-remove"
+    budget: float | None = None  # epsilon at which a run stops
     shares: int = 0  # parties among whom its noise is divided, so that it protects in a hidden sum alone; 0: it is whole
     step: ClassVar[float] = 0.0  # values travel as whole multiples of this; 0: as they are
     least: ClassVar[int] = 1  # fewest parties of a round
@@ -45,7 +46,7 @@ class Wire(Slot):
 
     @property
     def accountant(self) -> Any:
-        """Who knows what its releases cost (`core.exposure.Accountant`); None: it promises nothing."""
+        """Who knows what its releases cost (`core.spending.Accountant`); None: it promises nothing."""
         return None
 
     def release(self) -> Mapping[str, Any]:

@@ -11,7 +11,7 @@ from fedfm.core.context import Ctx
 from fedfm.core.message import Message
 from fedfm.core.protocols import Bound, Client, State
 from fedfm.core.registry import knob, method
-from fedfm.efficiency.training.local import Local, descend, outcome
+from fedfm.efficiency.training.local import Local, descend, outcome, weights
 
 
 @method(
@@ -26,7 +26,10 @@ from fedfm.efficiency.training.local import Local, descend, outcome
 )
 @dataclass(frozen=True)
 class FedProx(Client):
-    """Minimise F_i(w) + mu/2 ||w - theta||^2: the gradient gains mu (w - theta). Any number of local steps is accepted."""
+    """Minimise F_i(w) + mu/2 ||w - theta||^2: the gradient gains mu (w - theta). Any number of local steps is accepted.
+
+    theta are the weights that the round began with; running statistics are not pulled back.
+    """
 
     mu: float = knob(0.01, "strength of the pull; the paper tunes it in 0.001 .. 1", low=0.0)
     local: Local = knob(factory=Local, doc="the local steps")
@@ -46,10 +49,10 @@ class FedProx(Client):
         return self.local.steps_for(rows)
 
     def work(self, brief: Message, data: Any, state: State, ctx: Ctx, bound: Bound) -> tuple[Message, State]:
-        anchor = brief.x.to(bound.device)
+        anchor = weights(brief.x, bound).to(bound.device)
 
         def pull(w: Tensor, g: Tensor) -> None:
             g.add_(w - anchor, alpha=self.mu)
 
-        first, last, _ = descend(self.local, brief.x, data, ctx, bound, pull if self.mu else None)
-        return outcome(self.local, brief.x, data, bound, first, last), state
+        done = descend(self.local, brief.x, data, ctx, bound, pull if self.mu else None, state=state)
+        return outcome(self.local, brief.x, data, bound, done), done.state

@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from fedfm.core.context import Ctx
-from fedfm.core.errors import ClientFailed
+from fedfm.core.errors import ClientFailed, FedfmError
 from fedfm.core.message import Message
 from fedfm.core.protocols import Bound, Client, State
 from fedfm.core.registry import knob, method
+from fedfm.efficiency.training.schedule import Constant, Schedule
 
-Correction = Callable[[Tensor, Tensor], None]  # (parameters, gradients): change the gradients in place
+Correction = Callable[[Tensor, Tensor], None]  # (weights, gradients): change the gradients in place
+STEPS = 8  # where neither steps nor epochs are set
 
 
 @method(
@@ -31,18 +33,45 @@ class Local(Client):
     """Local steps of SGD or AdamW from the global model; gives the difference (ClientUpdate of FedAvg).
 
     theta_i = theta - lr * sum_k g_i(theta_k) over `steps` batches; x = theta_i - theta, mass = number of local examples.
-    The optimiser is fresh every round. One full-batch step (`steps=1, batch=0, optimizer=sgd`) is FedSGD.
+    Batches are drawn without replacement within a pass, the last of a pass may be smaller, and none spans two passes.
+    `epochs` become max(1, round(epochs * batches of a pass)) steps. One full-batch step (`steps=1, batch=0,
+    optimizer=sgd`) is FedSGD. sgd is PyTorch's: m = momentum m + g, theta -= lr m (no dampening, no Nesterov), and
+    weight decay joins g; adamw has betas 0.9 and 0.999, eps 1e-8, bias correction, and decay lr * weight_decay * theta
+    beside the step. The optimiser is fresh every round unless `keep_optimizer`. Running statistics and other buffers
+    are what the module makes of them: no step, decay, clipping or correction touches them.
     """
 
     lr: float = knob(0.01, "learning rate", low=0.0)
-    steps: int = knob(8, "batches a round; 0 to use `epochs`", low=0)
-    epochs: float = knob(1.0, "passes over the local data, when steps is 0", low=0.0)
-    batch: int = knob(8, "examples a step; 0: all", low=0)
+    steps: int | None = knob(None, "batches a round, whatever a party holds; null: 8, or `epochs`", low=0)
+    epochs: float | None = knob(None, "passes over the local data a round, instead of `steps`", low=0.0)
+    batch: int = knob(8, "examples a step; 0: all that the party holds", low=0)
     optimizer: str = knob("sgd", "local optimiser", choices=("sgd", "adamw"))
     momentum: float = knob(0.0, "of sgd", low=0.0, high=1.0)
     weight_decay: float = knob(0.0, "decoupled for adamw, L2 for sgd", low=0.0)
     clip_grad: float = knob(0.0, "largest gradient norm of a step; 0: no limit", low=0.0)
+    schedule: Schedule = knob(factory=Constant, doc="how the rate changes over the run")
+    drop_last: bool = knob(False, "skip the smaller batch at the end of a pass (batch norm needs two rows)")
+    micro_batch: int = knob(
+        0,
+        "examples that go through the network at once; gradients are summed to those of `batch`; 0: `batch`",
+        low=0,
+    )
+    keep_optimizer: bool = knob(False, "go on with the moments of the party's last round")
     send: str = knob("delta", "what the message holds", choices=("delta", "weights"))
+
+    def __post_init__(self) -> None:
+        if self.steps is None and self.epochs is None:
+            object.__setattr__(self, "steps", STEPS)
+        if self.steps is not None and self.epochs is not None:
+            raise ValueError(
+                f"steps={self.steps} and epochs={self.epochs:g} are alternatives: set one of them to null"
+            )
+        if self.optimizer != "sgd" and self.momentum:
+            raise ValueError(f"momentum is sgd's, {self.optimizer} has its own: set momentum=0")
+        if self.keep_optimizer and self.optimizer == "sgd" and not self.momentum:
+            raise ValueError("sgd without momentum has nothing to keep: set keep_optimizer=false")
+        if self.drop_last and not self.batch:
+            raise ValueError("with batch=0 there is one batch, which drop_last cannot drop: set a batch")
 
     @property
     def makes(self) -> str:
@@ -53,38 +82,83 @@ class Local(Client):
         return self.batch
 
     def steps_for(self, rows: int) -> int:
-        per_pass = -(-rows // min(rows, self.batch or rows)) if rows else 0
-        return self.steps or max(1, round(self.epochs * per_pass)) * (self.epochs > 0)
+        return self.steps_of(rows, self.batch)
+
+    def steps_of(self, rows: int, batch: int) -> int:
+        """Local steps of a round with so many examples, in batches of so many (0: all)."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return max(1, round(self.epochs * self.passed(rows, batch))) * (self.epochs > 0) if rows else 0
+
+    def passed(self, rows: int, batch: int) -> int:
+        """Batches of one pass; a party with fewer examples than a batch has one batch."""
+        size = min(rows, batch or rows)
+        return rows // size if self.drop_last else -(-rows // size)
 
     def work(self, brief: Message, data: Any, state: State, ctx: Ctx, bound: Bound) -> tuple[Message, State]:
-        first, last, _ = descend(self, brief.x, data, ctx, bound)
-        return outcome(self, brief.x, data, bound, first, last), state
+        done = descend(self, brief.x, data, ctx, bound, state=state)
+        return outcome(self, brief.x, data, bound, done), done.state
 
 
-def plain_sgd(local: Local, who: str) -> None:
-    """Raises ValueError unless `local` takes plain SGD steps, which is all that `who` can honour."""
+@dataclass(frozen=True)
+class Done:
+    """What the local steps were: first and last loss, their number, the sum of their rates, the state to keep."""
+
+    first: float
+    last: float
+    steps: int
+    rates: float
+    state: State
+
+
+def plain_sgd(local: Local, who: str, *, itself: bool = False) -> None:
+    """Raises ValueError unless `local` takes plain SGD steps, which is all that `who` can honour.
+
+    `itself`: it takes the steps with code of its own, which knows one rate and whole batches.
+    """
+    if itself and (local.schedule != Constant() or local.micro_batch):
+        raise ValueError(
+            f"{who} takes its steps itself: set schedule=constant without warm-up, micro_batch=0"
+        )
     if local.optimizer != "sgd" or local.momentum or local.weight_decay or local.clip_grad:
         raise ValueError(f"{who} takes plain SGD steps: set optimizer=sgd, momentum=weight_decay=clip_grad=0")
 
 
-def outcome(local: Local, start: Tensor, data: Any, bound: Bound, first: float, last: float) -> Message:
+def outcome(local: Local, start: Tensor, data: Any, bound: Bound, done: Done) -> Message:
     """The message of a client that trained `bound` from `start`."""
     x = bound.read()
     if local.send == "delta":
         x -= start
     return Message(
-        x, local.send, mass=float(len(data)), info={"facts": {"loss_first": first, "loss_last": last}}
+        x,
+        local.send,
+        mass=float(len(data)),
+        info={"facts": {"loss_first": done.first, "loss_last": done.last}},
     )
 
 
 def descend(
-    local: Local, start: Tensor, data: Any, ctx: Ctx, bound: Bound, correct: Correction | None = None
-) -> tuple[float, float, int]:
-    """Load `start` and take the local steps; returns first and last loss and the number of steps."""
+    local: Local,
+    start: Tensor,
+    data: Any,
+    ctx: Ctx,
+    bound: Bound,
+    correct: Correction | None = None,
+    *,
+    state: State | None = None,
+    gradient: Callable[[Tensor], float] | None = None,
+) -> Done:
+    """Load `start` and take the local steps, with weights alone.
+
+    `correct` changes each gradient; `gradient` (indices of a batch -> loss, filling `bound.grads`) takes the place of
+    the plain one. A session of more steps than a round's (a baseline trains for the whole run) passes through the
+    rounds' rates. Raises ClientFailed when a loss is not finite or the kept moments have another size.
+    """
     bound.load(start)
     bound.module.train()
-    flat = torch.nn.Parameter(bound.params)
-    flat.grad = bound.grads
+    flat = torch.nn.Parameter(weights(bound.params, bound))
+    flat.grad = weights(bound.grads, bound)
     optimizer: torch.optim.Optimizer
     if local.optimizer == "adamw":
         optimizer = torch.optim.AdamW([flat], lr=local.lr, weight_decay=local.weight_decay)
@@ -92,30 +166,78 @@ def descend(
         optimizer = torch.optim.SGD(
             [flat], lr=local.lr, momentum=local.momentum, weight_decay=local.weight_decay
         )
-    first = last = 0.0
-    done = 0
+    state = state or {}
+    if local.keep_optimizer and "optimizer" in state:
+        optimizer.state[flat] = _moved(state["optimizer"], flat, ctx)
+    first = last = rates = 0.0
+    done, a_round = 0, local.steps_of(len(data), ctx.terms.batch or local.batch)
+    if ctx.horizon and ctx.terms.steps:
+        a_round = max(a_round, -(-ctx.terms.steps // ctx.horizon))
     for index in batches(len(data), local, ctx):
-        loss = bound.gradient(bound.batch(data, index))
+        loss = (gradient or loss_and_gradient(local, data, bound))(index)
         if loss != loss or loss in (float("inf"), float("-inf")):
             raise ClientFailed(
                 f"the loss of {ctx.client} is {loss} at local step {done}; lower client.lr or look at its data"
             )
         if correct is not None:
-            correct(bound.params, bound.grads)
+            correct(flat.data, flat.grad)
         if local.clip_grad:
-            bound.grads.mul_(min(1.0, local.clip_grad / (float(bound.grads.norm()) + 1e-12)))
+            flat.grad.mul_(min(1.0, local.clip_grad / (float(flat.grad.norm()) + 1e-12)))
+        rate = local.schedule.rate(local.lr, ctx, done // a_round if a_round else 0)
+        optimizer.param_groups[0]["lr"] = rate
         optimizer.step()
-        first, last, done = (loss if done == 0 else first), loss, done + 1
-    return first, last, done
+        first, last, done, rates = (loss if done == 0 else first), loss, done + 1, rates + rate
+    if local.keep_optimizer and optimizer.state[flat]:
+        kept = {k: v.detach().to("cpu", copy=True) for k, v in optimizer.state[flat].items() if v is not None}
+        state = state | {"optimizer": kept}
+    return Done(first, last, done, rates, state)
+
+
+def weights(x: Tensor, bound: Bound) -> Tensor:
+    """The weights of a vector of `bound`, as a view: what is stepped lies in front, buffers behind."""
+    w = bound.layout.weights(x)
+    if w.data_ptr() != x.data_ptr():
+        raise FedfmError("a bound task lays its buffers behind all of its weights; this one mixes them")
+    return w
+
+
+def _moved(kept: State, flat: Tensor, ctx: Ctx) -> State:
+    """The moments of the last round, where the weights are."""
+    if any(t.dim() and t.shape != flat.shape for t in kept.values()):
+        raise ClientFailed(
+            f"{ctx.client} kept moments of another size than the model of this round: with sub-models that change "
+            "set client.keep_optimizer=false"
+        )
+    return {k: v.to(flat.device, copy=True) if v.dim() else v.clone() for k, v in kept.items()}
+
+
+def loss_and_gradient(local: Local, data: Any, bound: Bound) -> Callable[[Tensor], float]:
+    """Loss and gradient of a batch, in pieces of `micro_batch`; a batch's loss is the mean over its examples."""
+
+    def whole(index: Tensor) -> float:
+        return bound.gradient(bound.batch(data, index))
+
+    def pieces(index: Tensor) -> float:
+        if len(index) <= local.micro_batch:
+            return whole(index)
+        total, loss = torch.zeros_like(bound.grads), 0.0
+        for piece in torch.split(index, local.micro_batch):
+            share = len(piece) / len(index)
+            loss += share * whole(piece)
+            total.add_(bound.grads, alpha=share)
+        bound.grads.copy_(total)
+        return loss
+
+    return pieces if local.micro_batch else whole
 
 
 def batches(n: int, local: Local, ctx: Ctx) -> Iterator[Tensor]:
     """Indices of the local steps: shuffled passes over the data; a batch never spans two passes."""
-    size = min(n, ctx.terms.batch or local.batch or n)
     if n == 0:
         return
-    per_pass = -(-n // size)
-    steps = ctx.terms.steps or local.steps_for(n)
+    batch = ctx.terms.batch or local.batch
+    size, per_pass = min(n, batch or n), local.passed(n, batch)
+    steps = local.steps_of(n, local.batch) if ctx.terms.steps is None else ctx.terms.steps
     rng, order = ctx.rng("batches"), torch.arange(n)
     for k in range(steps):
         if k % per_pass == 0 and size < n:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import fnmatch
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from fedfm.core.context import Ctx
-from fedfm.core.errors import RoundFailed
+from fedfm.core.errors import ConfigError, Problem, RoundFailed, nearest
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregator, Lift, State
 from fedfm.core.registry import knob, method
@@ -24,9 +27,12 @@ from fedfm.core.tree import cut
 )
 @dataclass(frozen=True)
 class Mean(Aggregator):
-    """sum_i m_i x_i / sum_i m_i over those who delivered; m_i = local examples, or 1.
+    """sum_i m_i x_i / sum_i m_i over those who delivered; m_i = local examples, or 1, times the party's own factor.
 
-    A sub-model's message counts only where it has the coordinate; where nobody has it the result is 0.
+    A sub-model's message counts only where it has the coordinate; where nobody has it the result is 0. When all weights
+    are 0 the round fails. `factors` count a party more or less: with weights=equal they are the weights. The first
+    pattern that matches a party's name holds, others have 1; a name that no party has is refused. Under central noise
+    one message moves the sum by at most the largest factor times the clip norm, so factors above 1 are refused.
     """
 
     weights: str = knob("examples", "weight of a client", choices=("examples", "equal"))
@@ -41,28 +47,61 @@ class Mean(Aggregator):
         "rows from which on a party weighs 1, with fewer rows / cap (public, for DP); 0: rows as they are",
         low=0.0,
     )
+    factors: Mapping[str, float] = knob(
+        factory=dict,
+        doc="own weights: party or pattern -> factor on its weight, {hospital-a: 2.0, 'clinic-*': 0.5}",
+    )
 
     form = "sum"
     shares = True
     plain = True
     widens = True
 
+    def __post_init__(self) -> None:
+        for name, factor in self.factors.items():
+            if not 0.0 <= factor < math.inf:
+                raise ValueError(f"the factor of '{name}' is {factor:g}: give a number from 0 up")
+
     @property
     def alpha_max(self) -> float | None:
-        return 1.0 if self.weights == "equal" or self.cap else None
+        """1 with equal or capped weights and no factor above 1; else None: one message may move the sum farther."""
+        bounded = self.weights == "equal" or self.cap
+        return 1.0 if bounded and max(self.factors.values(), default=1.0) <= 1.0 else None
 
     @property
     def alike(self) -> bool:
-        return self.weights == "equal"
+        return self.weights == "equal" and not self.factors
 
     @property
     def divisor(self) -> str:
-        return "public" if self.denominator else "count" if self.weights == "equal" else "mass"
+        if self.denominator:
+            return "public"
+        return "count" if self.weights == "equal" and not self.factors else "mass"
+
+    def init(self, parties: Sequence[str], ctx: Ctx) -> State:
+        """Raises ConfigError for each name or pattern of `factors` that no party has."""
+        strangers = [name for name in self.factors if not fnmatch.filter(parties, name)]
+        if strangers:
+            raise ConfigError(
+                Problem(
+                    f"aggregate.factors.{name}",
+                    f"no party is called '{name}'",
+                    nearest(name, parties),
+                    "correct the name, or remove it",
+                )
+                for name in strangers
+            )
+        return {}
+
+    def _factor(self, party: str) -> float:
+        return next((f for name, f in self.factors.items() if fnmatch.fnmatchcase(party, name)), 1.0)
 
     def lift(self, m: Message, ctx: Ctx) -> Lift:
         alpha = m.mass if self.weights == "examples" else 1.0
         if self.cap and self.weights == "examples":
             alpha = min(alpha, self.cap) / self.cap
+        if self.factors:
+            alpha *= self._factor(m.sender or ctx.client)
         if ctx.layout is not None and (c := cut(ctx.layout, *ctx.terms.shape)) is not None:
             return Lift(c.widen(m.x), alpha, c.coverage() * alpha)
         return Lift(m.x, alpha, alpha)

@@ -13,7 +13,9 @@ from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregate, Bound, Client, Server, State
 from fedfm.core.registry import knob, method
 from fedfm.core.tree import Layout
-from fedfm.efficiency.training.local import Local, descend, outcome, plain_sgd
+from fedfm.efficiency.training.local import Local, descend, outcome, plain_sgd, weights
+from fedfm.efficiency.training.schedule import Constant, Schedule
+from fedfm.efficiency.training.servers import apart, together
 
 
 @method(
@@ -29,7 +31,8 @@ from fedfm.efficiency.training.local import Local, descend, outcome, plain_sgd
 class Scaffold(Client):
     """y <- y - lr (g_i(y) - c_i + c); then c_i+ = c_i - c + (theta - y) / (K lr). Gives {delta, dc}: twice FedAvg's bytes.
 
-    Needs `server=scaffold-server`, which sends {w, c}. Equal client weights (mass 1).
+    Needs `server=scaffold-server`, which sends {w, c}. Equal client weights (mass 1). Control variates are of weights
+    alone; K lr is the sum of the steps' rates, whatever their schedule.
     """
 
     local: Local = knob(factory=Local, doc="the local steps, with sgd and no momentum")
@@ -57,7 +60,7 @@ class Scaffold(Client):
         return self.local.steps_for(rows)
 
     def gives(self, layout: Layout) -> Layout:
-        return Layout.join(delta=layout, dc=layout)
+        return Layout.join(delta=layout, dc=layout.trained)
 
     def work(self, brief: Message, data: Any, state: State, ctx: Ctx, bound: Bound) -> tuple[Message, State]:
         d = bound.layout.size
@@ -68,10 +71,10 @@ class Scaffold(Client):
         def control(w: Tensor, g: Tensor) -> None:
             g.add_(drift)
 
-        first, last, steps = descend(self.local, theta, data, ctx, bound, control)
-        m = outcome(self.local, theta, data, bound, first, last)
-        new = ci - c - m.x / (steps * self.local.lr) if steps and self.local.lr else ci
-        return Message(torch.cat([m.x, new - ci]), "delta", 1.0, info=m.info), state | {"c": new}
+        done = descend(self.local, theta, data, ctx, bound, control, state=state)
+        m = outcome(self.local, theta, data, bound, done)
+        new = ci - c - weights(m.x, bound) / done.rates if done.rates else ci
+        return Message(torch.cat([m.x, new - ci]), "delta", 1.0, info=m.info), done.state | {"c": new}
 
 
 @method(
@@ -84,24 +87,30 @@ class Scaffold(Client):
 )
 @dataclass(frozen=True)
 class ScaffoldServer(Server):
-    """theta += lr mean(delta); c += |S|/N mean(dc), with S those who contributed and N all parties."""
+    """theta += lr mean(delta); c += |S|/N mean(dc), with S those who contributed and N all parties.
+
+    Buffers become their mean, whatever the rate.
+    """
 
     lr: float = knob(1.0, "server rate eta_s", low=0.0)
+    schedule: Schedule = knob(factory=Constant, doc="how the rate changes over the run")
 
     dialect = "control variates"
 
     def gives(self, layout: Layout) -> Layout:
-        return Layout.join(w=layout, c=layout)
+        return Layout.join(w=layout, c=layout.trained)
 
     def init(self, bound: Bound, ctx: Ctx) -> State:
-        return {"w": bound.init.clone(), "c": torch.zeros_like(bound.init)}
+        return {"w": bound.init.clone(), "c": torch.zeros(bound.layout.trained.size)}
 
     def brief(self, state: State, terms: Terms) -> Message:
         return Message(torch.cat([state["w"], state["c"]]), "weights")
 
     def step(self, state: State, agg: Aggregate, ctx: Ctx) -> State:
-        d = state["w"].numel()
+        d, rate = state["w"].numel(), self.schedule.rate(self.lr, ctx)
+        layout = ctx.layout.sub("delta/*")[0] if ctx.layout is not None else None  # the model's own
+        (w, still), (delta, news) = apart(state["w"], layout), apart(agg.x[:d], layout)
         return {
-            "w": state["w"] + self.lr * agg.x[:d],
+            "w": together(w + rate * delta, still + news, layout),
             "c": state["c"] + agg.count / agg.population * agg.x[d:],
         }

@@ -1,14 +1,17 @@
-"""What the server does with the aggregate: add it, replace by it, or feed it to an optimiser."""
+"""What the server does with the aggregate: add it, or replace by it; weights are stepped, buffers become their mean."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from fedfm.core.context import Ctx
-from fedfm.core.protocols import Aggregate, Bound, Server, State
+from fedfm.core.protocols import Aggregate, Server, State
 from fedfm.core.registry import knob, method
+from fedfm.core.tree import Layout
+from fedfm.efficiency.training.schedule import Constant, Schedule
 
 
 @method(
@@ -16,54 +19,51 @@ from fedfm.core.registry import knob, method
     slot="server",
     section="IV.A",
     survey=(25,),
-    paper="McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, 2017",
-    atlas=("fedavg",),
+    paper="McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, 2017; "
+    "with momentum Hsu et al., Measuring the effects of non-identical data distribution, 2019 (FedAvgM)",
+    atlas=("fedavg", "fedopt"),
 )
 @dataclass(frozen=True)
 class Apply(Server):
-    """theta += lr * mean(delta), with momentum if asked (FedAvgM: m = beta m + delta); or theta = mean(weights)."""
+    """theta += lr * mean(delta), with momentum if asked (FedAvgM: m = beta m + delta); or theta = mean(weights).
+
+    The momentum is the heavy ball without dampening: m grows to delta / (1 - beta), so lower `lr` by 1 - beta to keep
+    the length of a step; `nesterov` steps along delta + beta m instead. With weights, delta is mean(weights) - theta.
+    Running statistics and other buffers become their mean: neither rate nor momentum acts on them.
+    """
 
     lr: float = knob(1.0, "server rate eta_s", low=0.0)
     momentum: float = knob(0.0, "beta of FedAvgM", low=0.0, high=1.0)
+    nesterov: bool = knob(False, "look ahead along the momentum (the outer optimiser of DiLoCo)")
+    schedule: Schedule = knob(factory=Constant, doc="how the rate changes over the run")
     takes: str = knob("delta", "what the clients send", choices=("delta", "weights"))
 
     counts = False
 
+    def __post_init__(self) -> None:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov looks ahead along the momentum: set momentum, or nesterov=false")
+
     def step(self, state: State, agg: Aggregate, ctx: Ctx) -> State:
-        delta = agg.x if self.takes == "delta" else agg.x - state["w"]
-        if self.takes == "weights" and self.lr == 1.0 and not self.momentum:
+        rate = self.schedule.rate(self.lr, ctx)
+        if self.takes == "weights" and rate == 1.0 and not self.momentum:
             return state | {"w": agg.x}
+        (w, still), (x, news) = apart(state["w"], ctx.layout), apart(agg.x, ctx.layout)
+        delta, news = (x, still + news) if self.takes == "delta" else (x - w, news)
         if self.momentum:
-            delta = self.momentum * state.get("m", torch.zeros_like(delta)) + delta
-            state = state | {"m": delta}
-        return state | {"w": state["w"] + self.lr * delta}
+            m = self.momentum * state.get("m", torch.zeros_like(delta)) + delta
+            state = state | {"m": m}
+            delta = delta + self.momentum * m if self.nesterov else m
+        return state | {"w": together(w + rate * delta, news, ctx.layout)}
 
 
-@method(
-    "fedadam",
-    slot="server",
-    section="IV.A",
-    survey=(13, 52),
-    paper="Reddi et al., Adaptive Federated Optimization, 2021",
-    atlas=("fedopt",),
-    departs="No bias correction, as in the paper's algorithm.",
-)
-@dataclass(frozen=True)
-class FedAdam(Server):
-    """The server's Adam on the pseudo-gradient: m, v from mean(delta); theta += lr m / (sqrt(v) + tau)."""
+def apart(x: Tensor, layout: Layout | None) -> tuple[Tensor, Tensor]:
+    """Weights and buffers of `x` (size,); all are weights where no layout says otherwise."""
+    if layout is None or not layout.mixed:
+        return x, x[:0]
+    return layout.weights(x), layout.buffers(x)
 
-    lr: float = knob(0.01, "server rate eta_s", low=0.0)
-    beta1: float = knob(0.9, "decay of the first moment", low=0.0, high=1.0)
-    beta2: float = knob(0.99, "decay of the second moment", low=0.0, high=1.0)
-    tau: float = knob(1e-3, "degree of adaptivity, added to sqrt(v)", low=0.0)
 
-    counts = False
-
-    def init(self, bound: Bound, ctx: Ctx) -> State:
-        zero = torch.zeros_like(bound.init)
-        return {"w": bound.init.clone(), "m": zero, "v": zero.clone()}
-
-    def step(self, state: State, agg: Aggregate, ctx: Ctx) -> State:
-        m = self.beta1 * state["m"] + (1 - self.beta1) * agg.x
-        v = self.beta2 * state["v"] + (1 - self.beta2) * agg.x.square()
-        return {"w": state["w"] + self.lr * m / (v.sqrt() + self.tau), "m": m, "v": v}
+def together(weights: Tensor, buffers: Tensor, layout: Layout | None) -> Tensor:
+    """The inverse of `apart`."""
+    return weights if layout is None or not layout.mixed else layout.whole(weights, buffers)

@@ -97,7 +97,9 @@ class ProportionalShare(Selector):
     budget: float = knob(100.0, "money to promise in one round", low=0.0)
     cost_low: float = knob(1.0, "smallest private cost of taking part in a round", low=0.0)
     cost_high: float = knob(10.0, "largest private cost", low=0.0)
-    misreport: Mapping[str, float] = knob(factory=dict, doc="party -> factor on what it asks (others: 1)")
+    misreport: Mapping[str, float] = knob(
+        factory=dict, doc="party -> factor on what it asks (others: 1)", names=("party", "")
+    )
     decimals: int = knob(2, "digits of money after the point", low=0, high=9)
 
     asks = True

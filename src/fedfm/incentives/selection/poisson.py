@@ -28,7 +28,7 @@ class Poisson(Selector):
     The cohort's size is Binomial(N, rate): a round may be empty, and such a round yields no model.
     """
 
-    rate: float = knob(0.1, "probability of taking part in a round", low=0.0, high=1.0)
+    rate: float = knob(0.1, "probability of taking part in a round", above=0.0, high=1.0)
 
     random_size: ClassVar[bool] = True
     independent = True

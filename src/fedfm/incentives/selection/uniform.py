@@ -31,13 +31,19 @@ class Uniform(Selector):
     the pool.
     """
 
-    count: int | None = knob(None, "parties a round (all, if fewer are free); none: by `fraction`", low=1)
-    fraction: float = knob(1.0, "share of the free parties, when `count` is not given", low=0.0, high=1.0)
+    count: int | None = knob(
+        None, "parties a round (all, if fewer are free), instead of `fraction`", low=1, alternative="size"
+    )
+    fraction: float | None = knob(
+        1.0, "share of the free parties, at least one", low=0.0, high=1.0, alternative="size"
+    )
 
     draws = "uniform"
 
     def most(self, parties: int) -> int:
-        return min(parties, self.count if self.count is not None else max(1, round(self.fraction * parties)))
+        return min(
+            parties, self.count if self.count is not None else max(1, round((self.fraction or 0.0) * parties))
+        )
 
     def init(self, pool: Mapping[str, int], ctx: Ctx) -> State:
         return {"population": len(pool)}
@@ -46,7 +52,7 @@ class Uniform(Selector):
         self, pool: Mapping[str, int], state: State, ctx: Ctx, answers: Mapping[str, Message]
     ) -> tuple[Plan, State]:
         ids, n = list(pool), len(pool)
-        m = min(n, self.count if self.count is not None else max(1, round(self.fraction * n)))
+        m = min(n, self.count if self.count is not None else max(1, round((self.fraction or 0.0) * n)))
         if m < int(state.get("population", n)):
             ids = [ids[k] for k in torch.randperm(n, generator=ctx.shared("select"))[:m].tolist()]
         sampling = {"kind": "all"} if m == n else {"kind": "uniform", "count": m, "of": n}

@@ -345,11 +345,11 @@ def own_card(run: Run, tag: Tag | None, columns: int) -> Card | None:
     ]
     body.append(Figure(words, **both(lambda w: bars(w, words, rows, show, 22), columns)))
     cut = (
-        f"{len(chosen)} of {len(ranked):,} parties, evenly spaced over the ranking; "
+        f"{len(chosen)} of {len(ranked):,} parties, evenly spaced over the ranking. "
         if len(chosen) < len(ranked)
         else ""
     )
-    body.append(Note(f"{cut}the tick is the party's first score."))
+    body.append(Note(f"{cut}The tick is the party's first score."))
     numbers = table(
         ("party", "first", "last"), [(p, show(first[p]), show(last[p])) for p in ranked], 100, True
     )

@@ -63,9 +63,12 @@ def _facts(run: Run, told: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     several = ", ".join(run.facts.privacy) if len(run.facts.privacy) > 1 else ""
     found = {
         "mechanism": told.get("mechanism"),
-        "protects": told.get("relation"),
+        "unit": told.get("unit"),
+        "protects against": told.get("observer"),
+        "neighbours": told.get("relation"),
         "accountant": told.get("accountant"),
         "noise multiplier": noise,
+        "noise": "seeded: whoever knows the seed can subtract it" if told.get("seeded") else "",
         "clip norm": event.get("clip_norm"),
         "sampling": _flat(event.get("sampling")),
         "in no account, kept private": ", ".join(mapping(told.get("outside"))),

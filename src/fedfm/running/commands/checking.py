@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedfm.config import plain as configs
+from fedfm.config.setup import Setup
 from fedfm.core.errors import ConfigError
 from fedfm.core.schema import Account
 from fedfm.data.splits import opened
@@ -44,15 +44,15 @@ class Checked:
         return said
 
 
-def probe(config: configs.Config) -> Checked:
+def probe(setup: Setup) -> Checked:
     """Open the data; take a few local steps if every model is here. Weights are never fetched. Raises ConfigError."""
-    fed = configs.from_config(config)
+    fed = setup.fed
     parties = opened(fed.data, fed.seed, fed.task)
     rows = {i: len(parties.train(i)) for i in parties.ids}
     if problems := feasible(fed, rows):
         raise ConfigError(problems)
-    absent = tuple(name for name in dict.fromkeys(models_of(config.get("task"))) if not here(name))
-    taken = {} if absent else estimate(config)
+    absent = tuple(name for name in dict.fromkeys(models_of(setup.config.get("task"))) if not here(name))
+    taken = {} if absent else estimate(setup)
     return Checked(rows, len(parties.test()), parties.account, parties.notes, absent, taken)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from fedfm.config import plain as configs
+from fedfm.config.setup import Setup
 from fedfm.core.errors import ConfigError, FedfmError, Problem, RunFailed
 from fedfm.core.state import write
 from fedfm.running.execute import configure, execute, resume
@@ -81,19 +82,19 @@ def sweep(
     for values in itertools.product(*grid.values()):
         assigned = dict(zip(grid, values, strict=True))
         try:
-            config = configure(
+            setup = configure(
                 what, [*plain, *(f"{k}={v}" for k, v in assigned.items())], rounds=rounds, engine=engine
             )
         except ConfigError as e:
             problems += [p for p in e.problems if p not in problems]
             continue
-        points.append((assigned, config))
+        points.append((assigned, setup))
     if problems:
         raise ConfigError(problems)
     done = []
-    for k, (assigned, config) in enumerate(points):
+    for k, (assigned, setup) in enumerate(points):
         point = Point({p: yaml.safe_load(v) for p, v in assigned.items()}, out / _slug(assigned), None)
-        done.append(_run(point, config, baselines, progress(point, k, len(points))))
+        done.append(_run(point, setup, baselines, progress(point, k, len(points))))
         with writing(out):
             write(out / "sweep.json", json.dumps({"format": 1, "table": table(done)}, indent=1).encode())
     return done
@@ -123,7 +124,7 @@ def _states(group: Sequence[Point]) -> dict[str, int]:
     return {s: states.count(s) for s in dict.fromkeys(states)}
 
 
-def _run(point: Point, config: configs.Config, baselines: str, progress: Progress | None) -> Point:
+def _run(point: Point, setup: Setup, baselines: str, progress: Progress | None) -> Point:
     """Run one point or go on with it; what goes wrong with it stays its own."""
     result: Result | None = None
     error = ""
@@ -131,7 +132,7 @@ def _run(point: Point, config: configs.Config, baselines: str, progress: Progres
         if (point.folder / RECORD).exists() or (point.folder / CONFIG).exists():
             if (point.folder / CONFIG).exists() and configs.digest(
                 _config_of(point.folder)
-            ) != configs.digest(config):
+            ) != configs.digest(setup.config):
                 raise ConfigError(
                     [
                         Problem(
@@ -144,7 +145,7 @@ def _run(point: Point, config: configs.Config, baselines: str, progress: Progres
                 )
             result = resume(point.folder, progress=progress)
         else:
-            result = execute(config, point.folder, baselines=baselines, progress=progress)
+            result = execute(setup, point.folder, baselines=baselines, progress=progress)
     except ConfigError:
         raise
     except RunFailed as e:

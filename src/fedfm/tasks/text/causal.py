@@ -271,9 +271,10 @@ class Instruction(TextObjective):
         said: str = self.tokenizer.decode(tokens[: min(ends, default=len(tokens))], skip_special_tokens=True)
         return said.rstrip()
 
-    def by_heart(self, encoded: Dialogues, i: int) -> str:
-        """The answer of row i as a model that has learnt it by heart would say it."""
-        return self.text(encoded.tokens[i][int(encoded.prompts[i]) :][: self.task.max_new_tokens])
+    def by_heart(self, encoded: Dialogues, i: int, most: int | None = None) -> str | None:
+        """The answer of row i as a model that has learnt it would say it, in `most` tokens; None if it was cut."""
+        target = encoded.tokens[i][int(encoded.prompts[i]) :]
+        return self.text(target[:most]) if target[-1] in self.ends else None
 
     def predict(self, module: nn.Module, texts: Sequence[str], device: torch.device) -> list[str]:
         """The greedy answer to each instruction."""

@@ -7,7 +7,6 @@ that generation starts from. Text of rows stays text: a special token spelled ou
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,26 @@ from fedfm.tasks.network import quiet
 from fedfm.tasks.text.limited import limited
 
 PLAIN = "Instruction:\n{request}\n\nAnswer:\n"
-TODAY = datetime.datetime(2025, 1, 1)  # of every template that asks: the same tokens on every day
+# the date of every template that asks for one, so that tokens are the same on every day
+TODAY = {
+    "%d": "01",
+    "%e": "1",
+    "%b": "Jan",
+    "%B": "January",
+    "%m": "01",
+    "%Y": "2025",
+    "%y": "25",
+    "%A": "Wednesday",
+    "%a": "Wed",
+    "%H": "00",
+    "%M": "00",
+    "%S": "00",
+}
+_DATED = (
+    "{%- macro strftime_now(format) -%}{{ format"
+    + "".join(f" | replace('{sign}', '{text}')" for sign, text in TODAY.items())
+    + " }}{%- endmacro %}"
+)
 SECONDS = 10.0  # for a template's first rendering
 _ASK, _TOLD = "qqfirstzz", "qqthenzz"  # words that no template brings
 
@@ -32,8 +50,13 @@ class Dialogue:
         self.lead = (
             [] if self.chat or tokenizer.bos_token_id is None or first != [tokenizer.bos_token_id] else first
         )
-        self.controls = tuple(sorted({t for t in tokenizer.all_special_tokens if t}, key=len, reverse=True))
+        special = {str(t) for t in tokenizer.added_tokens_decoder.values() if t.special}
+        self.controls = tuple(sorted(special | {*tokenizer.all_special_tokens}, key=lambda t: (-len(t), t)))
+        self.template: str | None = None  # the tokenizer's own
         if self.chat:
+            own = tokenizer.chat_template
+            if isinstance(own, str) and "strftime_now" in own:
+                self.template = _DATED + own
             self._try()
 
     @property
@@ -125,7 +148,7 @@ class Dialogue:
         try:
             with quiet():
                 text: str = self.tokenizer.apply_chat_template(
-                    talk, tokenize=False, add_generation_prompt=ask, strftime_now=TODAY.strftime
+                    talk, tokenize=False, add_generation_prompt=ask, chat_template=self.template
                 )
         except FedfmError:
             raise

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from fedfm.core.context import Event
 from fedfm.core.errors import FedfmError
-from fedfm.core.exposure import Relation, Sampling
+from fedfm.core.spending import Relation, Sampling
 from fedfm.trust.privacy.composition import Draw, Release, drawn, epsilon, together, written
 
 POINTS = 64  # rounds of a long ledger whose cumulative epsilon is computed
@@ -206,8 +206,7 @@ def overspends(stages: Sequence[Any], events: Iterable[Event], sampling: Samplin
 
     Noise and draw are those of the plan, so the rounds that fit are known beforehand and the stop says nothing new.
     """
-    budgets = [s.budget for s in stages if s.budget is not None]
-    if not budgets:
+    if not (budgets := [s.budget for s in stages if s.budget is not None]):
         return ""
     facts = [e for e in events if e.get("kind") in ("privacy", "plan")]
     last = max((int(e.get("round", 0)) for e in facts), default=-1)

@@ -1,7 +1,12 @@
-"""The length of the vector that a stage encoded: both ends know it from the layout, else it travels beside."""
+"""How many numbers a stage encoded: both ends know it from the layout, else it travels beside.
+
+The elements between the tensors of a layout are no numbers: they are taken out before a code is made of a vector, and
+put back as zeros after it, so no fraction counts them, no range holds them and no byte is spent on them.
+"""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 import torch
@@ -10,11 +15,44 @@ from torch import Tensor
 from fedfm.core.context import Ctx
 from fedfm.core.errors import MessageRefused
 from fedfm.core.message import finite
+from fedfm.core.tree import Layout
 
 FREE = 4096  # bytes that anybody may claim
 MOST = 16  # bytes that a stage makes of one value at most: masked integers with a weight a coordinate
 TALK = 1 << 20  # bytes that a message without a layout may claim,
 RATIO = 1024  # and as many again for each byte that it brings
+
+
+@functools.lru_cache(maxsize=64)
+def _places(layout: Layout) -> Tensor | None:
+    """Where the numbers of a layout lie; None: everywhere, or it names no tensors."""
+    if not layout.entries or layout.numbers == layout.size:
+        return None
+    return torch.cat([torch.arange(e.offset, e.offset + e.size) for e in layout.entries])
+
+
+def real(x: Tensor, ctx: Ctx) -> Tensor:
+    """The numbers of `x` in order: all of it, but for the padding when it is a vector of the context's layout."""
+    if ctx.layout is None or x.numel() != ctx.layout.size or (at := _places(ctx.layout)) is None:
+        return x
+    return x[at.to(x.device)]
+
+
+def count(n: int, ctx: Ctx) -> int:
+    """How many numbers a vector of `n` elements has (what `real` leaves of it)."""
+    if ctx.layout is None or n != ctx.layout.size or not ctx.layout.entries:
+        return n
+    return ctx.layout.numbers
+
+
+def spread(u: Tensor, n: int, ctx: Ctx) -> Tensor:
+    """The vector of `n` elements of which `u` are the numbers."""
+    if u.numel() == n:
+        return u
+    assert ctx.layout is not None and (at := _places(ctx.layout)) is not None
+    out = u.new_zeros(n)
+    out[at] = u
+    return out
 
 
 def tell(n: int, ctx: Ctx) -> dict[str, Tensor]:

@@ -42,7 +42,8 @@ class QSGD(Wire):
     unbiased = True
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
-        rows = self._rows(finite(x, "qsgd").float())
+        u = length.real(finite(x, "qsgd"), ctx)
+        rows = self._rows(u.float())
         norm = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).float()
         if not bool(norm.isfinite().all()):
             raise ClientFailed("qsgd: the norm of the update is beyond fp32; lower the learning rate")
@@ -51,18 +52,19 @@ class QSGD(Wire):
         lower = size.floor()
         up = torch.rand(rows.shape, generator=ctx.rng("qsgd")) < size.sub_(lower)
         q = lower.add_(up).clamp_(max=self.levels).copysign_(level)
-        codes = q.add_(self.levels).to(torch.int32).reshape(-1)[: x.numel()]
+        codes = q.add_(self.levels).to(torch.int32).reshape(-1)[: u.numel()]
         return bits.pack(codes, self._width()), {"norm": norm, **length.tell(x.numel(), ctx)}, state
 
     def decode(self, x: Tensor, side: Mapping[str, Tensor], state: State, ctx: Ctx) -> tuple[Tensor, State]:
-        d = length.told(side, ctx, x.nbytes)
+        n = length.told(side, ctx, x.nbytes)
+        d = length.count(n, ctx)
         norm = length.one(side, "norm", "qsgd").float()
         rows = self._rows((bits.unpack(x, d, self._width()) - self.levels).float())
         if norm.shape != (rows.shape[0],) or bool((rows.abs() > self.levels).any() or (norm < 0).any()):
             raise MessageRefused(
                 f"qsgd: {norm.numel()} norms came for {rows.shape[0]} buckets, or levels above {self.levels}"
             )
-        return (rows * (norm / self.levels)[:, None]).reshape(-1)[:d], state
+        return length.spread((rows * (norm / self.levels)[:, None]).reshape(-1)[:d], n, ctx), state
 
     def _width(self) -> int:
         exact = (2 * self.levels).bit_length()

@@ -27,7 +27,8 @@ from fedfm.efficiency.communication.codec.finite import finite
 class Quantise(Wire):
     """2^b evenly spaced points from min(x) to max(x); each value goes to a neighbour at random so that E Q = x.
 
-    One bit is the binary rule: max with probability (x - min)/(max - min), else min. |Q_i - x_i| is at most
+    The range is that of the weights; the zeros of the padding between tensors are not among them. One bit is the
+    binary rule: max with probability (x - min)/(max - min), else min. |Q_i - x_i| is at most
     (max - min)/(2^b - 1). Bytes: 8 + ceil(d b / 8).
     """
 
@@ -36,7 +37,7 @@ class Quantise(Wire):
     unbiased = True
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
-        u = finite(x, "quantise").float()
+        u = length.real(finite(x, "quantise"), ctx).float()
         low, high = u.aminmax() if u.numel() else (torch.zeros(()), torch.zeros(()))
         span, top = high - low, 2**self.bits - 1
         if not bool(span.isfinite()):
@@ -45,7 +46,7 @@ class Quantise(Wire):
         lower = level.floor()
         up = torch.rand(u.shape, generator=ctx.rng("quantise")) < level.sub_(lower)
         q = lower.add_(up).clamp_(0, top)
-        side = {"range": torch.stack([low, high]), **length.tell(u.numel(), ctx)}
+        side = {"range": torch.stack([low, high]), **length.tell(x.numel(), ctx)}
         return bits.pack(q.to(torch.int32), self.bits), side, state
 
     def decode(self, x: Tensor, side: Mapping[str, Tensor], state: State, ctx: Ctx) -> tuple[Tensor, State]:
@@ -53,10 +54,6 @@ class Quantise(Wire):
         if ends.shape != (2,) or not bool((ends[1] >= ends[0]) & (ends[1] - ends[0]).isfinite()):
             raise MessageRefused(f"quantise: a range has two ends in order, {ends.tolist()[:3]} came")
         low, high = ends
-        q = bits.unpack(x, length.told(side, ctx, x.nbytes), self.bits).float()
-        out = q * ((high - low) / (2**self.bits - 1)) + low
-        return (
-            ctx.layout.blank(out)
-            if ctx.layout and ctx.layout.entries and ctx.layout.size == out.numel()
-            else out
-        ), state
+        n = length.told(side, ctx, x.nbytes)
+        q = bits.unpack(x, length.count(n, ctx), self.bits).float()
+        return length.spread(q * ((high - low) / (2**self.bits - 1)) + low, n, ctx), state

@@ -32,25 +32,27 @@ class RandK(Wire):
 
     decode puts the values back, times d/k when `unbiased`: then E C(x) = x and E||C(x) - x||^2 = (d/k - 1) ||x||^2.
     Under `error-feedback` set unbiased=False: a scaled mask is no contraction. decode commutes with the sum, so this
-    stage may stand before secure aggregation. fraction=1 is the identity. Bytes of an fp32 vector: 4k.
+    stage may stand before secure aggregation. fraction=1 is the identity; k is rounded up and counts weights, not the
+    padding between tensors. Bytes of an fp32 vector: 4k.
     """
 
-    fraction: float = knob(0.1, "share of the coordinates that travel", low=0.0, high=1.0)
+    fraction: float = knob(0.1, "share of the coordinates that travel, at least one", above=0.0, high=1.0)
     unbiased: bool = knob(True, "scale by d/k on arrival")  # type: ignore[misc]
 
     linear = True
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
-        d = finite(x, "randk").numel()
-        return x[self._mask(d, ctx)], length.tell(d, ctx), state
+        u = length.real(finite(x, "randk"), ctx)
+        return u[self._mask(u.numel(), ctx)], length.tell(x.numel(), ctx), state
 
     def decode(self, x: Tensor, side: Mapping[str, Tensor], state: State, ctx: Ctx) -> tuple[Tensor, State]:
-        d = length.told(side, ctx, x.nbytes)
+        n = length.told(side, ctx, x.nbytes)
+        d = length.count(n, ctx)
         if x.numel() != (k := kept(self.fraction, 0, d)):
             raise MessageRefused(f"randk: {x.numel()} values came where {k} of {d} were agreed")
         out = torch.zeros(d)
         out[self._mask(d, ctx)] = x.float() * (d / k if self.unbiased and d else 1.0)
-        return out, state
+        return length.spread(out, n, ctx), state
 
     def _mask(self, d: int, ctx: Ctx) -> Tensor:
         k = kept(self.fraction, 0, d)

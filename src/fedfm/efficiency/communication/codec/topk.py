@@ -18,9 +18,9 @@ from fedfm.efficiency.communication.codec import bits, length
 from fedfm.efficiency.communication.codec.finite import finite
 
 
-def kept(fraction: float, count: int, d: int) -> int:
+def kept(fraction: float | None, count: int | None, d: int) -> int:
     """k of d: `count` if given, else ceil(fraction * d), at least 1 (0.1 * 30 is 3, whatever floats say)."""
-    return min(d, count or max(1, math.ceil(fraction * d - 1e-9)))
+    return min(d, count or max(1, math.ceil((fraction or 0.0) * d - 1e-9)))
 
 
 @method(
@@ -35,27 +35,34 @@ def kept(fraction: float, count: int, d: int) -> int:
 class TopK(Wire):
     """The k entries of largest magnitude of the whole vector; the others become 0 (ties: lowest index).
 
-    ||x - C(x)||^2 <= (1 - k/d) ||x||^2; fraction=1 is the identity. It is biased: wrap it in `error-feedback`. The
+    k is rounded up, and counts weights: padding between tensors is none of the d values. ||x - C(x)||^2 <= (1 - k/d)
+    ||x||^2; fraction=1 is the identity. It is biased: wrap it in `error-feedback`. The
     payload is the k values in index order; beside it go their indices, k ceil(log2 d) bits as a list or d bits as a
     bitmap, whichever is smaller.
     Bytes of an fp32 vector: 4k + ceil(min(k ceil(log2 d), d) / 8).
     """
 
-    fraction: float = knob(0.01, "share of the entries that travel", low=0.0, high=1.0)
-    count: int = knob(0, "number of entries that travel; 0: use the fraction", low=0)
+    fraction: float | None = knob(
+        0.01, "share of the entries that travel, at least one", above=0.0, high=1.0, alternative="size"
+    )
+    count: int | None = knob(
+        None, "number of entries that travel, instead of the share", low=1, alternative="size"
+    )
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
-        d = finite(x, "topk").numel()
-        index = largest(x, kept(self.fraction, self.count, d))
-        return x[index], {"index": packed(index, d), **length.tell(d, ctx)}, state
+        u = length.real(finite(x, "topk"), ctx)
+        d = u.numel()
+        index = largest(u, kept(self.fraction, self.count, d))
+        return u[index], {"index": packed(index, d), **length.tell(x.numel(), ctx)}, state
 
     def decode(self, x: Tensor, side: Mapping[str, Tensor], state: State, ctx: Ctx) -> tuple[Tensor, State]:
-        d = length.told(side, ctx, x.nbytes)
+        n = length.told(side, ctx, x.nbytes)
+        d = length.count(n, ctx)
         if x.numel() != (k := kept(self.fraction, self.count, d)):
             raise MessageRefused(f"topk: {x.numel()} values came where {k} of {d} were agreed")
         out = torch.zeros(d)
         out[unpacked(length.one(side, "index", "topk"), k, d)] = x.float()
-        return out, state
+        return length.spread(out, n, ctx), state
 
 
 def largest(x: Tensor, k: int) -> Tensor:

@@ -50,7 +50,7 @@ class SplitFed(Client):
         return SplitFedServer(lr=self.local.lr)
 
     def __post_init__(self) -> None:
-        plain_sgd(self.local, "SplitFed")
+        plain_sgd(self.local, "SplitFed", itself=True)
 
     def alone(self) -> Client:
         return self.local

@@ -61,7 +61,11 @@ class Peft(Tuning):
         """The PEFT model. Raises ModelError when the network cannot be tuned so."""
         from peft import get_peft_model
 
-        with guarded(type(base).__name__, f"the tuning '{self.name}' does not fit this network"), quiet():
+        what, fix = (
+            f"the tuning '{self.name}' does not fit this network",
+            "other settings, or the tuning full",
+        )
+        with guarded(type(base).__name__, what, fix=fix), quiet():
             config = self.config(base)
             fit(str(getattr(config.peft_type, "value", config.peft_type)))
             config.task_type = kind(base)

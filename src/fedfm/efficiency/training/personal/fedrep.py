@@ -48,6 +48,8 @@ class FedRep(Client):
             raise ValueError(
                 "fedrep freezes half of the model: set local.weight_decay=0 and local.send=delta"
             )
+        if self.local.keep_optimizer:
+            raise ValueError("fedrep trains two halves one after the other: set local.keep_optimizer=false")
 
     def server_half(self) -> Server:
         return FedRepServer(head=self.head)
@@ -74,15 +76,15 @@ class FedRep(Client):
         start = self.own(brief, state, ctx, bound)
 
         def hold(what: Tensor) -> Any:
-            return lambda w, g: g.index_fill_(0, what.to(g.device), 0.0)
+            return lambda w, g: bound.grads.index_fill_(0, what.to(g.device), 0.0)  # g is its weights' part
 
         steps = Terms(steps=self.head_steps, batch=ctx.terms.batch)
-        first, _, _ = descend(self.local, start, data, ctx.within("head").at(terms=steps), bound, hold(body))
+        before = descend(self.local, start, data, ctx.within("head").at(terms=steps), bound, hold(body))
         tuned = start.clone()
         tuned[head] = bound.read()[head]
-        _, last, _ = descend(self.local, tuned, data, ctx, bound, hold(head))
+        after = descend(self.local, tuned, data, ctx, bound, hold(head))
         x = bound.read()[body] - start[body]
-        facts = {"loss_first": first, "loss_last": last}
+        facts = {"loss_first": before.first, "loss_last": after.last}
         return Message(x, "delta", float(len(data)), info={"facts": facts}), state | {"head": tuned[head]}
 
     def own(self, brief: Message, state: State, ctx: Ctx, bound: Bound) -> Tensor:

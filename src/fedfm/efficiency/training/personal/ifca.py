@@ -45,6 +45,10 @@ class IFCA(Client):
 
     info = frozenset({"cluster"})
 
+    def __post_init__(self) -> None:
+        if self.local.keep_optimizer:
+            raise ValueError("a party of IFCA may train another model each round: set keep_optimizer=false")
+
     @property
     def dialect(self) -> str:  # type: ignore[override]
         return f"{self.clusters} models, {self.spread!r} apart"
@@ -70,8 +74,8 @@ class IFCA(Client):
         models = brief.x.view(self.clusters, -1)
         losses = [_risk(m, data, bound) for m in models]
         mine = min(range(self.clusters), key=lambda j: losses[j])
-        first, last, _ = descend(self.local, models[mine], data, ctx, bound)
-        m = outcome(self.local, models[mine], data, bound, first, last)
+        done = descend(self.local, models[mine], data, ctx, bound)
+        m = outcome(self.local, models[mine], data, bound, done)
         told = Message(m.x, KIND, m.mass, info={**m.info, "cluster": mine})
         return told, state | {"cluster": mine}
 

@@ -16,6 +16,7 @@ from fedfm.core.errors import ClientFailed
 from fedfm.core.message import Message
 from fedfm.core.protocols import Adversary, Bound, Client, State
 from fedfm.core.registry import knob, method
+from fedfm.data.source import Shard
 from fedfm.trust.robustness.attack.membership import drawn
 
 
@@ -35,13 +36,39 @@ class LabelFlip(Adversary):
     labels (ignored positions) and the held-out data are untouched. For tasks with one class label an example.
     """
 
-    fraction: float = knob(0.2, "share of malicious parties", low=0.0, high=1.0)
-    count: int = knob(0, "number of malicious parties; 0: use the fraction", low=0)
+    fraction: float | None = knob(0.2, "share of malicious parties", above=0.0, high=1.0, alternative="size")
+    count: int | None = knob(
+        None, "number of malicious parties, instead of the share", low=1, alternative="size"
+    )
     mapping: str = knob("reverse", "reverse: y to L-1-y; pair: source to target", choices=("reverse", "pair"))
     source: int = knob(0, "label that `pair` changes", low=0)
     target: int = knob(1, "label that `pair` puts there", low=0)
     rate: float = knob(1.0, "share of the labels in question that is flipped", low=0.0, high=1.0)
     classes: int = knob(0, "L, for `reverse`; 0: what the task says", low=0)
+
+    def __post_init__(self) -> None:
+        if self.mapping == "pair" and self.source == self.target:
+            raise ValueError(
+                f"pair flips label {self.source} to itself, which changes nothing: set another target"
+            )
+
+    def feasible(self, parties: int, bound: Bound) -> str:
+        """Labels that are not there cannot be flipped; nor can unknown classes, nor others than there are."""
+        data = bound.encode(Shard("", ()))
+        if not isinstance(getattr(data, "labels", None), Tensor) or not hasattr(data, "with_labels"):
+            return (
+                "label-flip needs data with class labels, and this task's have none: every malicious party would fail "
+                "in every round, and any defence would look perfect; use sign-flip, or a classification task"
+            )
+        known = len(getattr(bound.objective, "labels", None) or ())
+        n = self.classes or known
+        if self.mapping == "reverse" and not n:
+            return "reversing labels needs the number of classes, which this task does not say: set adversary.classes"
+        if known and self.classes and self.classes < known:
+            return f"adversary.classes={self.classes}, and the task has {known} classes"
+        if n and self.mapping == "pair" and max(self.source, self.target) >= n:
+            return f"label {max(self.source, self.target)} of {n} classes: they count from 0"
+        return ""
 
     def members(self, ids: Sequence[str], ctx: Ctx) -> frozenset[str]:
         return drawn(ids, self.fraction, self.count, ctx)

@@ -10,8 +10,8 @@ import torch
 from fedfm.core.context import Ctx
 
 
-def drawn(ids: Sequence[str], fraction: float, count: int, ctx: Ctx) -> frozenset[str]:
-    """The first `count` (0: floor(fraction * parties)) of a permutation of the sorted ids, from the cohort's stream."""
+def drawn(ids: Sequence[str], fraction: float | None, count: int | None, ctx: Ctx) -> frozenset[str]:
+    """The first `count` (None: floor(fraction * parties)) of a permutation of the sorted ids, from the cohort's stream."""
     names = sorted(ids)
     order = torch.randperm(len(names), generator=ctx.shared("malicious")).tolist()
-    return frozenset(names[i] for i in order[: count or math.floor(fraction * len(names) + 1e-9)])
+    return frozenset(names[i] for i in order[: count or math.floor((fraction or 0.0) * len(names) + 1e-9)])

@@ -34,8 +34,10 @@ class SignFlip(Adversary):
     w - scale (w_i - w)); the omniscient one at the server's door, in simulation only. Buffers stay as they are.
     """
 
-    fraction: float = knob(0.2, "share of malicious parties", low=0.0, high=1.0)
-    count: int = knob(0, "number of malicious parties; 0: use the fraction", low=0)
+    fraction: float | None = knob(0.2, "share of malicious parties", above=0.0, high=1.0, alternative="size")
+    count: int | None = knob(
+        None, "number of malicious parties, instead of the share", low=1, alternative="size"
+    )
     scale: float = knob(1.0, "length of the reversed update", low=0.0)
     omniscient: bool = knob(False, "know and reverse the honest parties' mean instead of the own update")
 
@@ -103,8 +105,6 @@ class _Reversed(AroundClient):
 
 def _keep(turned: Tensor, own: Tensor, layout: Layout | None) -> Tensor:
     """Put the party's own buffers (batch-norm statistics and the like) back: they are no update."""
-    if layout is not None and layout.size == own.numel():
-        for e in layout.entries:
-            if not e.trainable:
-                turned[e.offset : e.offset + e.size] = own[e.offset : e.offset + e.size]
-    return turned
+    if layout is None or layout.size != own.numel():
+        return turned
+    return layout.whole(layout.weights(turned), layout.buffers(own))

@@ -26,8 +26,9 @@ class NormOutliers(Detector):
     """Refuse a message whose norm lies more than k robust deviations from the median norm of the round.
 
     z = (||x|| - median) / (1.4826 MAD), MAD the median absolute deviation, at least 0.1 % of the median (equal norms
-    are no reason to refuse rounding errors). Refuses nobody among fewer than four messages. It sees scaled updates
-    and noise; it cannot see an attack of the usual length.
+    are no reason to refuse rounding errors). Norms are over all coordinates, running statistics among them. Refuses
+    nobody among fewer than four messages. It sees scaled updates and noise; it cannot see an attack of the usual
+    length.
     """
 
     k: float = knob(3.5, "deviations that are still accepted", low=0.0)

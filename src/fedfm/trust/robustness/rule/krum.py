@@ -32,7 +32,8 @@ class Krum(Aggregator):
 
     Withstands f arbitrary messages of n >= 2f + 3 (fewer: the round fails; f is never lowered in silence). m = 1 gives
     one of the messages, bit for bit; m = n - f is the usual multi-Krum; f = 0 with m = n is the unweighted mean. Ties
-    go to the first in plan order. Weights are ignored. Notes the ids chosen and all scores, in plan order.
+    go to the first in plan order. Weights are ignored. Distances are over all coordinates, running statistics among
+    them, and the chosen messages bring their own statistics. Notes the ids chosen and all scores, in plan order.
     """
 
     f: int = knob(1, "malicious messages to withstand", low=0)

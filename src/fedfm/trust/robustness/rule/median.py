@@ -28,7 +28,8 @@ class CoordinateMedian(Aggregator):
     """The middle value of each coordinate; the mean of the two middle ones when the number of messages is even.
 
     Bounded by honest values while fewer than half of the messages are malicious. The claimed weights are ignored,
-    because an attacker would claim much. Coordinates that most parties leave at 0 become 0.
+    because an attacker would claim much. Coordinates that most parties leave at 0 become 0. Running statistics are
+    coordinates like all others.
     """
 
     form = "all"

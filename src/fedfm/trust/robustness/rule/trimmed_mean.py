@@ -29,13 +29,17 @@ class TrimmedMean(Aggregator):
     """The mean of each coordinate without its b smallest and b largest values, b = ceil(fraction * messages).
 
     Withstands as many malicious messages as b; needs 2b < messages. fraction=0 is the unweighted mean. The claimed
-    weights are ignored, because an attacker would claim much.
+    weights are ignored, because an attacker would claim much. Running statistics are coordinates like all others.
     """
 
-    fraction: float = knob(
-        0.2, "share of the messages cut off at each end; at least the attackers' share", low=0.0, high=0.499
+    fraction: float | None = knob(
+        0.2,
+        "share of the messages cut off at each end; at least the attackers' share",
+        low=0.0,
+        high=0.499,
+        alternative="size",
     )
-    count: int = knob(0, "b itself, instead of a share of those present; 0: use the fraction", low=0)
+    count: int | None = knob(None, "b itself, instead of a share of those present", low=1, alternative="size")
 
     form = "all"
 
@@ -61,4 +65,4 @@ class TrimmedMean(Aggregator):
         return per_coordinate([m.x for m in messages], rule), state
 
     def _cut(self, n: int) -> int:
-        return self.count or math.ceil(self.fraction * n - 1e-9)
+        return self.count or math.ceil((self.fraction or 0.0) * n - 1e-9)

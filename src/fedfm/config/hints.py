@@ -1,0 +1,86 @@
+"""Where a misspelt or misplaced key belongs: the whole path, not only the nearest name beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from fedfm.core.errors import FedfmError, Problem
+from fedfm.core.federation import Federation
+from fedfm.core.registry import load, methods
+
+UNKNOWN = "unknown key"
+
+
+def misspelt(problems: Iterable[Problem], config: Mapping[str, Any]) -> list[Problem]:
+    """The problems, with a better hint for each key that is known somewhere else."""
+    known: list[str] = []
+    found = []
+    for p in problems:
+        if p.what.startswith(UNKNOWN):
+            known = known or sorted(set(paths(config)))
+            p = dataclasses.replace(p, why=_hint(p, config, known) or p.why)
+        found.append(p)
+    return found
+
+
+def paths(node: Any, where: str = "", cls: type | None = Federation) -> Iterator[str]:
+    """Every dotted path that a config has or leaves to its default."""
+    for key in [f.name for f in dataclasses.fields(cls) if f.init] if cls is not None else ():
+        at = f"{where}.{key}" if where else key
+        yield at
+        value = node.get(key) if isinstance(node, Mapping) else getattr(node, key, None)
+        name = value.get("name") if isinstance(value, Mapping) else value
+        if isinstance(name, str) and name in methods():
+            yield from paths(value if isinstance(value, Mapping) else {}, at, load(name))
+        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+            yield from paths(value, at, type(value))
+
+
+def _hint(p: Problem, config: Mapping[str, Any], known: list[str]) -> str:
+    wanted = p.where
+    node: Any = config
+    for key in p.where.split("."):
+        node = node.get(key) if isinstance(node, Mapping) else None
+    while (
+        isinstance(node, Mapping) and len(node) == 1 and "name" not in node
+    ):  # made on the way by a dotted path
+        ((key, node),) = node.items()
+        wanted += f".{key}"
+    parent, _, last = p.where.rpartition(".")
+    if exact := [k for k in known if k.endswith(f".{wanted}")]:
+        return _ask(exact)
+    here = [k for k in known if k.rpartition(".")[0] == parent]
+    if difflib.get_close_matches(p.where, here, n=1, cutoff=0.75):
+        return ""  # the name beside it is near
+    if having := [n for n in _beside(config, parent) if last in fields_of(n)]:
+        return f"{' and '.join(having[:3])} has it: set {parent}={having[0]}"
+    names = {k.rpartition(".")[2] for k in known}
+    if near := difflib.get_close_matches(wanted.rpartition(".")[2], names, n=1, cutoff=0.8):
+        return _ask([k for k in known if k.rpartition(".")[2] == near[0] and k != p.where])
+    return ""
+
+
+def _ask(found: list[str]) -> str:
+    return "did you mean " + " or ".join(f"'{k}'" for k in found[:3]) + "?"
+
+
+def _beside(config: Mapping[str, Any], parent: str) -> list[str]:
+    """The other methods that could stand where `parent` stands."""
+    node: Any = config
+    for key in filter(None, parent.split(".")):
+        node = node.get(key) if isinstance(node, Mapping) else None
+    name = node.get("name") if isinstance(node, Mapping) else None
+    if not isinstance(name, str) or name not in methods():
+        return []
+    slots = set(methods()[name].slots)
+    return [n for n, c in methods().items() if slots & set(c.slots) and n != name]
+
+
+def fields_of(name: str) -> set[str]:
+    try:
+        return {f.name for f in dataclasses.fields(load(name))}
+    except (FedfmError, ImportError):
+        return set()

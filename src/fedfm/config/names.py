@@ -1,0 +1,81 @@
+"""Strings that name something: parties, phases and tensors that a federation does not have are problems."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from fedfm.core.errors import Problem, nearest
+from fedfm.core.federation import Federation
+from fedfm.core.job import UPLOAD
+
+
+def strange(fed: Federation, parties: Iterable[str], tensors: Iterable[str] = ()) -> list[Problem]:
+    """Every name in a setting that nobody bears; `tensors` may wait until the model is open.
+
+    Which fields hold names is their own fact: `knob(names=...)`.
+    """
+    phases = dict.fromkeys((*fed.uplink.phases, *fed.serving.phases, UPLOAD))
+    there = {"party": list(parties), "phase": list(phases), "tensor": list(tensors)}
+    there |= {"parties": there["party"], "tensors": there["tensor"]}
+    return list(_walk(fed, "", {k: v for k, v in there.items() if v}))
+
+
+def _walk(node: Any, where: str, there: Mapping[str, Sequence[str]]) -> Iterator[Problem]:
+    if isinstance(node, Mapping | tuple | list):
+        items = node.items() if isinstance(node, Mapping) else enumerate(node)
+        for key, value in items:
+            yield from _walk(value, f"{where}.{key}", there)
+    if not dataclasses.is_dataclass(node) or isinstance(node, type):
+        return
+    for f in dataclasses.fields(node):
+        if not f.init or not f.repr:
+            continue
+        at, value = f"{where}.{f.name}" if where else f.name, getattr(node, f.name)
+        if names := f.metadata.get("names"):
+            acts = f.metadata.get("only")  # what has no effect anyway is another problem
+            if not acts or getattr(node, acts[0].partition(".")[0], True):
+                yield from _field(value, names, at, there)
+        yield from _walk(value, at, there)
+
+
+def _field(
+    value: Any, names: str | tuple[str, str], at: str, there: Mapping[str, Sequence[str]]
+) -> Iterator[Problem]:
+    """One field's names: of a string, a list, or the keys and values of a mapping."""
+    if not isinstance(value, Mapping):
+        several = [value] if isinstance(value, str) else list(value or ())
+        yield from (p for v in several if isinstance(v, str) for p in _one(v, str(names), at, there))
+        return
+    of_keys, of_values = names if isinstance(names, tuple) else (names, "")
+    for key, inner in value.items():
+        yield from _one(str(key), of_keys, f"{at}.{key}", there)
+        if isinstance(inner, str):
+            yield from _one(inner, of_values, f"{at}.{key}", there)
+    if of_keys.endswith("s") and value and of_keys in there:  # patterns must reach everybody
+        left = [n for n in there[of_keys] if not any(fnmatch.fnmatchcase(n, p) for p in value)]
+        if left:
+            what = f"no pattern matches {', '.join(left[:3])}" + (
+                f" and {len(left) - 3} more" if left[3:] else ""
+            )
+            yield Problem(
+                at, what, f"the patterns are {', '.join(map(str, value))}", "add '*' as the last one"
+            )
+
+
+def _one(name: str, sort: str, at: str, there: Mapping[str, Sequence[str]]) -> Iterator[Problem]:
+    known = there.get(sort)
+    if known is None or (sort == "phase" and not name):
+        return
+    if sort.endswith("s"):
+        if name != "*" and not any(fnmatch.fnmatchcase(n, name) for n in known):
+            kind = {"parties": "party", "tensors": "tensor"}[sort]
+            yield Problem(
+                at, f"'{name}' matches no {kind}", nearest(name, known), f"correct the pattern, or drop {at}"
+            )
+    elif name not in known:
+        yield Problem(
+            at, f"there is no {sort} '{name}'", nearest(name, known), f"correct the name, or drop {at}"
+        )

@@ -1,0 +1,76 @@
+"""Fields of a method: each with its sentence, its range, and what else a config must know of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from typing import Any
+
+
+def knob(
+    default: Any = dataclasses.MISSING,
+    doc: str = "",
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    choices: tuple[str, ...] = (),
+    alternative: str = "",
+    only: tuple[str, Any] | None = None,
+    names: str | tuple[str, str] = "",
+    live: bool = False,
+    factory: Any = dataclasses.MISSING,
+) -> Any:
+    """A dataclass field with the sentence and the facts that `show` prints and a config enforces.
+
+    `low`, `high`: the range, ends included; `above`, `below`: without the end. `alternative`: fields of one spec that
+    share this word say one thing in several ways; one of them is set, the others are None. `only=(field, value)`: it
+    has an effect only where that field (a dotted path may lead into it) has this value (a tuple: one of these; True:
+    any that is not zero or empty). `names`: the strings name something that the federation must have ("party",
+    "phase", "parties" or "tensors" for patterns; of a mapping: what keys and values name). `live`: holds what a config
+    cannot say; it is recorded by its digest and never written out.
+    """
+    facts = {"low": low, "high": high, "above": above, "below": below, "choices": choices}
+    more = {"alternative": alternative, "only": only, "names": names}
+    return dataclasses.field(
+        default=default, default_factory=factory, repr=not live, metadata={"doc": doc, **facts, **more}
+    )
+
+
+def alternatives(cls: type) -> tuple[tuple[str, ...], ...]:
+    """The groups of fields of `cls` of which one is set and the others are None."""
+    groups: dict[str, list[str]] = {}
+    for f in dataclasses.fields(cls):
+        if word := f.metadata.get("alternative"):
+            groups.setdefault(word, []).append(f.name)
+    return tuple(map(tuple, groups.values()))
+
+
+def exclude(cls: Any) -> None:
+    """Let `cls(...)` set to None what an alternative that was given replaces; two that are given are a ValueError."""
+    groups, make = alternatives(cls), vars(cls).get("__init__")
+    if not groups or make is None:  # none, or the parent's, which does it
+        return
+    signature = inspect.signature(make)
+    defaults = {f.name: f.default for f in dataclasses.fields(cls)}
+
+    @functools.wraps(make)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        given = signature.bind(self, *args, **kwargs).arguments
+        for group in groups:
+            said = [name for name in group if given.get(name) is not None]
+            if len(said) > 1:
+                raise ValueError(
+                    f"{' and '.join(said)} are two ways to say one thing: set one, the other to None"
+                )
+            if said:
+                kwargs |= {name: None for name in group if name not in given}
+            elif any(defaults[n] is not None for n in group) and all(
+                given.get(n, defaults[n]) is None for n in group
+            ):
+                raise ValueError(f"one of {', '.join(group)} must be set")
+        make(self, *args, **kwargs)
+
+    cls.__init__ = init

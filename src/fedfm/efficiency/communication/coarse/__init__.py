@@ -1,0 +1,1 @@
+"""Codes of a few bits a value, and what makes vectors fit for them."""

@@ -1,0 +1,1 @@
+"""Against client drift: local objectives and corrections that keep local work in step with the federation."""

@@ -1,0 +1,76 @@
+"""Learning rates over the run: constant, linear or cosine, with a warm-up; at clients and at servers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from fedfm.core.context import Ctx
+from fedfm.core.protocols import Slot
+from fedfm.core.registry import knob, method
+
+
+class Schedule(Slot):
+    """By what factor a rate is multiplied in a round.
+
+    Round t of a run of T rounds (t from 0; T is the run's horizon). A warm-up of w rounds climbs (t + 1)/(w + 1), so
+    round w is the first at the full rate; what follows has gone p = (t - w)/(T - w) of its way: no round is without
+    a rate unless `end` is 0 and the run goes on beyond its horizon.
+    """
+
+    warmup: int = 0
+
+    def shape(self, p: float) -> float:
+        """The factor at the share `p` of the way, 0 <= p <= 1."""
+        return 1.0
+
+    def factor(self, round: int, horizon: int) -> float:
+        """The factor of a round; a horizon of 0 (nobody said how long the run is) stays at the full rate."""
+        if round < self.warmup:
+            return (round + 1) / (self.warmup + 1)
+        return self.shape(
+            min(1.0, max(0, round - self.warmup) / max(1, horizon - self.warmup)) if horizon else 0.0
+        )
+
+    def rate(self, lr: float, ctx: Ctx, later: int = 0) -> float:
+        """The rate of this round (of the one `later` rounds on)."""
+        return lr * self.factor(ctx.round + later, ctx.horizon)
+
+
+@method("constant", slot="schedule", section="IV.A")
+@dataclass(frozen=True)
+class Constant(Schedule):
+    """The same rate in every round, after the warm-up."""
+
+    warmup: int = knob(0, "rounds in which the rate climbs to its full value", low=0)
+
+
+@method("linear", slot="schedule", section="IV.A", reduces_to="linear(end=1.0) is constant")
+@dataclass(frozen=True)
+class Linear(Schedule):
+    """The rate falls in equal steps from its full value to `end` of it: factor 1 - (1 - end) p."""
+
+    warmup: int = knob(0, "rounds in which the rate climbs to its full value", low=0)
+    end: float = knob(0.0, "share of the rate that is left at the end of the run", low=0.0, high=1.0)
+
+    def shape(self, p: float) -> float:
+        return 1.0 - (1.0 - self.end) * p
+
+
+@method(
+    "cosine",
+    slot="schedule",
+    section="IV.A",
+    paper="Loshchilov, Hutter, SGDR: stochastic gradient descent with warm restarts, ICLR 2017",
+    reduces_to="cosine(end=1.0) is constant",
+    departs="One half wave over the run, no restarts.",
+)
+@dataclass(frozen=True)
+class Cosine(Schedule):
+    """The rate falls along half a cosine to `end` of it: factor end + (1 - end) (1 + cos(pi p))/2."""
+
+    warmup: int = knob(0, "rounds in which the rate climbs to its full value", low=0)
+    end: float = knob(0.0, "share of the rate that is left at the end of the run", low=0.0, high=1.0)
+
+    def shape(self, p: float) -> float:
+        return self.end + (1.0 - self.end) * (1.0 + math.cos(math.pi * p)) / 2

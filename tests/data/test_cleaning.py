@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 from bring import LM, PICTURE, TEXT, asked, jsonl, labelled
 
+from fedfm.config.text import override
 from fedfm.core.schema import Unfit
 from fedfm.data import kinds
 from fedfm.data.arrays import Arrays
@@ -183,6 +185,12 @@ def test_an_unlabelled_test_split_names_the_one_that_has_labels() -> None:
     message = said(lambda: Hub("glue", partition=Iid(2)).open(0, TEXT))
     assert "all 12 rows are left out: 12 no label" in message and "data.test_split=validation" in message
     assert len(Hub("glue", partition=Iid(2), test_split="validation").open(0, TEXT).test()) == 6
+    datasets.DatasetDict({k: splits[k] for k in ("train", "test")}).save_to_disk("two")
+    message = said(lambda: Hub("two", partition=Iid(2)).open(0, TEXT))
+    pasted = override({"data": {}}, [shlex.split(message.rsplit("fix: ", 1)[1])[0]])["data"]
+    assert (
+        pasted == {"test_split": ""} and len(Hub("two", partition=Iid(2), **pasted).open(0, TEXT).test()) == 8
+    )
     assert len(Hub("glue", partition=Iid(2), test_split="").open(0, TEXT).test()) == 8
 
 

@@ -79,7 +79,7 @@ class Hub(Own):
                 rows = [row for _, row in lines(data, name, Faults(name))]
                 if any(isinstance(label, str) and row.get(label) is not None for row in rows):
                     return f"data.test_split={name}, whose rows have labels"
-        return "data.test_split= (empty: hold out a part of the training split)"
+        return "\"data.test_split=''\" holds out a part of the training split"
 
     def _load(self) -> dict[str, Any]:
         try:

@@ -20,7 +20,7 @@ NAMES = {
     **dict.fromkeys(("FedfmError", "ConfigError", "RunFailed"), "fedfm.core.errors"),
     "Layout": "fedfm.core.tree",
     "Message": "fedfm.core.message",
-    "check": "fedfm.core.check",
+    "check": "fedfm.checks.rules",
     **dict.fromkeys(
         ("Adversary", "Aggregator", "Audit", "Client", "Detector", "Evaluator", "Pace")
         + ("Reward", "Selector", "Server", "Task", "Valuer", "Wire"),

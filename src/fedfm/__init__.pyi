@@ -1,5 +1,6 @@
 # Written by scripts/make_stubs.py from the cards: do not edit.
 from fedfm import bench as bench
+from fedfm import checks as checks
 from fedfm import cli as cli
 from fedfm import config as config
 from fedfm import core as core
@@ -18,7 +19,7 @@ from fedfm import scaffold as scaffold
 from fedfm import tasks as tasks
 from fedfm import terminal as terminal
 from fedfm import trust as trust
-from fedfm.core.check import check as check
+from fedfm.checks.rules import check as check
 from fedfm.core.combine import ByClient as ByClient
 from fedfm.core.combine import ByPath as ByPath
 from fedfm.core.combine import Pipe as Pipe

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from fedfm.core.check import check
+from fedfm.checks.rules import check
 from fedfm.core.combine import ByClient, ByPath, Pipe
 from fedfm.core.protocols import Wire
 from fedfm.efficiency.communication.codec.error_feedback import ErrorFeedback

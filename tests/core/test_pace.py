@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from fedfm.checks.rules import check
 from fedfm.config.plain import from_config, to_config
-from fedfm.core.check import check
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.federation import Federation
 from fedfm.core.message import Message

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedfm.core.check import check
+from fedfm.checks.rules import check
 from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.errors import FedfmError, MessageRefused

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2] / "src" / "fedfm"
 FILES = sorted(ROOT.rglob("*.py"))
 SECTIONS = {"efficiency", "trust", "incentives", "evaluation", "quantum"}  # of the survey: methods
-BELOW = {"config", "data", "models", "tasks", "engines"}  # what methods and recipes stand on
+BELOW = {"checks", "config", "data", "models", "tasks", "engines"}  # what methods and recipes stand on
 ABOVE = {
     "recipes",
     "running",

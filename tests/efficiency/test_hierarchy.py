@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from federations import digits
-from fedfm.core.check import check
+from fedfm.checks.rules import check
 from fedfm.efficiency.training.hierarchy import Edges
 from fedfm.laws.homes import quadratics
 from fedfm.trust.privacy.secure.secagg import SecAgg

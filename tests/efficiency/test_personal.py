@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from federations import OWN_TESTS, digits
-from fedfm.core.check import check
+from fedfm.checks.rules import check
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.errors import ConfigError, DataError
 from fedfm.core.message import Message

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from federations import VALUED, digits
-from fedfm.core.check import check
+from fedfm.checks.rules import check
 from fedfm.core.tree import Layout
 from fedfm.efficiency.training.local import Local
 from fedfm.incentives.contribution.datainf import DataInf, influences

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from fedfm import laws
+from fedfm.checks.rules import check
 from fedfm.config import plain as config
 from fedfm.config.text import dump, parse
-from fedfm.core.check import check
 from fedfm.core.combine import ByClient, ByPath, Pipe
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.federation import Federation

@@ -13,7 +13,7 @@ import pytest
 
 import fedfm
 from fedfm import laws
-from fedfm.core.check import check
+from fedfm.checks.rules import check
 from fedfm.core.errors import ConfigError
 from fedfm.core.registry import cards, methods
 from fedfm.models import tiny

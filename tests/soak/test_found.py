@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fedfm.core.check import check
+from fedfm.checks.rules import check
 from fedfm.core.federation import replace
 from soak.found import MENDED, OPEN, Found
 from soak.trial import POINTS, Way, complaints

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fedfm.core.check import check
+from fedfm.checks.rules import check
 from fedfm.core.federation import Federation
 from fedfm.laws.drawing import DRAWN, drawn, fits
 from soak.found import known

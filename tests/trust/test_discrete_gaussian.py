@@ -12,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedfm.core.check import check
+from fedfm.checks.exposure import exposure
+from fedfm.checks.rules import check
 from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx, Noise
 from fedfm.core.errors import ClientFailed
-from fedfm.core.exposure import exposure
 from fedfm.core.federation import replace
 from fedfm.efficiency.training.mean import Mean
 from fedfm.engines.pace import AllArrive

@@ -19,7 +19,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedfm.core.check import check
+from fedfm.checks.rules import check
 from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx
 from fedfm.core.errors import Problem

@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from fedfm.core.check import check
+from fedfm.checks.exposure import exposure, leaks, outside
+from fedfm.checks.rules import check
 from fedfm.core.combine import ByPath, Pipe
 from fedfm.core.context import Ctx
-from fedfm.core.exposure import exposure, leaks, observers, outside, planned, schedule
 from fedfm.core.federation import Federation
 from fedfm.core.protocols import Aggregator, Pace, Plan, Selector, State, Wire
+from fedfm.core.spending import observers, planned, schedule
 from fedfm.data.files import Files
 from fedfm.efficiency.communication.codec.entropy import Entropy
 from fedfm.efficiency.communication.codec.error_feedback import ErrorFeedback

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from federations import VALUED, digits
-from fedfm.core.check import check
+from fedfm.checks.rules import check
 from fedfm.core.context import Ctx
 from fedfm.core.errors import DataError
 from fedfm.core.message import Message

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from fedfm.checks.exposure import exposure
 from fedfm.core.context import Ctx, Noise
-from fedfm.core.exposure import exposure
 from fedfm.efficiency.training.mean import Mean
 from fedfm.laws.homes import play, quadratics
 from fedfm.trust.privacy.accountant import spent

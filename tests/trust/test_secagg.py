@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedfm.core.check import check
+from fedfm.checks.rules import check
 from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx
 from fedfm.core.errors import RoundFailed

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from fedfm.checks.rules import check
 from fedfm.config import text
 from fedfm.config.compose import Composition, resolved
 from fedfm.config.marker import live, plain_scalar
 from fedfm.config.plain import from_config
 from fedfm.config.setup import Setup
-from fedfm.core.check import check
 from fedfm.core.errors import ConfigError, Problem
 from fedfm.core.federation import Federation
 from fedfm.core.registry import recipes

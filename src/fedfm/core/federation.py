@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from dataclasses import replace as replace  # a federation with some slots filled otherwise
 from typing import Any
@@ -22,7 +23,7 @@ from fedfm.core.protocols import (
     Valuer,
     Wire,
 )
-from fedfm.core.registry import knob, load
+from fedfm.core.registry import knob, load, name_of
 
 
 @dataclass(frozen=True)
@@ -75,3 +76,15 @@ class Federation:
         kind = self.client.makes
         apply: Server = load("apply")(takes=kind) if kind in ("delta", "weights") else load("apply")()
         return apply
+
+
+def readers(fed: Federation) -> Iterator[tuple[str, str]]:
+    """(slot, name) of everything that reads single messages."""
+    for slot, method in (
+        ("aggregate", fed.aggregate),
+        ("value", fed.value),
+        ("detect", fed.detect),
+        ("adversary", fed.adversary),
+    ):
+        if method.reads:
+            yield slot, name_of(method)

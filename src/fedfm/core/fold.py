@@ -20,6 +20,7 @@ from fedfm.core.context import Ctx
 from fedfm.core.errors import MessageRefused, RoundFailed
 from fedfm.core.message import Message, finite
 from fedfm.core.protocols import Aggregate, Lift, State
+from fedfm.core.tree import Layout
 
 if TYPE_CHECKING:
     from fedfm.core.federation import Federation
@@ -42,6 +43,21 @@ def validate(m: Message, size: int) -> None:
         raise MessageRefused(f"{m.sender} sent values that are not finite")
     if not 0.0 <= m.mass <= 2.0**63:
         raise MessageRefused(f"{m.sender} claims the weight {m.mass}")
+
+
+def admit(fed: Federation, m: Message, stack: Pipe, layout: Layout, ctx: Ctx) -> None:
+    """Under an opaque stage a wrong length must be caught before the barrier names the survivors: MessageRefused."""
+    if (at := stack.hidden) is None:
+        return
+    ctx = ctx.at(client=m.sender)
+    linear = Pipe(*stack.stages[:at])  # the length says nothing of the data
+    n = linear.encode(torch.zeros(fed.aggregate.lifted(layout)), {}, ctx)[0].numel()
+    masses = weights_behind(fed, n)
+    x, _ = stack.decode(m.x, m.side, {}, ctx)  # down to the masked values
+    if m.info.get("masses") != masses or x.shape != (n + masses,) or x.dtype != torch.int64:
+        raise MessageRefused(
+            f"{m.sender} sent {tuple(x.shape)} {x.dtype} where {n} and {masses} of mass were agreed"
+        )
 
 
 @dataclass

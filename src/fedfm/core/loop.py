@@ -9,18 +9,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
 from fedfm.core import blame, scoring
 from fedfm.core import fold as folding
 from fedfm.core.books import Books, latest
 from fedfm.core.briefs import Briefs
-from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx, Event, Terms
-from fedfm.core.errors import MessageRefused, MethodFault, RoundFailed, reason
-from fedfm.core.exposure import overspends
-from fedfm.core.federation import Federation
+from fedfm.core.errors import MethodFault, RoundFailed, reason
+from fedfm.core.federation import Federation, readers
 from fedfm.core.fold import Fold
 from fedfm.core.home import Home
 from fedfm.core.hub import Engine, Hub, Session
@@ -28,9 +25,9 @@ from fedfm.core.job import Job
 from fedfm.core.ledger import read
 from fedfm.core.memory import Round, RunState
 from fedfm.core.message import Message, nothing
-from fedfm.core.protection import readers
 from fedfm.core.protocols import Aggregate, Bound, Load, Outcome, Plan, State
 from fedfm.core.registry import name_of
+from fedfm.core.spending import overspends
 from fedfm.core.state import whole
 from fedfm.core.tree import cut
 
@@ -226,18 +223,7 @@ class Run:
         return m
 
     def _check_upload(self, m: Message) -> None:
-        """Under an opaque stage a wrong length must be caught before the barrier names the survivors."""
-        if (at := self.hub.stack.hidden) is not None:
-            nought = torch.zeros(self.fed.aggregate.lifted(self.layout))
-            ctx = self.hub.ctx.muted().at(client=m.sender)
-            linear = Pipe(*self.hub.stack.stages[:at])  # the length says nothing of the data
-            n = linear.encode(nought, {}, ctx)[0].numel()
-            masses = folding.weights_behind(self.fed, n)
-            x, _ = self.hub.stack.decode(m.x, m.side, {}, ctx)  # down to the masked values
-            if m.info.get("masses") != masses or x.shape != (n + masses,) or x.dtype != torch.int64:
-                raise MessageRefused(
-                    f"{m.sender} sent {tuple(x.shape)} {x.dtype} where {n} and {masses} of mass were agreed"
-                )
+        folding.admit(self.fed, m, self.hub.stack, self.layout, self.hub.ctx.muted())
 
     def settle(self, kept: Sequence[Message] | Fold, ctx: Ctx) -> tuple[Aggregate, State]:
         state = self.state.slots["aggregate"]

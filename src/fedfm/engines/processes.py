@@ -45,6 +45,16 @@ class Processes:
         return ProcessEngine(self.workers or max(1, len(os.sched_getaffinity(0))))
 
 
+def _told(m: Message) -> tuple[Any, ...]:
+    """What a message says beside its tensors."""
+    return m.kind, m.mass, m.sender, m.version, dict(m.info)
+
+
+def _held(m: Message) -> list[tuple[str, int]]:
+    """Which tensors it holds."""
+    return [("x", id(m.x)), *((name, id(t)) for name, t in m.side.items())]
+
+
 @dataclass
 class _Worker:
     pipe: Connection
@@ -192,7 +202,7 @@ class ProcessEngine:
     def _key(self, brief: Message) -> int:
         """A number for a brief, so that it crosses each pipe once."""
         for key, known in self._briefs:
-            if known.x is brief.x and known.kind == brief.kind and known.version == brief.version:
+            if _told(known) == _told(brief) and _held(known) == _held(brief):
                 return key
         self._briefs.append((self._briefs[-1][0] + 1 if self._briefs else 0, brief))
         return self._briefs[-1][0]

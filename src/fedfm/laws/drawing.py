@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from fedfm.core.check import check
+from fedfm.checks.rules import check
 from fedfm.core.combine import Pipe
 from fedfm.core.errors import FedfmError
 from fedfm.core.federation import Federation, replace

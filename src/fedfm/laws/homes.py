@@ -14,7 +14,6 @@ import torch
 from fedfm.core import ledger
 from fedfm.core.context import Ctx, Event, Terms
 from fedfm.core.errors import FedfmError
-from fedfm.core.exposure import planned
 from fedfm.core.federation import Federation
 from fedfm.core.job import Job
 from fedfm.core.loop import Run
@@ -34,6 +33,7 @@ from fedfm.core.protocols import (
 )
 from fedfm.core.registry import load, methods
 from fedfm.core.session import Site
+from fedfm.core.spending import planned
 from fedfm.core.state import Store
 from fedfm.data.source import Parties, Shard
 from fedfm.efficiency.training.local import Local

@@ -16,11 +16,11 @@ from fedfm.config import text
 from fedfm.core import ledger
 from fedfm.core.books import checkpoints
 from fedfm.core.errors import ConfigError, MachineFault
-from fedfm.core.exposure import planned
 from fedfm.core.federation import Federation
 from fedfm.core.loop import Run
 from fedfm.core.message import finite
 from fedfm.core.session import Site
+from fedfm.core.spending import planned
 from fedfm.core.state import Store, write
 from fedfm.data.splits import opened
 from fedfm.running import baselines as base

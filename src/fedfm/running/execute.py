@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from fedfm.checks.rules import check
 from fedfm.config import plain as configs
 from fedfm.config import text
 from fedfm.config.configure import configure
 from fedfm.config.marker import unspoken
 from fedfm.config.setup import Setup
 from fedfm.core.books import checkpoint, checkpoints
-from fedfm.core.check import check
 from fedfm.core.errors import ConfigError, FedfmError, Problem, ResumeError
 from fedfm.core.federation import Federation
 from fedfm.core.memory import RunState

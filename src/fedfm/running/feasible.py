@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from fedfm.checks.exposure import HIGHEST
 from fedfm.config.names import strange
 from fedfm.core.combine import stages_of
 from fedfm.core.context import Ctx
 from fedfm.core.errors import FedfmError, Problem
-from fedfm.core.exposure import HIGHEST, noises, planned, schedule
 from fedfm.core.federation import Federation
 from fedfm.core.protocols import Adversary
 from fedfm.core.registry import name_of
+from fedfm.core.spending import noises, planned, schedule
 
 
 def feasible(fed: Federation, rows: Mapping[str, int]) -> list[Problem]:

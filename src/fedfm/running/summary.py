@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from fedfm.checks.exposure import outside
 from fedfm.config import plain as configs
 from fedfm.core import ledger
 from fedfm.core.combine import stages_of
-from fedfm.core.exposure import outside
 from fedfm.core.federation import Federation
 from fedfm.core.loop import Run
 from fedfm.core.message import raw

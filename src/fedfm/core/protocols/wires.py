@@ -46,7 +46,7 @@ class Wire(Slot):
 
     @property
     def accountant(self) -> Any:
-        """Who knows what its releases cost (`core.exposure.Accountant`); None: it promises nothing."""
+        """Who knows what its releases cost (`core.spending.Accountant`); None: it promises nothing."""
         return None
 
     def release(self) -> Mapping[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from fedfm.core.context import Event
 from fedfm.core.errors import FedfmError
-from fedfm.core.exposure import Relation, Sampling
+from fedfm.core.spending import Relation, Sampling
 from fedfm.trust.privacy.composition import Draw, Release, drawn, epsilon, together, written
 
 POINTS = 64  # rounds of a long ledger whose cumulative epsilon is computed

@@ -82,7 +82,7 @@ class Promise(Wire):
         if self.noise_multiplier is None:
             raise FedfmError(
                 f"epsilon {self.epsilon} was not turned into noise: the number of rounds and parties decides it "
-                "(core.exposure.planned)"
+                "(core.spending.planned)"
             )
         return self.noise_multiplier
 

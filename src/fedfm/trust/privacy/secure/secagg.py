@@ -53,10 +53,9 @@ class SecAgg(Wire):
 
     Each party adds to its encoded update a self-mask and, with every other party, a pair mask that cancels in the
     sum. Seeds and mask keys are Shamir-shared: of a party that uploaded the seed is rebuilt, of one that dropped out
-    the mask key, never both. t = max(ceil(threshold * n), the least t with t (t - 1) > n (n - t)) of the n >= 3 parties that gave keys must
-    remain to the end, else RoundFailed. A value x travels as round(x * 2^bits), so the sum of k updates is off by at
-    most k * 2^-(bits+1), and n * range_bound * 2^bits < 2^63 is required. Upload: 8 bytes a value; keys and shares:
-    about 0.3 kB per pair of parties.
+    the mask key, never both. Of the n >= 3 parties that gave keys t = max(ceil(threshold * n), the least t with
+    t (t - 1) > n (n - t)) must remain to the end, else RoundFailed. A value x travels as round(x * 2^bits), so a sum of
+    k is off by at most k * 2^-(bits+1); n * range_bound * 2^bits < 2^63. Upload: 8 bytes a value, 0.3 kB a pair.
 
     Threat model: a semi-honest server (it follows the protocol and looks at all it gets) that colludes with at most
     t - 1 parties learns the sum of the others' updates, and who took part. A server that names different survivors to

@@ -10,12 +10,11 @@ from collections.abc import Iterator
 
 import torch
 
-from fedfm.core import protection
+from fedfm.checks import protection
+from fedfm.checks.exposure import exposed
 from fedfm.core.combine import Pipe, stages_of
 from fedfm.core.errors import Problem
-from fedfm.core.exposure import exposed
-from fedfm.core.federation import Federation
-from fedfm.core.protection import readers as readers
+from fedfm.core.federation import Federation, readers
 from fedfm.core.registry import name_of
 
 

@@ -6,21 +6,9 @@ from collections.abc import Iterator
 
 from fedfm.core.combine import Pipe, stages_of
 from fedfm.core.errors import Problem
-from fedfm.core.federation import Federation
+from fedfm.core.federation import Federation, readers
 from fedfm.core.protocols import Wire
 from fedfm.core.registry import name_of
-
-
-def readers(fed: Federation) -> Iterator[tuple[str, str]]:
-    """(slot, name) of everything that reads single messages."""
-    for slot, method in (
-        ("aggregate", fed.aggregate),
-        ("value", fed.value),
-        ("detect", fed.detect),
-        ("adversary", fed.adversary),
-    ):
-        if method.reads:
-            yield slot, name_of(method)
 
 
 def protects(stage: Wire) -> bool:

@@ -1,0 +1,1 @@
+"""What cannot be honoured together is refused before work: rules over the facts that methods declare."""

@@ -1,0 +1,103 @@
+"""Who protects whom, and what that costs: the plan's noise, its samplings, and the budget that stops a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from fedfm.core.combine import Pipe, stages_of
+from fedfm.core.context import Ctx, Event
+from fedfm.core.protocols import Wire
+
+if TYPE_CHECKING:
+    from fedfm.core.federation import Federation
+
+Change = Literal["zero-out", "replace-one", "add-or-remove"]
+Sampling = Mapping[str, Any]
+SERVER, RECIPIENTS = "server", "recipients"
+TRIAL = 64  # parties of the pool on which a selector is tried when the real number is not known
+
+
+@dataclass(frozen=True)
+class Relation:
+    """Two data sets that a guarantee makes hard to tell apart: they differ in one `unit`, by `change`."""
+
+    change: Change = "zero-out"
+    unit: str = "party"
+
+    def __str__(self) -> str:
+        what = {
+            "zero-out": f"the contribution of one {self.unit} set to zero: hides what it contributed, not that it took part",
+            "replace-one": f"one {self.unit} with other data in its place: hides what it contributed, not that it took part",
+            "add-or-remove": f"one {self.unit} more or less: hides that it took part",
+        }
+        return f"{self.change} ({what[self.change]})"
+
+
+class Accountant(Protocol):
+    """Who knows what releases cost. The core asks; it computes no epsilon."""
+
+    def planned(self, stage: Any, samplings: Sequence[Sampling]) -> Wire:
+        """The stage with the noise that its epsilon needs over these rounds."""
+
+    def overspends(self, stages: Sequence[Any], events: Iterable[Event], sampling: Sampling) -> str:
+        """Why one more round would exceed the budget; empty: it would not."""
+
+    def planned_cost(self, stages: Sequence[Any], samplings: Sequence[Sampling], parties: int) -> Any:
+        """What a plan would spend, as a sentence with its definition (`str`) and as `epsilon`."""
+
+    def cost(self, stages: Sequence[Any], samplings: Sequence[Sampling]) -> float:
+        """Epsilon of a plan."""
+
+
+# ---- who protects whom -------------------------------------------------------------------------------------
+def guards(fed: Federation, against: str = "") -> tuple[Wire, ...]:
+    """The stages of the uplink that protect, from everybody or from one observer."""
+    return tuple(s for s in stages_of(fed.uplink) if s.against and against in ("", s.against))
+
+
+def noises(fed: Federation) -> tuple[Wire, ...]:
+    """Those that add noise and promise an epsilon."""
+    return tuple(s for s in stages_of(fed.uplink) if s.perturbs and s.against and not s.off)
+
+
+def observers(fed: Federation) -> tuple[str, ...]:
+    """From whom protection was asked for."""
+    return tuple(o for o in (SERVER, RECIPIENTS) if guards(fed, o))
+
+
+def schedule(fed: Federation, parties: int) -> tuple[Sampling, ...]:
+    """How the cohort of each planned round is drawn, by trying the selector on so many equal parties."""
+    ctx, pool = Ctx(fed.seed), {f"party-{i}": 1 for i in range(parties)}
+    if fed.select.asks:  # what is answered decides, so nothing is known beforehand
+        return ({"kind": "by answers"},) * horizon(fed)
+    state, found = fed.select.init(pool, ctx), []
+    for t in range(horizon(fed)):
+        plan, state = fed.select.select(pool, state, ctx.at(round=t), {})
+        found.append(dict(plan.sampling))
+    return tuple(found)
+
+
+def horizon(fed: Federation) -> int:
+    """Rounds of the whole run, to which calibrated noise belongs."""
+    return fed.rounds
+
+
+def planned(fed: Federation, parties: int) -> Federation:
+    """The federation with every epsilon turned into the noise that it needs; `parties`: how many there are."""
+    stages = stages_of(fed.uplink)
+    if not any(s.accountant is not None for s in stages):
+        return fed
+    draws = schedule(fed, parties)
+    ready = tuple(s if s.accountant is None else s.accountant.planned(s, draws) for s in stages)
+    return fed if ready == stages else replace(fed, uplink=ready[0] if len(ready) == 1 else Pipe(*ready))
+
+
+def overspends(fed: Federation, events: Callable[[], Iterable[Event]], parties: int) -> str:
+    """Why the next round must not begin: it would exceed a privacy budget. To be asked before each round."""
+    stages = tuple(s for s in noises(fed) if s.budget is not None)
+    if not stages:
+        return ""
+    sampling = schedule(replace(fed, rounds=1), parties)[0]
+    return str(stages[0].accountant.overspends(stages, events(), sampling))

@@ -6,11 +6,15 @@ import keyword
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
-from fedfm.cards.registry import methods
+from fedfm.cards.registry import SLOT_OF, methods
 from fedfm.core.errors import ConfigError, Problem, nearest
-from fedfm.scaffold.bodies import BODIES, Body
+from fedfm.scaffold.bodies import METHODS, Body
+from fedfm.scaffold.facts import declared
+from fedfm.scaffold.rooms import ROOMS
 
+BODIES = {**METHODS, **ROOMS}
 PACKAGE = Path(__file__).resolve().parents[1]
 
 _METHOD = '''\
@@ -57,6 +61,7 @@ def new(slot: str, name: str, folder: str | Path = ".") -> list[Path]:
     inside = here == PACKAGE or PACKAGE in here.parents
     tests = PACKAGE.parents[1] / "tests"
     paths = [here / f"{stem}.py", (tests if inside and tests.is_dir() else here) / f"test_{stem}.py"]
+    slot = SLOT_OF.get(slot, slot)
     problems = _problems(slot, name, stem, cls, here, paths)
     if problems:
         raise ConfigError(problems)
@@ -93,7 +98,7 @@ def _method(body: Body, slot: str, name: str, cls: str) -> str:
         "IMPORTS": f"{''.join(plain)}\n{rest}\n",
         "SECTION": body.section,
         "NOW": body.now,
-        "CODE": body.code,
+        "CODE": _with_facts(body),
         "BASE": body.base,
         "SLOT": slot,
         "CLASS": cls,
@@ -103,6 +108,17 @@ def _method(body: Body, slot: str, name: str, cls: str) -> str:
     for word, meant in words.items():
         text = re.sub(rf"\b{word}\b", meant.replace("\\", r"\\"), text)
     return text
+
+
+def _with_facts(body: Body) -> str:
+    """The body's code with all facts of its base: after the fields, before the functions."""
+    scope: dict[str, Any] = {}
+    exec(body.imports, scope)
+    fields, functions = re.match(
+        r"((?:    \w[^\n]*: [^\n]*knob\((?:[^\n]|\n     )*\n)*)\n?(.*)", body.code, re.S
+    ).groups()  # type: ignore[union-attr]
+    facts = declared(body.code, scope[body.base])
+    return (fields + "\n" if fields else "") + facts + functions
 
 
 def _problems(slot: str, name: str, stem: str, cls: str, folder: Path, paths: list[Path]) -> list[Problem]:

@@ -16,7 +16,7 @@ class Body:
     code: str
 
 
-BODIES = {
+METHODS = {
     "client": Body(
         "IV.A",
         "Client",

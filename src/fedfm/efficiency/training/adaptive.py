@@ -84,9 +84,9 @@ class FedAdam(Adaptive):
     """
 
     lr: float = knob(0.01, "server rate eta_s", low=0.0)
-    beta1: float = knob(0.9, "decay of the first moment, below 1", low=0.0, high=1.0)
-    beta2: float = knob(0.99, "decay of the second moment, below 1", low=0.0, high=1.0)
-    tau: float = knob(1e-3, "degree of adaptivity, added to sqrt(v); above 0", low=0.0)
+    beta1: float = knob(0.9, "decay of the first moment", low=0.0, below=1.0)
+    beta2: float = knob(0.99, "decay of the second moment", low=0.0, below=1.0)
+    tau: float = knob(1e-3, "degree of adaptivity, added to sqrt(v)", above=0.0)
     schedule: Schedule = knob(factory=Constant, doc="how the rate changes over the run")
 
     def __post_init__(self) -> None:
@@ -114,9 +114,9 @@ class FedYogi(Adaptive):
     """
 
     lr: float = knob(0.01, "server rate eta_s", low=0.0)
-    beta1: float = knob(0.9, "decay of the first moment, below 1", low=0.0, high=1.0)
-    beta2: float = knob(0.99, "decay of the second moment, below 1", low=0.0, high=1.0)
-    tau: float = knob(1e-3, "degree of adaptivity, added to sqrt(v); above 0", low=0.0)
+    beta1: float = knob(0.9, "decay of the first moment", low=0.0, below=1.0)
+    beta2: float = knob(0.99, "decay of the second moment", low=0.0, below=1.0)
+    tau: float = knob(1e-3, "degree of adaptivity, added to sqrt(v)", above=0.0)
     schedule: Schedule = knob(factory=Constant, doc="how the rate changes over the run")
 
     def __post_init__(self) -> None:
@@ -142,8 +142,8 @@ class FedAdagrad(Adaptive):
     """
 
     lr: float = knob(0.03, "server rate eta_s", low=0.0)
-    beta1: float = knob(0.0, "decay of the first moment, below 1", low=0.0, high=1.0)
-    tau: float = knob(1e-3, "degree of adaptivity, added to sqrt(v); above 0", low=0.0)
+    beta1: float = knob(0.0, "decay of the first moment", low=0.0, below=1.0)
+    tau: float = knob(1e-3, "degree of adaptivity, added to sqrt(v)", above=0.0)
     schedule: Schedule = knob(factory=Constant, doc="how the rate changes over the run")
 
     def __post_init__(self) -> None:

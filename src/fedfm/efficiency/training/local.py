@@ -17,7 +17,6 @@ from fedfm.core.protocols import Bound, Client, State
 from fedfm.efficiency.training.schedule import Constant, Schedule
 
 Correction = Callable[[Tensor, Tensor], None]  # (weights, gradients): change the gradients in place
-STEPS = 8  # where neither steps nor epochs are set
 
 
 @method(
@@ -42,8 +41,10 @@ class Local(Client):
     """
 
     lr: float = knob(0.01, "learning rate", low=0.0)
-    steps: int | None = knob(None, "batches a round, whatever a party holds; null: 8, or `epochs`", low=0)
-    epochs: float | None = knob(None, "passes over the local data a round, instead of `steps`", low=0.0)
+    steps: int | None = knob(8, "batches a round, whatever a party holds", low=0, alternative="length")
+    epochs: float | None = knob(
+        None, "passes over the local data a round, instead of `steps`", low=0.0, alternative="length"
+    )
     batch: int = knob(8, "examples a step; 0: all that the party holds", low=0)
     optimizer: str = knob("sgd", "local optimiser", choices=("sgd", "adamw"))
     momentum: float = knob(0.0, "of sgd", low=0.0, high=1.0)
@@ -60,12 +61,6 @@ class Local(Client):
     send: str = knob("delta", "what the message holds", choices=("delta", "weights"))
 
     def __post_init__(self) -> None:
-        if self.steps is None and self.epochs is None:
-            object.__setattr__(self, "steps", STEPS)
-        if self.steps is not None and self.epochs is not None:
-            raise ValueError(
-                f"steps={self.steps} and epochs={self.epochs:g} are alternatives: set one of them to null"
-            )
         if self.optimizer != "sgd" and self.momentum:
             raise ValueError(f"momentum is sgd's, {self.optimizer} has its own: set momentum=0")
         if self.keep_optimizer and self.optimizer == "sgd" and not self.momentum:

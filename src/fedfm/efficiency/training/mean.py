@@ -50,6 +50,7 @@ class Mean(Aggregator):
     factors: Mapping[str, float] = knob(
         factory=dict,
         doc="own weights: party or pattern -> factor on its weight, {hospital-a: 2.0, 'clinic-*': 0.5}",
+        names=("parties", ""),
     )
 
     form = "sum"

@@ -38,8 +38,8 @@ class DGC(Wire):
     Neither before secure aggregation nor with sub-models whose size changes. Bytes: those of top-k.
     """
 
-    fraction: float = knob(0.01, "share of the entries that travel", low=0.0, high=1.0)
-    momentum: float = knob(0.9, "m of what waits", low=0.0, high=1.0)
+    fraction: float = knob(0.01, "share of the entries that travel, at least one", above=0.0, high=1.0)
+    momentum: float = knob(0.9, "m of what waits", low=0.0, below=1.0)
     warmup: int = knob(0, "rounds in which more travels: 1/4, 1/16, ... until the fraction is reached", low=0)
 
     remembers = True

@@ -33,7 +33,7 @@ class FedDyn(Client):
     FedAvg's bytes; h_i stays with the party and is over weights alone. It suits parties that come back.
     """
 
-    alpha: float = knob(0.1, "strength of the pull, above 0; the paper tunes it in 0.001 .. 0.1", low=0.0)
+    alpha: float = knob(0.1, "strength of the pull, the paper tunes it in 0.001 .. 0.1", above=0.0)
     local: Local = knob(factory=Local, doc="the local steps")
 
     def __post_init__(self) -> None:
@@ -85,7 +85,7 @@ class FedDyn(Client):
 class FedDynServer(Server):
     """h <- h - alpha |S|/N mean(delta); theta <- theta + mean(delta) - h / alpha. Buffers become their mean."""
 
-    alpha: float = knob(0.1, "the clients' alpha, above 0", low=0.0)
+    alpha: float = knob(0.1, "the clients' alpha", above=0.0)
 
     def __post_init__(self) -> None:
         _positive(self.alpha)

@@ -35,7 +35,7 @@ class MimeLite(Client):
     kept at the parties, so it suits those that come once.
     """
 
-    beta: float = knob(0.9, "share of the server's momentum in a step, below 1", low=0.0, high=1.0)
+    beta: float = knob(0.9, "share of the server's momentum in a step", low=0.0, below=1.0)
     local: Local = knob(factory=Local, doc="the local steps, with sgd and no momentum")
 
     def __post_init__(self) -> None:
@@ -102,7 +102,7 @@ class MimeLiteServer(Server):
     """theta += lr mean(delta); s <- (1 - beta) mean(gradient) + beta s. Buffers become their mean."""
 
     lr: float = knob(1.0, "server rate", low=0.0)
-    beta: float = knob(0.9, "decay of the momentum, the clients' beta, below 1", low=0.0, high=1.0)
+    beta: float = knob(0.9, "decay of the momentum, the clients' beta", low=0.0, below=1.0)
     schedule: Schedule = knob(factory=Constant, doc="how the rate changes over the run")
 
     counts = False

@@ -10,6 +10,7 @@ from pathlib import Path
 from fedfm.core.errors import ConfigError, Problem, nearest
 from fedfm.core.registry import methods
 from fedfm.scaffold.bodies import BODIES, Body
+from fedfm.scaffold.facts import comments
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -30,7 +31,7 @@ class CLASS(BASE):
     shapes, bytes a round, what it reduces to, and how it departs from the paper.
     """
 
-CODE'''
+FACTSCODE'''
 
 _TEST = '''\
 """NAME keeps the laws of its slot; add what its numbers must be, with their derivation."""
@@ -93,7 +94,7 @@ def _method(body: Body, slot: str, name: str, cls: str) -> str:
         "IMPORTS": f"{''.join(plain)}\n{rest}\n",
         "SECTION": body.section,
         "NOW": body.now,
-        "CODE": body.code,
+        "FACTSCODE": comments(body.base, body.code) + body.code,
         "BASE": body.base,
         "SLOT": slot,
         "CLASS": cls,

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
 from fedfm.core.check import check
+
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ClientFailed, RoundFailed
 from fedfm.core.federation import Federation

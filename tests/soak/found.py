@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedfm.core.combine import ByPath, Pipe
+from fedfm.core.combine import ByClient, ByPath, Pipe
 from fedfm.efficiency.communication.codec.error_feedback import ErrorFeedback
 from fedfm.efficiency.communication.codec.qsgd import QSGD
 from fedfm.efficiency.communication.codec.topk import TopK
@@ -14,13 +14,18 @@ from fedfm.efficiency.communication.submodel.heterofl import HeteroFL
 from fedfm.efficiency.computation.split.splitfed import SplitFed, SplitFedServer
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.lora_exact import FedExLoRA
+from fedfm.efficiency.training.personal.ifca import IFCA, ClusterMean
 from fedfm.efficiency.training.servers import Apply, FedAdam
 from fedfm.incentives.contribution.shapley_exact import ShapleyExact
 from fedfm.incentives.selection.power_of_choice import PowerOfChoice
+from fedfm.trust.privacy.mechanism.discrete_gaussian import DiscreteGaussian
+from fedfm.trust.privacy.mechanism.local_gaussian import LocalGaussian
+from fedfm.trust.robustness.rule.fltrust import FLTrust
 from soak.trial import IMAGES
 
 PICTURES = {slot: getattr(IMAGES, slot) for slot in ("task", "data", "client")}
 WEIGHTS = {"client": Local(lr=0.05, send="weights"), "server": Apply(takes="weights")}
+SPLIT = {**PICTURES, "client": SplitFed(Local(lr=0.05, steps=2, batch=4))}
 SGD = Local(lr=0.05, steps=3, batch=2)
 
 
@@ -34,20 +39,6 @@ class Found:
 
 
 OPEN: dict[str, Found] = {
-    "players beyond the limit": Found(
-        "that a valuer takes fewer players than a round has is said after the first round's work",
-        {"value": ShapleyExact(max_players=3)},
-        ("value.max_players",),
-    ),
-    "factors that are not there": Found(
-        "an aggregator of low-rank factors is refused in the middle of the run, as a stranger's message",
-        {
-            "client": Local(lr=0.05, send="weights"),
-            "server": Apply(takes="weights"),
-            "aggregate": FedExLoRA(),
-        },
-        ("has no LoRA matrices",),
-    ),
     "names behind another code": Found(
         "a codec that goes by the names of tensors stands behind one that leaves none",
         {"uplink": Pipe(TopK(0.2), ByPath({"*": QSGD(7)}))},
@@ -56,7 +47,41 @@ OPEN: dict[str, Found] = {
     "a task without a cut": Found(
         "split learning on a task that cannot be cut passes check, and everybody fails in every round",
         {"client": SplitFed(SGD), "server": SplitFedServer(lr=0.05)},
-        ("this task has no cut point",),
+        ("no part 'front'",),
+    ),
+    "the inside of a mixed population": Found(
+        "whether the clients inside by-client can act on the task is not asked: the run ends in its first round",
+        {"client": ByClient({"*": SplitFed(SGD)})},
+        ("no part 'front'",),
+    ),
+    "clusters that do not agree": Found(
+        "client, aggregator and server may count different clusters: all are refused, or the server's step raises",
+        {"client": IFCA(clusters=2, local=SGD), "aggregate": ClusterMean(clusters=1)},
+        ("names cluster", "is invalid for input of size", "every round failed: 0 of"),
+    ),
+    "a server that learns by talking": Found(
+        "that a server cannot learn by a client that converses is said in the middle of the run",
+        {**SPLIT, "aggregate": FLTrust()},
+        ("cannot learn by a client that converses",),
+    ),
+    "an epsilon of nothing": Found(
+        "an epsilon of 0 is within its range, and ends the run at its start without naming the slot",
+        {"uplink": LocalGaussian(epsilon=0.0)},
+        ("no noise reaches epsilon",),
+    ),
+    "a delta of one": Found(
+        "a delta of 1 is within its range, and ends the run at its start without naming the slot",
+        {"uplink": LocalGaussian(delta=1.0, budget=3.0)},
+        ("a guarantee needs 0 < delta < 1",),
+    ),
+    "a budget without a guarantee": Found(
+        "noise that claims no guarantee, with a budget, ends the run in the accountant",
+        {
+            "uplink": DiscreteGaussian(
+                epsilon=1.9, noise_multiplier=None, budget=5.0, no_guarantee=True, shares=19
+            )
+        },
+        ("have no one relation",),
     ),
 }
 MENDED: dict[str, Found] = {
@@ -79,6 +104,20 @@ MENDED: dict[str, Found] = {
         "an answer's bytes are counted before its sender is set",
         {"select": PowerOfChoice(count=2)},
         ("bytes talk in the ledger",),
+    ),
+    "players beyond the limit": Found(
+        "that a valuer takes fewer players than a round has is said after the first round's work",
+        {"value": ShapleyExact(max_players=3)},
+        ("value.max_players",),
+    ),
+    "factors that are not there": Found(
+        "an aggregator of low-rank factors is refused in the middle of the run, as a stranger's message",
+        {
+            "client": Local(lr=0.05, send="weights"),
+            "server": Apply(takes="weights"),
+            "aggregate": FedExLoRA(),
+        },
+        ("has no LoRA matrices",),
     ),
 }
 

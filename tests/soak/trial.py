@@ -14,6 +14,7 @@ from scipy.optimize import brentq
 from scipy.stats import norm
 
 from fedfm.core.combine import stages_of
+from fedfm.core.errors import ConfigError, DataError
 from fedfm.core.federation import Federation
 from fedfm.core.loop import Run
 from fedfm.core.message import pack
@@ -68,14 +69,20 @@ class Way:
 def complaints(fed: Federation, folder: Path, way: Way = Way(), calm: bool = False) -> list[str]:
     """What does not hold of this federation; empty when all is well. `calm`: hold it to descend, too."""
     said: Counter[str] = Counter()
-    one = play(replace(fed, engine=InProcess()), folder / "one", around=listening(said))
+    try:
+        one = play(replace(fed, engine=InProcess()), folder / "one", around=listening(said))
+    except (ConfigError, DataError):
+        if (folder / "one" / "metrics.jsonl").exists():
+            raise
+        return []  # refused when it was opened, before any work
     found = [*sane(one), *told(one, said), *private(one)]
     if calm:
         found += descends(one)
-    if way.workers:
+    fresh = any(getattr(s, "real_noise", False) for s in stages_of(fed.uplink))  # no two runs are alike
+    if way.workers and not fresh:
         two = play(replace(fed, engine=Processes(way.workers)), folder / "two")
         found += [f"on {way.workers} workers: {why}" for why in unlike(one, two)]
-    if way.stop:
+    if way.stop and not fresh:
         try:
             play(replace(fed, engine=InProcess()), folder / "three", around=stopping(way.stop))
         except Stop:
@@ -137,7 +144,8 @@ def stopping(at: int) -> Callable[[Run], None]:
 def sane(played: Played) -> Iterator[str]:  # noqa: C901 - one promise after another
     """Finite, complete, and nobody is missing without a reason."""
     fed, state = played.run.fed, played.run.state
-    if len(played.records) != fed.rounds + 1:
+    budget = any(getattr(s, "budget", None) for s in stages_of(fed.uplink))  # it may end before its time
+    if len(played.records) != fed.rounds + 1 and not budget:
         yield f"{len(played.records)} records of {fed.rounds} rounds"
     if not bool(played.model.isfinite().all()):
         yield "the model is not finite"
@@ -201,7 +209,7 @@ def private(played: Played) -> Iterator[str]:
     if not releases:
         if account is not None:
             yield "privacy was spent and nothing was released"
-        noisy = any(
+        noisy = not any(getattr(s, "no_guarantee", False) for s in stages_of(played.run.fed.uplink)) and any(
             s.perturbs and getattr(s, "noise_multiplier", 1) for s in stages_of(played.run.fed.uplink)
         )
         if noisy and any(not r["failed"] for r in played.records[1:]):
@@ -209,8 +217,11 @@ def private(played: Played) -> Iterator[str]:
         return
     of = [[e for e in releases if e["client"] == i] for i in local] or [releases]
     plans = {e["sampling"]["kind"] for e in played.events if e["kind"] == "plan"}
-    moves = 2 if local or "uniform" in plans else 1  # one party replaced moves a clipped sum twice as far
-    mu = max(math.sqrt(sum(moves**2 / e["noise_multiplier"] ** 2 for e in mine)) for mine in of)
+    twice = {"replace-one": 2.0}  # one party replaced moves a clipped sum twice as far
+    mu = max(
+        math.sqrt(sum((twice.get(e["relation"], 1.0) / e["noise_multiplier"]) ** 2 for e in mine))
+        for mine in of
+    )
     whole = _gaussian(mu)
     exact = bool(local) or plans <= {"all"}
     assert account is not None

@@ -84,6 +84,7 @@ def test_own_weights_of_parties(drive: Any) -> None:
 def test_factors_and_central_noise(drive: Any) -> None:
     """A factor multiplies what one party moves: the fact that bounds it says how far, and the noise is refused."""
     from fedfm.core.check import check
+
     from fedfm.trust.privacy.mechanism.gaussian import ClipNoise
 
     noisy = quadratics(uplink=ClipNoise(), aggregate=Mean(weights="equal", factors={"party-0": 2.0}))

@@ -60,7 +60,7 @@ class Pipe(Wire):
         for i, stage in enumerate(self.stages):
             x, mine, sub = stage.encode(x, state.get(str(i), {}), ctx.within(i))
             side |= {f"{i}/{k}": v for k, v in mine.items()}
-            state = state | {str(i): sub}
+            state = {k: v for k, v in (state | {str(i): sub}).items() if v}
         return x, side, state
 
     def decode(self, x: Tensor, side: Mapping[str, Tensor], state: State, ctx: Ctx) -> tuple[Tensor, State]:
@@ -149,7 +149,7 @@ class ByPath(Wire):
             flat = sub.pack({e.name: views[e.name] for e in entries}, x.dtype)
             y, mine, new = wire.encode(flat, state.get(pattern, {}), ctx.within(pattern).at(layout=sub))
             side |= {f"{i}/{k}": v for k, v in mine.items()}
-            state = state | {pattern: new}
+            state = {k: v for k, v in (state | {pattern: new}).items() if v}
             parts.append(y)
         side["lengths"] = torch.tensor([p.numel() for p in parts])
         if len({p.dtype for p in parts}) > 1:  # payloads of several types travel as their bytes
@@ -173,7 +173,7 @@ class ByPath(Wire):
             y, new = wire.decode(
                 piece, below(side, i), state.get(pattern, {}), ctx.within(pattern).at(layout=sub)
             )
-            state = state | {pattern: new}
+            state = {k: v for k, v in (state | {pattern: new}).items() if v}
             for name, view in sub.views(y).items():
                 views[name].copy_(view)
         return out, state

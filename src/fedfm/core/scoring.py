@@ -82,7 +82,7 @@ class View:
         self.run, self.home, self.bound, self.parties = run, run.home, run.bound, run.parties
         self.before: State = run.state.server
         self.messages: Mapping[str, Message] = {}
-        self.ctx = ctx.muted()
+        self.ctx = ctx.muted().at(house=self)
         self._learned: Message | None = None
         self._worth: dict[frozenset[str], float] = {}
 

@@ -93,9 +93,9 @@ def _once(dice: Dice, within: Federation, must: str, wild: bool) -> Federation |
     for _ in range(MENDS):
         if not (problems := check(fed)):
             return fed
-        named = [p.where.split(".")[0] for p in problems]
+        named = [s for p in problems for s in DRAWN if s in p.where]
         others = [s for s in (*DRAWN, "fold") if getattr(fed, s) != getattr(within, s)]
-        slot = dice.pick([s for s in (*named, *others) if s != held] or ["seed"])
+        slot = dice.pick([s for s in (*named, *others, dice.pick(DRAWN)) if s != held] or ["seed"])
         fed = replace(fed, **{slot: _mended(slot, fed, within, dice, wild)})
     return None
 

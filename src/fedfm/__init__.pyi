@@ -1,5 +1,6 @@
 # Written by scripts/make_stubs.py from the cards: do not edit.
 from fedfm import bench as bench
+from fedfm import cards as cards
 from fedfm import checks as checks
 from fedfm import cli as cli
 from fedfm import config as config
@@ -19,6 +20,9 @@ from fedfm import scaffold as scaffold
 from fedfm import tasks as tasks
 from fedfm import terminal as terminal
 from fedfm import trust as trust
+from fedfm.cards.registry import knob as knob
+from fedfm.cards.registry import method as method
+from fedfm.cards.registry import recipe as recipe
 from fedfm.checks.rules import check as check
 from fedfm.core.combine import ByClient as ByClient
 from fedfm.core.combine import ByPath as ByPath
@@ -44,9 +48,6 @@ from fedfm.core.protocols import Server as Server
 from fedfm.core.protocols import Task as Task
 from fedfm.core.protocols import Valuer as Valuer
 from fedfm.core.protocols import Wire as Wire
-from fedfm.core.registry import knob as knob
-from fedfm.core.registry import method as method
-from fedfm.core.registry import recipe as recipe
 from fedfm.core.tree import Layout as Layout
 from fedfm.data.arrays import Arrays as Arrays
 from fedfm.data.chatterbot import Chatterbot as Chatterbot
@@ -120,7 +121,9 @@ from fedfm.engines.pace import Buffered as Buffered
 from fedfm.engines.pace import Quorum as Quorum
 from fedfm.engines.pace import Speed as Speed
 from fedfm.engines.processes import Processes as Processes
+from fedfm.evaluation.by_party import ByParty as ByParty
 from fedfm.evaluation.held_out import HeldOut as HeldOut
+from fedfm.evaluation.membership import LossThreshold as LossThreshold
 from fedfm.incentives.auction.proportional_share import ProportionalShare as ProportionalShare
 from fedfm.incentives.contract.menu import ContractMenu as ContractMenu
 from fedfm.incentives.contribution.datainf import DataInf as DataInf

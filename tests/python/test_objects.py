@@ -305,3 +305,18 @@ def test_equal_runs_of_an_object_and_of_its_config(tmp_path: Path) -> None:
     for key in ("config_digest", "model_digest", "ledger_digest"):
         assert one.summary[key] == two.summary[key]
     assert type(configure(replace(given, data=Typed(a=(1.0,), b=(2.0,)))).fed.data) is Typed
+
+
+@pytest.mark.parametrize("module", [torch.nn.Flatten, lambda: torch.nn.Linear(4, 2), torch.nn.Linear(4, 2)])
+def test_a_class_or_a_function_may_stand_where_anything_may(module: Any) -> None:
+    scores = {"error": lambda net, batch: torch.zeros(len(batch[0]))}
+    task = fedfm.Torch(module, loss=torch.nn.functional.cross_entropy, scores=scores)  # type: ignore[attr-defined]
+    rows = {"a": (np.zeros((4, 4), "float32"), np.arange(4) % 2)}
+    fed = Federation(task=task, data=fedfm.Arrays(rows))  # type: ignore[attr-defined]
+    made = configure(fed, rounds=2).fed
+    assert made.task.module is module and made.task.loss is task.loss and made.rounds == 2  # type: ignore[attr-defined]
+
+
+def test_a_class_may_not_stand_where_a_method_must() -> None:
+    with pytest.raises(ConfigError, match="Local is a class"):
+        configure(replace(quadratics(), client=Local), rounds=2)  # type: ignore[arg-type]

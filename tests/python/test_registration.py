@@ -259,6 +259,7 @@ def test_dir_shows_every_method_and_every_name_is_there() -> None:
         _ = fedfm.NoSuchThing  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow  # a type checker over the whole package
 def test_types_are_known(tmp_path: Path) -> None:
     pytest.importorskip("mypy")
     (tmp_path / "use.py").write_text(

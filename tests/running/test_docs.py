@@ -82,6 +82,14 @@ def test_the_method_of_the_readme_keeps_its_laws(tmp_path: Path) -> None:
     laws.check(cls(scale=2.0))
 
 
+def test_any_module_on_any_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "any_module.py"
+    path.write_text(snippet("torch"))
+    metric = module_of(path).result.metric
+    assert metric["federated"] > metric["base"] + 0.1
+
+
 def test_links_lead_somewhere() -> None:
     for page in (ROOT / "README.md", ROOT / "benchmarks" / "README.md", *(ROOT / "docs").glob("*.md")):
         for link in re.findall(r"(?<!!)\[[^\]]*\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):

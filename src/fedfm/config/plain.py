@@ -89,7 +89,9 @@ def build(hint: Any, value: Any, where: str, problems: list[Problem], slot: str 
 def _live(args: tuple[Any, ...], value: Any, where: str, problems: list[Problem], slot: str) -> Any:
     """An object that was given: it stands here itself if it can stand here."""
     made = value.was if isinstance(value, Opened) else value
-    closed = all(isinstance(h, type) and typing.get_origin(h) is None and h is not object for h in args)
+    closed = all(
+        isinstance(h, type) and typing.get_origin(h) is None and h not in (object, Any) for h in args
+    )
     wanted = tuple(h for h in args if h is not type(None)) if closed else ()
     words = " or ".join(h.__name__ for h in wanted) or f"what fills '{slot}'"
     of_slot = f" --slot {SLOT_OF.get(slot, slot)}" if slot else ""

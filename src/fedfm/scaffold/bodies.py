@@ -33,6 +33,14 @@ from fedfm.efficiency.training.local import Local
         """\
     local: Local = knob(factory=Local, doc="the local steps")
 
+    @property
+    def makes(self) -> str:
+        return self.local.makes
+
+    @property
+    def per_step(self) -> int:
+        return self.local.per_step
+
     def alone(self) -> Client:
         return self.local
 
@@ -41,8 +49,7 @@ from fedfm.efficiency.training.local import Local
 
     def work(self, brief: Message, data: Any, state: State, ctx: Ctx, bound: Bound) -> tuple[Message, State]:
         # `descend` in fedfm.efficiency.training.local takes a hook that changes each gradient (see fedprox.py)
-        m, _ = self.local.work(brief, data, {}, ctx, bound)
-        return m, state
+        return self.local.work(brief, data, state, ctx, bound)  # `state` is this party's, kept from round to round
 """,
     ),
     "server": Body(
@@ -275,7 +282,8 @@ from fedfm.cards.registry import method
         """\
     def pay(self, plan: Plan, delivered: Sequence[str], values: Mapping[str, float], state: State, ctx: Ctx
             ) -> tuple[dict[str, float], State]:
-        return {i: plan.promised[i] for i in delivered if i in plan.promised}, state
+        # who delivers late is still owed: `state` holds what is open
+        return super().pay(plan, delivered, values, state, ctx)
 """,
     ),
 }

@@ -57,18 +57,18 @@ def fresh(record: Record | None, name: str, seed: int) -> bool:
     """Does this record say what this release would give?"""
     if record is None or record["status"] in ("failed", "interrupted"):
         return False
-    return bool(record["bits"] == BITS and record["config"] == digest(configure(name, seed=seed)))
+    return bool(record["bits"] == BITS and record["config"] == digest(configure(name, seed=seed).config))
 
 
 def run(name: str, seed: int) -> Record:
     """Run it, or go on where it stopped."""
-    config = configure(name, seed=seed)
-    folder = RUNS / f"{name}-{seed}-{BITS}-{digest(config)[:8]}"
+    setup = configure(name, seed=seed)
+    folder = RUNS / f"{name}-{seed}-{BITS}-{digest(setup.config)[:8]}"
     print(f"{name}, seed {seed} ...", flush=True)
     if (folder / "config.yaml").exists():
         resume(folder)
     else:
-        execute(config, folder, baselines="local")
+        execute(setup, folder, baselines="local")
     return record(folder, name, seed)
 
 

@@ -47,7 +47,7 @@ RUNS: dict[str, Callable[[], Federation]] = {
     "drop-outs": lambda: quadratics(rounds=8, pace=AllArrive(dropout=0.3)),
     "attack": lambda: digits(detect=NormOutliers(), adversary=SignFlip(count=1, scale=50.0)),
     "noise": lambda: digits(uplink=ClipNoise(0.5, 1.0), aggregate=EQUAL, client=SGD, rounds=4),
-    "masks": lambda: quadratics(uplink=SecAgg(threshold=0.5), pace=AllArrive(drop={"party-2": "upload"})),
+    "masks": lambda: quadratics(uplink=SecAgg(threshold=0.62), pace=AllArrive(drop={"party-2": "upload"})),
     "auction": lambda: digits(select=ProportionalShare(budget=20.0), data=VALUED, value=ShapleyExact()),
     "deadline": lambda: quadratics(pace=Quorum(0.8, deadline_s=8.0, speed=SLOW), rounds=6),
     "buffered": lambda: quadratics(

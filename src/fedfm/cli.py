@@ -49,9 +49,9 @@ def list_(
     as_json: Annotated[bool, typer.Option("--json", help="records for machines")] = False,
 ) -> None:
     """Every registered method and recipe."""
+    from fedfm.cards.describing import record
     from fedfm.cards.registry import SLOT_OF, cards, problems
     from fedfm.core.errors import ConfigError, Problem, nearest
-    from fedfm.running.cards import record
 
     for problem in problems():
         err.print(str(problem), markup=False, highlight=False)
@@ -85,9 +85,9 @@ def list_(
 @app.command()
 def show(name: Annotated[str, typer.Argument(help="a method or a recipe")]) -> None:
     """A method's card: idea, equation, fields with default and range, reference, departures from the paper."""
+    from fedfm.cards.describing import describe, doc, span
     from fedfm.cards.registry import cards, load
     from fedfm.core.errors import ConfigError, Problem, nearest
-    from fedfm.running.cards import describe, doc, span
 
     found = [c for c in cards() if c.name == name]
     if not found:

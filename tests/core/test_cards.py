@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from fedfm.cards import registry
+from fedfm.cards.describing import describe, record
 from fedfm.cards.registry import cards, methods, recipes
 from fedfm.data.source import Partition
 from fedfm.data.splits import Source
 from fedfm.efficiency.training.local import Local
-from fedfm.running.cards import describe, record
 
 
 def test_cards_are_read_without_import() -> None:

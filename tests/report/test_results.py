@@ -32,7 +32,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def record(results: Any, recorded: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A record of a real run, as if the recipe `dp-fedavg` had given it."""
     found: dict[str, Any] = results.record(recorded("noise"), "dp-fedavg", 0)
-    return found | {"config": digest(results.configure("dp-fedavg", seed=0))}
+    return found | {"config": digest(results.configure("dp-fedavg", seed=0).config)}
 
 
 def test_records_stand_until_config_or_bits_move(

@@ -9,7 +9,7 @@ import pytest
 
 from conftest import Drive
 from federations import EQUAL, digits
-from fedfm.config import plain as configs
+from fedfm.config.setup import Setup
 from fedfm.efficiency.communication.submodel.heterofl import HeteroFL
 from fedfm.efficiency.computation.split.splitfed import SplitFed, SplitFedServer
 from fedfm.efficiency.training.local import Local
@@ -26,7 +26,7 @@ CASES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_bytes_are_those_of_a_run(name: str, drive: Drive, tmp_path: Path) -> None:
     fed = digits(rounds=1, **CASES[name])
-    told = estimate(configs.to_config(fed))
+    told = estimate(Setup(fed))
     played = drive(fed, workers=0)
     sent = {
         kind: sum(

@@ -213,7 +213,7 @@ def test_the_terminal_says_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         raise KeyboardInterrupt
 
     with monkeypatch.context() as m:
-        m.setattr("fedfm.running.progress._line", stop)
+        m.setattr("fedfm.running.progress.round_line", stop)
         said = CliRunner().invoke(
             app, ["run", str(tmp_path / "q.yaml"), "--baselines", "none", "--out", str(tmp_path / "run")]
         )

@@ -13,9 +13,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from fedfm import models
+from fedfm.cards.describing import describe
 from fedfm.cards.registry import load
 from fedfm.cli import app
-from fedfm.running.cards import describe
 from fedfm.running.progress import table
 
 

@@ -12,10 +12,11 @@ from fedfm.efficiency.communication.codec.qsgd import QSGD
 from fedfm.efficiency.communication.codec.topk import TopK
 from fedfm.efficiency.communication.submodel.heterofl import HeteroFL
 from fedfm.efficiency.computation.split.splitfed import SplitFed, SplitFedServer
+from fedfm.efficiency.training.adaptive import FedAdam
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.lora_exact import FedExLoRA
 from fedfm.efficiency.training.personal.ifca import IFCA, ClusterMean
-from fedfm.efficiency.training.servers import Apply, FedAdam
+from fedfm.efficiency.training.servers import Apply
 from fedfm.incentives.contribution.shapley_exact import ShapleyExact
 from fedfm.incentives.selection.power_of_choice import PowerOfChoice
 from fedfm.trust.privacy.mechanism.discrete_gaussian import DiscreteGaussian

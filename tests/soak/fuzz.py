@@ -17,7 +17,7 @@ from fedfm.core.message import DTYPES, NAMED, Message, pack
 from fedfm.core.protocols import Wire
 from fedfm.laws import examples
 from fedfm.laws.compare import normal
-from fedfm.laws.drawing import fits
+from fedfm.laws.soak.drawing import fits
 from fedfm.laws.wires import ctx
 
 D = 300  # values of the vectors that the codes are of

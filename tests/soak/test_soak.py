@@ -10,7 +10,7 @@ import pytest
 
 from fedfm.checks.rules import check
 from fedfm.core.federation import Federation
-from fedfm.laws.drawing import DRAWN, drawn, fits
+from fedfm.laws.soak.drawing import DRAWN, drawn, fits
 from soak.found import known
 from soak.trial import IMAGES, POINTS, Way, complaints, is_calm
 

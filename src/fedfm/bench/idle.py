@@ -59,6 +59,12 @@ class _Nothing(Objective):
     primary = "loss"
     higher_is_better = False
 
+    def batch(self, encoded: Any, index: Tensor, device: torch.device) -> Any:
+        return index
+
+    def losses(self, module: nn.Module, batch: Any) -> Tensor:
+        return module.get_parameter("x").sum() * torch.zeros(len(batch))
+
     def score(self, module: nn.Module, encoded: Any, device: torch.device) -> Scores:
         return {"loss": (0.0, 1)}
 

@@ -42,8 +42,8 @@ def ctx(d: int, round: int = 3, client: str = "party-1") -> Ctx:
 
 
 def _speaks_alone(wire: Wire) -> bool:
-    """Can it be tried without a conversation?"""
-    return not wire.opaque and not wire.phases
+    """Can it be tried without a conversation, and does it repeat itself?"""
+    return not wire.opaque and not wire.phases and not wire.fresh
 
 
 def _codes(wire: Wire) -> bool:

@@ -22,6 +22,7 @@ class Wire(Slot):
     after_sum: ClassVar[bool] = False  # undone once, on the sum
     opaque: ClassVar[bool] = False  # no single message is readable; its payload is int64, its sum modulo 2^64
     perturbs: ClassVar[bool] = False  # adds noise for differential privacy
+    fresh: bool = False  # draws from the operating system: no two encodings are alike
     remembers: ClassVar[bool] = False  # encoder or decoder keeps a state from round to round
     covers: ClassVar[frozenset[str]] = NOTHING  # channels that it protects: "x", "mass", "side"
     against: ClassVar[str] = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import shutil
 from dataclasses import dataclass
@@ -105,7 +106,7 @@ def export(folder: Path, to: Path | None, *, merged: bool) -> Exported:
 
 def _merge(source: Path, to: Path) -> None:
     """The network with its adapter added to its weights, in the layout of transformers, with its tokenizer."""
-    from fedfm.efficiency.computation.tuning.full import write_whole
+    from fedfm.efficiency.computation.tuning.full import Full, write_whole
     from fedfm.tasks import load_tuned
     from fedfm.tasks.export import write_task
 
@@ -115,7 +116,10 @@ def _merge(source: Path, to: Path) -> None:
         network = network.merge_and_unload()
     write_whole(network, to)
     tuned.objective.tokenizer.save_pretrained(to)
-    write_task(tuned.task, tuned.objective.labels, tuned.objective.base, to)
+    whole = dataclasses.replace(
+        tuned.task, tuning=Full()
+    )  # what lies there now is a network without an adapter
+    write_task(whole, tuned.objective.labels, tuned.objective.base, to)
 
 
 def _scored(folder: Path, model: Path) -> Exported:

@@ -63,6 +63,10 @@ class Promise(Wire):
         return not self.no_guarantee
 
     @property
+    def fresh(self) -> bool:  # type: ignore[override]
+        return self.real_noise
+
+    @property
     def off(self) -> str:
         return (
             "its noise is switched off, it only clips" if self.promises and self.noise_multiplier == 0 else ""

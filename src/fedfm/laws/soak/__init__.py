@@ -1,0 +1,1 @@
+"""Random federations that `check` passes, for soaks."""

@@ -44,7 +44,9 @@ def module_of(path: Path) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("slot", sorted(set(BODIES) - {"tuning", "data", "task", "partition", "speed"}))
+@pytest.mark.parametrize(
+    "slot", sorted(set(BODIES) - {"tuning", "data", "task", "partition", "speed", "schedule", "audit"})
+)
 def test_it_fills_its_slot_and_runs(slot: str, tmp_path: Path) -> None:
     spec = made(slot, tmp_path)()
     where = "uplink" if slot == "wire" else slot
@@ -71,6 +73,8 @@ def test_task_and_data_of_ones_own_run_together(tmp_path: Path) -> None:
 
 def test_parts_of_slots_run_in_theirs(tmp_path: Path) -> None:
     speed, partition = made("speed", tmp_path)(mean_s=1.0), made("partition", tmp_path)(parties=3)
+    assert fedfm.Local(schedule=made("schedule", tmp_path)()).schedule is not None
+    assert made("audit", tmp_path)().run(None, None)["meaning"]
     data = Digits(train_rows=30, test_rows=10, partition=partition)
     fed = fedfm.Federation(ImageClassification(channels=(2,)), data, engine=InProcess(), rounds=1)
     fed = replace(fed, pace=AllArrive(speed=speed))

@@ -176,9 +176,10 @@ def test_a_result_in_a_notebook_and_at_the_prompt(hostile: Path) -> None:
 
 
 def test_the_readme_of_a_tuned_model(tmp_path: Path) -> None:
+    from fedfm.models.identity import Base
     from fedfm.tasks.text.classify import SequenceClassification
 
-    text = SequenceClassification(model="m").readme(tmp_path, tuple(HOSTILE))
+    text = SequenceClassification(model="m").readme(tmp_path, tuple(HOSTILE), Base("m", "m", None, "", ""))
     head = text.split("```python")[0]
     assert "<script" not in head and not re.search(r"(?<!\\)\]\(", head) and not STEERING.search(head)
     assert text.count("```") == 2 and "\n# heading" not in text

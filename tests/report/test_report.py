@@ -65,7 +65,7 @@ def test_one_run_has_every_section_and_fetches_nothing(one: Path) -> None:
         ("masks", "Who took part", "2 dropped out"),
         ("attack", "Lost on the way", r"norm … is … robust deviations .*” \(3\)"),
         ("attack", "Every party", "attacker"),
-        ("noise", "Privacy spent", r"ε = \d.*add or remove one party"),
+        ("noise", "Privacy spent", r"ε = \d.*for a whole party"),
         ("auction", "Contribution", "contributed most"),
         ("auction", "Payments", "asked for over the run"),
         ("deadline", "Who took part", r"of 2 rounds that failed \(×\) counted for nothing"),

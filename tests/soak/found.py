@@ -12,7 +12,6 @@ from fedfm.efficiency.communication.codec.qsgd import QSGD
 from fedfm.efficiency.communication.codec.topk import TopK
 from fedfm.efficiency.communication.submodel.heterofl import HeteroFL
 from fedfm.efficiency.computation.split.splitfed import SplitFed, SplitFedServer
-from fedfm.efficiency.training.adaptive import FedAdam
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.lora_exact import FedExLoRA
 from fedfm.efficiency.training.personal.ifca import IFCA, ClusterMean
@@ -90,11 +89,6 @@ MENDED: dict[str, Found] = {
         "the downlink keeps one state for briefs of several shapes, and ends the run",
         {"select": HeteroFL(widths=(1.0, 0.5)), "downlink": ErrorFeedback(TopK(0.2)), **PICTURES},
         ("updates must keep one size",),
-    ),
-    "a server that divides by zero": Found(
-        "what a server's own step makes is not looked at: 0/0 in the padding is NaN",
-        {"server": FedAdam(tau=0.0)},
-        ("is not finite", "models differ by nan", "cannot be encoded", "is nan"),
     ),
     "names in a conversation": Found(
         "a codec that goes by the names of tensors stands where there are none",

@@ -31,6 +31,17 @@ def telling(call: Callable[..., Any], name: str, *, before: bool = False) -> Cal
     return told
 
 
+def _then(call: Callable[..., Any], after: Callable[[], None]) -> Callable[..., Any]:
+    """`call`, and `after` when it is done."""
+
+    def both(*args: Any, **kwargs: Any) -> Any:
+        out = call(*args, **kwargs)
+        after()
+        return out
+
+    return both
+
+
 def main(recipe: str, out: str, engine: str = "") -> None:
     """Run `recipe` into `out`; whoever started this process ends it after the first step."""
     tell("python")
@@ -38,12 +49,14 @@ def main(recipe: str, out: str, engine: str = "") -> None:
     from fedfm.running import drive, execute
     from fedfm.tasks.bound import BoundModule
 
+    def steps() -> None:  # the probes take steps too, which are none of the run's
+        BoundModule.gradient = telling(BoundModule.gradient, "step", before=True)  # type: ignore[method-assign]
+
     tell("loop")  # torch and the loop are imported
     vars(execute)["configure"] = telling(execute.configure, "config")
-    vars(drive)["open_site"] = telling(drive.open_site, "model")
+    vars(drive)["open_site"] = telling(_then(drive.open_site, steps), "model")
     Run.__init__ = telling(Run.__init__, "data")  # type: ignore[method-assign]
     Run.score = telling(Run.score, "score")  # type: ignore[method-assign]
-    BoundModule.gradient = telling(BoundModule.gradient, "step", before=True)  # type: ignore[method-assign]
     execute.execute(execute.configure(recipe, engine=engine or None), out)
 
 

@@ -144,6 +144,23 @@ from fedfm.cards.registry import knob, method
         return super().finish(scores)
 """,
     ),
+    "audit": Body(
+        "V.B",
+        "Audit",
+        """\
+from typing import Any
+
+from fedfm.cards.registry import method
+from fedfm.core.context import Ctx
+from fedfm.core.protocols import Audit
+""",
+        "What a finished run gives away.",
+        """\
+    def run(self, opened: Any, ctx: Ctx) -> dict[str, Any]:
+        # `opened` holds the run's federation, its parties and its final model (fedfm.running.audits.Opened)
+        return {"meaning": "Nothing was looked at yet."}
+""",
+    ),
     "speed": Body(
         "VII",
         "Speed",

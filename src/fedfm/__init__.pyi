@@ -83,8 +83,8 @@ from fedfm.efficiency.computation.tuning.head import Head as Head
 from fedfm.efficiency.computation.tuning.ia3 import IA3 as IA3
 from fedfm.efficiency.computation.tuning.lora import LoRA as LoRA
 from fedfm.efficiency.computation.tuning.peft import AnyPeft as AnyPeft
-from fedfm.efficiency.computation.tuning.prompt import PTuning as PTuning
 from fedfm.efficiency.computation.tuning.prompt import PromptTuning as PromptTuning
+from fedfm.efficiency.computation.tuning.prompt import PTuning as PTuning
 from fedfm.efficiency.training.adaptive import FedAdagrad as FedAdagrad
 from fedfm.efficiency.training.adaptive import FedAdam as FedAdam
 from fedfm.efficiency.training.adaptive import FedYogi as FedYogi
@@ -105,8 +105,8 @@ from fedfm.efficiency.training.majority_vote import MajorityVote as MajorityVote
 from fedfm.efficiency.training.mean import Mean as Mean
 from fedfm.efficiency.training.personal.fedrep import FedRep as FedRep
 from fedfm.efficiency.training.personal.fedrep import FedRepServer as FedRepServer
-from fedfm.efficiency.training.personal.ifca import ClusterMean as ClusterMean
 from fedfm.efficiency.training.personal.ifca import IFCA as IFCA
+from fedfm.efficiency.training.personal.ifca import ClusterMean as ClusterMean
 from fedfm.efficiency.training.personal.ifca import IFCAServer as IFCAServer
 from fedfm.efficiency.training.scaffold import Scaffold as Scaffold
 from fedfm.efficiency.training.scaffold import ScaffoldServer as ScaffoldServer

@@ -177,15 +177,15 @@ def chosen(said: str) -> Audit:
 
 # ---- shown ----------------------------------------------------------------------------------------------------
 def table(found: Mapping[str, Any]) -> list[list[str]]:
-    """The `cases` of findings as lines of text, the names of the columns first; bounds stand as `low .. high`."""
+    """The `cases` of findings as lines of text, the names of the columns first; `X_bounds` stand behind X."""
     cases = found.get("cases", {})
-    columns = list(dict.fromkeys(c for case in cases.values() for c in case))
+    columns = [c for c in dict.fromkeys(c for case in cases.values() for c in case) if "_bounds" not in c]
     return [["", *(c.replace("_", " ") for c in columns)]] + [
-        [name, *(_said(case.get(c)) for c in columns)] for name, case in cases.items()
+        [name, *(_said(case.get(c), case.get(f"{c}_bounds")) for c in columns)]
+        for name, case in cases.items()
     ]
 
 
-def _said(value: Any) -> str:
-    if isinstance(value, list):
-        return " .. ".join(map(_said, value))
-    return "" if value is None else f"{value:.3f}" if isinstance(value, float) else str(value)
+def _said(value: Any, bounds: Any = None) -> str:
+    between = f" ({bounds[0]:.2f}-{bounds[1]:.2f})" if bounds else ""
+    return "" if value is None else (f"{value:.3f}" if isinstance(value, float) else str(value)) + between

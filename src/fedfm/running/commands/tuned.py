@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedfm.cards.registry import name_of
 from fedfm.config import plain as configs
 from fedfm.config import text
 from fedfm.core.errors import DataError, FedfmError, ModelError
@@ -111,10 +112,13 @@ def _merge(source: Path, to: Path) -> None:
     from fedfm.tasks.export import write_task
 
     tuned = load_tuned(source)
-    network = tuned.objective.network(tuned.module)
-    if hasattr(network, "merge_and_unload"):
-        network = network.merge_and_unload()
-    write_whole(network, to)
+    tuning = tuned.task.tuning
+    if not tuning.exact_merge:
+        raise ModelError(
+            f"{source}: what the tuning '{name_of(tuning)}' learns cannot be folded into the weights\n"
+            "    fix: export it as it is, without --merged"
+        )
+    write_whole(tuning.merged(tuned.objective.network(tuned.module)), to)
     tuned.objective.tokenizer.save_pretrained(to)
     whole = dataclasses.replace(
         tuned.task, tuning=Full()

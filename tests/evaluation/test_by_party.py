@@ -13,6 +13,7 @@ from sklearn.metrics import f1_score
 from conftest import Drive
 from federations import OWN_TESTS, SGD, digits
 from fedfm import laws
+from fedfm.checks.rules import check
 from fedfm.core.errors import ConfigError, DataError
 from fedfm.core.loop import Run
 from fedfm.core.protocols import Evaluator, Scores
@@ -23,6 +24,7 @@ from fedfm.evaluation.perturb import noise, occlusion, perturbed, typos
 from fedfm.laws.homes import pictures, quadratics
 from fedfm.models import tiny
 from fedfm.tasks.text.classify import SequenceClassification
+from fedfm.trust.privacy.secure.secagg import SecAgg
 
 DIGITS = digits(data=OWN_TESTS, evaluate=ByParty(parts=3), rounds=2)
 
@@ -106,6 +108,11 @@ def test_a_perturbation_that_does_not_fit_is_refused(drive: Drive) -> None:
         drive(pictures(evaluate=ByParty(perturb=("typos",))))
     with pytest.raises(ValueError, match="no perturbation 'blur'"):
         ByParty(perturb=("blur",))
+
+
+def test_rows_of_parties_do_not_go_to_a_server_that_masks_hide_from() -> None:
+    fed = digits(evaluate=ByParty(), uplink=SecAgg())
+    assert any("test" in p.what and p.where == "data" for p in check(fed)), check(fed)
 
 
 def test_personal_scores_need_rows_of_parties(drive: Drive) -> None:

@@ -87,7 +87,9 @@ def exposure(fed: Federation) -> dict[str, Exposure]:  # noqa: C901 - one case a
         put("schema", "public", both, "agreed before rows are read", fed.data)
     else:
         put("schema", "private", both, "class names are the union of the parties' labels", fed.data)
-    if "test" in agreed or fed.evaluate.where != SERVER:
+    if fed.evaluate.collects:
+        put("test", "private", server, "parties' own rows are scored at the server", fed.evaluate)
+    elif "test" in agreed or fed.evaluate.where != SERVER:
         put("test", "public", nobody, "rows of the server's own, or that stay with their party", fed.data)
     else:
         put("test", "private", server, "a share of every party's rows is moved to the server", fed.data)

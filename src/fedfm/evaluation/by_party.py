@@ -54,6 +54,8 @@ class ByParty(Evaluator):
     occlusion: float = knob(0.25, "share of a picture that is covered", low=0.0, high=1.0)
     typos: float = knob(0.05, "share of letters that are dropped, doubled or swapped", low=0.0, high=1.0)
 
+    collects = True
+
     def __post_init__(self) -> None:
         if bad := [p for p in self.perturb or () if p not in KINDS]:
             raise ValueError(f"there is no perturbation '{bad[0]}'; there are {', '.join(KINDS)}")

@@ -29,6 +29,7 @@ class Evaluator(Slot):
     parts: int = 1  # pieces of a case, scored side by side
     personal: bool = False  # each party's own model on its own test rows too
     where: Literal["server", "parties"] = "server"
+    collects: bool = False  # it reads parties' own test rows at the server (a simulation)
 
     def cases(self, parties: Parties) -> Sequence[str]:
         """Names of what is scored; "" is the common test set."""

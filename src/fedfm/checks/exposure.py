@@ -152,7 +152,7 @@ FIXES = {  # channel -> where it is mended, and how
     "answers": ("select", "select=uniform or poisson"),
     "answers/value": ("value", "value=null"),
     "schema": ("data", "give the class names in the config: data.labels=[...]"),
-    "test": ("data", "data.test_path=FILES that no party trains on, or evaluate.where=parties"),
+    "test": ("data", "data.test_path=FILES that no party trains on"),
     "info": ("client", "a client that sends nothing beside its update"),
 }
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
 from fedfm.core.message import DTYPES, Message
-from fedfm.core.protocols import Client, Replies, Say, Server, State, Wire
+from fedfm.core.protocols import Bound, Client, Replies, Say, Server, State, Wire
 from fedfm.core.tree import Entry, Layout
 
 
@@ -42,6 +42,9 @@ class Pipe(Wire):
     @property
     def phases(self) -> dict[str, Any]:  # type: ignore[override]
         return {p: b for s in self.stages for p, b in s.phases.items()}
+
+    def feasible(self, parties: int, bound: Bound) -> str:
+        return next((why for s in self.stages if (why := s.feasible(parties, bound))), "")
 
     @property
     def hidden(self) -> int | None:
@@ -131,7 +134,11 @@ class ByPath(Wire):
     stages = property(lambda self: tuple(self.rules.values()))
     opaque, after_sum, perturbs, phases = Pipe.opaque, Pipe.after_sum, Pipe.perturbs, Pipe.phases
     remembers, unbiased, lossless = Pipe.remembers, Pipe.unbiased, Pipe.lossless
-    info, least = Pipe.info, Pipe.least  # `linear` and `covers` stay: parts are not the whole
+    info, least, feasible = (
+        Pipe.info,
+        Pipe.least,
+        Pipe.feasible,
+    )  # `linear` and `covers` stay: parts are not the whole
     needs = frozenset({"structure"})
 
     def _groups(self, layout: Layout) -> list[tuple[str, Wire, list[Entry]]]:

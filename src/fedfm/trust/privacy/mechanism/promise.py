@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from fedfm.cards.registry import knob
 from fedfm.core.context import Ctx
 from fedfm.core.errors import FedfmError
-from fedfm.core.protocols import Wire
+from fedfm.core.protocols import Bound, Wire
 
 CHANGES = ("zero-out", "replace-one", "add-or-remove")
 BOTH = "epsilon and noise_multiplier are two ways to say one thing: set one of them to null"
@@ -61,6 +61,15 @@ class Promise(Wire):
     def promises(self) -> bool:
         """Is a guarantee claimed?"""
         return not self.no_guarantee
+
+    def feasible(self, parties: int, bound: Bound) -> str:
+        if not bound.layout.mixed or self.noise_multiplier == 0:
+            return ""
+        still = ", ".join(e.name for e in bound.layout.entries if not e.trainable)
+        return (
+            f"the model has buffers ({still[:120]}) that are a function of a party's rows and travel beside its update, "
+            "where no noise is added; use a model without running statistics (group norm, layer norm)"
+        )
 
     @property
     def fresh(self) -> bool:  # type: ignore[override]

@@ -71,7 +71,7 @@ def _facts(run: Run, told: dict[str, Any]) -> tuple[tuple[str, str], ...]:
         "noise": "seeded: whoever knows the seed can subtract it" if told.get("seeded") else "",
         "clip norm": event.get("clip_norm"),
         "sampling": _flat(event.get("sampling")),
-        "in no account, kept private": ", ".join(mapping(told.get("outside"))),
+        "in no account, keep in the house": ", ".join(mapping(told.get("outside"))),
         "what it covers": told.get("sentence"),
         "note": told.get("note"),
         "mechanisms noted": several,

@@ -126,11 +126,7 @@ class Guard:
             raise ClientFailed(
                 f"the update of {job.id} is not finite (NaN or Inf); lower the learning rate or look at its data"
             )
-        told = (
-            {"norm": _norm(m.x), **facts}
-            if ctx.simulated
-            else {}
-        )
+        told = {"norm": _norm(m.x), **facts} if ctx.simulated else {}
         ctx.note(
             "upload", mass=m.mass, version=m.version, **told
         )  # a real party's norm and losses are its own

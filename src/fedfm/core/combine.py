@@ -215,6 +215,9 @@ class ByClient(Client):
     def needs(self) -> frozenset[str]:  # type: ignore[override]
         return _union(c.needs for c in self.rules.values())
 
+    def feasible(self, parties: int, bound: Bound) -> str:
+        return next((why for c in self.rules.values() if (why := c.feasible(parties, bound))), "")
+
     def server_half(self) -> Server | None:
         return next((half for c in self.rules.values() if (half := c.server_half()) is not None), None)
 

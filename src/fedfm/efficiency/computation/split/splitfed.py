@@ -58,6 +58,10 @@ class SplitFed(Client):
     def steps_for(self, rows: int) -> int:
         return self.local.steps_for(rows)
 
+    def feasible(self, parties: int, bound: Bound) -> str:
+        lacking = {"front", "back"} - set(bound.objective.parts)
+        return f"this task's model is not cut: it has no part {', '.join(sorted(lacking))}" if lacking else ""
+
     def gives(self, layout: Layout) -> Layout:
         return layout.sub(FRONT)[0]
 

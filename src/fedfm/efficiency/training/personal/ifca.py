@@ -17,7 +17,6 @@ from fedfm.core.protocols import Aggregate, Aggregator, Bound, Client, Lift, Ser
 from fedfm.core.tree import Layout
 from fedfm.efficiency.training.local import Local, descend, outcome
 
-KIND = "delta of one cluster"
 ROWS = 64  # of one pass when the losses are compared
 
 
@@ -55,7 +54,7 @@ class IFCA(Client):
 
     @property
     def makes(self) -> str:
-        return KIND
+        return _kind(self.clusters)
 
     @property
     def per_step(self) -> int:
@@ -76,12 +75,17 @@ class IFCA(Client):
         mine = min(range(self.clusters), key=lambda j: losses[j])
         done = descend(self.local, models[mine], data, ctx, bound)
         m = outcome(self.local, models[mine], data, bound, done)
-        told = Message(m.x, KIND, m.mass, info={**m.info, "cluster": mine})
+        told = Message(m.x, self.makes, m.mass, info={**m.info, "cluster": mine})
         return told, state | {"cluster": mine}
 
     def own(self, brief: Message, state: State, ctx: Ctx, bound: Bound) -> Tensor:
         found: Tensor = brief.x.view(self.clusters, -1)[int(state.get("cluster", 0))]
         return found
+
+
+def _kind(clusters: int) -> str:
+    """Both halves and the aggregator count the same models, or `check` refuses them."""
+    return f"delta of one of {clusters} models"
 
 
 def _risk(model: Tensor, data: Any, bound: Bound) -> float:
@@ -110,7 +114,9 @@ class ClusterMean(Aggregator):
 
     clusters: int = knob(2, "models, k", low=1)
 
-    takes = (KIND,)
+    @property
+    def takes(self) -> tuple[str, ...]:  # type: ignore[override]
+        return (_kind(self.clusters),)
 
     def lifted(self, layout: Layout) -> int:
         return self.clusters * layout.size
@@ -145,9 +151,12 @@ class IFCAServer(Server):
     clusters: int = knob(2, "models, k", low=1)
     spread: float = knob(0.1, "standard deviation by which the models differ at the start", low=0.0)
 
-    takes = KIND
     whole = False
     counts = False
+
+    @property
+    def takes(self) -> str:  # type: ignore[override]
+        return _kind(self.clusters)
 
     @property
     def dialect(self) -> str:  # type: ignore[override]

@@ -38,7 +38,7 @@ class Promise(Wire):
         alternative="noise",
     )
     delta: float = knob(
-        1e-5, "probability that epsilon does not hold; well below 1 / parties", low=0.0, high=1.0
+        1e-5, "probability that epsilon does not hold; well below 1 / parties", above=0.0, below=1.0
     )
     budget: float | None = knob(None, "stop before a round that would spend more than this epsilon", low=0.0)
     real_noise: bool = knob(
@@ -54,6 +54,14 @@ class Promise(Wire):
     def __post_init__(self) -> None:
         if self.epsilon is not None and self.noise_multiplier is not None:
             raise ValueError(BOTH)
+        if self.epsilon is not None and not self.epsilon > 0:
+            raise ValueError(
+                f"epsilon={self.epsilon:g}: no noise reaches it; a guarantee needs epsilon above 0"
+            )
+        if not 0.0 < self.delta < 1.0:
+            raise ValueError(f"delta={self.delta:g}: a guarantee needs 0 < delta < 1, well below 1 / parties")
+        if self.budget is not None and self.no_guarantee:
+            raise ValueError("a budget needs a guarantee to count: set budget=null, or no_guarantee=false")
         if self.epsilon is None and self.noise_multiplier is None:
             object.__setattr__(self, "noise_multiplier", self.usual)
 

@@ -168,6 +168,12 @@ def test_nothing_is_unpickled_and_nothing_is_drawn_from_global_streams(path: Pat
             ), f"{path.name}:{node.lineno}: {call}"
 
 
+def test_no_two_tests_share_a_name() -> None:
+    """pytest imports them by their bare names."""
+    names = [p.name for p in (ROOT.parents[1] / "tests").rglob("test_*.py")]
+    assert len(names) == len(set(names)), sorted(n for n in set(names) if names.count(n) > 1)
+
+
 def test_the_core_fits_its_limit() -> None:
     count = {p.name: code_lines(p) for p in (ROOT / "core").rglob("*.py")}
     assert sum(count.values()) <= CORE_LINES, sorted(count.items(), key=lambda kv: -kv[1])

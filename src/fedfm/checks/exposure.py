@@ -93,11 +93,26 @@ def exposure(fed: Federation) -> dict[str, Exposure]:  # noqa: C901 - one case a
         put("test", "public", nobody, "rows of the server's own, or that stay with their party", fed.data)
     else:
         put("test", "private", server, "a share of every party's rows is moved to the server", fed.data)
+    if fed.evaluate.validates and not fed.serving.whole:
+        put(
+            "validation",
+            "private",
+            both,
+            "scores on parties' own rows decide when the run ends",
+            fed.evaluate,
+        )
     noisy = next((name_of(s) for s in noises(fed)), "")
     why = "made from noisy sums" if noisy else "made from the updates"
     put("model", "covered" if noisy else "private", both, why, None, noisy)
     for channel, why in KEPT.items():
         put(channel, "private", nobody, why)
+    if fed.evaluate.where == "parties":
+        put(
+            "scores",
+            "private",
+            nobody,
+            "sums that parties measure on own rows and tell the server: in no account",
+        )
     return found
 
 

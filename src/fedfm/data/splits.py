@@ -34,6 +34,12 @@ class Source:
         low=0.0,
         high=0.9,
     )
+    own_validation: float = knob(
+        0.0,
+        "share of each party's rows that it keeps to find the best round by, where parties have models of their own",
+        low=0.0,
+        high=0.9,
+    )
     seed: int | None = knob(None, "of holding out and dividing; null: the run's seed")
 
     @property
@@ -50,7 +56,15 @@ class Source:
         parties = self.read(seed, columns)
         _has(parties, columns, type(self).__name__)
         if self.own_test:
-            parties = _own_tests(parties, self.own_test, seed)
+            if parties.own:
+                raise DataError(
+                    "data.own_test: the parties of this data set have test rows of their own already; leave it out"
+                )
+            shards, own = _apart(parties, self.own_test, "own_test", "source/own", seed)
+            parties = replace(parties, shards=shards, own=own)
+        if self.own_validation:
+            shards, valid = _apart(parties, self.own_validation, "own_validation", "source/validation", seed)
+            parties = replace(parties, shards=shards, valid=valid)
         common = None
         if self.public is not None:
             if self.public_rows:
@@ -109,23 +123,19 @@ def _taken(parties: Parties, count: int, what: str, seed: int) -> tuple[Parties,
     return replace(parties, held_out=without(parties.held_out), own=without(parties.own)), taken
 
 
-def _own_tests(parties: Parties, fraction: float, seed: int) -> Parties:
-    """Move a share of every party's rows, drawn by group and label, to test rows of its own; none is left without."""
-    if parties.own:
-        raise DataError(
-            "data.own_test: the parties of this data set have test rows of their own already; leave it out"
-        )
+def _apart(
+    parties: Parties, fraction: float, what: str, purpose: str, seed: int
+) -> tuple[tuple[Shard, ...], tuple[Shard, ...]]:
+    """Training rows without a share of every party's, drawn by group and label, and that share; none is left without."""
     shards, own = [], []
     for s in parties.shards:
         count = max(1, round(fraction * len(s)))
         if count >= len(s):
-            raise DataError(
-                f"data.own_test={fraction:g} would leave {s.party} no training row of its {len(s)}"
-            )
-        held = set(sample([topic(r) or "" for r in s.rows], count, stream(seed, f"source/own/{s.party}")))
+            raise DataError(f"data.{what}={fraction:g} would leave {s.party} no training row of its {len(s)}")
+        held = set(sample([topic(r) or "" for r in s.rows], count, stream(seed, f"{purpose}/{s.party}")))
         shards.append(Shard(s.party, tuple(r for i, r in enumerate(s.rows) if i not in held)))
         own.append(Shard(s.party, tuple(r for i, r in enumerate(s.rows) if i in held)))
-    return replace(parties, shards=tuple(shards), own=tuple(own))
+    return tuple(shards), tuple(own)
 
 
 def sample(kinds: Sequence[str], count: int, rng: np.random.Generator) -> list[int]:

@@ -260,14 +260,17 @@ def predict(
     """The tuned model's label of each text, or its answer to each instruction."""
     from fedfm.core.errors import ConfigError, Problem
     from fedfm.running.commands.tuned import predict as go
-    from fedfm.running.commands.tuned import read_texts
+    from fedfm.running.commands.tuned import read_texts, round_of
 
     texts = [*(text or ()), *(read_texts(file, column) if file is not None else ())]
     if not texts:
         raise ConfigError(
             [Problem("--text", "there is no text", "nothing was given", "--text '...' or --file F")]
         )
-    for given, said in zip(texts, go(folder, texts), strict=True):
+    answers = go(folder, texts)
+    if which := round_of(folder):
+        err.print(which, style="dim")
+    for given, said in zip(texts, answers, strict=True):
         print(json.dumps({"text": given, "prediction": said}, ensure_ascii=False) if as_json else said)
 
 
@@ -281,12 +284,15 @@ def export(
     """Write the tuned model as others expect it, read it back, and score it again on the run's test rows."""
     from fedfm.report.numbers import fixed
     from fedfm.running.commands.tuned import export as go
+    from fedfm.running.commands.tuned import round_of
 
     try:
         found = go(folder, to, merged=merged)
     except OSError as e:
         raise MachineFault(f"{to or folder}: {e.strerror}\n    fix: give another folder with --to") from e
     out.print(str(found.folder))
+    if which := round_of(folder):
+        out.print(which, markup=False, highlight=False)
     for name, value in found.scores.items():
         if name in found.reported and "/" not in name:
             out.print(

@@ -168,6 +168,10 @@ FIXES = {  # channel -> where it is mended, and how
     "answers/value": ("value", "value=null"),
     "schema": ("data", "give the class names in the config: data.labels=[...]"),
     "test": ("data", "data.test_path=FILES that no party trains on"),
+    "validation": (
+        "evaluate.stop_after",
+        "a number of rounds that is fixed beforehand: evaluate.stop_after=0",
+    ),
     "info": ("client", "a client that sends nothing beside its update"),
 }
 

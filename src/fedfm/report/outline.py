@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from typing import Any
 
-from fedfm.report.numbers import decimals, finite, fixed, natural, rounded
+from fedfm.report.numbers import decimals, finite, fixed, natural, rounded, short
 from fedfm.report.rundir import Run, mapping
 
 STATES = ("finished", "finished with findings", "interrupted", "failed")
@@ -123,6 +123,21 @@ def everyone(run: Run) -> list[str]:
     for row in run.facts.outcome.values():
         names.update(row)
     return sorted(names, key=natural)
+
+
+def chosen(run: Run) -> str:
+    """Which round the model is of, where it was chosen, and why the run ended early; empty otherwise."""
+    best, why = mapping(run.summary.get("best")), run.summary.get("stopped")
+    told = []
+    if (k := finite(best.get("round"))) is not None:
+        kept = "The model is that of round" if best.get("kept") is True else "The best round was round"
+        by = str(best.get("metric") or "score").replace("_", " ")
+        told.append(
+            f"{kept} {short(k)} of {short(finite(best.get('of')))}, the best by {by} on the validation rows."
+        )
+    if isinstance(why, str) and why:
+        told.append(f"The run stopped early: {why}.")
+    return " ".join(told)
 
 
 def by_party(run: Run) -> dict[str, tuple[list[float], list[float | None]]]:

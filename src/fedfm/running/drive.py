@@ -29,7 +29,7 @@ from fedfm.running.progress import Progress, Silent
 from fedfm.running.record import own
 from fedfm.running.record.folder import CONFIG, record, writing
 from fedfm.running.record.identity import Identity, of_base, of_data, refuse
-from fedfm.running.summary import dumps, summarise, versions
+from fedfm.running.summary import best_round, dumps, of_best, summarise, versions
 from fedfm.running.verdict import FAILED, INTERRUPTED, Result, Verdict, judge
 from fedfm.tasks.probing import open_task, probe
 
@@ -107,7 +107,7 @@ def drive(plan: Plan) -> Result:
                     shown(line)
                     heard(line)
             with progress.bar("baselines") as tick:
-                found = base.baselines(run, plan.kinds, tick) if plan.kinds and fed.rounds else {}
+                found = base.baselines(run, plan.kinds, tick) if plan.kinds and run.state.round else {}
             verdict, ended = _judged(run), True
         except KeyboardInterrupt as e:
             verdict = Verdict(INTERRUPTED, ("it was interrupted by hand",))
@@ -167,7 +167,8 @@ def _judged(run: Run) -> Verdict:
         rows=run.parties,
         malicious=run.malicious,
         primary=run.bound.objective.primary,
-        finite=finite(run.model()),
+        finite=finite(run.final()),
+        best=best["round"] if (best := best_round(run))["kept"] else None,
     )
 
 
@@ -190,8 +191,11 @@ def _leave(plan: Plan, run: Run, summary: dict[str, Any]) -> None:
     with writing(folder):
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
-        bound.load(run.model())
+        bound.load(run.final())
         bound.objective.save(bound.module, str(part))
+        if (best := summary["best"]) and best["kept"]:
+            with (part / "README.md").open("a", encoding="utf-8") as f:
+                f.write(f"\n## Which round\n\n{of_best(best).capitalize()}.\n")
         if summary["privacy"]:  # whoever gets the model gets the definition of its epsilon with it
             with (part / "README.md").open("a", encoding="utf-8") as f:
                 f.write(f"\n## Privacy\n\n{summary['privacy']['sentence']}.\n")

@@ -120,7 +120,10 @@ def resume(
         if missing:
             raise ResumeError(missing)
         whole = all((folder / part).exists() for part in ("summary.json", "model", "report.html"))
-        if was["complete"] and whole and config["rounds"] <= done:
+        ended = max(
+            done, before.config["rounds"] if before else 0
+        )  # it may have stopped before its last round
+        if was["complete"] and whole and config["rounds"] <= ended:
             return Result.read(folder).judged(strict)
         names, objects = (was["trackers"], []) if trackers is None else _trackers(trackers)
         changes = [{"after": done, "what": d.what, "was": d.was, "now": d.now} for d in differences]

@@ -16,6 +16,7 @@ from fedfm.config import text
 from fedfm.core.errors import DataError, FedfmError, ModelError
 from fedfm.core.protocols.scoring import means
 from fedfm.data.splits import opened
+from fedfm.running.summary import of_best
 
 COLUMNS = ("text", "instruction")
 FAR = 1e-3  # relative difference of a loss that merging may make in float32
@@ -43,6 +44,15 @@ def model_of(folder: Path) -> Path:
     raise ModelError(
         f"{folder}: there is no tuned text model here\n    fix: give the directory of a finished run of a text task"
     )
+
+
+def round_of(folder: Path) -> str:
+    """Which round a run's model is of, where it is not the last one; empty: it is, or there is no record."""
+    try:
+        best = json.loads((folder / "summary.json").read_text(encoding="utf-8")).get("best")
+    except (OSError, ValueError):
+        return ""
+    return of_best(best) if best and best["kept"] else ""
 
 
 def predict(folder: Path, texts: list[str]) -> list[str]:

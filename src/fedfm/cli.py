@@ -122,8 +122,8 @@ def inspect(
     row: Annotated[int, typer.Option(help="which of its examples")] = 0,
 ) -> None:
     """Show one example of a client: text, tokens, mask, and which tokens carry loss."""
+    from fedfm.running.commands.inspection import example, lines
     from fedfm.running.execute import configure
-    from fedfm.running.inspection import example, lines
 
     for line in lines(example(configure(what, settings or ()), client, row), row):
         out.print(line, highlight=False)

@@ -25,6 +25,7 @@ from fedfm.core.memory import RunState
 from fedfm.core.protocols import Audit, Bound
 from fedfm.core.state import write
 from fedfm.data.splits import opened as open_data
+from fedfm.running.process import borrowed
 from fedfm.running.record import own
 from fedfm.running.record.folder import CONFIG, FORMAT, owned, recorded, versioned, writing
 from fedfm.running.record.identity import Identity, imports_differ, of_base, of_data
@@ -67,7 +68,7 @@ def audit(
     """
     folder, spec = Path(folder), chosen(what) if isinstance(what, str) else what
     recorded(folder)  # before a lock is put into a folder that is none of ours
-    with owned(folder):
+    with owned(folder), borrowed():
         path = folder / AUDIT
         known: dict[str, Any] = versioned(path) if path.exists() else {"format": FORMAT, "audits": {}}
         run = reopened(folder, federation)
@@ -98,10 +99,10 @@ def reopened(folder: Path, federation: Federation | None = None) -> Opened:
             f"{folder}: {name_of(fed.client)} leaves no single model, but one for each party or cluster\n"
             "    why: an audit asks the model that everybody gets"
         )
+    torch.set_num_threads(fed.threads)  # `borrowed`
     last = max(checkpoints(folder), default=None)
     if last is None:
         raise ResumeError(f"{folder} has no checkpoint: restore it (copy a run directory as a whole)")
-    torch.set_num_threads(fed.threads)
     try:
         parties = open_data(fed.data, fed.seed, fed.task)
     except FedfmError as e:

@@ -25,6 +25,7 @@ from fedfm.core.state import Store, write
 from fedfm.data.splits import opened
 from fedfm.running import baselines as base
 from fedfm.running.feasible import feasible
+from fedfm.running.process import borrowed
 from fedfm.running.progress import Progress, Silent
 from fedfm.running.record import own
 from fedfm.running.record.folder import CONFIG, record, writing
@@ -65,10 +66,9 @@ class Plan:
 
 
 def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
-    """Open data and model, and encode all data once (workers are forked from this)."""
+    """Open data and model (workers are forked from this). To be called where torch is `borrowed`."""
     import torch
 
-    torch.set_num_threads(fed.threads)
     with progress.step("data"):
         parties = opened(fed.data, fed.seed, fed.task)
     device = fed.device if fed.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
@@ -86,6 +86,11 @@ def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
 # ---- one run --------------------------------------------------------------------------------------------------
 def drive(plan: Plan) -> Result:
     """Open, identify, run the rounds, judge; then write what a finished run leaves."""
+    with borrowed(plan.fed.threads):
+        return _drive(plan)
+
+
+def _drive(plan: Plan) -> Result:
     folder, fed, progress, start = plan.folder, plan.fed, plan.progress, time.perf_counter()
     with _listening(plan) as heard:
         site = open_site(fed, folder, progress)

@@ -16,6 +16,7 @@ from fedfm.config import text
 from fedfm.core.errors import DataError, FedfmError, ModelError
 from fedfm.core.protocols.scoring import means
 from fedfm.data.splits import opened
+from fedfm.running.process import borrowed
 from fedfm.running.summary import of_best
 
 COLUMNS = ("text", "instruction")
@@ -59,7 +60,8 @@ def predict(folder: Path, texts: list[str]) -> list[str]:
     """The label of each text, or the answer to each instruction."""
     from fedfm.tasks import load_tuned
 
-    return load_tuned(model_of(folder)).predict(texts) if texts else []
+    with borrowed():
+        return load_tuned(model_of(folder)).predict(texts) if texts else []
 
 
 def read_texts(file: Path, column: str = "") -> list[str]:
@@ -107,9 +109,10 @@ def export(folder: Path, to: Path | None, *, merged: bool) -> Exported:
         source, to, ignore=lambda _, names: [n for n in names if n in skipped], dirs_exist_ok=True
     )
     try:
-        if merged:
-            _merge(source, to)
-        return _scored(folder, to)
+        with borrowed():
+            if merged:
+                _merge(source, to)
+            return _scored(folder, to)
     except BaseException:
         shutil.rmtree(to, ignore_errors=True)
         raise

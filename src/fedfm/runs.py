@@ -38,6 +38,9 @@ def run(
     repeats: Annotated[
         int, typer.Option(min=1, help="so many runs, over as many seeds, with mean and spread")
     ] = 1,
+    keep_rounds: Annotated[
+        int, typer.Option(min=0, help="keep the states of every so many rounds, for audits (0: none)")
+    ] = 0,
     strict: Strict = False,
 ) -> None:
     """Run a federation, with live progress, and write a run directory.
@@ -58,7 +61,14 @@ def run(
     setup = configure(what, settings or (), rounds=rounds, seed=seed, engine=engine)
     _notes(setup)
     with _interruptible():
-        result = execute(setup, out_dir, baselines=baselines, progress=Live(err), trackers=tracker or ())
+        result = execute(
+            setup,
+            out_dir,
+            baselines=baselines,
+            progress=Live(err),
+            trackers=tracker or (),
+            keep_rounds=keep_rounds,
+        )
     _show(result, strict)
 
 
@@ -311,24 +321,26 @@ def audit(
     ] = "loss-threshold",
     as_json: Annotated[bool, typer.Option("--json", help="the findings as JSON")] = False,
 ) -> None:
-    """Ask a finished run what its model gives away, e.g. who was trained on; the findings go to DIR/audit.json.
+    """Ask a finished run what its model gives away, e.g. who was trained on; the findings go to DIR/audit.json and to its report.
 
     Config, data and base model must be those of the run.
     """
+    from fedfm.report.rundir import AUDIT
+    from fedfm.report.sections.audit import cells
     from fedfm.running import audits
 
     found = audits.audit(folder, audit)
     if as_json:
         print(json.dumps(found, indent=1))
         return
-    names, *rows = audits.table(found)
+    names, *rows = cells(found)
     if rows:
         shown = Table(*names, box=None, padding=(0, 2, 0, 0))
         for row in rows:
             shown.add_row(*row)
         out.print(shown)
     out.print(found.get("meaning", ""), markup=False, highlight=False)
-    out.print(str(folder / audits.AUDIT), style="dim")
+    out.print(str(folder / AUDIT), style="dim")
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False) -> None:

@@ -91,5 +91,5 @@ def lacking(folder: Path, round: int) -> list[str]:
     named += [("checkpoints/senders", i, v) for i, v in st.decode.items()]
     named += [("checkpoints/receivers", i, v) for i, v in st.down.items()]
     return [
-        f"{where}/{i}/{v}" for where, i, v in named if v and not Store(folder / where)._path(i, v).exists()
+        f"{where}/{i}/{v}" for where, i, v in named if v and not Store(folder / where).path(i, v).exists()
     ]

@@ -103,12 +103,12 @@ def sessions_leave_no_trace(client: Client, within: Federation | None) -> None:
         home = opened(client, within, Path(folder))
         first, version, error = home.session(home.ids[0], round=2)
         hold(not error, error)
-        before = thaw(home.store._path(home.ids[0], version)) if version else {}
+        before = thaw(home.store.path(home.ids[0], version)) if version else {}
         home.session(home.ids[1], round=5)
         again, version, _ = home.session(home.ids[0], round=2)
         hold(same(first, again), "something of another session is left in the model")
         hold(
-            same(before, thaw(home.store._path(home.ids[0], version)) if version else {}),
+            same(before, thaw(home.store.path(home.ids[0], version)) if version else {}),
             "another state was kept",
         )
 

@@ -27,7 +27,7 @@ from fedfm.running import baselines as base
 from fedfm.running.feasible import feasible
 from fedfm.running.process import borrowed
 from fedfm.running.progress import Progress, Silent
-from fedfm.running.record import own
+from fedfm.running.record import kept, own
 from fedfm.running.record.folder import CONFIG, record, writing
 from fedfm.running.record.identity import Identity, of_base, of_data, refuse
 from fedfm.running.summary import best_round, dumps, of_best, summarise, versions
@@ -108,7 +108,9 @@ def _drive(plan: Plan) -> Result:
             engine.open(site)
             run = Run(site.fed, folder, site.home, engine, plan.resume)
             with progress.rounds(fed.rounds, run) as shown:
+                kept.keep(folder, plan.record["keep_rounds"])  # it may have been killed before it could
                 for line in _lines(run, folder):
+                    kept.keep(folder, plan.record["keep_rounds"])
                     shown(line)
                     heard(line)
             with progress.bar("baselines") as tick:

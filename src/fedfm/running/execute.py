@@ -30,6 +30,7 @@ from fedfm.running.verdict import Result
 PLAN: dict[str, Any] = {
     "baselines": "none",
     "trackers": [],
+    "keep_rounds": 0,
     "seconds": 0.0,
     "complete": False,
     "history": [],
@@ -44,13 +45,18 @@ def execute(
     progress: Progress | None = None,
     trackers: Iterable[Any] = (),
     callbacks: Callback | Iterable[Callback] = (),
+    keep_rounds: int = 0,
     strict: bool = False,
 ) -> Result:
     """Run a federation, or a complete config, into `out` (default: a new folder under runs/).
 
     `trackers`: names, or objects with `log(round, metrics)` and `close()`. `callbacks`: called with each round's record.
+    `keep_rounds`: keep the states of every so many rounds for audits (0: none).
     Raises RunFailed, with the result, for a run that failed, and with `strict` also for one with findings.
     """
+    if isinstance(keep_rounds, bool) or not isinstance(keep_rounds, int) or keep_rounds < 0:
+        fix, why = "1 keeps all, 5 every fifth, 0 none", "every so many are kept"
+        raise ConfigError([Problem("keep_rounds", f"{keep_rounds!r} is no number of rounds", why, fix)])
     kinds, names, objects = base.parse(baselines), *_trackers(trackers)
     setup = Setup.of(what)
     with begun(None if out is None else Path(out), setup.recipe or "run") as folder:
@@ -58,7 +64,9 @@ def execute(
             folder, setup.config, setup.fed, {}, False, _several(callbacks), objects, progress or Silent()
         )
         plan.write_config()
-        plan.keep(**PLAN | {"baselines": ",".join(kinds) or "none", "trackers": names})
+        plan.keep(
+            **PLAN | {"baselines": ",".join(kinds) or "none", "trackers": names, "keep_rounds": keep_rounds}
+        )
         return drive(plan).judged(strict)
 
 

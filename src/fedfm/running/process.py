@@ -21,7 +21,7 @@ def borrowed(threads: int | None = None) -> Iterator[None]:
     precision = torch.get_float32_matmul_precision()
     cudnn = torch.backends.cudnn
     flags = {name: getattr(cudnn, name) for name in ("enabled", "benchmark", "deterministic")}
-    cards = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    cards = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
     try:
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.random.fork_rng(devices=list(cards)))

@@ -242,7 +242,7 @@ def _sweep(
         status = ", ".join(f"{n} {s}" for s, n in row["status"].items())
         shown.add_row(*(str(v) for v in row["settings"].values()), str(row["runs"]), *numbers, status)
     out.print(shown)
-    out.print(str(folder / "sweep.json"), style="dim")
+    out.print(f"{folder / 'sweep.json'}; look at {folder / 'report.html'}", style="dim")
     if any(p.result is None or p.result.status == "failed" for p in points):
         raise typer.Exit(1)
 

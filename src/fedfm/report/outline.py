@@ -208,6 +208,20 @@ def privacy(run: Run) -> dict[str, Any]:
     return told
 
 
+def promise(run: Run) -> dict[str, str]:
+    """What the run's epsilon is an epsilon of: unit, neighbours, observer and δ; empty where there is none."""
+    told = privacy(run)
+    if finite(told.get("epsilon")) is None:
+        return {}
+    delta = finite(told.get("delta"))
+    return {
+        "unit": str(told.get("unit") or "unknown unit"),
+        "neighbours": str(told.get("relation") or "unknown neighbours").split(" (")[0],
+        "observer": str(told.get("observer") or "unknown observer"),
+        "δ": f"δ = {short(delta)}",
+    }
+
+
 def covers(run: Run) -> str:
     """What the run's epsilon covers, and whom it protects, in the accountant's words."""
     return str(mapping(run.summary.get("privacy")).get("sentence") or "")

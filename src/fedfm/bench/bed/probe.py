@@ -1,4 +1,4 @@
-"""`python -m fedfm.bench.probe RECIPE OUT [ENGINE]`: what `fedfm run` does, with the moments on the way told on stdout.
+"""`python -m fedfm.bench.bed.probe RECIPE OUT [ENGINE]`: what `fedfm run` does, with the moments on the way told on stdout.
 
 A line is `mark NAME SECONDS`, by the clock of `time.monotonic`, which all processes of a machine share.
 """

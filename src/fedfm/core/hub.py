@@ -11,13 +11,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from fedfm.core.combine import Pipe
-from fedfm.core.context import Ctx, Event
+from fedfm.core.context import Ctx
 from fedfm.core.errors import MachineFault, MessageRefused, MethodFault, RoundFailed, reason
 from fedfm.core.fold import validate
 from fedfm.core.job import UPLOAD, Job, Said
 from fedfm.core.message import Message, finite, nothing
 from fedfm.core.protocols import Bound, Replies, State
 from fedfm.core.session import Site
+from fedfm.ledger.events import Line, of_server
 
 
 class Engine(Protocol):
@@ -42,9 +43,6 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
-SERVERS_OWN = frozenset(
-    {"plan", "value", "pay", "refused", "late", "failed", "round_failed"}
-)  # no party may claim them
 TURNS = 1_000_000  # of one conversation
 
 
@@ -58,7 +56,7 @@ class Session:
     asked: Message = field(default_factory=nothing)  # what it waits for an answer to
     upload: Message | None = None  # or its answer or score
     state_version: int = 0
-    events: list[Event] = field(default_factory=list)
+    events: list[Line] = field(default_factory=list)
     error: str = ""
     where: str = ""  # the line of an undeclared failure
     brief: Message | None = None  # until it has been answered: another worker may have to begin anew
@@ -120,9 +118,7 @@ class Hub:
         if said.phase == "gone" and said.fault == "machine":
             self._elsewhere(s, said)
             return
-        s.events += (
-            e for e in said.events if e.get("client") == said.id and e.get("kind") not in SERVERS_OWN
-        )
+        s.events += (e for e in said.events if e.get("client") == said.id and not of_server(e))
         s.phase, s.asked = said.phase, said.message
         if said.phase in ("done", "gone"):
             s.status, s.error, s.where = said.phase, said.error, said.where

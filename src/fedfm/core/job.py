@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from fedfm.core.context import Event, Terms
+from fedfm.core.context import Terms
 from fedfm.core.message import Message, nothing
+from fedfm.ledger.events import Line
 
 UPLOAD = "upload"
 POOLED = "<everybody>"  # the id of the one owner of all data, a baseline
@@ -55,7 +56,7 @@ class Said:
     message: Message = field(default_factory=nothing)
     state_version: int = 0
     last: bool = False  # the session ends with this
-    events: tuple[Event, ...] = ()
+    events: tuple[Line, ...] = ()
     error: str = ""
     fault: Fault = ""
     where: str = ""

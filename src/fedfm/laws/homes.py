@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fedfm.cards.registry import load, methods
-from fedfm.core import ledger
-from fedfm.core.context import Ctx, Event, Terms
+from fedfm.core.context import Ctx, Terms
 from fedfm.core.errors import FedfmError
 from fedfm.core.federation import Federation
 from fedfm.core.job import Job
@@ -42,6 +41,8 @@ from fedfm.core.state import Store
 from fedfm.data.source import Parties, Shard
 from fedfm.efficiency.training.local import Local
 from fedfm.evaluation.held_out import HeldOut
+from fedfm.ledger import file as ledger
+from fedfm.ledger.events import Line
 from fedfm.tasks.bound import BoundModule, Objective
 from fedfm.tasks.quadratic import Quadratic, Quadratics
 from fedfm.tasks.vision.image import ImageClassification
@@ -162,7 +163,7 @@ class Played:
 
     run: Run
     records: list[dict[str, Any]]
-    events: list[Event]
+    events: list[Line]
     digest: str
 
     @property

@@ -22,8 +22,8 @@ from fedfm.core.around import facts
 from fedfm.data.source import Partition
 from fedfm.data.splits import Source
 from fedfm.laws.homes import pictures, quadratics
-from fedfm.models import tiny
 from fedfm.ledger.events import Event
+from fedfm.models import tiny
 from fedfm.tasks.quadratic import Quadratics
 from fedfm.tasks.tuning import Tuning
 

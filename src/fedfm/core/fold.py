@@ -69,6 +69,7 @@ class Fold:
     exact: Fraction = Fraction(0)  # the mass (float sums depend on their order)
     spread: Any = 0.0  # and what of it is one a coordinate
     ids: list[str] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)  # in the order of `ids`
     reach: float = 0.0  # no coordinate of fold=fixed is farther from zero
     masses: int = 0  # values of mass behind the payload of an opaque sum
 
@@ -118,6 +119,7 @@ class Fold:
         self.reach += other.reach
         self.exact, self.spread = self.exact + other.exact, self.spread + other.spread
         self.ids += other.ids
+        self.versions += other.versions
 
     def total(self) -> Tensor:
         assert self.x is not None
@@ -135,6 +137,7 @@ def gather(fed: Federation, m: Message, fold: Fold, ctx: Ctx) -> None:
         fold.add(Lift(m.x, 1.0, 0.0), m.sender)
     else:
         fold.add(fed.aggregate.lift(m, ctx), m.sender)
+    fold.versions.append(m.version)
 
 
 def settle(
@@ -146,7 +149,8 @@ def settle(
             raise RoundFailed(f"{len(kept)} messages, this aggregator needs {fed.aggregate.least}")
         with of_slot("aggregate", fed.aggregate):
             x, state = fed.aggregate.combine(kept, state, ctx)
-        return _finite(Aggregate(x, len(kept), tuple(m.sender for m in kept), population)), state
+        ids, versions = zip(*((m.sender, m.version) for m in kept), strict=True) if kept else ((), ())
+        return _finite(Aggregate(x, len(kept), ids, population, versions)), state
     if not isinstance(kept, Fold):
         fold = Fold(fed.fold)
         for m in kept:
@@ -166,7 +170,8 @@ def settle(
             x, mass = x[: x.numel() - kept.masses], (float(tail) if kept.masses == 1 else tail)
     with of_slot("aggregate", fed.aggregate):
         x, state = fed.aggregate.finish(x, mass, len(kept.ids), state, ctx)
-    return _finite(Aggregate(x, len(kept.ids), tuple(kept.ids), population)), state
+    whole = Aggregate(x, len(kept.ids), tuple(kept.ids), population, tuple(kept.versions))
+    return _finite(whole), state
 
 
 def _finite(agg: Aggregate) -> Aggregate:

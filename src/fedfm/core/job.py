@@ -29,13 +29,18 @@ class Job:
     round: int = 0  # in which it begins: also the version of its brief
     attempt: int = 0
     base: int = 0  # the client state to start from
-    due: float = 0.0  # simulated time of completion
+    due: float = 0.0  # simulated time at which its work is done, then at which its upload is there
+    landed: bool = False  # the second of them
     position: int = 0  # in the plan
     terms: Terms = Terms()
     case: str = ""
     part: tuple[int, int] = (0, 1)  # score: this part of so many
     malicious: bool = False
     horizon: int = 0
+
+    def order(self) -> tuple[float, int]:
+        """Who is released first."""
+        return self.due, self.epoch
 
     @classmethod
     def of(cls, plain: dict[str, Any]) -> Job:

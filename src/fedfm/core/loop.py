@@ -34,13 +34,7 @@ from fedfm.ledger.events import Line
 from fedfm.ledger.file import read
 
 T = TypeVar("T")
-STATEFUL = (
-    "aggregate",
-    "adversary",
-    "detect",
-    "value",
-    "reward",
-)  # beside the selector, which starts from the pool
+STATEFUL = ("aggregate", "adversary", "detect", "value", "reward")  # the selector's starts from the pool
 
 
 class Run:
@@ -74,7 +68,8 @@ class Run:
             r = self._round()
             try:
                 self._begin(r)
-                for s in hub.released(r.queue, self.briefs.of, self.engine.ahead, partial(self._enough, r)):
+                over, lands = partial(self._enough, r), partial(self._lands, r)
+                for s in hub.released(r.queue, self.briefs.of, self.engine.ahead, over, lands):
                     r.lap("train")
                     self._take(s, r)
                     r.lap("aggregate")
@@ -108,23 +103,15 @@ class Run:
         return first | {"select": fed.select.init(self.parties, self.ctx0)}
 
     def _round(self) -> Round:
-        fed, st = self.fed, self.state
-        ctx = Ctx(
-            fed.seed,
-            st.round,
-            st.attempt,
-            layout=self.layout,
-            simulated=fed.simulated,
-            horizon=fed.rounds,
-            events=[],
-        )
+        st = self.state
+        ctx = self.ctx0.at(round=st.round, attempt=st.attempt, layout=self.layout, events=[])
         ctx = ctx.at(house=scoring.View(self, ctx))
         return Round(ctx, dict(st.slots), st.clock)
 
     def _begin(self, r: Round) -> None:
         """Plan, and make a job of each planned party; the hub starts it when its turn comes."""
         fed, st, ctx = self.fed, self.state, r.ctx
-        r.queue = sorted(st.busy.values(), key=lambda j: (j.due, j.epoch))
+        r.queue = sorted(st.busy.values(), key=Job.order)
         r.plan, r.slots["select"] = self._plan(r)
         for position, (i, terms) in enumerate(r.plan.jobs):
             job, n = self.job("train", i, position, terms), self.parties[i]
@@ -133,7 +120,7 @@ class Run:
             st.busy[i] = replace(job, due=fed.pace.due(st.clock, ctx.at(client=i, terms=terms), load))
             ctx.at(client=i).note(events.Bytes("down", down, {}))
         self.hub.begin(st.server, ctx)
-        r.queue = sorted(st.busy.values(), key=lambda j: (j.due, j.epoch))
+        r.queue = sorted(st.busy.values(), key=Job.order)
         r.lap("other")
 
     def _plan(self, r: Round) -> tuple[Plan, State]:
@@ -174,18 +161,8 @@ class Run:
 
     def job(self, kind: str, id: str, position: int, terms: Terms | None = None) -> Job:
         st = self.state
-        return Job(
-            kind,
-            id,
-            self._epoch(),
-            st.round,
-            st.attempt,
-            st.accepted.get(id, 0),
-            st.clock,
-            position,
-            terms or Terms(),
-            malicious=id in self.malicious,
-        )
+        job = Job(kind, id, self._epoch(), st.round, st.attempt, st.accepted.get(id, 0), st.clock)
+        return replace(job, position=position, terms=terms or Terms(), malicious=id in self.malicious)
 
     # ---- its messages -----------------------------------------------------------------------------------------
     def _take(self, s: Session, r: Round) -> None:
@@ -243,6 +220,15 @@ class Run:
 
     def _enough(self, r: Round, job: Job) -> bool:
         return self.fed.pace.enough(len(r.kept), len(r.plan.jobs), job.due - r.start)
+
+    def _lands(self, r: Round, job: Job, nbytes: int) -> Job:
+        """The job, with the time at which its upload of so many bytes is there."""
+        if job.landed:
+            return job
+        ctx = r.ctx.at(client=job.id, round=job.round, terms=job.terms)
+        if (due := self.fed.pace.lands(job.due, nbytes, ctx)) > job.due:
+            self.state.busy[job.id] = job = replace(job, due=due, landed=True)
+        return job
 
     # ---- its end ----------------------------------------------------------------------------------------------
     def _barrier(self, r: Round) -> None:

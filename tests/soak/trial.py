@@ -69,6 +69,9 @@ class Way:
 def complaints(fed: Federation, folder: Path, way: Way = Way(), calm: bool = False) -> list[str]:
     """What does not hold of this federation; empty when all is well. `calm`: hold it to descend, too."""
     said: Counter[str] = Counter()
+    opened = fed.data.open(fed.seed)
+    if [p for p in feasible(fed, {i: len(opened.train(i)) for i in opened.ids}) if "meaningful" not in p.why]:
+        return []  # refused by every run when its data are there; an epsilon that means nothing is tried all the same
     try:
         one = play(replace(fed, engine=InProcess()), folder / "one", around=listening(said))
     except (ConfigError, DataError):
@@ -141,28 +144,11 @@ def stopping(at: int) -> Callable[[Run], None]:
 
 
 # ---- what must hold ----------------------------------------------------------------------------------------------
-def sane(played: Played) -> Iterator[str]:  # noqa: C901 - one promise after another
+def sane(played: Played) -> Iterator[str]:
     """Finite, complete, and nobody is missing without a reason."""
-    fed, state = played.run.fed, played.run.state
-    budget = any(getattr(s, "budget", None) for s in stages_of(fed.uplink))  # it may end before its time
-    if len(played.records) != fed.rounds + 1 and not budget:
-        yield f"{len(played.records)} records of {fed.rounds} rounds"
-    if not bool(played.model.isfinite().all()):
-        yield "the model is not finite"
-    for what in (state.server, state.slots):
-        yield from (f"a state is not finite: {k}" for k, v in _leaves(what) if not _finite(v))
-    for r in played.records[1:]:
-        if r["failed"] is not None and r["failed"] != "" and len(r["failed"]) < 10:
-            yield f"round {r['round']} failed without a reason: {r['failed']!r}"
-        if (r["clients"] == 0) != bool(r["failed"]):
-            yield f"round {r['round']}: {r['clients']} contributed, failed: {r['failed']!r}"
-        for name, value in (r.get("metrics") or {}).items():
-            if not math.isfinite(value):
-                yield f"round {r['round']}: {name} is {value}"
+    yield from _complete(played)
+    yield from _finite_all(played)
     for e in played.events:
-        for k, v in e.items():
-            if isinstance(v, float) and not math.isfinite(v):
-                yield f"{e['kind']} has {k}={v}"
         if e["kind"] == "pay" and not e["amount"] >= 0:
             yield f"a payment of {e['amount']}"
         if (
@@ -171,6 +157,48 @@ def sane(played: Played) -> Iterator[str]:  # noqa: C901 - one promise after ano
         ):
             yield f"a method's own error is booked as a party's failure: {why}"
     yield from _missing(played)
+    if played.records[1:] and all(r["failed"] for r in played.records[1:]):
+        yield from _everybody(played)
+
+
+def _complete(played: Played) -> Iterator[str]:
+    """A record a round, unless a privacy budget ends the run; who contributed, or why the round failed."""
+    fed = played.run.fed
+    budget = any(s.budget is not None for s in stages_of(fed.uplink))
+    if len(played.records) != fed.rounds + 1 and not budget:
+        yield f"{len(played.records)} records of {fed.rounds} rounds"
+    for r in played.records[1:]:
+        if r["failed"] is not None and r["failed"] != "" and len(r["failed"]) < 10:
+            yield f"round {r['round']} failed without a reason: {r['failed']!r}"
+        if (r["clients"] == 0) != bool(r["failed"]):
+            yield f"round {r['round']}: {r['clients']} contributed, failed: {r['failed']!r}"
+
+
+def _finite_all(played: Played) -> Iterator[str]:
+    """Model, states, metrics and facts are numbers."""
+    state = played.run.state
+    if not bool(played.model.isfinite().all()):
+        yield "the model is not finite"
+    for what in (state.server, state.slots):
+        yield from (f"a state is not finite: {k}" for k, v in _leaves(what) if not _finite(v))
+    for r in played.records[1:]:
+        for name, value in (r.get("metrics") or {}).items():
+            if not math.isfinite(value):
+                yield f"round {r['round']}: {name} is {value}"
+    for e in played.events:
+        for k, v in e.items():
+            if isinstance(v, float) and not math.isfinite(v):
+                yield f"{e['kind']} has {k}={v}"
+
+
+def _everybody(played: Played) -> Iterator[str]:
+    """Who all fail in every round, and not for their numbers, stand in a federation that `check` should have refused."""
+    whole = [(e["round"], i) for e in played.events if e["kind"] == "plan" for i in e["clients"]]
+    why = {(e["round"], e["client"]): e.get("error") or e["reason"] for e in played.events
+           if e["kind"] == "failed" or (e["kind"] == "refused" and e["by"] == "hub")}  # fmt: skip
+    numbers = ("not finite", "lower", "beyond", "range", "simulated")
+    if whole and all(k in why and not any(n in why[k] for n in numbers) for k in whole):
+        yield f"everybody fails in every round: {why[whole[0]]}"
 
 
 def _missing(played: Played) -> Iterator[str]:
@@ -291,7 +319,7 @@ def _finite(v: Any) -> bool:
 # ---- which federations are held to descend -----------------------------------------------------------------------
 def is_calm(fed: Federation) -> bool:
     """No adversary, no noise, no clip, no code that loses much, and small steps of plain SGD at both ends."""
-    client, opened = getattr(fed.client, "local", fed.client), fed.data.open(fed.seed)
+    client = getattr(fed.client, "local", fed.client)
     wires = [s for w in (fed.uplink, fed.downlink, fed.talk) for s in stages_of(w)]
     return (
         type(fed.adversary) is Adversary
@@ -304,16 +332,19 @@ def is_calm(fed: Federation) -> bool:
         and not getattr(fed.serving, "momentum", 0.0)
         and not hasattr(fed.serving, "beta2")  # an adaptive step has a size of its own
         and not getattr(fed.aggregate, "denominator", 0.0)
-        and not getattr(fed.pace, "dropout", 0.0)
+        and not fed.aggregate.rescales
+        and not (getattr(fed.pace, "dropout", 0.0) or getattr(fed.pace, "drop", {}))
+        and not fed.detect.reads
         and fed.aggregate.least == 1
         and not fed.select.random_size
         and not any(hasattr(s, "budget") for s in (fed.select, getattr(fed.select, "inner", None)))
-        and not feasible(fed, {i: len(opened.train(i)) for i in opened.ids})
     )
 
 
 def _faithful(stage: Any) -> bool:
     precise = getattr(stage, "bits", 8) >= 6 and getattr(stage, "levels", 127) >= 31
     return bool(
-        stage.lossless or stage.opaque or (stage.unbiased and precise and not hasattr(stage, "fraction"))
+        stage.lossless
+        or stage.opaque
+        or (stage.unbiased and precise and not hasattr(stage, "fraction") and not hasattr(stage, "inner"))
     )

@@ -55,6 +55,8 @@ class Pipe(Wire):
         _fact(any, name) for name in ("opaque", "after_sum", "perturbs", "remembers")
     )
     linear, unbiased, lossless = (_fact(all, name) for name in ("linear", "unbiased", "lossless"))
+    takes = property(lambda self: self.stages[0].takes if self.stages else "any")
+    makes = property(lambda self: "codes" if any(s.makes == "codes" for s in self.stages) else "values")
     needs, info, covers = (_fact(_union, name) for name in ("needs", "info", "covers"))
     least = property(lambda self: max([1, *(s.least for s in self.stages)]))
 
@@ -133,7 +135,7 @@ class ByPath(Wire):
 
     stages = property(lambda self: tuple(self.rules.values()))
     opaque, after_sum, perturbs, phases = Pipe.opaque, Pipe.after_sum, Pipe.perturbs, Pipe.phases
-    remembers, unbiased, lossless = Pipe.remembers, Pipe.unbiased, Pipe.lossless
+    makes, remembers, unbiased, lossless = Pipe.makes, Pipe.remembers, Pipe.unbiased, Pipe.lossless
     info, least, feasible = (
         Pipe.info,
         Pipe.least,
@@ -214,6 +216,9 @@ class ByClient(Client):
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
         return _union(c.needs for c in self.rules.values())
+
+    remembers = property(lambda self: any(c.remembers for c in self.rules.values()))
+    alternates = property(lambda self: any(c.alternates for c in self.rules.values()))
 
     def feasible(self, parties: int, bound: Bound) -> str:
         return next((why for c in self.rules.values() if (why := c.feasible(parties, bound))), "")

@@ -245,7 +245,7 @@ class Home:
 def opened(spec: Any, within: Federation | None, folder: Path) -> Home:
     """The first federation in which `spec` works (or `within`); AssertionError with every reason when there is none."""
     errors = []
-    for fed in [dataclasses.replace(within, **{slot_of(spec): spec})] if within is not None else _tries(spec):
+    for fed in [dataclasses.replace(within, **{slot_of(spec): spec})] if within is not None else tries(spec):
         try:
             home = Home(fed, folder)
         except FedfmError as e:  # not on this task
@@ -270,7 +270,7 @@ def slot_of(spec: Any) -> str:
     return next((s for s in (methods()[name].slots if name in methods() else ()) if s in known), "")
 
 
-def _tries(spec: Any) -> Iterator[Federation]:
+def tries(spec: Any) -> Iterator[Federation]:
     """Federations around `spec`, the other half of its method found by dialect."""
     halves: dict[str, Any] = {}
     if isinstance(spec, Server) and spec.dialect != "model":

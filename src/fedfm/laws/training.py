@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedfm.checks.rules import check
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.federation import Federation
 from fedfm.core.message import Message
@@ -23,7 +24,7 @@ from fedfm.core.state import freeze, thaw
 from fedfm.core.tree import Layout
 from fedfm.efficiency.training.schedule import Schedule
 from fedfm.laws.compare import kept, normal, padding, same
-from fedfm.laws.homes import Home, opened
+from fedfm.laws.homes import Home, opened, tries
 from fedfm.laws.law import hold, law
 from fedfm.tasks.bound import BoundModule
 
@@ -79,6 +80,32 @@ def no_rate_no_change(client: Client, within: Federation | None) -> None:
     """With lr=0 the message is a zero difference (or the model that was sent)."""
     with tempfile.TemporaryDirectory() as folder:
         _still(opened(client, within, Path(folder)), turned(client, lr=0.0))
+
+
+@law(Client, when=lambda c: {"lr", "send"} <= knobs(c))
+def what_it_sends_is_what_it_says(client: Client, within: Federation | None) -> None:
+    """Set to send weights it refuses, or sends weights under that name: without a rate, the model that was sent."""
+    try:
+        sends = turned(client, lr=0.0, send="weights")
+    except ValueError:
+        return
+    around = [dataclasses.replace(within, client=sends)] if within is not None else tries(sends)
+    if all(check(fed) for fed in around):
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        _still(opened(sends, within, Path(folder)), sends)
+
+
+@law(Client, when=lambda c: not c.remembers)
+def what_it_keeps_is_declared(client: Client, within: Federation | None) -> None:
+    """Its state holds no vectors, or it says that it `remembers`."""
+    with tempfile.TemporaryDirectory() as folder:
+        home = opened(client, within, Path(folder))
+        _, version, error = home.session(home.ids[0])
+        hold(not error, error)
+        kept = thaw(home.store._path(home.ids[0], version)).get("client", {}) if version else {}
+    large = [k for k, v in kept.items() if not isinstance(v, int | float | str | bool)]
+    hold(not large, f"it keeps {', '.join(large)}: declare remembers = True")
 
 
 @law(Client)

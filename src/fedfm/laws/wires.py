@@ -70,6 +70,22 @@ def shapes_survive(wire: Wire, within: Federation | None) -> None:
             )
 
 
+@law(Wire, when=lambda w: _codes(w) and w.makes == "values")
+def who_makes_values_makes_numbers(wire: Wire, within: Federation | None) -> None:
+    """A payload of packed codes is no vector of values: a stage behind it must know (`makes = "codes"`)."""
+    for d in LENGTHS:
+        y, _, _ = wire.encode(normal(d), {}, ctx(d))
+        hold(y.is_floating_point(), f'its payload is of {y.dtype}: declare makes = "codes"')
+
+
+@law(Wire, when=lambda w: _speaks_alone(w) and not w.remembers)
+def who_keeps_something_says_so(wire: Wire, within: Federation | None) -> None:
+    """Neither end has a state after a message, or `remembers` is declared."""
+    y, side, state = wire.encode(normal(40), {}, ctx(40))
+    _, memory = wire.decode(y, side, {}, ctx(40))
+    hold(not lasting(state) and not lasting(memory), "it keeps a state: declare remembers = True")
+
+
 @law(Wire, when=_speaks_alone)
 def it_is_pure(wire: Wire, within: Federation | None) -> None:
     """The same context gives the same bits; vector, sides and states are left as they were."""

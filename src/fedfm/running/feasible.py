@@ -45,8 +45,17 @@ def _few(fed: Federation, parties: int) -> Iterator[Problem]:
 
 def _nobody(fed: Federation, rows: Mapping[str, int]) -> Iterator[Problem]:
     """An attack that no party carries out."""
-    if type(fed.adversary) is not Adversary and not fed.adversary.members(tuple(rows), Ctx(fed.seed)):
-        name = name_of(fed.adversary)
+    if type(fed.adversary) is Adversary:
+        return
+    name, members = name_of(fed.adversary), fed.adversary.members(tuple(rows), Ctx(fed.seed))
+    if fed.adversary.reads and members and len(members) == len(rows):
+        yield Problem(
+            "adversary",
+            f"{name} knows what the honest parties send, and none of {len(rows)} is honest",
+            "there is nothing to know, and nobody whom a defence could keep",
+            f"a smaller adversary.fraction or adversary.count (fedfm show {name})",
+        )
+    if not members:
         yield Problem(
             "adversary",
             f"{name} has no malicious party",

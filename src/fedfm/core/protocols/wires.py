@@ -15,6 +15,8 @@ from fedfm.core.protocols.slot import NOTHING, Barrier, Replies, Say, Slot, Stat
 class Wire(Slot):
     """A codec or a protection stage: client half, server half and, if it must, their conversation."""
 
+    takes: str = "values"  # payload that it codes: "values" of coordinates, or "any"
+    makes: str = "values"  # payload that it gives: "values", or "codes", behind which only a stage that takes any stands
     linear: ClassVar[bool] = False  # decode commutes with the sum
     unbiased: ClassVar[bool] = False  # the mean of decode(encode(x)) is x
     contracts: ClassVar[bool] = False  # ||x - decode(encode(x))|| <= sqrt(1 - a) ||x|| with some a > 0

@@ -32,6 +32,7 @@ class Adaptive(Server):
     schedule: Schedule
 
     counts = False
+    elastic = True
 
     def second(self, v: Tensor, square: Tensor) -> Tensor:
         raise NotImplementedError

@@ -30,8 +30,8 @@ DRAWN = (
     *("select", "pace", "adversary", "detect", "value", "reward"),
 )
 INSIDE = {Wire: "wire", Client: "client", Selector: "select"}  # slots of specs that stand within others
-TRIES = 600
-MENDS = 40
+TRIES = 300
+MENDS = 80
 DEPTH = 2  # of specs inside specs
 
 
@@ -90,28 +90,36 @@ def _once(dice: Dice, within: Federation, must: str, wild: bool) -> Federation |
         "fold": dice.pick(("float", "float", "fixed")),
     }
     fed = replace(within, **slots)
-    for _ in range(MENDS):
+    for mend in range(MENDS):
         if not (problems := check(fed)):
             return fed
         named = [s for p in problems for s in DRAWN if s in p.where]
         others = [s for s in (*DRAWN, "fold") if getattr(fed, s) != getattr(within, s)]
         slot = dice.pick([s for s in (*named, *others, dice.pick(DRAWN)) if s != held] or ["seed"])
-        fed = replace(fed, **{slot: _mended(slot, fed, within, dice, wild)})
+        fed = replace(
+            fed, **{slot: _mended(slot, fed, within, dice, wild, 0.5 if mend < MENDS / 2 else 0.15)}
+        )
     return None
 
 
-def _mended(slot: str, fed: Federation, within: Federation, dice: Dice, wild: bool) -> Any:
-    """Another filling: the other half of the method in the opposite slot, another draw, or none."""
+def _mended(slot: str, fed: Federation, within: Federation, dice: Dice, wild: bool, anew: float) -> Any:
+    """Another filling: the other half of the method in the opposite slot, another draw (so often: `anew`), or none."""
     if slot in ("client", "server") and dice.chance(0.5):
-        dialect = (fed.serving if slot == "client" else fed.client).dialect
-        halves = [c for c in map(load, fits(slot)) if _speaks(c, dialect)]
+        other = fed.serving if slot == "client" else fed.client
+        halves = [h for c in map(load, fits(slot)) if issubclass(c, Client | Server) for h in _half(c, other)]
         if halves:
-            return _spec(dice.pick(halves), dice, wild)
-    return _slot(slot, dice, wild) if slot in DRAWN and dice.chance(0.5) else getattr(within, slot)
+            return dice.pick(halves)
+    return _slot(slot, dice, wild) if slot in DRAWN and dice.chance(anew) else getattr(within, slot)
 
 
-def _speaks(cls: type, dialect: str) -> bool:
-    return issubclass(cls, Client | Server) and cls.dialect == dialect
+def _half(cls: type, other: Any) -> list[Any]:
+    """The other half of a method, with the same settings where both have them; none if they do not speak alike."""
+    mine = {f.name for f in dataclasses.fields(cls) if f.init}
+    try:
+        half = cls(**{f.name: getattr(other, f.name) for f in dataclasses.fields(other) if f.name in mine})
+    except ValueError:
+        return []
+    return [half] if half.dialect == other.dialect else []
 
 
 def _slot(slot: str, dice: Dice, wild: bool) -> Any:

@@ -35,6 +35,7 @@ class Natural(Wire):
     that or 0. Not before secure aggregation. Bytes: ceil(9 d / 8).
     """
 
+    makes = "codes"
     unbiased = True
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:

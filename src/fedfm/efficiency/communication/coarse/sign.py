@@ -33,6 +33,7 @@ class Sign(Wire):
     add up to the sign of a sum). Bytes: 4 + ceil(d/8).
     """
 
+    makes = "codes"
     contracts = True
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:

@@ -36,6 +36,8 @@ class TernGrad(Wire):
 
     clip: float = knob(0.0, "cut values beyond so many root mean squares; 0: none", low=0.0)
 
+    makes = "codes"
+
     @property
     def unbiased(self) -> bool:  # type: ignore[override]
         return not self.clip

@@ -54,6 +54,8 @@ class ErrorFeedback(Wire):
                 )
 
     remembers = True
+    makes = property(lambda self: self.inner.makes)
+    needs = property(lambda self: self.inner.needs)
 
     @property
     def linear(self) -> bool:  # type: ignore[override]

@@ -39,6 +39,7 @@ class QSGD(Wire):
     bucket: int = knob(0, "coordinates that share a norm; 0: all", low=0)
     packed: bool = knob(True, "pack codes without gaps")
 
+    makes = "codes"
     unbiased = True
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:

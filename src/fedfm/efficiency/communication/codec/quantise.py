@@ -34,6 +34,7 @@ class Quantise(Wire):
 
     bits: int = knob(8, "bits a value", low=1, high=16)
 
+    makes = "codes"
     unbiased = True
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:

@@ -43,6 +43,8 @@ class EF21(Wire):
     rate: float = knob(1.0, "how far the estimate follows; 1 is EF21", low=0.0, high=1.0)
 
     remembers = True
+    makes = property(lambda self: self.inner.makes)
+    needs = property(lambda self: self.inner.needs)
 
     def __post_init__(self) -> None:
         if isinstance(self.inner, list | tuple):

@@ -42,6 +42,14 @@ class HeteroFL(AroundSelector):
     def cuts(self) -> bool:  # type: ignore[override]
         return any(w < 1.0 for w in self.widths)
 
+    @property
+    def recuts(self) -> bool:  # type: ignore[override]
+        return self.dynamic and len(set(self.widths)) > 1
+
+    def __post_init__(self) -> None:
+        if not self.widths or not all(0.0 < w <= 1.0 for w in self.widths):
+            raise ValueError(f"heterofl: widths are shares above 0 and up to 1, got {self.widths}")
+
     def init(self, pool: Mapping[str, int], ctx: Ctx) -> State:
         order = torch.randperm(len(pool), generator=ctx.shared("heterofl")).tolist()
         levels = {i: self.widths[k % len(self.widths)] for i, k in zip(pool, order, strict=True)}

@@ -60,6 +60,11 @@ class Promise(Wire):
             )
         if not 0.0 < self.delta < 1.0:
             raise ValueError(f"delta={self.delta:g}: a guarantee needs 0 < delta < 1, well below 1 / parties")
+        if self.epsilon is not None and self.no_guarantee:
+            raise ValueError(
+                "epsilon is a guarantee, and no_guarantee claims none: set noise_multiplier instead of epsilon, or "
+                "no_guarantee=false"
+            )
         if self.budget is not None and self.no_guarantee:
             raise ValueError("a budget needs a guarantee to count: set budget=null, or no_guarantee=false")
         if self.epsilon is None and self.noise_multiplier is None:

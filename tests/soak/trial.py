@@ -24,7 +24,7 @@ from fedfm.efficiency.training.local import Local
 from fedfm.engines.inprocess import InProcess
 from fedfm.engines.processes import Processes
 from fedfm.laws.compare import same
-from fedfm.laws.homes import Pictures, Played, pictures, play, quadratics
+from fedfm.laws.homes import Pictures, Played, factored, pictures, play, quadratics
 from fedfm.running.feasible import feasible
 from fedfm.tasks.quadratic import Quadratics
 from fedfm.trust.privacy.accountant import spent
@@ -52,6 +52,7 @@ class Housed:
 
 POINTS = quadratics(data=Housed(SIDE, 5))
 IMAGES = pictures(data=Housed(Pictures(parties=4), 4))
+FACTORS = factored(data=Housed(SIDE, 5))
 
 
 class Stop(BaseException):
@@ -66,12 +67,24 @@ class Way:
     stop: int = 0
 
 
+def refused(fed: Federation) -> list[str]:
+    """What every run says of its data and its model before any work.
+
+    But for an epsilon that means nothing: that is tried all the same.
+    """
+    parties = fed.data.open(fed.seed)
+    rows = {i: len(parties.train(i)) for i in parties.ids}
+    if said := [str(p) for p in feasible(fed, rows) if "meaningful" not in p.why]:
+        return said
+    bound = fed.task.open(parties)
+    return [why for m in fed.methods().values() if (why := m.feasible(fed.select.most(len(rows)), bound))]
+
+
 def complaints(fed: Federation, folder: Path, way: Way = Way(), calm: bool = False) -> list[str]:
     """What does not hold of this federation; empty when all is well. `calm`: hold it to descend, too."""
     said: Counter[str] = Counter()
-    opened = fed.data.open(fed.seed)
-    if [p for p in feasible(fed, {i: len(opened.train(i)) for i in opened.ids}) if "meaningful" not in p.why]:
-        return []  # refused by every run when its data are there; an epsilon that means nothing is tried all the same
+    if refused(fed):
+        return []
     try:
         one = play(replace(fed, engine=InProcess()), folder / "one", around=listening(said))
     except (ConfigError, DataError):

@@ -97,8 +97,9 @@ def affordable(fed: Federation, sizes: Mapping[str, int]) -> list[Problem]:
                 )
             )
     stages, cohort = stages_of(fed.uplink), fed.select.most(len(sizes))
+    few = min((s.survivors(cohort) for s in stages if s.opaque), default=cohort)
     for stage in stages:
-        if stage.shares and (few := min(s.survivors(cohort) for s in stages if s.opaque)) < stage.shares:
+        if stage.shares and stage.against and few < stage.shares:
             what = f"{name_of(stage)} divides its noise among {stage.shares} parties, {few} of {cohort} may remain"
             why = "who drops out takes a share of the noise along: the sum would be noisy by less than was promised"
             found.append(Problem("uplink", what, why, f"shares={few}, or a higher threshold of the masks"))

@@ -13,6 +13,7 @@ import torch
 from fedfm.cards.registry import name_of
 from fedfm.checks import codes, protection
 from fedfm.checks.exposure import exposed
+from fedfm.checks.ranges import ranges
 from fedfm.core.combine import Pipe, stages_of
 from fedfm.core.errors import Problem
 from fedfm.core.federation import Federation, readers
@@ -21,6 +22,7 @@ from fedfm.core.federation import Federation, readers
 def check(fed: Federation) -> list[Problem]:
     """Every problem of this federation; an empty list means that it can run."""
     rules = (
+        ranges,
         _pairs,
         _kinds,
         codes.lossy,

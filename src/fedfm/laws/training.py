@@ -7,7 +7,6 @@ import dataclasses
 import inspect
 import math
 import tempfile
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -24,34 +23,13 @@ from fedfm.core.state import freeze, thaw
 from fedfm.core.tree import Layout
 from fedfm.efficiency.training.schedule import Schedule
 from fedfm.laws.compare import kept, normal, padding, same
+from fedfm.laws.examples import knobs, turned
 from fedfm.laws.homes import Home, opened, tries
 from fedfm.laws.law import hold, law
 from fedfm.tasks.bound import BoundModule
 
 STILL = torch.tensor([1.5, -2.25, 1e-3])  # a fixed residual: nothing may touch it
 COUNT = "counted"  # a running statistic: one more with every loss that is computed in training
-
-
-def knobs(spec: Any) -> set[str]:
-    """Names of the numbers in a spec and in the specs that it holds."""
-    if isinstance(spec, Mapping):
-        return {k for v in spec.values() for k in knobs(v)}
-    if not dataclasses.is_dataclass(spec):
-        return set()
-    fields = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.init}
-    return set(fields) | {k for v in fields.values() for k in knobs(v)}
-
-
-def turned(spec: Any, **values: Any) -> Any:
-    """The spec with these numbers, wherever it holds fields of these names."""
-    if isinstance(spec, Mapping):
-        return {k: turned(v, **values) for k, v in spec.items()}
-    if not dataclasses.is_dataclass(spec) or isinstance(spec, type):
-        return spec
-    fields = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.init}
-    return dataclasses.replace(
-        spec, **{k: values[k] if k in values else turned(v, **values) for k, v in fields.items()}
-    )
 
 
 def _brief(home: Home) -> torch.Tensor:

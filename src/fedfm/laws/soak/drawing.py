@@ -109,17 +109,27 @@ def _mended(slot: str, fed: Federation, within: Federation, dice: Dice, wild: bo
         halves = [h for c in map(load, fits(slot)) if issubclass(c, Client | Server) for h in _half(c, other)]
         if halves:
             return dice.pick(halves)
+    if slot == "aggregate" and fed.client.makes not in fed.aggregate.takes and dice.chance(0.5):
+        halves = [
+            h for c in map(load, fits(slot)) for h in _alike(c, fed.client) if fed.client.makes in h.takes
+        ]
+        if halves:
+            return dice.pick(halves)
     return _slot(slot, dice, wild) if slot in DRAWN and dice.chance(anew) else getattr(within, slot)
 
 
 def _half(cls: type, other: Any) -> list[Any]:
-    """The other half of a method, with the same settings where both have them; none if they do not speak alike."""
+    """The other half of a method, if it speaks like this one."""
+    return [half for half in _alike(cls, other) if half.dialect == other.dialect]
+
+
+def _alike(cls: type, other: Any) -> list[Any]:
+    """A spec of `cls` with the same settings where both have them; none where that is not legal."""
     mine = {f.name for f in dataclasses.fields(cls) if f.init}
     try:
-        half = cls(**{f.name: getattr(other, f.name) for f in dataclasses.fields(other) if f.name in mine})
-    except ValueError:
+        return [cls(**{f.name: getattr(other, f.name) for f in dataclasses.fields(other) if f.name in mine})]
+    except (TypeError, ValueError):
         return []
-    return [half] if half.dialect == other.dialect else []
 
 
 def _slot(slot: str, dice: Dice, wild: bool) -> Any:
@@ -201,7 +211,7 @@ def _wraps(hint: Any) -> bool:
 
 
 def _number(f: dataclasses.Field[Any], kind: type, dice: Dice, wild: bool) -> Any:
-    low, high = f.metadata.get("low"), f.metadata.get("high")
+    low, high, above, below = (f.metadata.get(end) for end in ("low", "high", "above", "below"))
     default = f.default if isinstance(f.default, int | float) else 1
     if wild and low is not None and dice.chance(0.15):
         return kind(low)
@@ -210,6 +220,8 @@ def _number(f: dataclasses.Field[Any], kind: type, dice: Dice, wild: bool) -> An
     value = (default or 1) * dice.scale(-3, 3 if wild else 0)
     if kind is int and dice.chance(0.5):
         value = dice.pick((1, 2, 3, 5))
+    if below is not None and value >= below:  # as near to the open end as the draw was far beyond it
+        value = below - (below - (above or low or 0)) * dice.scale(-8, -1)
     value = kind(round(value)) if kind is int else float(f"{value:.3g}")
     if low is not None:
         value = max(value, kind(low))

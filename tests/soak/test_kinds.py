@@ -6,12 +6,17 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 from fedfm.checks.rules import check
 from fedfm.core.combine import ByClient, ByPath, Pipe
+from fedfm.core.context import Ctx
 from fedfm.core.errors import ConfigError
 from fedfm.core.federation import replace
+from fedfm.core.fold import Fold
+from fedfm.core.message import Message
 from fedfm.core.protocols import Wire
+from fedfm.core.tree import Layout
 from fedfm.efficiency.communication.coarse.natural import Natural
 from fedfm.efficiency.communication.coarse.rotation import Rotation
 from fedfm.efficiency.communication.coarse.sign import Sign
@@ -49,7 +54,7 @@ from fedfm.trust.robustness.attack.sign_flip import SignFlip
 from fedfm.trust.robustness.detection.norm_outliers import NormOutliers
 from fedfm.trust.robustness.rule.fltrust import FLTrust
 from soak.found import PICTURES, SPLIT, WEIGHTS
-from soak.trial import IMAGES, POINTS
+from soak.trial import IMAGES, POINTS, refused
 
 SGD = Local(lr=0.05, steps=3, batch=2)
 KEEPS = Local(momentum=0.9, keep_optimizer=True)
@@ -173,6 +178,34 @@ def test_factors_that_are_not_there_are_refused_before_work(client: Any) -> None
     with pytest.raises(ConfigError, match="no lora_A and lora_B"):
         play(replace(POINTS, client=client))
     assert not play(factored(client=client)).failed
+
+
+def test_a_budget_that_allows_no_round_is_refused() -> None:
+    fed = replace(POINTS, **EQUAL, uplink=LocalGaussian(budget=0.5))
+    assert any("allows no round" in why for why in refused(fed)) and not check(fed)
+    assert not refused(replace(fed, uplink=LocalGaussian(budget=5.0)))
+    assert not refused(replace(fed, uplink=LocalGaussian(budget=0.5), rounds=0))
+
+
+def test_an_attack_that_knows_the_honest_needs_them() -> None:
+    fed = replace(POINTS, adversary=SignFlip(fraction=1.0, omniscient=True))
+    assert any("none of 5 is honest" in why for why in refused(fed))
+    assert not refused(replace(fed, adversary=SignFlip(fraction=1.0)))
+    told = {i: Message(torch.tensor([1.0, -2.0])) for i in ("a", "b")}
+    forged, _ = SignFlip(scale=3.0, omniscient=True).forge(told, frozenset(told), {}, Ctx(0))
+    assert [m.x.tolist() for m in forged.values()] == [[-3.0, 6.0]] * 2  # a round without an honest party
+
+
+def test_running_statistics_do_not_vote() -> None:
+    """Weights by majority, buffers by their mean: by hand for three parties."""
+    layout = Layout.of({"w": (2,), "mean": (2,)}, buffers=["mean"])
+    rule, fold, there = MajorityVote(), Fold("float"), Ctx(0, layout=layout)
+    rows = (([1.0, -2.0], [4.0, 10.0]), ([3.0, 5.0], [8.0, -1.0]), ([2.0, -1.0], [0.0, 0.0]))
+    for i, (w, still) in enumerate(rows):
+        x = layout.pack({"w": torch.tensor(w), "mean": torch.tensor(still)})
+        fold.add(rule.lift(Message(x, mass=7.0), there), str(i))
+    got = layout.views(rule.finish(fold.total(), fold.mass, 3, {}, there)[0])
+    assert got["w"].tolist() == [1.0, -1.0] and got["mean"].tolist() == [4.0, 3.0]
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,10 @@ def combination(seed: int, k: int) -> tuple[Federation, Way]:
     number, must = seed * 10_000 + k, NAMES[(seed + k) % len(NAMES)]
     homes = (POINTS, IMAGES, FACTORS) if k % 5 != 4 else (IMAGES, FACTORS, POINTS)
     for again in range(AGAIN):  # what cannot act there is tried elsewhere
-        fed = drawn(number + again * 10**13, homes[again % len(homes)], must=must, wild=k % 4 != 0)
+        many = 0.85 if k % 7 == 3 else 0.45
+        fed = drawn(
+            number + again * 10**13, homes[again % len(homes)], must=must, wild=k % 4 != 0, crowd=many
+        )
         if not refused(fed):
             break
     return fed, Way(workers=2 * (k % 3 == 1), stop=(number % 37 + 2) * (k % 5 == 2))

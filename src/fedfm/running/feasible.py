@@ -82,10 +82,16 @@ def affordable(fed: Federation, sizes: Mapping[str, int]) -> list[Problem]:
     if stages := noises(fed):
         try:
             ready = noises(planned(fed, len(sizes)))
-            epsilon = ready[0].accountant.cost(ready, schedule(fed, len(sizes)))
+            epsilon = ready[0].accountant.cost(ready, plan := schedule(fed, len(sizes)))
+            first = ready[0].accountant.cost(ready, plan[:1])
         except FedfmError as e:
             what = "the plan's epsilon cannot be computed"
             return [Problem("uplink", what, str(e), "another selector, or other settings")]
+        budget = min((s.budget for s in stages if s.budget is not None), default=first)
+        if budget < first:
+            what = f"a budget of epsilon {budget:g} allows no round: the first one would spend {first:.2f}"
+            fix = "a larger budget, or more noise (a larger noise_multiplier)"
+            found.append(Problem("uplink", what, "the run would end with the model that it began with", fix))
         if epsilon > HIGHEST:
             names = " and ".join(map(name_of, stages))
             found.append(

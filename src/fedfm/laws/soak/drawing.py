@@ -52,15 +52,17 @@ class Dice:
         return float(2.0 ** self._rng.uniform(low, high))
 
 
-def drawn(seed: int, within: Federation, *, must: str = "", wild: bool = True) -> Federation:
+def drawn(
+    seed: int, within: Federation, *, must: str = "", wild: bool = True, crowd: float = 0.45
+) -> Federation:
     """A federation with the task and the data of `within`, every other slot drawn or left as it is there.
 
     `must`: the name of a method that takes part. `wild=False` draws no number at the end of its range and none above
-    its default. Raises FedfmError when no combination with `must` passes `check`.
+    its default. `crowd`: how often another slot is drawn, too. Raises FedfmError when no combination with `must` passes `check`.
     """
     dice = Dice(seed, len(must), *must.encode())
     for _ in range(TRIES):
-        fed = _once(dice, within, must, wild)
+        fed = _once(dice, within, must, wild, crowd)
         if fed is not None:
             return fed
     raise FedfmError(f"no combination with '{must}' passes check in {TRIES} draws around {within.task}")
@@ -75,14 +77,14 @@ def fits(slot: str) -> tuple[str, ...]:
     )
 
 
-def _once(dice: Dice, within: Federation, must: str, wild: bool) -> Federation | None:
+def _once(dice: Dice, within: Federation, must: str, wild: bool, crowd: float) -> Federation | None:
     held = ""  # the slot that `must` fills
     slots: dict[str, Any] = {}
     if must:
         held = dice.pick([s for s in DRAWN if must in fits(s)])
         slots[held] = _spec(load(must), dice, wild)
     for slot in DRAWN:
-        if slot != held and dice.chance(0.45):
+        if slot != held and dice.chance(crowd):
             slots[slot] = _slot(slot, dice, wild)
     slots |= {
         "rounds": dice.pick((2, 3, 4)),

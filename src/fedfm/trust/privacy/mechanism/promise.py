@@ -40,7 +40,9 @@ class Promise(Wire):
     delta: float = knob(
         1e-5, "probability that epsilon does not hold; well below 1 / parties", above=0.0, below=1.0
     )
-    budget: float | None = knob(None, "stop before a round that would spend more than this epsilon", low=0.0)
+    budget: float | None = knob(
+        None, "stop before a round that would spend more than this epsilon", above=0.0
+    )
     real_noise: bool = knob(
         False, "noise from the operating system in simulation too; such a run cannot be repeated"
     )

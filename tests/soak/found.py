@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fedfm.core.combine import ByClient, ByPath, Pipe
@@ -22,10 +22,12 @@ from fedfm.efficiency.training.scaffold import Scaffold
 from fedfm.efficiency.training.servers import Apply
 from fedfm.incentives.contribution.shapley_exact import ShapleyExact
 from fedfm.incentives.selection.power_of_choice import PowerOfChoice
+from fedfm.trust.privacy.mechanism.discrete_gaussian import DiscreteGaussian
 from fedfm.trust.privacy.mechanism.local_gaussian import LocalGaussian
 from fedfm.trust.robustness.attack.label_flip import LabelFlip
+from fedfm.trust.robustness.attack.sign_flip import SignFlip
 from fedfm.trust.robustness.rule.fltrust import FLTrust
-from soak.trial import IMAGES
+from soak.trial import FACTORS, IMAGES
 
 PICTURES = {slot: getattr(IMAGES, slot) for slot in ("task", "data", "client")}
 WEIGHTS = {"client": Local(lr=0.05, send="weights"), "server": Apply(takes="weights")}
@@ -46,6 +48,26 @@ class Found:
 
 OPEN: dict[str, Found] = {}
 MENDED: dict[str, Found] = {
+    "no sub-models there": Found(
+        "sub-models of a task that has none end the run in its first round",
+        {"task": FACTORS.task, "select": HeteroFL(widths=(1.0, 0.5))},
+        ("this task has no sub-models",),
+    ),
+    "an attack on whole weights": Found(
+        "that an attack cannot forge what parties send is said in the middle of the run",
+        {**WEIGHTS, "adversary": SignFlip(fraction=0.4, omniscient=True)},
+        ("sign-flip (omniscient) got weights",),
+    ),
+    "models sent as changes": Found(
+        "a client that wraps another sends whole weights and calls them a change: the loss grows sixfold",
+        lambda: {"client": IFCA(local=replace(SGD, send="weights")), "aggregate": ClusterMean()},
+        ("the loss went from",),
+    ),
+    "shares of noise without a mask": Found(
+        "noise in shares that claims no guarantee, and no mask behind it: a traceback before the first round",
+        {"uplink": DiscreteGaussian(no_guarantee=True)},
+        ("min() arg is an empty sequence",),
+    ),
     "noise without a guarantee": Found(
         "noise that claims no guarantee and is calibrated for an epsilon ends the run: its releases have no relation",
         lambda: {"uplink": LocalGaussian(noise_multiplier=None, epsilon=3.0, no_guarantee=True)},

@@ -180,6 +180,13 @@ def test_factors_that_are_not_there_are_refused_before_work(client: Any) -> None
     assert not play(factored(client=client)).failed
 
 
+@pytest.mark.parametrize("select", [MOVING, Edges(inner=HeteroFL())], ids=repr)
+def test_sub_models_that_are_not_there_are_refused_before_work(select: Any) -> None:
+    with pytest.raises(ConfigError, match="no sub-models"):
+        play(factored(select=select))
+    play(factored(select=HeteroFL(widths=(1.0,))))
+
+
 def test_a_budget_that_allows_no_round_is_refused() -> None:
     fed = replace(POINTS, **EQUAL, uplink=LocalGaussian(budget=0.5))
     assert any("allows no round" in why for why in refused(fed)) and not check(fed)

@@ -19,7 +19,7 @@ def meet(found: Found, folder: Path) -> None:
     except ValueError:
         return  # a spec says itself that it cannot be
     if not check(fed):
-        assert complaints(fed, folder, Way(workers=2, stop=9)) == []
+        assert complaints(fed, folder, Way(workers=2, stop=9, twin=True)) == []
 
 
 @pytest.mark.parametrize(

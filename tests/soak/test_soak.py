@@ -12,7 +12,8 @@ from fedfm.checks.rules import check
 from fedfm.core.federation import Federation
 from fedfm.laws.soak.drawing import DRAWN, drawn, fits
 from soak.found import known
-from soak.trial import FACTORS, IMAGES, POINTS, Way, complaints, is_calm, refused
+from soak.promises import is_calm
+from soak.trial import FACTORS, IMAGES, POINTS, Way, complaints, refused
 
 FEW, MANY, AGAIN = 40, 5000, 7
 NAMES = sorted({name for slot in DRAWN for name in fits(slot)})
@@ -41,7 +42,7 @@ def combination(seed: int, k: int) -> tuple[Federation, Way]:
         )
         if not refused(fed):
             break
-    return fed, Way(workers=2 * (k % 3 == 1), stop=(number % 37 + 2) * (k % 5 == 2))
+    return fed, Way(2 * (k % 3 == 1), (number % 37 + 2) * (k % 5 == 2), twin=k % 3 == 0)
 
 
 def tried(seed: int, k: int, folder: Path) -> None:

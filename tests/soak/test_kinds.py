@@ -25,6 +25,7 @@ from fedfm.efficiency.communication.codec.entropy import Entropy
 from fedfm.efficiency.communication.codec.error_feedback import ErrorFeedback
 from fedfm.efficiency.communication.codec.qsgd import QSGD
 from fedfm.efficiency.communication.codec.quantise import Quantise
+from fedfm.efficiency.communication.codec.randk import RandK
 from fedfm.efficiency.communication.codec.topk import TopK
 from fedfm.efficiency.communication.lowrank.powersgd import PowerSGD
 from fedfm.efficiency.communication.memory.dgc import DGC
@@ -113,6 +114,16 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"client": FedNova(SGD), "aggregate": MajorityVote()}, "aggregate", "another length"),
     ({"client": FedNova(SGD), "aggregate": FLTrust()}, "aggregate", "another length"),
     ({"client": MimeLite(local=SGD), "aggregate": MajorityVote()}, "aggregate", "another length"),
+    # a number by which the others are read
+    ({"client": FedNova(SGD), "uplink": QSGD()}, "uplink.0", "needs as it is"),
+    ({"client": FedNova(SGD), "uplink": Pipe(RandK(), SecAgg())}, "uplink.0", "needs as it is"),
+    ({"client": FedNova(SGD), "uplink": ClipNoise(no_guarantee=True)}, "uplink.0", "needs as it is"),
+    ({"client": FedNova(SGD), "uplink": ByPath({"*": QSGD()})}, "uplink.0", "needs as it is"),
+    (
+        {"client": ByClient({"*": FedNova(SGD)}), "uplink": ErrorFeedback(TopK())},
+        "uplink.0",
+        "needs as it is",
+    ),
     # rounds of two kinds
     ({"client": RoLoRA(SGD), "pace": Buffered(2, 4)}, "pace", "two kinds"),
     ({"client": ByClient({"*": RoLoRA(SGD)}), "pace": Quorum(late="keep")}, "pace", "two kinds"),
@@ -143,6 +154,8 @@ PASSES: list[dict[str, Any]] = [
     {"client": FedProx(local=SGD), "aggregate": MajorityVote(), "server": Apply(lr=0.01)},
     {"client": FedRep(local=SGD), "aggregate": MajorityVote()},
     {"client": RoLoRA(SGD), "pace": Quorum()},
+    {"client": FedNova(SGD), "uplink": Pipe(ByPath({"tau/*": Wire(), "*": QSGD()}), Entropy())},
+    {"client": FedNova(SGD), "uplink": SecAgg()},
 ]
 
 

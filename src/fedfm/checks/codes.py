@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 
 from fedfm.cards.registry import name_of
-from fedfm.core.combine import stages_of
+from fedfm.core.combine import ByPath, stages_of
 from fedfm.core.errors import Problem
 from fedfm.core.federation import Federation
 from fedfm.core.protocols import Wire
@@ -26,6 +27,15 @@ def lossy(fed: Federation) -> Iterator[Problem]:
                 "what it leaves out of a difference is small or comes later; of whole weights it is the model itself",
                 "client.send=delta and server.takes=delta, or a lossless code",
             )
+    for name in fed.client.exact:
+        for i, stage in enumerate(stages_of(fed.uplink)):
+            if not (stage.lossless or stage.opaque or _spares(stage, name)):
+                yield Problem(
+                    f"uplink.{i}",
+                    f"{name_of(stage)} changes '{name}', which {name_of(fed.client)} needs as it is",
+                    "the rest of the message is read by it: an error there is one in every value",
+                    f"by-path with {{'{name}': null, '*': ...}}, or another client",
+                )
     for i, stage in enumerate(stages_of(fed.downlink)):
         if not (stage.lossless or stage.unbiased or stage.remembers):
             yield Problem(
@@ -34,6 +44,13 @@ def lossy(fed: Federation) -> Iterator[Problem]:
                 "the broadcast holds the model and no difference, and nothing sends the rest later",
                 "downlink=quantise or qsgd, or a code with memory",
             )
+
+
+def _spares(stage: Wire, name: str) -> bool:
+    """Does a code by the names of tensors leave this one as it is?"""
+    rules = stage.rules if isinstance(stage, ByPath) else {}
+    first = next((wire for pattern, wire in rules.items() if fnmatch.fnmatchcase(name, pattern)), None)
+    return first is not None and all(s.lossless for s in stages_of(first))
 
 
 def orders(fed: Federation) -> Iterator[Problem]:

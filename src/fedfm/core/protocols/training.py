@@ -72,6 +72,7 @@ class Client(Slot):
 
     dialect: ClassVar[str] = "model"  # knobs that both halves must set alike are part of it
     remembers: bool = False  # its state holds tensors of the model's size from round to round
+    exact: tuple[str, ...] = ()  # tensors of its message that no code may change: the others are read by them
     alternates: ClassVar[bool] = False  # unlike rounds take turns, so they must not overlap
 
     @property

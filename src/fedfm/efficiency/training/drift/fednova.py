@@ -38,6 +38,7 @@ class FedNova(Client):
     local: Local = knob(factory=lambda: Local(epochs=1.0), doc="the local steps: sgd, usually in epochs")
 
     dialect = "normalised updates"
+    exact = ("tau/steps",)
 
     def __post_init__(self) -> None:
         if self.local.optimizer != "sgd" or self.local.keep_optimizer:

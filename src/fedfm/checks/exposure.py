@@ -41,64 +41,89 @@ class Exposure:
 
 
 # ---- the table ---------------------------------------------------------------------------------------------
-def exposure(fed: Federation) -> dict[str, Exposure]:  # noqa: C901 - one case after another
+BOTH, ONE, NOBODY = frozenset({SERVER, RECIPIENTS}), frozenset({SERVER}), frozenset[str]()
+Channels = Iterator[tuple[str, Exposure]]
+
+
+def exposure(fed: Federation) -> dict[str, Exposure]:
     """Every channel of a party in this federation, and of what is computed from its rows."""
-    both, server, nobody = frozenset({SERVER, RECIPIENTS}), frozenset({SERVER}), frozenset[str]()
-    stages, found = stages_of(fed.uplink), dict[str, Exposure]()
+    parts = (_uploads(fed), _beside(fed), _told(fed), _rows(fed), _made(fed))
+    return {channel: found for part in parts for channel, found in part}
 
-    def put(channel: str, sort: Sort, to: frozenset[str], why: str, source: Any = None, by: str = "") -> None:
-        found[channel] = Exposure(sort, by, to, why, name_of(source) if source is not None else "")
 
+def _of(source: Any, sort: Sort, to: frozenset[str], why: str, by: str = "") -> Exposure:
+    return Exposure(sort, by, to, why, name_of(source))
+
+
+def _uploads(fed: Federation) -> Channels:
+    """The update itself and its weight."""
     for channel, sort, why in (
         ("x", "private", "an update is a function of a party's rows"),
         ("mass", "public", "row counts are public by decision"),
     ):
         by = next((name_of(s) for s in guards(fed, SERVER) if channel in s.covers), "")
-        put(channel, "covered" if by else sort, server, why, None, by)  # type: ignore[arg-type]
+        yield channel, Exposure("covered" if by else sort, by, ONE, why)  # type: ignore[arg-type]
+
+
+def _beside(fed: Federation) -> Channels:
+    """What stages and clients send beside it."""
+    stages = stages_of(fed.uplink)
     wall = next((i for i, s in enumerate(stages) if s.against), len(stages))
     for i, stage in enumerate(stages):
-        channel = f"side/{i}.{name_of(stage)}"
-        if stage.linear and not stage.against:
-            put(channel, "public", server, "a linear code sends the same beside every party's values", stage)
-        elif i > wall and not stage.against:
-            put(channel, "covered", server, "made from what was protected", stage, name_of(stages[wall]))
-        elif not stage.against:
-            put(
-                channel,
-                "private",
-                server,
-                "norms, ranges, indices, lengths are functions of the update",
-                stage,
-            )
+        if stage.against:
+            continue
+        if stage.linear:
+            found = _of(stage, "public", ONE, "a linear code sends the same beside every party's values")
+        elif i > wall:
+            found = _of(stage, "covered", ONE, "made from what was protected", name_of(stages[wall]))
+        else:
+            found = _of(stage, "private", ONE, "norms, ranges, indices, lengths are functions of the update")
+        yield f"side/{i}.{name_of(stage)}", found
     for method in (fed.client, *stages):
         for key in sorted(method.info):
-            put(f"info/{key}", "private", server, "it stands beside the update", method)
+            yield f"info/{key}", _of(method, "private", ONE, "it stands beside the update")
+
+
+def _told(fed: Federation) -> Channels:
+    """What parties say in conversations and answer to questions."""
     for phase in fed.serving.phases:
         why = "its server learns from what parties say there, and the model from its server"
-        put(f"talk/{phase}", "private", both, why, fed.serving)
+        yield f"talk/{phase}", _of(fed.serving, "private", BOTH, why)
     if fed.select.releases:
-        put("answers", "private", both, "computed from private rows, and decides the cohort", fed.select)
+        why = "computed from private rows, and decides the cohort"
+        yield "answers", _of(fed.select, "private", BOTH, why)
     elif fed.select.asks:
-        put("answers", "public", both, "says nothing of rows", fed.select)
+        yield "answers", _of(fed.select, "public", BOTH, "says nothing of rows")
     if fed.value.asks:
-        put("answers/value", "private", both, "computed from private rows, and told to who values", fed.value)
+        why = "computed from private rows, and told to who values"
+        yield "answers/value", _of(fed.value, "private", BOTH, why)
+
+
+def _rows(fed: Federation) -> Channels:
+    """What is known of rows, and which are scored where."""
     agreed: frozenset[str] = getattr(fed.data, "agreed", frozenset())  # a data spec may have no base class
     if "schema" in agreed or not reads_labels(fed):
-        put("schema", "public", both, "agreed before rows are read", fed.data)
+        yield "schema", _of(fed.data, "public", BOTH, "agreed before rows are read")
     else:
-        put("schema", "private", both, "class names are the union of the parties' labels", fed.data)
+        yield "schema", _of(fed.data, "private", BOTH, "class names are the union of the parties' labels")
     if fed.evaluate.collects:
-        put("test", "private", server, "parties' own rows are scored at the server", fed.evaluate)
+        yield "test", _of(fed.evaluate, "private", ONE, "parties' own rows are scored at the server")
     elif "test" in agreed or fed.evaluate.where != SERVER:
-        put("test", "public", nobody, "rows of the server's own, or that stay with their party", fed.data)
+        yield (
+            "test",
+            _of(fed.data, "public", NOBODY, "rows of the server's own, or that stay with their party"),
+        )
     else:
-        put("test", "private", server, "a share of every party's rows is moved to the server", fed.data)
+        yield "test", _of(fed.data, "private", ONE, "a share of every party's rows is moved to the server")
+
+
+def _made(fed: Federation) -> Channels:
+    """The model, and what stays in the house."""
     noisy = next((name_of(s) for s in noises(fed)), "")
     why = "made from noisy sums" if noisy else "made from the updates"
-    put("model", "covered" if noisy else "private", both, why, None, noisy)
+    yield "model", Exposure("covered" if noisy else "private", noisy, BOTH, why)
     for channel, why in KEPT.items():
-        put(channel, "private", nobody, why)
-    return found
+        yield channel, Exposure("private", "", NOBODY, why)
 
 
 KEPT = {  # private, and it stays in the house
@@ -140,6 +165,7 @@ def exposed(fed: Federation) -> Iterator[Problem]:
         return
     yield from _uncovered(fed)
     yield from _before_noise(fed)
+    yield from _one_account(fed)
     yield from _central(fed)
     yield from _switched_off(fed)
 
@@ -193,6 +219,25 @@ def _before_noise(fed: Federation) -> Iterator[Problem]:
             what = f"{name_of(fed.aggregate)} weighs parties behind {name}"
             why = "a weight below 1 would make a party's share of the noise smaller"
             yield Problem("aggregate.weights", what, why, "aggregate.weights=equal")
+
+
+def _one_account(fed: Federation) -> Iterator[Problem]:
+    """Several noises are one guarantee: it hides one thing from one observer, and an epsilon counts all of them."""
+    first, *others = noises(fed) or (None,)
+    if first is None or not others:
+        return
+    for other in others:
+        one, two, why = name_of(first), name_of(other), "their releases have no common epsilon"
+        if first.relation != other.relation:
+            what = f"{one} hides {first.relation} of a party, {two} {other.relation}"
+            yield Problem("uplink", what, why, f"relation={first.relation} in both, or keep one")
+        if (first.against, first.after_sum) != (other.against, other.after_sum):
+            what = f"{one} protects from the {first.against}, {two} from the {other.against}"
+            yield Problem("uplink", what, why, "keep one of them")
+    if asked := [s for s in noises(fed) if getattr(s, "epsilon", None) is not None]:
+        what = f"{name_of(asked[0])} has an epsilon for the whole run, and is not the only noise"
+        why = "each noise is set for its own epsilon, and together they spend more"
+        yield Problem("uplink", what, why, "keep one noise, or give noise_multiplier instead of epsilon")
 
 
 def _central(fed: Federation) -> Iterator[Problem]:

@@ -188,7 +188,7 @@ class Run:
     def _decoded(self, m: Message, job: Job, r: Round, there: Ctx) -> Message:
         """An upload, decoded and validated; raises MessageRefused."""
         c, stack = cut(self.bound.layout, *job.terms.shape), self.hub.stack
-        layout = self.fed.client.gives(c.layout) if c else self.layout
+        layout = self.fed.client.gives(c.layout) if c and stack.hidden is None else self.layout
         apart = stack.stages and layout.mixed and stack.hidden is None
         there = there.at(round=job.round, layout=layout.trained if apart else layout)
         x, r.decoders[job.id] = stack.decode(m.x, m.side, self.books.senders.of(job.id), there)

@@ -135,11 +135,13 @@ class Guard:
         if apart := stack.stages and layout.mixed and stack.hidden is None:  # stages see weights only
             side["buffers"] = layout.buffers(m.x)
             m, layout = replace(m, x=layout.weights(m.x)), layout.trained
+        layouts = stack.layouts(layout)
         for i, stage in enumerate(stack.stages):
-            if stage.opaque:
-                layout = client.gives(self.bound.layout)  # the sum is of whole models
-                m = _shared(fed, m, ctx.at(layout=layout))
-            x, extra, wire[str(i)] = stage.encode(m.x, wire.get(str(i), {}), ctx.at(layout=layout).within(i))
+            if stage.opaque:  # the sum is of whole models
+                m = _shared(fed, m, ctx.at(layout=(whole := client.gives(self.bound.layout))))
+                layouts = stack.layouts(whole)
+            there = ctx.at(layout=layouts[i]).within(i)
+            x, extra, wire[str(i)] = stage.encode(m.x, wire.get(str(i), {}), there)
             side |= {f"{i}/{k}": v for k, v in extra.items()}
             m = replace(m, x=x, side=dict(side))
             sizes[name_of(stage)] = sum(t.nbytes for t in (x, *side.values()))

@@ -15,6 +15,7 @@ class Adversary(Slot):
     """Malicious parties: poison a client from inside, or forge messages knowing all of them."""
 
     reads: ClassVar[bool] = False  # it forges
+    takes: tuple[str, ...] = ("delta", "weights")  # kinds of messages that it can forge
 
     def init(self, parties: Sequence[str], ctx: Ctx) -> State:
         return {}
@@ -35,7 +36,8 @@ class Adversary(Slot):
 class Detector(Slot):
     """Who is refused, and why, from the messages themselves."""
 
-    reads: ClassVar[bool] = False
+    reads: ClassVar[bool] = False  # it looks at single messages
+    takes: tuple[str, ...] = ("delta", "weights")  # kinds of messages that it can judge
 
     def init(self, parties: Sequence[str], ctx: Ctx) -> State:
         return {}

@@ -33,6 +33,7 @@ class Adaptive(Server):
     schedule: Schedule
 
     counts = False
+    elastic = True
 
     def second(self, v: Tensor, square: Tensor) -> Tensor:
         raise NotImplementedError

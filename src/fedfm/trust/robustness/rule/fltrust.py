@@ -47,6 +47,7 @@ class FLTrust(Aggregator):
 
     form = "all"
     takes = ("delta",)
+    rescales = True  # to the length of the server's own update
     needs = frozenset({"server rows"})
 
     def combine(self, messages: Sequence[Message], state: State, ctx: Ctx) -> tuple[Tensor, State]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,12 +16,14 @@ from fedfm.core.federation import Federation
 from fedfm.core.loop import Run
 from fedfm.core.message import pack
 from fedfm.core.protocols import Reward, Valuer
+from fedfm.core.session import Site
+from fedfm.core.state import Store
 from fedfm.data.source import Parties, Shard
 from fedfm.efficiency.communication.codec.entropy import Entropy
 from fedfm.engines.inprocess import InProcess
 from fedfm.engines.processes import Processes
 from fedfm.laws.homes import Pictures, factored, pictures, play, quadratics
-from fedfm.running.feasible import feasible
+from fedfm.running.feasible import feasible, idle
 from fedfm.tasks.quadratic import Quadratics
 from soak.promises import descends, indifferent, private, sane, told, unlike
 
@@ -72,7 +75,11 @@ def refused(fed: Federation) -> list[str]:
     if said := [str(p) for p in feasible(fed, rows) if "meaningful" not in p.why]:
         return said
     bound = fed.task.open(parties)
-    return [why for m in fed.methods().values() if (why := m.feasible(fed.select.most(len(rows)), bound))]
+    said = [why for m in fed.methods().values() if (why := m.feasible(fed.select.most(len(rows)), bound))]
+    if said:
+        return said
+    with tempfile.TemporaryDirectory() as folder:
+        return [str(p) for p in idle(Site(fed, bound, parties, Store(Path(folder))))]
 
 
 def complaints(fed: Federation, folder: Path, way: Way = Way(), calm: bool = False) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from fedfm.core.fold import Fold
 from fedfm.core.message import Message
 from fedfm.core.protocols import Wire
 from fedfm.core.tree import Layout
+from fedfm.data.source import Parties
 from fedfm.efficiency.communication.coarse.natural import Natural
 from fedfm.efficiency.communication.coarse.rotation import Rotation
 from fedfm.efficiency.communication.coarse.sign import Sign
@@ -184,6 +186,41 @@ def test_no_epsilon_without_a_guarantee(mechanism: Callable[..., Any]) -> None:
 def test_labels_that_are_not_there_are_refused_before_work(adversary: LabelFlip) -> None:
     with pytest.raises(ConfigError, match="label-flip cannot act here"):
         play(replace(IMAGES, adversary=adversary))
+
+
+@dataclass(frozen=True)
+class Sorted:
+    """Pictures of which party-0 holds the first class alone, all others the second."""
+
+    def open(self, seed: int, *columns: Any) -> Parties:
+        parties = IMAGES.data.open(seed)
+        kept = [replace(s, rows=tuple(r for r in s.rows if r["label"] == str(int(k > 0))))
+                for k, s in enumerate(parties.shards)]  # fmt: skip
+        return replace(parties, shards=tuple(kept))
+
+
+@pytest.mark.parametrize(
+    ("adversary", "acts"),
+    [
+        (LabelFlip(count=1, rate=0.0), False),
+        (LabelFlip(count=4, rate=0.01), False),
+        (LabelFlip(count=4, mapping="pair"), True),  # party-0 has what the others lack
+        (LabelFlip(count=4), True),
+        (SignFlip(count=1, scale=0.0), True),
+    ],
+    ids=repr,
+)
+def test_an_attack_that_changes_nothing_is_refused(adversary: Any, acts: bool) -> None:
+    said = refused(replace(IMAGES, adversary=adversary, data=Sorted()))
+    assert said == [] if acts else "would change nothing" in said[0]
+
+
+def test_a_flip_of_labels_that_its_parties_lack_is_refused() -> None:
+    for source in (0, 1):
+        attack = LabelFlip(count=1, mapping="pair", source=source, target=1 - source)
+        (who,) = attack.members([s.party for s in Sorted().open(0).shards], Ctx(IMAGES.seed))
+        said = refused(replace(IMAGES, adversary=attack, data=Sorted()))
+        assert bool(said) == (source != int(who != "party-0")), said
 
 
 @pytest.mark.parametrize("client", [RoLoRA(SGD), ByClient({"party-0": SGD, "*": RoLoRA(SGD)})], ids=repr)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,14 +16,17 @@ from fedfm.core.federation import Federation
 from fedfm.core.loop import Run
 from fedfm.core.message import pack
 from fedfm.core.protocols import Reward, Valuer
+from fedfm.core.session import Site
+from fedfm.core.state import Store
 from fedfm.data.source import Parties, Shard
 from fedfm.efficiency.communication.codec.entropy import Entropy
+from fedfm.efficiency.training.hierarchy import Edges
 from fedfm.engines.inprocess import InProcess
 from fedfm.engines.processes import Processes
 from fedfm.laws.homes import Pictures, factored, pictures, play, quadratics
-from fedfm.running.feasible import feasible
+from fedfm.running.feasible import feasible, idle
 from fedfm.tasks.quadratic import Quadratics
-from soak.promises import descends, indifferent, private, sane, told, unlike
+from soak.promises import descends, indifferent, is_smooth, private, sane, told, unlike
 
 # Every party's optimum lies on one side of the start, so whoever is drawn, weighed or cut away: a step goes down for all.
 SIDE = Quadratics(a=(1.0, 2.0, 4.0, 8.0, 3.0), b=(1.0, 1.2, 0.8, 1.1, 0.9), rows=4)
@@ -72,7 +76,11 @@ def refused(fed: Federation) -> list[str]:
     if said := [str(p) for p in feasible(fed, rows) if "meaningful" not in p.why]:
         return said
     bound = fed.task.open(parties)
-    return [why for m in fed.methods().values() if (why := m.feasible(fed.select.most(len(rows)), bound))]
+    said = [why for m in fed.methods().values() if (why := m.feasible(fed.select.most(len(rows)), bound))]
+    if said:
+        return said
+    with tempfile.TemporaryDirectory() as folder:
+        return [str(p) for p in idle(Site(fed, bound, parties, Store(Path(folder))))]
 
 
 def complaints(fed: Federation, folder: Path, way: Way = Way(), calm: bool = False) -> list[str]:
@@ -102,19 +110,31 @@ def complaints(fed: Federation, folder: Path, way: Way = Way(), calm: bool = Fal
         found += [
             f"stopped at word {way.stop} and resumed: {why}" for why in unlike(one, three, resumed=True)
         ]
-    if way.twin and not fresh and (other := twin(fed)) != fed and not check(other):
-        found += indifferent(one, play(replace(other, engine=InProcess()), folder / "four"))
+    for k, other in enumerate(twins(fed) if way.twin and not fresh else ()):
+        if other != fed and not check(other) and not refused(other):
+            two = play(replace(other, engine=InProcess()), folder / f"twin-{k}")
+            found += [f"twin {k}: {why}" for why in indifferent(one, two)]
     return found
 
 
-def twin(fed: Federation) -> Federation:
-    """The same federation without what must not move a model: who values and pays; with lossless codes behind all others."""
+def twins(fed: Federation) -> Iterator[Federation]:
+    """The same federation without what must not move a model: who values and pays, lossless codes behind all others.
+
+    And, where a little noise in the last bits stays a little: another fold, no masks, no edges.
+    """
     wires = {
         slot: Pipe(*stages_of(wire), Entropy())
         for slot, wire in (("uplink", fed.uplink), ("downlink", fed.downlink))
         if slot == "uplink" or len(stages_of(wire)) != 1  # a pipe of one stage has its own streams
     }
-    return replace(fed, value=Valuer(), reward=Reward(), **wires)
+    yield replace(fed, value=Valuer(), reward=Reward(), **wires)
+    if not is_smooth(fed):
+        return
+    yield replace(fed, fold="fixed" if fed.fold == "float" else "float")
+    if any(s.opaque for s in stages_of(fed.uplink)):
+        yield replace(fed, uplink=Pipe(*(s for s in stages_of(fed.uplink) if not s.opaque)))
+    if isinstance(fed.select, Edges):
+        yield replace(fed, select=fed.select.inner)
 
 
 # ---- what is listened to and done to a run -----------------------------------------------------------------------

@@ -24,7 +24,7 @@ from fedfm.core.state import Store, write
 from fedfm.data.splits import opened
 from fedfm.ledger import file as ledger
 from fedfm.running import baselines as base
-from fedfm.running.feasible import feasible
+from fedfm.running.feasible import feasible, idle
 from fedfm.running.progress import Progress, Silent
 from fedfm.running.record import own
 from fedfm.running.record.folder import CONFIG, record, writing
@@ -81,7 +81,10 @@ def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
     with progress.step("probing"):
         if problems := probe(fed.task, bound, parties):
             raise ConfigError(problems)
-    return Site(planned(fed, len(sizes)), bound, parties, Store(folder / "clients"))
+    site = Site(planned(fed, len(sizes)), bound, parties, Store(folder / "clients"))
+    if problems := idle(site):
+        raise ConfigError(problems)
+    return site
 
 
 # ---- one run --------------------------------------------------------------------------------------------------

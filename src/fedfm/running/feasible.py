@@ -13,6 +13,7 @@ from fedfm.core.context import Ctx
 from fedfm.core.errors import FedfmError, Problem
 from fedfm.core.federation import Federation
 from fedfm.core.protocols import Adversary
+from fedfm.core.session import Site
 from fedfm.core.spending import noises, planned, schedule
 
 
@@ -62,6 +63,18 @@ def _nobody(fed: Federation, rows: Mapping[str, int]) -> Iterator[Problem]:
             f"its share of {len(rows)} parties is less than one",
             f"adversary.count=1, a larger adversary.fraction, or adversary=null (fedfm show {name})",
         )
+
+
+def idle(site: Site) -> list[Problem]:
+    """An attack that would change nothing at any of its parties: every defence against it would look perfect."""
+    fed, parties = site.fed, site.home.parties
+    members = sorted(fed.adversary.members(tuple(parties), Ctx(fed.seed)))
+    why = {i: fed.adversary.idle(site.data(i), Ctx(fed.seed, client=i), site.home.bound) for i in members}
+    if not members or not all(why.values()):
+        return []
+    name, first = name_of(fed.adversary), members[0]
+    what = f"{name} would change nothing at any of its {len(members)} parties"
+    return [Problem("adversary", what, f"{first}: {why[first]}", f"fedfm show {name}")]
 
 
 def promise(fed: Federation, parties: int) -> str:

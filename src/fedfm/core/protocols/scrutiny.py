@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from fedfm.core.context import Ctx
 from fedfm.core.message import Message
 from fedfm.core.protocols.slot import Slot, State
-from fedfm.core.protocols.training import Client
+from fedfm.core.protocols.training import Bound, Client
 
 
 class Adversary(Slot):
@@ -23,6 +23,10 @@ class Adversary(Slot):
     def members(self, ids: Sequence[str], ctx: Ctx) -> frozenset[str]:
         """The malicious parties: the same for the whole run."""
         return frozenset()
+
+    def idle(self, data: Any, ctx: Ctx, bound: Bound) -> str:
+        """Why it would change nothing at a malicious party with these rows, encoded; empty: it would."""
+        return ""
 
     def wrap(self, client: Client) -> Client:
         return client

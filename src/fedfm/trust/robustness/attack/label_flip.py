@@ -73,6 +73,13 @@ class LabelFlip(Adversary):
     def members(self, ids: Sequence[str], ctx: Ctx) -> frozenset[str]:
         return drawn(ids, self.fraction, self.count, ctx)
 
+    def idle(self, data: Any, ctx: Ctx, bound: Bound) -> str:
+        n = self.classes or _known(bound)
+        if torch.equal(self.flipped(data.labels, n, ctx.at(round=0).rng("label-flip")), data.labels):
+            what = f"label {self.source}" if self.mapping == "pair" else "label that it would change"
+            return f"it has no {what}, or fewer than rate={self.rate:g} needs to flip one"
+        return ""
+
     def wrap(self, client: Client) -> Client:
         return _Mislabelled(client, self)
 

@@ -141,6 +141,7 @@ def exposed(fed: Federation) -> Iterator[Problem]:
     yield from _uncovered(fed)
     yield from _before_noise(fed)
     yield from _central(fed)
+    yield from _beyond(fed)
     yield from _switched_off(fed)
 
 
@@ -218,12 +219,14 @@ def _central(fed: Federation) -> Iterator[Problem]:
         yield Problem(
             "pace", what, why, "pace=synchronous, or quorum with a deadline, eager=false and late=cancel"
         )
-    if stage.relation == "add-or-remove" and pace.quorum(TRIAL) > 1:
+    if (stage.relation == "add-or-remove" or select.random_size) and pace.quorum(TRIAL) > 1:
         what, why = (
             f"{name_of(pace)} gives up below a quorum",
             "whether a round succeeds tells how many took part",
         )
-        yield Problem("pace", what, why, f"pace=synchronous, or {name}.relation=zero-out")
+        fix = "pace=synchronous, or quorum with fraction=0"
+        fix += "" if select.random_size else f", or {name}.relation=zero-out"
+        yield Problem("pace", what, why, fix)
     if select.random_size and any(s.opaque for s in stages_of(fed.uplink)):
         what = f"{name_of(select)} draws cohorts of random size under masks"
         why = "a cohort below 3 cannot be masked, so a failed round tells the size that must stay secret"
@@ -261,6 +264,16 @@ def _divisor(fed: Federation, name: str, change: str) -> Iterator[Problem]:
         fix += f", or {name}.relation=zero-out"
     if what:
         yield Problem("aggregate.denominator", f"{name_of(aggregate)} divides {what}", why, fix)
+
+
+def _beyond(fed: Federation) -> Iterator[Problem]:
+    """Noise that is made for an epsilon over the horizon has spent it there."""
+    for i, stage in enumerate(stages_of(fed.uplink)):
+        if stage in noises(fed) and stage.epsilon is not None and fed.rounds > fed.span:
+            what = f"{name_of(stage)} spends epsilon {stage.epsilon:g} in {fed.span} rounds, and {fed.rounds} are asked for"
+            why = "its noise is made for the horizon; each round beyond would spend more than was promised"
+            fix = f"rounds={fed.span}; or a new run of {fed.rounds} rounds, with noise for all of them"
+            yield Problem(f"uplink.{i}.epsilon", what, why, fix)
 
 
 def _switched_off(fed: Federation) -> Iterator[Problem]:

@@ -62,7 +62,7 @@ class Guard:
             job.id,
             job.terms,
             simulated=self.fed.simulated,
-            horizon=self.fed.rounds,
+            horizon=self.fed.span,
             events=[],
         )
         kinds = {"train": self._train, "ask": self._ask, "alone": self._alone, "own": self._own}

@@ -346,7 +346,11 @@ def test_code_inside_a_run_directory_is_never_run(own: Any, tmp_path: Path) -> N
 
 def test_differences_name_leaves_and_say_what_is_allowed() -> None:
     was = Identity({"client": {"lr": 0.1, "steps": [1, 2]}, "rounds": 5}, {"all": "x"}, {"weights": "a" * 64})
-    now = Identity({"client": {"lr": 0.2, "steps": [1, 3]}, "rounds": 9}, {"all": "x"}, {"weights": "b" * 64})
+    now = Identity(
+        {"client": {"lr": 0.2, "steps": [1, 3]}, "rounds": 9, "horizon": 5},
+        {"all": "x"},
+        {"weights": "b" * 64},
+    )
     found = {d.what: (d.was, d.now, d.allowed) for d in was.differs(now, done=5)}
     assert found == {
         "client.lr": ("0.1", "0.2", False),

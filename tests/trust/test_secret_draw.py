@@ -106,7 +106,7 @@ def test_secret_numbers_are_uniform_and_seeded_ones_those_of_the_generator() -> 
     )
     fixed = Noise(b"k" * 32)
     numbers = fixed.uniform(100_000)
-    assert 0.0 <= float(numbers.min()) and float(numbers.max()) < 1.0
+    assert float(numbers.min()) >= 0.0 and float(numbers.max()) < 1.0
     assert float(numbers.mean()) == pytest.approx(0.5, abs=0.005) and float(numbers.var()) == pytest.approx(
         1 / 12, abs=0.002
     )

@@ -113,3 +113,11 @@ def test_secret_numbers_are_uniform_and_seeded_ones_those_of_the_generator() -> 
     found = Counter(tuple(fixed.order(3)) for _ in range(6000))
     assert len(found) == 6 and max(abs(n - 1000) for n in found.values()) < 130  # four standard deviations
     assert fixed.order(0) == [] and fixed.order(1) == [0]
+
+
+def test_named_streams_have_32_bits_and_nothing_secret_comes_from_them() -> None:
+    """torch's CPU generator drops the upper half of its seed (docs/log.md); secret numbers keep their whole key."""
+    low, high = (torch.rand(4, generator=torch.Generator().manual_seed(5 + k * 2**32)) for k in (0, 1))
+    assert torch.equal(low, high)
+    one, two = Noise(b"k" * 32), Noise(b"k" * 31 + b"l")  # keys that differ in their last bits alone
+    assert not torch.equal(one.normal(4), two.normal(4))

@@ -46,13 +46,33 @@ class Terms:
 
 
 class Noise:
-    """A stream of numbers for privacy noise: a seeded generator, or SHAKE-256 keyed by 32 secret bytes.
+    """A stream of numbers for noise and draws: a seeded generator, or SHAKE-256 keyed by 32 secret bytes.
 
     The second is cryptographic and keeps its whole key; torch's own generator keeps 32 bits of a seed.
     """
 
     def __init__(self, source: torch.Generator | bytes):
         self.source, self.calls = source, 0
+
+    @property
+    def secret(self) -> bool:
+        """Can nobody draw it again?"""
+        return isinstance(self.source, bytes)
+
+    def uniform(self, n: int) -> Tensor:
+        """(n,) numbers uniform in [0, 1), fp64."""
+        if isinstance(self.source, torch.Generator):
+            return torch.rand(n, dtype=torch.float64, generator=self.source)
+        return self._words(n).bitwise_right_shift(10).double().mul_(2.0**-53)
+
+    def order(self, n: int) -> list[int]:
+        """0 .. n - 1 in random order, every order alike."""
+        if isinstance(self.source, torch.Generator):
+            return list(torch.randperm(n, generator=self.source).tolist())
+        out = list(range(n))  # Fisher and Yates
+        for i, k in enumerate(self.below(torch.arange(n, 0, -1)).tolist()):
+            out[i], out[i + k] = out[i + k], out[i]
+        return out
 
     def normal(self, n: int) -> Tensor:
         """(n,) standard normal numbers, fp64."""
@@ -110,6 +130,7 @@ class Ctx:
     brief: str = ""  # digest of the model that this party was given; masks are bound to it
     path: str = ""
     horizon: int = 0  # rounds of the whole run: schedules and calibrated noise belong to it
+    unseen: bool = False  # cohorts are drawn from the operating system
     house: Any = field(
         default=None, repr=False, compare=False
     )  # the server's view (protocols.House); None at a party
@@ -152,6 +173,10 @@ class Ctx:
         if self.simulated and not real:
             return Noise(torch.Generator().manual_seed(self._seed("noise", purpose, self.client)))
         return Noise(self.secret(32))
+
+    def coins(self, purpose: str) -> Noise:
+        """For the draw of a cohort: the cohort's stream, or the operating system's where nobody may draw it again."""
+        return Noise(self.secret(32) if self.unseen else self.shared(purpose))
 
     @contextlib.contextmanager
     def ambient(self, purpose: str = "") -> Iterator[None]:

@@ -20,6 +20,7 @@ from fedfm.core.context import Ctx
 from fedfm.core.errors import MessageRefused, RoundFailed
 from fedfm.core.message import Message, finite
 from fedfm.core.protocols import Aggregate, Lift, State, Wire
+from fedfm.core.spending import always
 from fedfm.core.tree import Layout
 
 if TYPE_CHECKING:
@@ -162,7 +163,9 @@ def settle(
         for m in kept:
             gather(fed, m, fold, ctx.at(client=m.sender))
         kept = fold
-    if not kept.ids:
+    if kept.x is None and always(fed) and ctx.layout is not None:  # of no message: noise alone
+        kept.x = torch.zeros(fed.aggregate.lifted(ctx.layout))
+    if kept.x is None:
         raise RoundFailed("nobody contributed")
     stages, hidden, mass = Pipe(fed.uplink).stages, Pipe(fed.uplink).hidden, kept.mass
     x = kept.total()

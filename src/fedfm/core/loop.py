@@ -26,7 +26,7 @@ from fedfm.core.job import Job
 from fedfm.core.memory import Round, RunState
 from fedfm.core.message import Message, nothing
 from fedfm.core.protocols import Aggregate, Bound, Load, Outcome, Plan, State
-from fedfm.core.spending import overspends
+from fedfm.core.spending import always, overspends, unseen
 from fedfm.core.state import whole
 from fedfm.core.tree import cut
 from fedfm.ledger import events
@@ -44,7 +44,7 @@ class Run:
         self.fed, self.folder, self.home, self.engine = fed, folder, home, engine
         self.bound: Bound = home.bound
         self.parties = home.parties
-        self.ctx0 = Ctx(fed.seed, simulated=fed.simulated, horizon=fed.rounds)
+        self.ctx0 = Ctx(fed.seed, simulated=fed.simulated, horizon=fed.span)
         self.malicious = fed.adversary.members(tuple(self.parties), self.ctx0)
         self.layout = fed.client.gives(self.bound.layout)
         state = latest(folder) if resume else None
@@ -133,7 +133,7 @@ class Run:
                 asked = fed.select.candidates(pool, select, ctx)
                 brief = Message(fed.serving.model(st.server), "weights", version=st.round, sender="server")
                 answers = self.ask("select", asked, fed.select.question(brief, pool, select, ctx), ctx)
-            plan, select = fed.select.select(pool, select, ctx, answers)
+            plan, select = fed.select.select(pool, select, ctx.at(unseen=unseen(fed)), answers)
         room = max(0, fed.pace.room(len(st.busy), len(plan.jobs)))
         if room < len(plan.jobs):  # what was drawn is no longer what takes part, and the accountant must know
             plan = replace(
@@ -251,7 +251,7 @@ class Run:
             r.ctx.at(client=i).note(events.Refused(name_of(fed.detect), why))
             r.refused[i] = why
             del r.messages[i], r.kept[i]
-        if len(r.kept) < (needed := fed.pace.quorum(len(r.plan.jobs))):
+        if len(r.kept) < (needed := fed.pace.quorum(len(r.plan.jobs))) and not always(fed):
             raise RoundFailed(f"{len(r.kept)} of {len(r.plan.jobs)} parties contributed, {needed} are needed")
 
     def _flag(self, messages: Mapping[str, Message], r: Round, ctx: Ctx) -> tuple[dict[str, str], State]:

@@ -11,7 +11,7 @@ import itertools
 import time
 from collections.abc import Generator
 from dataclasses import replace
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +26,7 @@ from fedfm.core.home import Home
 from fedfm.core.job import POOLED, UPLOAD, Job, Said
 from fedfm.core.message import Message, finite, pack
 from fedfm.core.protocols import Bound, Client, Say, State
+from fedfm.core.spending import SERVER, guards
 from fedfm.core.state import Store
 from fedfm.core.talk import Talk, words
 from fedfm.ledger import events
@@ -33,7 +34,7 @@ from fedfm.ledger import events
 if TYPE_CHECKING:
     from fedfm.core.federation import Federation
 
-OURS = frozenset({"facts", "masses"})  # keys of `info` that the session itself fills or takes out
+OURS = frozenset({"facts"})  # keys of `info` that the session itself takes out
 
 
 class Guard:
@@ -63,11 +64,17 @@ class Guard:
             job.id,
             job.terms,
             simulated=self.fed.simulated,
-            horizon=self.fed.rounds,
+            horizon=self.fed.span,
             events=[],
         )
         kinds = {"train": self._train, "ask": self._ask, "alone": self._alone, "own": self._own}
         return words(job, kinds[job.kind](job, brief, ctx), ctx)
+
+    @cached_property
+    def weighed(self) -> bool:
+        """Is protection asked for from the server, which gets the weights in clear?"""
+        walls = guards(self.fed, SERVER)
+        return bool(walls) and not any("mass" in s.covers for s in walls)
 
     def enter(self, job: Job, brief: Message) -> None:
         """Before anything is done with a brief: a real party's policy refuses here."""
@@ -119,6 +126,12 @@ class Guard:
         m, mine = out if isinstance(out, tuple) else (yield from self._relay(out, ctx))
         worked = time.perf_counter()
         self.exit(client, m)
+        if m.mass not in (1.0, rows := float(len(self.data(job.id)))) and not job.malicious and self.weighed:
+            raise MethodFault(
+                "client",
+                f"{name_of(client)} weighs a message by {m.mass:g}, a party with {rows:g} rows: weights leave "
+                "in clear here, and row counts alone are public",
+            )
         facts = m.info.get("facts", {})
         m = replace(
             m, sender=job.id, version=job.round, info={k: v for k, v in m.info.items() if k != "facts"}

@@ -69,7 +69,7 @@ def _traffic(site: Site, rows: dict[str, int]) -> dict[str, int]:
     `down_bytes`, `up_bytes`, `talk_bytes` are a party's, the mean over the plan; `total_bytes` is of the whole run with
     every party in every round. A conversation is counted for as many local steps as the party takes.
     """
-    fed, ctx = site.fed, Ctx(site.fed.seed, horizon=site.fed.rounds)
+    fed, ctx = site.fed, Ctx(site.fed.seed, horizon=site.fed.span)
     state = RunState(server=fed.serving.init(site.bound, ctx))
     briefs = Briefs(fed, site.bound, state, Memories(site.store.folder, {}))
     plan = {i: Terms() for i in rows}

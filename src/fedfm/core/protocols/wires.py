@@ -34,6 +34,7 @@ class Wire(Slot):
         ""  # from whom: "server" (then from everybody), or "recipients" of models and files
     )
     relation: str = ""  # what its guarantee hides of a party: "zero-out", "replace-one", "add-or-remove"
+    epsilon: float | None = None  # for which its noise is made, over the horizon
     budget: float | None = None  # epsilon at which a run stops
     shares: int = 0  # parties among whom its noise is divided, so that it protects in a hidden sum alone; 0: it is whole
     step: ClassVar[float] = 0.0  # values travel as whole multiples of this; 0: as they are

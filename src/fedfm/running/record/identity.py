@@ -200,8 +200,13 @@ _MISSING = "nothing"
 
 
 def _settled(config: Config) -> Any:
-    """As it is after a way through a file."""
-    return json.loads(json.dumps(config))
+    """As it is after a way through a file, with the horizon as a number."""
+    return json.loads(json.dumps({**config, "horizon": span(config)}))
+
+
+def span(config: Config) -> Any:
+    """The horizon of a config: `rounds` where it names none."""
+    return config.get("rounds") if config.get("horizon") is None else config["horizon"]
 
 
 def _unlike(was: Any, now: Any, path: str) -> Iterator[tuple[str, Any, Any]]:

@@ -146,7 +146,7 @@ def _round(stages: Sequence[Any], t: int, sampling: Sampling) -> list[Line]:
             "client": None if s.after_sum else "each party",
             **n,
             "noise": "system",
-            "secret": True,
+            "secret": sampling.get("secret", True),
         }
         for s, n in zip(stages, noises, strict=True)
     ]

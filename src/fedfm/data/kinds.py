@@ -30,6 +30,7 @@ ROLES = {  # of ShareGPT and its relatives, to those that chat templates know
     "function_call": "assistant",
 }
 _WHOLE = re.compile(r"([+-]?\d+)\.0*")
+_SAID = re.compile(r"(?:\A|\n\n)(Human|Assistant):")  # as hh-rlhf writes its turns
 _DEPTH = 64  # nesting of a value that is kept as it is
 
 
@@ -277,12 +278,26 @@ class Chat(Turns):
 
 @dataclass(frozen=True)
 class Reply(Kind):
-    """One side of a preference pair: text, or the turns that end with it."""
+    """One side of a preference pair: text, or the turns that end with it, from the question on.
+
+    Turns are a list as in a chat, or text with "Human:" and "Assistant:" before them. Where they hold the question,
+    the row needs none of the columns `instead`.
+    """
+
+    instead: tuple[str, ...] = ("instruction",)
 
     def clean(self, value: Any) -> Any:
-        if isinstance(value, str) and not value.lstrip().startswith("[{"):
+        if isinstance(value, str) and value.lstrip().startswith("Human:"):
+            said = _SAID.split(value.lstrip())[1:]
+            value = [{"role": r, "content": t.strip()} for r, t in zip(said[::2], said[1::2], strict=True)]
+        elif isinstance(value, str) and not value.lstrip().startswith("[{"):
             return Text().clean(value)
         return Turns().clean(value)
+
+    @staticmethod
+    def asks(value: Any) -> bool:
+        """Does a cleaned value hold the question?"""
+        return not isinstance(value, str) and any(t["role"] == "user" for t in value)
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,7 @@ class Own(Source):
             )
             fix = "put the columns' names on the first line"
             faults.add(piece.place, "it looks as if there is no header", why, fix, 1)
-        missing = {p.place: lacking(columns, maps.get(p.party, mapping), p.has) for p in full}
+        missing = {p.place: lacking(columns, maps.get(p.party, mapping), p.has, p.lines) for p in full}
         optional = {c.name for c in columns if not c.required}
         for p in full:  # a mapped column must be somewhere, also where it is not required
             own = maps.get(p.party, mapping)

@@ -46,6 +46,7 @@ class TextRegression(EncoderTask):
         Column("group", Group(), required=False),
     )
 
+    scale: float = knob(1.0, "length of the feature vector", low=0.0)
     center: float = knob(0.0, "where predictions begin: about the mean of the numbers, agreed beforehand")
     spread: float = knob(1.0, "unit of the head's output: about the numbers' standard deviation", above=0.0)
 
@@ -94,7 +95,7 @@ class Regression(Pooled):
 
     def errors(self, module: nn.Module, batch: Batch) -> Tensor:
         """Prediction less target, in spreads (n,)."""
-        goal = ((batch.labels - self.task.center) / self.task.spread).float()
+        goal: Tensor = ((batch.labels - self.task.center) / self.task.spread).float()
         return self.outputs(module, batch)[:, 0].float() - goal
 
     def losses(self, module: nn.Module, batch: Batch) -> Tensor:

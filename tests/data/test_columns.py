@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +32,12 @@ def offered(message: str) -> Any:
 
 
 # ---- maps -----------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", ["text_pair", "input", "system", "labels"])
+@pytest.mark.parametrize("name", ["number", "input", "system", "labels"])
 def test_a_mapped_column_that_the_task_does_not_read_is_refused(name: str) -> None:
     jsonl(Path("a.jsonl"), [{"s": "a", "l": "xy"[i % 2], "t": "b"} for i in range(12)])
     message = said(lambda: Files("a.jsonl", columns={"text": "s", "label": "l", name: "t"}).open(0, TEXT))
     assert f"the task does not read a column '{name}'" in message
-    assert ("it reads text, label, group" in message) or ("did you mean 'label'" in message)
+    assert ("it reads text, text_pair, label, group" in message) or ("did you mean 'label'" in message)
 
 
 def test_history_and_system_of_a_question_are_refused() -> None:
@@ -59,7 +60,7 @@ def test_a_mapped_column_that_nobody_has_is_missed_even_if_it_is_optional() -> N
 def test_a_sentence_pair_is_read_where_the_task_has_it() -> None:
     rows = [{"premise": f"p{i}", "hypothesis": f"h{i}", "label": "yn"[i % 2]} for i in range(10)]
     jsonl(Path("a.jsonl"), rows)
-    pair = (*TEXT, Column("text_pair", Text()))
+    pair = tuple(replace(c, required=c.name != "group") for c in TEXT)
     opened = Files("a.jsonl", columns={"text": "premise", "text_pair": "hypothesis"}, test_fraction=0.0).open(
         0, pair
     )

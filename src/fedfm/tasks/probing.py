@@ -11,6 +11,7 @@ import torch
 
 from fedfm.core.errors import FedfmError, Problem
 from fedfm.core.protocols import Bound, Task
+from fedfm.core.schema import Account, Lost
 
 ROWS = 4  # of each party that is looked at
 PARTIES = 8
@@ -54,6 +55,21 @@ def probe(task: Task, bound: Bound, parties: Any) -> list[Problem]:
         for module, training in modes:
             module.training = training
     return problems
+
+
+def left_out(site: Any) -> Account:
+    """Rows that the task leaves out when it encodes them, of each party and of the test set; all are encoded for it."""
+    found = [(i, "train", site.data(i)) for i in site.parties.ids]
+    cases, parts = site.home.cases, site.fed.evaluate.parts
+    for case in ("",) if "" in cases else cases:  # the common test rows hold those of the other cases
+        found += [(case, "test", site.home.test(case, k, parts)) for k in range(parts)]
+    return Account() + Account(
+        tuple(
+            Lost(who, split, why, n)
+            for who, split, encoded in found
+            for why, n in getattr(encoded, "dropped", {}).items()
+        )
+    )
 
 
 def _sample(parties: Any) -> Any:

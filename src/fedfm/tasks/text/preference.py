@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedfm.cards.registry import knob, method
+from fedfm.cards.registry import knob, load, method
 from fedfm.core.errors import DataError
 from fedfm.core.protocols import Scores
 from fedfm.core.schema import Column
@@ -185,11 +185,9 @@ class Pairwise(Instruction):
     @functools.cached_property
     def _base(self) -> nn.Module:
         """Of a model that was read back: the base alone, with the adapter that training went on from."""
-        from fedfm.efficiency.computation.tuning.peft import Peft
-
         whole = network(self.task, self.task.model)
         if self.task.start:
-            whole = Peft().reload(whole, Path(self.task.start))
+            whole = load("peft", "tuning")().reload(whole, Path(self.task.start))
         made: nn.Module = whole.eval()
         return made
 

@@ -14,7 +14,7 @@ from fedfm.config.text import override
 from fedfm.core.schema import Column
 from fedfm.data.chatterbot import Chatterbot
 from fedfm.data.files import Files
-from fedfm.data.kinds import Number, Text
+from fedfm.data.kinds import ASSISTANT, Number, Text
 from fedfm.data.wordnet_topics import WordnetTopics
 from said import said
 
@@ -226,6 +226,8 @@ def test_odd_chats_are_left_out_or_refused() -> None:
         "messages: a chat without an assistant's turn": 2,
         "messages: an empty list": 1,
         "messages: a chat in which no answer follows a user's turn": 1,
+        f"{ASSISTANT} that calls a tool without a word": 4,
+        f"{ASSISTANT} behind a turn of tool": 4,
     }
     bad: list[Any] = [["x"], [{"text": "x"}], [{"role": "user", "content": 3}], "[{", "hello"]
     jsonl(Path("b.jsonl"), [{"messages": m} for m in bad])

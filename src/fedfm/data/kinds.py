@@ -16,6 +16,7 @@ from typing import Any
 
 from fedfm.core.schema import Kind, Unfit
 
+ASSISTANT = "no answer to a user: an assistant's turn"
 MISSING = ("nan", "<na>", "nat")  # how tables write a missing value where they have text only
 ROLES = {  # of ShareGPT and its relatives, to those that chat templates know
     "human": "user",
@@ -273,6 +274,20 @@ class Chat(Turns):
                 found.append(row | ({"history": tuple(turns[:i])} if i else {}))
         if not found:
             raise Unfit("a chat in which no answer follows a user's turn")
+        return found
+
+    def passed(self, turns: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Why an assistant's turn is no answer that is trained on: one reason a turn."""
+        found = []
+        for before, turn in zip([None, *turns], turns, strict=False):
+            if turn["role"] != "assistant":
+                continue
+            if not turn["content"].strip():
+                found.append(f"{ASSISTANT} that calls a tool without a word")
+            elif before is None:
+                found.append(f"{ASSISTANT} that opens the chat")
+            elif before["role"] != "user":
+                found.append(f"{ASSISTANT} behind a turn of {before['role']}")
         return found
 
 

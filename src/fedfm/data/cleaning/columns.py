@@ -84,6 +84,9 @@ def clean(piece: Piece, wanted: Wanted, mapping: Map, faults: Faults, lost: Coun
                 lost[f"no {c.name}" if str(e) == "no value" else f"{c.name}: {e}"] += 1
                 break
         else:
+            lost.update(
+                why for c in wanted if c.name in row and c.name in chats for why in c.kind.passed(row[c.name])
+            )
             row = {k: v for k, v in row.items() if answers == [{}] or k not in chats}
             kept += [({**answer, **row}, theirs) for answer in answers]
     return kept

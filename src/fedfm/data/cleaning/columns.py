@@ -85,7 +85,10 @@ def clean(piece: Piece, wanted: Wanted, mapping: Map, faults: Faults, lost: Coun
                 break
         else:
             lost.update(
-                why for c in wanted if c.name in row and c.name in chats for why in c.kind.passed(row[c.name])
+                why
+                for c in wanted
+                if isinstance(c.kind, kinds.Chat) and c.name in row
+                for why in c.kind.passed(row[c.name])
             )
             row = {k: v for k, v in row.items() if answers == [{}] or k not in chats}
             kept += [({**answer, **row}, theirs) for answer in answers]

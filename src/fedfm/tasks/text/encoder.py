@@ -334,8 +334,15 @@ def _encoder(task: EncoderTask) -> Any:
         checkpointing=task.gradient_checkpointing,
     )
     if getattr(encoder, "pooler", None) is not None:
-        encoder.pooler = None  # it makes a feature that is not used here
+        encoder.pooler = _Unused()  # it makes a feature that nobody reads here
     return encoder
+
+
+class _Unused(nn.Module):
+    """In the place of a layer whose output is not read; some networks call it unasked."""
+
+    def forward(self, x: Any, *more: Any, **named: Any) -> Any:
+        return x
 
 
 def _build(task: EncoderTask, width: int) -> Headed:

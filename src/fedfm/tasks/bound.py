@@ -215,6 +215,13 @@ class BoundModule(Bound):
             for name, t, data, grad in self._pointers
             if t.data_ptr() != data or (grad and (t.grad is None or t.grad.data_ptr() != grad))
         ]
+        still = [e.name for e in self.layout.entries if not e.trainable]
+        if gone and gone[0] in still:
+            raise FedfmError(
+                f"the module's forward pass puts another tensor in the place of its buffer '{gone[0]}'\n"
+                "    why: the buffer lies in the parameter vector, which the other tensor does not\n"
+                f"    fix: write it in place: self.{gone[0].rpartition('.')[2]}.copy_(...)"
+            )
         if gone:
             raise FedfmError(
                 f"tensor '{gone[0]}' no longer lies in the flat buffer: something called zero_grad(set_to_none"

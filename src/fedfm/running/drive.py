@@ -13,6 +13,7 @@ from typing import Any
 
 from fedfm.config import plain as configs
 from fedfm.config import text
+from fedfm.config.names import strange
 from fedfm.core.books import checkpoints
 from fedfm.core.errors import ConfigError, MachineFault
 from fedfm.core.federation import Federation
@@ -79,7 +80,7 @@ def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
     with progress.step("model"):
         bound = open_task(fed.task, parties, device)
     with progress.step("probing"):
-        if problems := probe(fed.task, bound, parties):
+        if problems := [*strange(fed, sizes, bound.layout), *probe(fed.task, bound, parties)]:
             raise ConfigError(problems)
     site = Site(planned(fed, len(sizes)), bound, parties, Store(folder / "clients"))
     if problems := idle(site):

@@ -22,6 +22,7 @@ from fedfm.core.session import Site
 from fedfm.ledger import events
 from fedfm.ledger import file as ledger
 from fedfm.running.verdict import LOST, Verdict
+from fedfm.tasks.probing import left_out
 
 
 def summarise(
@@ -41,10 +42,7 @@ def summarise(
     local = {i: s[name] for i, s in baseline.get("local", {}).items() if name in s}
     total = {way: sum(r["bytes"][way] for r in records) for way in ("up", "down", "talk")}
     model = run.model()
-    dropped = sum(
-        (Counter(getattr(site.data(i), "dropped", {})) for i in run.parties),
-        Counter(site.parties.account.reasons()),
-    )
+    dropped = (site.parties.account + left_out(site)).reasons()
     federated = scored[-1].get(name) if len(scored) > 1 or run.state.round == 0 and scored else None
     trained = [r for r in records if r["round"]]
     if trained and all(r.get("failed") for r in trained):
@@ -81,7 +79,7 @@ def summarise(
             for (i, n), dist in zip(run.parties.items(), site.parties.distribution().values(), strict=True)
         },
         "adversaries": sorted(run.malicious),
-        "dropped": dict(dropped),
+        "dropped": dropped,
         "failures": dict(
             Counter(
                 e["kind"]

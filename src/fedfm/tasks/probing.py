@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import traceback
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -11,6 +13,7 @@ import torch
 
 from fedfm.core.errors import FedfmError, Problem
 from fedfm.core.protocols import Bound, Task
+from fedfm.core.schema import Account, Lost
 
 ROWS = 4  # of each party that is looked at
 PARTIES = 8
@@ -49,11 +52,46 @@ def probe(task: Task, bound: Bound, parties: Any) -> list[Problem]:
                 "task", text[0], found["why"] or "a few real rows were tried", found["fix"] or "see above"
             )
         ]
+    except MemoryError:
+        raise
+    except Exception as e:  # noqa: BLE001 - nobody can list what networks of strangers raise
+        problems = [_broken(e)]
     finally:
         bound.load(before)
         for module, training in modes:
             module.training = training
     return problems
+
+
+def left_out(site: Any) -> Account:
+    """Rows that the task leaves out when it encodes them, of each party and of the test set; all are encoded for it."""
+    found = [(i, "train", site.data(i)) for i in site.parties.ids]
+    cases, parts = site.home.cases, site.fed.evaluate.parts
+    for case in ("",) if "" in cases else cases:  # the common test rows hold those of the other cases
+        found += [(case, "test", site.home.test(case, k, parts)) for k in range(parts)]
+    return Account() + Account(
+        tuple(
+            Lost(who, split, why, n)
+            for who, split, encoded in found
+            for why, n in getattr(encoded, "dropped", {}).items()
+        )
+    )
+
+
+def _broken(e: Exception) -> Problem:
+    """What a network raised on a few real rows, and where: of the user's own code, if there is any on the way."""
+    frames = traceback.extract_tb(e.__traceback__)
+    own = [
+        f for f in frames if "site-packages" not in f.filename and f"{os.sep}fedfm{os.sep}" not in f.filename
+    ]
+    at = (own or frames)[-1]
+    said = " ".join(str(e).split())[:300]
+    return Problem(
+        "task",
+        f"the model fails on a few real rows: {type(e).__name__}: {said}",
+        f"raised in {at.name} ({os.path.basename(at.filename)}, line {at.lineno})",
+        "mend the module if it is yours; else take another model, or settings that it can work with",
+    )
 
 
 def _sample(parties: Any) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 
 from fedfm.core.errors import ConfigError, Problem, nearest
 
-_NAMES = ("overhead", "start", "clients", "aggregate", "imports", "wire", "secagg")
+_NAMES = ("overhead", "start", "clients", "aggregate", "imports", "wire", "secagg", "speed")
 
 
 def names() -> list[str]:
@@ -17,11 +17,11 @@ def names() -> list[str]:
     return list(_NAMES)
 
 
-def run(name: str | None = None, quick: bool = False) -> dict[str, Any]:
+def run(name: str | None = None, quick: bool = False, **options: Any) -> dict[str, Any]:
     """Measure `name` and return its figures as plain data; all of them, by name, when it is None.
 
-    `quick` repeats less on smaller sizes: for a look, not for a claim. Progress goes to standard error. Raises
-    ConfigError for an unknown name.
+    `quick` repeats less on smaller sizes: for a look, not for a claim. `options`: the measurement's own. Progress goes
+    to standard error. Raises ConfigError for an unknown name.
     """
     if name is None:
         return {n: run(n, quick) for n in _NAMES}
@@ -40,7 +40,7 @@ def run(name: str | None = None, quick: bool = False) -> dict[str, Any]:
 
     print(f"bench {name} ...", file=sys.stderr, flush=True)
     load, start = machine.load(), time.perf_counter()
-    found: dict[str, Any] = importlib.import_module(f"fedfm.bench.{name}").measure(quick=quick)
+    found: dict[str, Any] = importlib.import_module(f"fedfm.bench.{name}").measure(quick=quick, **options)
     spent = time.perf_counter() - start
     print(f"bench {name} took {spent:.1f} s", file=sys.stderr, flush=True)
     return {

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fedfm.bench import machine
-from fedfm.bench.arena import ENDLESS, NEVER, Lap, opened
-from fedfm.bench.bare import Network, Rows, parameters, train
+from fedfm.bench.bed.arena import ENDLESS, NEVER, Lap, opened
+from fedfm.bench.bed.bare import Network, Rows, parameters, train
 from fedfm.core.context import Ctx
 from fedfm.core.federation import Federation
 from fedfm.core.message import Message

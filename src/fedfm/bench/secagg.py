@@ -10,8 +10,8 @@ import sys
 from typing import Any
 
 from fedfm.bench import machine
-from fedfm.bench.arena import ENDLESS, NEVER, opened
-from fedfm.bench.idle import Crowd, Idle, Vector
+from fedfm.bench.bed.arena import ENDLESS, NEVER, opened
+from fedfm.bench.bed.idle import Crowd, Idle, Vector
 from fedfm.core.federation import Federation, replace
 from fedfm.engines.inprocess import InProcess
 from fedfm.trust.privacy.secure.secagg import SecAgg

@@ -127,6 +127,13 @@ def _personal(fed: Federation) -> Iterator[Problem]:
     """Whoever needs the one model of the server."""
     if fed.serving.whole:
         return
+    if fed.evaluate.keep_best:
+        yield Problem(
+            "evaluate.keep_best",
+            f"{name_of(fed.serving)} has no one model, but one for each party",
+            "the states that make a party's model of an earlier round are not kept",
+            "evaluate.stop_after=5 ends the run soon after its best round",
+        )
     for slot, method, asks in (
         ("value", fed.value, not fed.value.identity()),
         ("select", fed.select, fed.select.needs_model),

@@ -17,6 +17,7 @@ from fedfm.core.memory import Memories, RunState
 from fedfm.core.message import Message
 from fedfm.core.session import Site
 from fedfm.core.state import Store
+from fedfm.running.process import borrowed
 from fedfm.running.progress import Silent
 from fedfm.tasks.probing import left_out
 
@@ -28,7 +29,7 @@ def estimate(setup: Setup) -> dict[str, Any]:
     from fedfm.running.execute import open_site
 
     fed = setup.fed
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, borrowed(fed.threads):
         site = open_site(fed, Path(folder), Silent())
         site.store = Store(Path(folder) / "clients")
         rows = {i: len(site.parties.train(i)) for i in site.parties.ids}

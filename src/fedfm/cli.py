@@ -164,11 +164,12 @@ def new(
 def bench(
     name: Annotated[str | None, typer.Argument(help="one measurement (default: all)")] = None,
     quick: Annotated[bool, typer.Option(help="smaller and fewer, for a first look")] = False,
+    device: Annotated[str, typer.Option(help="cpu; cuda for the measurement overhead")] = "cpu",
 ) -> None:
     """The project's own measurements, as JSON on standard output."""
     from fedfm import bench as benches
 
-    print(json.dumps(benches.run(name, quick), indent=1))
+    print(json.dumps(benches.run(name, quick, device), indent=1))
 
 
 @app.command()

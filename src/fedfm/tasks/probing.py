@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import json
+import multiprocessing
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import Any
 
 import torch
 
-from fedfm.core.errors import FedfmError, Problem
+from fedfm.core.errors import FedfmError, MachineFault, Problem
 from fedfm.core.protocols import Bound, Task
 
 ROWS = 4  # of each party that is looked at
@@ -54,6 +56,46 @@ def probe(task: Task, bound: Bound, parties: Any) -> list[Problem]:
         for module, training in modes:
             module.training = training
     return problems
+
+
+def probe_apart(task: Task, bound: Bound, parties: Any) -> list[Problem]:
+    """`probe` in a process of its own, for a process that is to be forked where CUDA is.
+
+    There torch starts a thread per device at the first backward pass, and its forks cannot take another. Raises
+    FedfmError when this process has taken one already, and MachineFault when the other dies.
+    """
+    fork = multiprocessing.get_context("fork")
+    ours, theirs = fork.Pipe(duplex=False)
+
+    def work() -> None:
+        try:
+            told: dict[str, Any] = {"problems": [astuple(p) for p in probe(task, bound, parties)]}
+        except Exception as e:  # noqa: BLE001 - whatever it is, it is told
+            told = {"error": f"{type(e).__name__}: {e}"}
+        theirs.send_bytes(json.dumps(told).encode())
+
+    process = fork.Process(target=work, daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        told = json.loads(ours.recv_bytes())
+    except EOFError:
+        process.join()
+        raise MachineFault(
+            f"the process that tried the model died (exit code {process.exitcode}): use engine=inprocess"
+        ) from None
+    process.join()
+    if "error" not in told:
+        return [Problem(*p) for p in told["problems"]]
+    if "fork" in told["error"]:
+        raise FedfmError(
+            "worker processes cannot train here\n    why: this process has computed gradients already, and a fork of it "
+            "cannot where there is a CUDA device\n    fix: engine=inprocess, a fresh process, or CUDA_VISIBLE_DEVICES= "
+            "in its environment"
+        )
+    raise FedfmError(
+        f"the model cannot be tried on a few rows\n    why: {told['error']}\n    fix: engine=inprocess shows where"
+    )
 
 
 def _sample(parties: Any) -> Any:

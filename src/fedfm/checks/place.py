@@ -27,6 +27,11 @@ def place(fed: Federation) -> str:
     return "cuda" if torch.cuda.is_available() and not forks(fed) else "cpu"
 
 
+def forked() -> None:
+    """Called in a fork: there is no GPU here. Optimisers ask for one and would start CUDA, which a fork cannot."""
+    torch.cuda.is_available = lambda: False
+
+
 def settled(fed: Federation) -> str:
     """`place`, and torch told to compute there what it would compute again: the same bits for the same seed.
 

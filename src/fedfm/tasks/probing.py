@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from fedfm.checks.place import forked
 from fedfm.core.errors import FedfmError, MachineFault, Problem
 from fedfm.core.protocols import Bound, Task
 
@@ -68,6 +69,7 @@ def probe_apart(task: Task, bound: Bound, parties: Any) -> list[Problem]:
     ours, theirs = fork.Pipe(duplex=False)
 
     def work() -> None:
+        forked()
         try:
             told: dict[str, Any] = {"problems": [astuple(p) for p in probe(task, bound, parties)]}
         except Exception as e:  # noqa: BLE001 - whatever it is, it is told

@@ -41,9 +41,7 @@ def settled(fed: Federation) -> str:
     if device == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read at the first product
         torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = (
-            False  # a pass over memory that shows nobody a bug
-        )
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # shows nobody a bug
         torch.backends.cudnn.allow_tf32 = False
     return device
 

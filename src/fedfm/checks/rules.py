@@ -13,6 +13,7 @@ import torch
 from fedfm.cards.registry import name_of
 from fedfm.checks import codes, protection
 from fedfm.checks.exposure import exposed
+from fedfm.checks.place import forks
 from fedfm.checks.ranges import ranges
 from fedfm.core.combine import Pipe, stages_of
 from fedfm.core.errors import Problem
@@ -216,7 +217,7 @@ def _place(fed: Federation) -> Iterator[Problem]:
         yield Problem(
             "device", "no CUDA device is visible", "torch.cuda.is_available() is false", "device=auto"
         )
-    elif fed.device == "cuda" and name_of(fed.engine) == "processes":
+    elif fed.device == "cuda" and forks(fed):
         yield Problem(
             "engine",
             "processes cannot share a GPU",

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fedfm import report
 from fedfm.cards.registry import name_of
+from fedfm.checks.place import settled
 from fedfm.config import plain as configs
 from fedfm.config import text
 from fedfm.config.marker import unspoken
@@ -117,7 +118,7 @@ def reopened(folder: Path, federation: Federation | None = None) -> Opened:
             f"{folder} cannot be audited: the rows that it was trained on cannot be read again\n    why: {e}\n"
             "    fix: put the data back where config.yaml says"
         ) from e
-    device = fed.device if fed.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    device = settled(fed)
     bound = open_task(fed.task, parties, device)
     base, template = of_base(config, bound)
     now = Identity(config, of_data(parties), base, template, before.imports, versions())

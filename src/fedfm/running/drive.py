@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fedfm.checks.place import forks, settled, tried
 from fedfm.config import plain as configs
 from fedfm.config import text
 from fedfm.config.names import strange
@@ -34,7 +35,7 @@ from fedfm.running.record.identity import Identity, of_base, of_data, refuse
 from fedfm.running.record.public import publish
 from fedfm.running.summary import best_round, dumps, of_best, summarise, versions
 from fedfm.running.verdict import FAILED, INTERRUPTED, Result, Verdict, judge
-from fedfm.tasks.probing import open_task, probe
+from fedfm.tasks.probing import open_task, probe, probe_apart
 
 Callback = Callable[[dict[str, Any]], None]  # called with a copy of each round's record
 
@@ -73,14 +74,16 @@ def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
 
     with progress.step("data"):
         parties = opened(fed.data, fed.seed, fed.task)
-    device = fed.device if fed.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    device = settled(fed)
     sizes = {i: len(parties.train(i)) for i in parties.ids}
     if problems := feasible(fed, sizes):
         raise ConfigError(problems)
     with progress.step("model"):
         bound = open_task(fed.task, parties, device)
     with progress.step("probing"):
-        if problems := [*strange(fed, sizes, bound.layout), *probe(fed.task, bound, parties)]:
+        look = probe_apart if torch.cuda.is_available() and forks(fed) else probe
+        found = tried(lambda: look(fed.task, bound, parties))
+        if problems := [*strange(fed, sizes, bound.layout), *found]:
             raise ConfigError(problems)
     site = Site(planned(fed, len(sizes)), bound, parties, Store(folder / "clients"))
     if problems := idle(site):

@@ -97,6 +97,7 @@ from fedfm.efficiency.training.drift.fedsam import FedSAM as FedSAM
 from fedfm.efficiency.training.drift.mime import MimeLite as MimeLite
 from fedfm.efficiency.training.drift.mime import MimeLiteServer as MimeLiteServer
 from fedfm.efficiency.training.drift.rolora import RoLoRA as RoLoRA
+from fedfm.efficiency.training.fedasync import FedAsync as FedAsync
 from fedfm.efficiency.training.fedbuff import FedBuff as FedBuff
 from fedfm.efficiency.training.fedprox import FedProx as FedProx
 from fedfm.efficiency.training.hierarchy import Edges as Edges
@@ -119,6 +120,7 @@ from fedfm.efficiency.training.soup import GreedySoup as GreedySoup
 from fedfm.engines.inprocess import InProcess as InProcess
 from fedfm.engines.pace import AllArrive as AllArrive
 from fedfm.engines.pace import Buffered as Buffered
+from fedfm.engines.pace import Link as Link
 from fedfm.engines.pace import Quorum as Quorum
 from fedfm.engines.pace import Speed as Speed
 from fedfm.engines.processes import Processes as Processes

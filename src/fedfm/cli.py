@@ -171,6 +171,7 @@ def bench(
     ] = None,
     until: Annotated[float | None, typer.Option(help="speed alone: the score to reach")] = None,
     quick: Annotated[bool, typer.Option(help="smaller and fewer, for a first look")] = False,
+    device: Annotated[str, typer.Option(help="cpu; cuda for the measurement overhead")] = "cpu",
 ) -> None:
     """The project's own measurements, as JSON on standard output.
 
@@ -180,12 +181,12 @@ def bench(
     """
     from fedfm import bench as benches
 
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"device": device} if device != "cpu" else {}
     if race or until is not None:
         if name != "speed":
             what, why = f"{name} takes no recipe", "only a speed run does"
             raise ConfigError([Problem("bench", what, why, "fedfm bench speed RECIPE")])
-        options = {"until": until} | ({"recipe": race[0], "settings": race[1:]} if race else {})
+        options |= {"until": until} | ({"recipe": race[0], "settings": race[1:]} if race else {})
     print(json.dumps(benches.run(name, quick, **options), indent=1))
 
 

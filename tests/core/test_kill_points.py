@@ -13,7 +13,6 @@ import pytest
 from fedfm.core.books import checkpoint, checkpoints
 from fedfm.core.combine import Pipe
 from fedfm.core.federation import Federation
-from fedfm.core.ledger import Ledger
 from fedfm.core.memory import RunState
 from fedfm.core.state import Store
 from fedfm.efficiency.communication.codec.error_feedback import ErrorFeedback
@@ -27,6 +26,7 @@ from fedfm.engines.pace import Buffered, Speed
 from fedfm.evaluation.held_out import HeldOut
 from fedfm.incentives.selection.uniform import Uniform
 from fedfm.laws.homes import play, quadratics
+from fedfm.ledger.file import Ledger
 from fedfm.tasks.quadratic import Quadratics
 
 DATA = Quadratics(a=(1.0, 2.0, 4.0), b=(0.8, 1.0, 1.2), rows=4)

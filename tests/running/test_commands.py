@@ -91,7 +91,8 @@ def test_check_never_fetches_weights(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not here("minilm") and not here("org/name") and not here("org/name@main")
     assert here("tiny-encoder") and here("./a-folder") and here(str(tmp_path))
     said = fedfm_("check", "quickstart", "data.train_rows=200")
-    assert "not probed: minilm is not here" in said.output and not (tmp_path / "cache" / "models").exists()
+    assert "not probed: minilm is not here" in said.output
+    assert not list((tmp_path / "cache" / "models").glob("minilm*")) and not (tmp_path / "hub").exists()
 
 
 def test_check_says_which_rows_are_left_out(tmp_path: Path) -> None:

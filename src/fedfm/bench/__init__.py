@@ -23,6 +23,8 @@ def run(name: str | None = None, quick: bool = False, **options: Any) -> dict[st
     `quick` repeats less on smaller sizes: for a look, not for a claim. `options`: the measurement's own. Progress goes
     to standard error. Raises ConfigError for an unknown name.
     """
+    if (device := options.get("device", "cpu")) != "cpu":
+        _refuse(name, device)
     if name is None:
         return {n: run(n, quick) for n in _NAMES}
     if name not in _NAMES:
@@ -50,3 +52,22 @@ def run(name: str | None = None, quick: bool = False, **options: Any) -> dict[st
         "took_s": round(spent, 2),
         "machine": machine.describe() | {"load_before": load, "load_after": machine.load()},
     }
+
+
+def _refuse(name: str | None, device: str) -> None:
+    """Raise ConfigError unless `name` can be measured on `device`."""
+    import torch
+
+    if device != "cuda" or name != "overhead":
+        what = f"{name or 'all'} cannot be measured on '{device}'"
+        why = "only overhead is work for a device"
+        fix = (
+            "fedfm bench overhead --device cuda"
+            if device == "cuda"
+            else "--device cpu, or overhead with cuda"
+        )
+    elif not torch.cuda.is_available():
+        what, why, fix = "no CUDA device is visible", "torch.cuda.is_available() is false", "--device cpu"
+    else:
+        return
+    raise ConfigError([Problem("bench", what, why, fix)])

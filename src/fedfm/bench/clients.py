@@ -44,6 +44,7 @@ def measure(
                 engine=engine,
                 evaluate=NEVER,
                 rounds=ENDLESS,
+                device="cpu",
             )
             with opened(fed) as arena:
                 (found["slow"] if slow else found)[name] = _rounds(arena, 1 if slow else repeats)

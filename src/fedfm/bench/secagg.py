@@ -27,7 +27,13 @@ def measure(
     for n in parties:
         print(f"  {n} parties", file=sys.stderr, flush=True)
         fed = Federation(
-            Vector(size), Crowd(n), client=Idle(), engine=InProcess(), evaluate=NEVER, rounds=ENDLESS
+            Vector(size),
+            Crowd(n),
+            client=Idle(),
+            engine=InProcess(),
+            evaluate=NEVER,
+            rounds=ENDLESS,
+            device="cpu",
         )
         found[str(n)] = {
             "secagg": _rounds(replace(fed, uplink=SecAgg()), repeats),

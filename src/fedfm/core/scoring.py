@@ -17,6 +17,7 @@ from fedfm.core.errors import FedfmError, MethodFault, RoundFailed
 from fedfm.core.job import VALIDATION
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregate, Scores, State
+from fedfm.ledger.events import Bytes
 
 if TYPE_CHECKING:
     from fedfm.core.loop import Run
@@ -84,8 +85,8 @@ def _visited(run: Run, model: Tensor, ctx: Ctx | None) -> dict[str, float]:
     parts, by_metric = list[Scores](), dict[str, dict[str, float]]()
     for s in run.hub.collect(jobs, lambda job: brief):
         if ctx is not None and ctx.events is not None:
-            ctx.at(client=s.job.id).note("bytes", direction="down", total=brief.nbytes, stages={})
-            ctx.events.extend(e for e in s.events if e["kind"] == "bytes")
+            ctx.at(client=s.job.id).note(Bytes("down", brief.nbytes, {}))
+            ctx.events.extend(e for e in s.events if e["kind"] == Bytes.kind)
         if s.upload is not None:
             parts.append(told(s.upload))
             for name, value in run.fed.evaluate.finish({"": parts[-1:]}).items():

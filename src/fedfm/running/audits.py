@@ -13,11 +13,11 @@ from torch import Tensor
 
 from fedfm import report
 from fedfm.cards.registry import name_of
+from fedfm.checks.place import settled
 from fedfm.config import plain as configs
 from fedfm.config import text
 from fedfm.config.marker import unspoken
 from fedfm.config.setup import Setup
-from fedfm.core import ledger
 from fedfm.core.best import Best
 from fedfm.core.books import checkpoint, checkpoints
 from fedfm.core.context import Ctx
@@ -28,6 +28,7 @@ from fedfm.core.message import Message
 from fedfm.core.protocols import Audit, Bound
 from fedfm.core.state import write
 from fedfm.data.splits import opened as open_data
+from fedfm.ledger import file as ledger
 from fedfm.report.rundir import AUDIT
 from fedfm.running.process import borrowed
 from fedfm.running.record import kept, own
@@ -117,7 +118,7 @@ def reopened(folder: Path, federation: Federation | None = None) -> Opened:
             f"{folder} cannot be audited: the rows that it was trained on cannot be read again\n    why: {e}\n"
             "    fix: put the data back where config.yaml says"
         ) from e
-    device = fed.device if fed.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    device = settled(fed)
     bound = open_task(fed.task, parties, device)
     base, template = of_base(config, bound)
     now = Identity(config, of_data(parties), base, template, before.imports, versions())

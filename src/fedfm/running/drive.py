@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fedfm.checks.place import forks, settled, tried
 from fedfm.config import plain as configs
 from fedfm.config import text
-from fedfm.core import ledger
+from fedfm.config.names import strange
 from fedfm.core.books import checkpoints
 from fedfm.core.errors import ConfigError, MachineFault
 from fedfm.core.federation import Federation
@@ -23,16 +24,18 @@ from fedfm.core.session import Site
 from fedfm.core.spending import planned
 from fedfm.core.state import Store, write
 from fedfm.data.splits import opened
+from fedfm.ledger import file as ledger
 from fedfm.running import baselines as base
-from fedfm.running.feasible import feasible
+from fedfm.running.feasible import feasible, idle
 from fedfm.running.process import borrowed
 from fedfm.running.progress import Progress, Silent
 from fedfm.running.record import kept, own
 from fedfm.running.record.folder import CONFIG, record, writing
 from fedfm.running.record.identity import Identity, of_base, of_data, refuse
+from fedfm.running.record.public import publish
 from fedfm.running.summary import best_round, dumps, of_best, summarise, versions
 from fedfm.running.verdict import FAILED, INTERRUPTED, Result, Verdict, judge
-from fedfm.tasks.probing import open_task, probe
+from fedfm.tasks.probing import open_task, probe, probe_apart
 
 Callback = Callable[[dict[str, Any]], None]  # called with a copy of each round's record
 
@@ -71,16 +74,21 @@ def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
 
     with progress.step("data"):
         parties = opened(fed.data, fed.seed, fed.task)
-    device = fed.device if fed.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    device = settled(fed)
     sizes = {i: len(parties.train(i)) for i in parties.ids}
     if problems := feasible(fed, sizes):
         raise ConfigError(problems)
     with progress.step("model"):
         bound = open_task(fed.task, parties, device)
     with progress.step("probing"):
-        if problems := probe(fed.task, bound, parties):
+        look = probe_apart if torch.cuda.is_available() and forks(fed) else probe
+        found = tried(lambda: look(fed.task, bound, parties))
+        if problems := [*strange(fed, sizes, bound.layout), *found]:
             raise ConfigError(problems)
-    return Site(planned(fed, len(sizes)), bound, parties, Store(folder / "clients"))
+    site = Site(planned(fed, len(sizes)), bound, parties, Store(folder / "clients"))
+    if problems := idle(site):
+        raise ConfigError(problems)
+    return site
 
 
 # ---- one run --------------------------------------------------------------------------------------------------
@@ -190,7 +198,7 @@ def _kept(plan: Plan, run: Run | None) -> str:
 
 
 def _leave(plan: Plan, run: Run, summary: dict[str, Any]) -> None:
-    """The tuned model and the page; a run is complete when both are there."""
+    """The tuned model, the page, and the public copy of both; a run is complete when all are there."""
     from fedfm import report
 
     folder, bound = plan.folder, run.bound
@@ -210,6 +218,7 @@ def _leave(plan: Plan, run: Run, summary: dict[str, Any]) -> None:
         part.replace(model)
         with plan.progress.step("report"):
             report.write([folder])
+            publish(folder, plan.fed, plan.config, summary)
     plan.keep(complete=True)
 
 

@@ -14,14 +14,16 @@ from typing import Any
 from fedfm.cards.registry import methods, name_of, recipes
 from fedfm.checks.exposure import outside
 from fedfm.config import plain as configs
-from fedfm.core import ledger
 from fedfm.core.combine import stages_of
 from fedfm.core.federation import Federation
 from fedfm.core.loop import Run
 from fedfm.core.message import raw
 from fedfm.core.session import Site
+from fedfm.ledger import events
+from fedfm.ledger import file as ledger
 from fedfm.report.numbers import finite, score
-from fedfm.running.verdict import Verdict
+from fedfm.running.verdict import LOST, Verdict
+from fedfm.tasks.probing import left_out
 
 
 def summarise(
@@ -46,10 +48,7 @@ def summarise(
     local = {i: s[name] for i, s in baseline.get("local", {}).items() if name in s}
     total = {way: sum(r["bytes"][way] for r in records) for way in ("up", "down", "talk")}
     model = run.final()
-    dropped = sum(
-        (Counter(getattr(site.data(i), "dropped", {})) for i in run.parties),
-        Counter(site.parties.account.reasons()),
-    )
+    dropped = (site.parties.account + left_out(site)).reasons()
     trained = [r for r in records if r["round"]]
     scores = [r for r in records if r.get("metrics")]
     federated = scored[-1].get(name) if len(scores) > 1 or run.state.round == 0 and scored else None
@@ -89,12 +88,12 @@ def summarise(
             for (i, n), dist in zip(run.parties.items(), site.parties.distribution().values(), strict=True)
         },
         "adversaries": sorted(run.malicious),
-        "dropped": dict(dropped),
+        "dropped": dropped,
         "failures": dict(
             Counter(
                 e["kind"]
                 for e in ledger.read(run.folder / "events.jsonl")
-                if e["kind"] in ("failed", "refused", "dropout", "late", "round_failed")
+                if e["kind"] in (*LOST, events.RoundFailed.kind)
             )
         ),
         "citations": list(citations(config)),

@@ -56,16 +56,17 @@ def round_of(folder: Path) -> str:
     return of_best(best) if best and best["kept"] else ""
 
 
-def predict(folder: Path, texts: list[str]) -> list[str]:
-    """The label of each text, or the answer to each instruction."""
+def predict(folder: Path, texts: list[Any]) -> list[Any]:
+    """The label or number of each text (or pair of texts), or the answer to each instruction."""
     from fedfm.tasks import load_tuned
 
     with borrowed():
         return load_tuned(model_of(folder)).predict(texts) if texts else []
 
 
-def read_texts(file: Path, column: str = "") -> list[str]:
-    """Texts of a file: one a line, or a column of .jsonl or .csv (default: text, else instruction). Raises DataError."""
+def read_texts(file: Path, column: str = "") -> list[Any]:
+    """Texts of a file: one a line, or a column of .jsonl or .csv (default: text, else instruction), as a pair where a
+    row has `text_pair`. Raises DataError."""
     try:
         content = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as e:
@@ -91,7 +92,7 @@ def read_texts(file: Path, column: str = "") -> list[str]:
         )
     if bad := [n for n, r in enumerate(rows, 1) if not isinstance(r.get(found), str)]:
         raise DataError(f"{file}: row {bad[0]} has no text in the column {found}")
-    return [r[found] for r in rows]
+    return [(r[found], r["text_pair"]) if isinstance(r.get("text_pair"), str) else r[found] for r in rows]
 
 
 def export(folder: Path, to: Path | None, *, merged: bool) -> Exported:

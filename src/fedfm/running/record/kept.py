@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from fedfm.cards.registry import name_of
-from fedfm.core import ledger
 from fedfm.core.books import checkpoint, checkpoints
 from fedfm.core.combine import stages_of
 from fedfm.core.context import Ctx
@@ -26,6 +25,7 @@ from fedfm.core.session import Site
 from fedfm.core.spending import planned
 from fedfm.core.state import Store
 from fedfm.engines.inprocess import InProcess
+from fedfm.ledger import file as ledger
 from fedfm.running.record.folder import writing
 
 ROUNDS = "rounds"  # the folder of a run directory; private, as checkpoints are

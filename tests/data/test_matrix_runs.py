@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from bring import jsonl
 from doors import DOORS, LAYOUTS, N
+from fedfm.running.inspection import example
 
 import architectures as arch
 from fedfm.config.setup import Setup
@@ -25,7 +26,6 @@ from fedfm.efficiency.computation.tuning.lora import LoRA
 from fedfm.efficiency.training.local import Local
 from fedfm.running.commands.checking import probe
 from fedfm.running.entry import run
-from fedfm.running.inspection import example
 from fedfm.tasks.text.causal import CausalLM
 from fedfm.tasks.text.classify import SequenceClassification
 from fedfm.tasks.text.preference import Preference

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from fedfm.running.inspection import example
 from torch.nn import functional
 
 import architectures as arch
@@ -23,7 +24,6 @@ from fedfm.efficiency.training.local import Local
 from fedfm.engines.processes import Processes
 from fedfm.running.commands.tuned import export
 from fedfm.running.entry import run
-from fedfm.running.inspection import example
 from fedfm.tasks import load_tuned
 from fedfm.tasks.probing import probe
 from fedfm.tasks.text.causal import CausalLM

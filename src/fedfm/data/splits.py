@@ -39,6 +39,12 @@ class Source:
         low=0.0,
         high=0.9,
     )
+    own_validation: float = knob(
+        0.0,
+        "share of each party's rows that it keeps to find the best round by, where parties have models of their own",
+        low=0.0,
+        high=0.9,
+    )
     seed: int | None = knob(None, "of holding out and dividing; null: the run's seed")
 
     @property
@@ -55,7 +61,19 @@ class Source:
         parties = self.read(seed, columns)
         _has(parties, columns, type(self).__name__)
         if self.own_test:
-            parties = _own_tests(parties, self.own_test, seed, given="test" in self.agreed)
+            if parties.own:
+                raise DataError(
+                    "data.own_test: the parties of this data set have test rows of their own already; leave it out"
+                )
+            shards, own = _apart(parties, self.own_test, "own_test", "source/own", seed)
+            parties = replace(parties, shards=shards, own=own)
+            if "test" not in self.agreed:  # what every party holds out is scored in common too
+                parties = replace(
+                    parties, held_out=group_rows([r for s in (*parties.held_out, *own) for r in s.rows])
+                )
+        if self.own_validation:
+            shards, valid = _apart(parties, self.own_validation, "own_validation", "source/validation", seed)
+            parties = replace(parties, shards=shards, valid=valid)
         common = None
         if self.public is not None:
             if self.public_rows:
@@ -132,32 +150,6 @@ def _spared(parties: Parties, count: int, what: str, seed: int) -> tuple[Parties
     ) or None
 
 
-def _own_tests(parties: Parties, fraction: float, seed: int, *, given: bool) -> Parties:
-    """Move a share of every party's rows, drawn by group and label, to test rows of its own; none is left without.
-
-    They join the common test rows, unless those were `given`.
-    """
-    if parties.own:
-        raise DataError(
-            "data.own_test: the parties of this data set have test rows of their own already; leave it out"
-        )
-    shards, own = [], []
-    for s in parties.shards:
-        count = max(1, round(fraction * len(s)))
-        rng = stream(seed, f"source/own/{s.party}")
-        held = set(sample_whole([_kind(r) for r in s.rows], s.rows, count, rng)) if count < len(s) else set()
-        if not 0 < len(held) < len(s):
-            raise DataError(
-                f"data.own_test={fraction:g} would leave {s.party} no training row of its {len(s)}"
-            )
-        shards.append(Shard(s.party, tuple(r for i, r in enumerate(s.rows) if i not in held)))
-        own.append(Shard(s.party, tuple(r for i, r in enumerate(s.rows) if i in held)))
-    common = parties.held_out
-    if not given:
-        common = group_rows([r for s in (*common, *own) for r in s.rows])
-    return replace(parties, shards=tuple(shards), own=tuple(own), held_out=common)
-
-
 def _kind(row: Row) -> str:
     """What a row is drawn by: its group and its label."""
     group = row.get("group")
@@ -177,6 +169,21 @@ def sample_whole(
     chats = list(of.values())
     n = min(max(round(count * len(chats) / len(rows)), 1), len(chats))
     return sorted(i for k in sample([kinds[c[0]] for c in chats], n, rng) for i in chats[k])
+
+
+def _apart(
+    parties: Parties, fraction: float, what: str, purpose: str, seed: int
+) -> tuple[tuple[Shard, ...], tuple[Shard, ...]]:
+    """Training rows without a share of every party's, drawn by group and label, and that share; none is left without."""
+    shards, own = [], []
+    for s in parties.shards:
+        count, rng = max(1, round(fraction * len(s))), stream(seed, f"{purpose}/{s.party}")
+        held = set(sample_whole([_kind(r) for r in s.rows], s.rows, count, rng)) if count < len(s) else set()
+        if not 0 < len(held) < len(s):
+            raise DataError(f"data.{what}={fraction:g} would leave {s.party} no training row of its {len(s)}")
+        shards.append(Shard(s.party, tuple(r for i, r in enumerate(s.rows) if i not in held)))
+        own.append(Shard(s.party, tuple(r for i, r in enumerate(s.rows) if i in held)))
+    return tuple(shards), tuple(own)
 
 
 def sample(kinds: Sequence[str], count: int, rng: np.random.Generator) -> list[int]:

@@ -10,7 +10,7 @@ from fedfm.config.setup import Setup
 from fedfm.core.errors import ConfigError, ModelError
 from fedfm.core.schema import Account
 from fedfm.data.splits import opened
-from fedfm.running.estimate import estimate
+from fedfm.running.commands.estimate import estimate
 from fedfm.running.feasible import feasible, promise
 from fedfm.running.record.identity import models_of
 

@@ -70,7 +70,7 @@ class Identity:
         `done`: rounds that are kept (a plan of fewer is refused). `accept`: "imports" lets changed own modules pass.
         """
         found = [
-            Difference(what, _short(was), _short(now), _may(what, now, done))
+            Difference(what, _short(was), _short(now), self._may(what, now, done))
             for what, was, now in _unlike(_settled(self.config), _settled(other.config), "")
         ]
         if self.data.get("all") != other.data.get("all"):
@@ -90,6 +90,14 @@ class Identity:
             Difference(w, str(a), str(b), True) for w, a, b in _unlike(self.versions, other.versions, "")
         ]
         return found
+
+    def _may(self, what: str, now: Any, done: int) -> bool:
+        if what == "rounds":
+            return isinstance(now, int) and now >= done
+        evaluate = self.config.get("evaluate") or {}
+        if what == "evaluate.every" and (evaluate.get("stop_after") or evaluate.get("keep_best")):
+            return False  # which rounds are compared decides which is the best
+        return any(what == key or what.startswith(f"{key}.") for key in CHANGEABLE)
 
 
 def imports_differ(
@@ -168,8 +176,13 @@ _MISSING = "nothing"
 
 
 def _settled(config: Config) -> Any:
-    """As it is after a way through a file."""
-    return json.loads(json.dumps(config))
+    """As it is after a way through a file, with the horizon as a number."""
+    return json.loads(json.dumps({**config, "horizon": span(config)}))
+
+
+def span(config: Config) -> Any:
+    """The horizon of a config: `rounds` where it names none."""
+    return config.get("rounds") if config.get("horizon") is None else config["horizon"]
 
 
 def _unlike(was: Any, now: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
@@ -182,12 +195,6 @@ def _unlike(was: Any, now: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
             yield from _unlike(was.get(key, _MISSING), now.get(key, _MISSING), at)
     elif was != now or type(was) is not type(now) and {type(was), type(now)} != {int, float}:
         yield path, was, now
-
-
-def _may(what: str, now: Any, done: int) -> bool:
-    if what == "rounds":
-        return isinstance(now, int) and now >= done
-    return any(what == key or what.startswith(f"{key}.") for key in CHANGEABLE)
 
 
 def _said(module: Mapping[str, str]) -> str:

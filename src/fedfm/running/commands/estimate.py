@@ -17,6 +17,7 @@ from fedfm.core.memory import Memories, RunState
 from fedfm.core.message import Message
 from fedfm.core.session import Site
 from fedfm.core.state import Store
+from fedfm.running.process import borrowed
 from fedfm.running.progress import Silent
 from fedfm.tasks.probing import left_out
 
@@ -28,7 +29,7 @@ def estimate(setup: Setup) -> dict[str, Any]:
     from fedfm.running.execute import open_site
 
     fed = setup.fed
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, borrowed(fed.threads):
         site = open_site(fed, Path(folder), Silent())
         site.store = Store(Path(folder) / "clients")
         rows = {i: len(site.parties.train(i)) for i in site.parties.ids}
@@ -72,7 +73,7 @@ def _traffic(site: Site, rows: dict[str, int]) -> dict[str, int]:
     `down_bytes`, `up_bytes`, `talk_bytes` are a party's, the mean over the plan; `total_bytes` is of the whole run with
     every party in every round. A conversation is counted for as many local steps as the party takes.
     """
-    fed, ctx = site.fed, Ctx(site.fed.seed, horizon=site.fed.rounds)
+    fed, ctx = site.fed, Ctx(site.fed.seed, horizon=site.fed.span)
     state = RunState(server=fed.serving.init(site.bound, ctx))
     briefs = Briefs(fed, site.bound, state, Memories(site.store.folder, {}))
     plan = {i: Terms() for i in rows}

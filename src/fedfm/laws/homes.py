@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from fedfm.cards.registry import load, methods
-from fedfm.core import ledger
-from fedfm.core.context import Ctx, Event, Terms
+from fedfm.checks.place import settled
+from fedfm.core.context import Ctx, Terms
 from fedfm.core.errors import FedfmError
 from fedfm.core.federation import Federation
 from fedfm.core.job import Job
@@ -43,6 +43,8 @@ from fedfm.data.source import Parties, Shard
 from fedfm.efficiency.training.local import Local
 from fedfm.evaluation.held_out import HeldOut
 from fedfm.laws.examples import knobs, turned
+from fedfm.ledger import file as ledger
+from fedfm.ledger.events import Line
 from fedfm.tasks.bound import BoundModule, Objective
 from fedfm.tasks.quadratic import Quadratic, Quadratics
 from fedfm.tasks.vision.image import ImageClassification
@@ -163,7 +165,7 @@ class Played:
 
     run: Run
     records: list[dict[str, Any]]
-    events: list[Event]
+    events: list[Line]
     digest: str
 
     @property
@@ -189,7 +191,8 @@ def play(
             return play(fed, Path(temporary), resume=resume, around=around)
     parties, engine = fed.data.open(fed.seed), fed.engine.make()
     fed = planned(fed, len(parties.ids))
-    site = Site(fed, fed.task.open(parties), parties, Store(folder / "clients"))
+    device = settled(fed) if fed.device == "cuda" else "cpu"
+    site = Site(fed, fed.task.open(parties, device), parties, Store(folder / "clients"))
     engine.open(site)
     try:
         run = Run(fed, folder, site.home, engine, resume=resume)

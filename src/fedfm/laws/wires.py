@@ -70,6 +70,24 @@ def shapes_survive(wire: Wire, within: Federation | None) -> None:
             )
 
 
+@law(Wire, when=_codes)
+def a_payload_is_as_long_as_it_says(wire: Wire, within: Federation | None) -> None:
+    """`gives` tells the length of the payload, so that what stands behind it knows; a linear stage must."""
+    for d in LENGTHS:
+        c = ctx(d)
+        assert c.layout is not None
+        given = wire.gives(c.layout)
+        y, _, _ = wire.encode(normal(d), {}, c)
+        hold(
+            given is not None or not wire.linear,
+            "it is linear, so its payload has one length: declare `gives`",
+        )
+        hold(
+            given is None or given.size == y.numel(),
+            f"gives says {given and given.size}, {y.numel()} values came",
+        )
+
+
 @law(Wire, when=lambda w: _codes(w) and w.makes == "values")
 def who_makes_values_makes_numbers(wire: Wire, within: Federation | None) -> None:
     """A payload of packed codes is no vector of values: a stage behind it must know (`makes = "codes"`)."""

@@ -119,6 +119,10 @@ class Pace(Slot):
         """When the work that this client starts at `now` will be done."""
         return now
 
+    def lands(self, due: float, nbytes: int, ctx: Ctx) -> float:
+        """When an upload of so many bytes, which begins at `due`, is there."""
+        return due
+
     def enough(self, arrived: int, planned: int, waited_s: float) -> bool:
         """Close the round now, `waited_s` after its start (asked before each release with that release's time)?"""
         return False

@@ -22,6 +22,7 @@ class Aggregate:
     count: int
     ids: tuple[str, ...]
     population: int  # parties there are in all, N
+    versions: tuple[int, ...] = ()  # the round that each began from, in the order of `ids`
 
 
 @dataclass(frozen=True)

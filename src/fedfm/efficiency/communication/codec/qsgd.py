@@ -12,6 +12,7 @@ from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ClientFailed, MessageRefused
 from fedfm.core.protocols import State, Wire
+from fedfm.core.tree import Layout
 from fedfm.efficiency.communication.codec import bits, length
 from fedfm.efficiency.communication.codec.finite import finite
 
@@ -41,6 +42,9 @@ class QSGD(Wire):
 
     makes = "codes"
     unbiased = True
+
+    def gives(self, layout: Layout) -> Layout:
+        return Layout.flat(bits.length(layout.numbers, self._width()))
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
         u = length.real(finite(x, "qsgd"), ctx)

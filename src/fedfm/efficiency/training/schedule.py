@@ -85,8 +85,8 @@ class Cosine(Schedule):
 
 def standing(fed: Federation) -> Iterator[Problem]:
     """Rounds beyond the horizon whose rate is 0: they would train, send and change nothing."""
-    for slot, method in fed.methods().items() if fed.rounds > fed.span else ():
-        for where, schedule in _within(method, slot):
+    for slot, filled in fed.methods().items() if fed.rounds > fed.span else ():
+        for where, schedule in _within(filled, slot):
             if schedule.factor(fed.span, fed.span) == 0.0:
                 what = f"its rate has fallen to 0 after {fed.span} rounds, and {fed.rounds} are asked for"
                 fix = f"rounds={fed.span}; or a new run of {fed.rounds} rounds, or one whose schedule has end > 0"

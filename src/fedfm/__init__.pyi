@@ -11,6 +11,7 @@ from fedfm import engines as engines
 from fedfm import evaluation as evaluation
 from fedfm import incentives as incentives
 from fedfm import laws as laws
+from fedfm import ledger as ledger
 from fedfm import models as models
 from fedfm import recipes as recipes
 from fedfm import report as report

@@ -113,6 +113,8 @@ def _show(result: Any, strict: bool) -> None:
     out.print(verdict(result.summary))
     out.print(table(result.summary, str(result.folder)))
     out.print(f"look at {result.folder / 'report.html'}", style="dim")
+    if (public := result.folder / "public").is_dir():
+        out.print(f"what may leave the house is in {public}, and nothing else", style="dim")
     try:
         result.judged(strict)
     except RunFailed:

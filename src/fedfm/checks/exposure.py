@@ -211,6 +211,7 @@ def exposed(fed: Federation) -> Iterator[Problem]:
         return
     yield from _uncovered(fed)
     yield from _before_noise(fed)
+    yield from _one_account(fed)
     yield from _central(fed)
     yield from _beyond(fed)
     yield from _switched_off(fed)
@@ -274,6 +275,25 @@ def _before_noise(fed: Federation) -> Iterator[Problem]:
             what = f"{name_of(fed.aggregate)} weighs parties behind {name}"
             why = "a weight below 1 would make a party's share of the noise smaller"
             yield Problem("aggregate.weights", what, why, "aggregate.weights=equal")
+
+
+def _one_account(fed: Federation) -> Iterator[Problem]:
+    """Several noises are one guarantee: it hides one thing from one observer, and an epsilon counts all of them."""
+    first, *others = noises(fed) or (None,)
+    if first is None or not others:
+        return
+    for other in others:
+        one, two, why = name_of(first), name_of(other), "their releases have no common epsilon"
+        if first.relation != other.relation:
+            what = f"{one} hides {first.relation} of a party, {two} {other.relation}"
+            yield Problem("uplink", what, why, f"relation={first.relation} in both, or keep one")
+        if (first.against, first.after_sum) != (other.against, other.after_sum):
+            what = f"{one} protects from the {first.against}, {two} from the {other.against}"
+            yield Problem("uplink", what, why, "keep one of them")
+    if asked := [s for s in noises(fed) if getattr(s, "epsilon", None) is not None]:
+        what = f"{name_of(asked[0])} has an epsilon for the whole run, and is not the only noise"
+        why = "each noise is set for its own epsilon, and together they spend more"
+        yield Problem("uplink", what, why, "keep one noise, or give noise_multiplier instead of epsilon")
 
 
 def _central(fed: Federation) -> Iterator[Problem]:

@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 
 from fedfm.core.tree import Layout
-
-Event = dict[str, Any]
+from fedfm.ledger.events import Event, Line
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ class Ctx:
     house: Any = field(
         default=None, repr=False, compare=False
     )  # the server's view (protocols.House); None at a party
-    events: list[Event] | None = field(default=None, repr=False, compare=False)
+    events: list[Line] | None = field(default=None, repr=False, compare=False)
 
     def at(self, **changes: Any) -> Ctx:
         """The same context with some fields changed."""
@@ -197,18 +196,23 @@ class Ctx:
         return os.urandom(n_bytes)
 
     # ---- facts ------------------------------------------------------------------------------------------------
-    def drain(self) -> tuple[Event, ...]:
+    def drain(self) -> tuple[Line, ...]:
         """Hand over what was noted so far."""
         events, self.events[:] = tuple(self.events or ()), ()  # type: ignore[index]
         return events
 
-    def note(self, kind: str, **facts: Any) -> None:
+    def note(self, event: Event) -> None:
         """Record a fact: the one way a pure method has to tell the ledger anything."""
+        if not isinstance(event, Event):
+            raise TypeError(f"ctx.note takes an Event (a frozen dataclass of its own), not {event!r}")
         if self.events is not None:
+            facts = event.facts()
             try:
                 json.dumps(
                     facts, allow_nan=False
-                )  # what the ledger cannot hold is an error here, where it was written
+                )  # what the ledger cannot hold is an error where it was written
             except ValueError:  # but for NaN and Infinity, which JSON does not know: null
                 facts = json.loads(json.dumps(facts), parse_constant=lambda word: None)
-            self.events.append({**facts, "round": self.round, "kind": kind, "client": self.client or None})
+            self.events.append(
+                {**facts, "round": self.round, "kind": event.kind, "client": self.client or None}
+            )

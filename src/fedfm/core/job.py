@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from fedfm.core.context import Event, Terms
+from fedfm.core.context import Terms
 from fedfm.core.message import Message, nothing
+from fedfm.ledger.events import Line
 
 UPLOAD = "upload"
 POOLED = "<everybody>"  # the id of the one owner of all data, a baseline
@@ -28,13 +29,18 @@ class Job:
     round: int = 0  # in which it begins: also the version of its brief
     attempt: int = 0
     base: int = 0  # the client state to start from
-    due: float = 0.0  # simulated time of completion
+    due: float = 0.0  # simulated time at which its work is done, then at which its upload is there
+    landed: bool = False  # the second of them
     position: int = 0  # in the plan
     terms: Terms = Terms()
     case: str = ""
     part: tuple[int, int] = (0, 1)  # score: this part of so many
     malicious: bool = False
     horizon: int = 0
+
+    def order(self) -> tuple[float, int]:
+        """Who is released first."""
+        return self.due, self.epoch
 
     @classmethod
     def of(cls, plain: dict[str, Any]) -> Job:
@@ -55,7 +61,7 @@ class Said:
     message: Message = field(default_factory=nothing)
     state_version: int = 0
     last: bool = False  # the session ends with this
-    events: tuple[Event, ...] = ()
+    events: tuple[Line, ...] = ()
     error: str = ""
     fault: Fault = ""
     where: str = ""

@@ -16,29 +16,25 @@ from fedfm.core import blame, scoring
 from fedfm.core import fold as folding
 from fedfm.core.books import Books, latest
 from fedfm.core.briefs import Briefs
-from fedfm.core.context import Ctx, Event, Terms
+from fedfm.core.context import Ctx, Terms
 from fedfm.core.errors import MethodFault, RoundFailed, reason
 from fedfm.core.federation import Federation, readers
 from fedfm.core.fold import Fold
 from fedfm.core.home import Home
 from fedfm.core.hub import Engine, Hub, Session
 from fedfm.core.job import Job
-from fedfm.core.ledger import read
 from fedfm.core.memory import Round, RunState
 from fedfm.core.message import Message, nothing
 from fedfm.core.protocols import Aggregate, Bound, Load, Outcome, Plan, State
 from fedfm.core.spending import always, overspends, unseen
 from fedfm.core.state import whole
 from fedfm.core.tree import cut
+from fedfm.ledger import events
+from fedfm.ledger.events import Line
+from fedfm.ledger.file import read
 
 T = TypeVar("T")
-STATEFUL = (
-    "aggregate",
-    "adversary",
-    "detect",
-    "value",
-    "reward",
-)  # beside the selector, which starts from the pool
+STATEFUL = ("aggregate", "adversary", "detect", "value", "reward")  # the selector's starts from the pool
 
 
 class Run:
@@ -72,7 +68,8 @@ class Run:
             r = self._round()
             try:
                 self._begin(r)
-                for s in hub.released(r.queue, self.briefs.of, self.engine.ahead, partial(self._enough, r)):
+                over, lands = partial(self._enough, r), partial(self._lands, r)
+                for s in hub.released(r.queue, self.briefs.of, self.engine.ahead, over, lands):
                     r.lap("train")
                     self._take(s, r)
                     r.lap("aggregate")
@@ -82,12 +79,12 @@ class Run:
                 self._keep(r, agg, server, values, paid)
             except RoundFailed as e:  # nobody's state moves
                 r.failed, r.kept = str(e), {}
-                r.ctx.note("round_failed", reason=r.failed)
+                r.ctx.note(events.RoundFailed(r.failed))
             self._free(r)
             r.lap("aggregate")
             st.round += 1
             if stop := self._overspent(r.ctx.events or []):
-                r.ctx.note("stopped", reason=stop)
+                r.ctx.note(events.Stopped(stop))
             record: dict[str, Any] = {"round": st.round, "clients": len(r.kept), "planned": len(r.plan.jobs)}
             record |= {"clock": st.clock, "failed": r.failed}
             if st.round % fed.evaluate.every == 0 or st.round == fed.rounds or stop:
@@ -95,7 +92,7 @@ class Run:
             r.lap("evaluate")
             yield self._commit(record | {"seconds": r.seconds}, r.ctx.events or [])
 
-    def _overspent(self, fresh: Sequence[Event]) -> str:
+    def _overspent(self, fresh: Sequence[Line]) -> str:
         """Why no further round may begin: it would exceed a privacy budget."""
         return overspends(self.fed, lambda: [*read(self.books.ledger.path), *fresh], len(self.parties))
 
@@ -106,32 +103,24 @@ class Run:
         return first | {"select": fed.select.init(self.parties, self.ctx0)}
 
     def _round(self) -> Round:
-        fed, st = self.fed, self.state
-        ctx = Ctx(
-            fed.seed,
-            st.round,
-            st.attempt,
-            layout=self.layout,
-            simulated=fed.simulated,
-            horizon=fed.span,
-            events=[],
-        )
+        st = self.state
+        ctx = self.ctx0.at(round=st.round, attempt=st.attempt, layout=self.layout, events=[])
         ctx = ctx.at(house=scoring.View(self, ctx))
         return Round(ctx, dict(st.slots), st.clock)
 
     def _begin(self, r: Round) -> None:
         """Plan, and make a job of each planned party; the hub starts it when its turn comes."""
         fed, st, ctx = self.fed, self.state, r.ctx
-        r.queue = sorted(st.busy.values(), key=lambda j: (j.due, j.epoch))
+        r.queue = sorted(st.busy.values(), key=Job.order)
         r.plan, r.slots["select"] = self._plan(r)
         for position, (i, terms) in enumerate(r.plan.jobs):
             job, n = self.job("train", i, position, terms), self.parties[i]
             down = self.briefs.of(job).nbytes
             load = Load(down, terms.steps or fed.client.steps_for(n), n)
             st.busy[i] = replace(job, due=fed.pace.due(st.clock, ctx.at(client=i, terms=terms), load))
-            ctx.at(client=i).note("bytes", direction="down", total=down, stages={})
+            ctx.at(client=i).note(events.Bytes("down", down, {}))
         self.hub.begin(st.server, ctx)
-        r.queue = sorted(st.busy.values(), key=lambda j: (j.due, j.epoch))
+        r.queue = sorted(st.busy.values(), key=Job.order)
         r.lap("other")
 
     def _plan(self, r: Round) -> tuple[Plan, State]:
@@ -150,7 +139,7 @@ class Run:
             plan = replace(
                 plan, jobs=plan.jobs[:room], sampling={"kind": "cut", "drawn": dict(plan.sampling)}
             )
-        ctx.note("plan", clients=[i for i, _ in plan.jobs], sampling=dict(plan.sampling))
+        ctx.note(events.Planned([i for i, _ in plan.jobs], dict(plan.sampling)))
         return plan, select
 
     def ask(
@@ -160,7 +149,7 @@ class Run:
         ctx, answers = ctx if ctx is not None else self.hub.ctx, dict[str, Message]()
         jobs = [replace(self.job("ask", i, k), case=slot) for k, i in enumerate(ids)]
         for s in self.hub.collect(jobs, lambda job: question):
-            ctx.at(client=s.job.id).note("bytes", direction="down", total=question.nbytes, stages={})
+            ctx.at(client=s.job.id).note(events.Bytes("down", question.nbytes, {}))
             self._note(s, ctx)
             if s.upload is not None:
                 answers[s.job.id] = s.upload
@@ -172,18 +161,8 @@ class Run:
 
     def job(self, kind: str, id: str, position: int, terms: Terms | None = None) -> Job:
         st = self.state
-        return Job(
-            kind,
-            id,
-            self._epoch(),
-            st.round,
-            st.attempt,
-            st.accepted.get(id, 0),
-            st.clock,
-            position,
-            terms or Terms(),
-            malicious=id in self.malicious,
-        )
+        job = Job(kind, id, self._epoch(), st.round, st.attempt, st.accepted.get(id, 0), st.clock)
+        return replace(job, position=position, terms=terms or Terms(), malicious=id in self.malicious)
 
     # ---- its messages -----------------------------------------------------------------------------------------
     def _take(self, s: Session, r: Round) -> None:
@@ -202,14 +181,14 @@ class Run:
                     folding.gather(self.fed, m, fold, there)
                 r.kept[s.job.id] = s
             except Exception as e:  # noqa: BLE001 - whatever a stranger's bytes do to a decoder, the round goes on
-                there.note("refused", by="hub", reason=reason(e))
+                there.note(events.Refused("hub", reason(e)))
                 r.refused[s.job.id] = reason(e)
         s.upload, s.asked = None, nothing()  # O(1) memory: the fold has it
 
     def _decoded(self, m: Message, job: Job, r: Round, there: Ctx) -> Message:
         """An upload, decoded and validated; raises MessageRefused."""
         c, stack = cut(self.bound.layout, *job.terms.shape), self.hub.stack
-        layout = self.fed.client.gives(c.layout) if c else self.layout
+        layout = self.fed.client.gives(c.layout) if c and stack.hidden is None else self.layout
         apart = stack.stages and layout.mixed and stack.hidden is None
         there = there.at(round=job.round, layout=layout.trained if apart else layout)
         x, r.decoders[job.id] = stack.decode(m.x, m.side, self.books.senders.of(job.id), there)
@@ -233,14 +212,23 @@ class Run:
         """Move a session's facts to the round's ledger."""
         if ctx.events is not None:
             ctx.events.extend(s.events)
-        s.told = s.told or any(e["kind"] == "dropout" for e in s.events)  # that says it already
+        s.told = s.told or any(e["kind"] == events.Dropout.kind for e in s.events)  # that says it already
         s.events.clear()
         if s.status == "gone" and not s.told:
             s.told = True
-            ctx.at(client=s.job.id).note("failed", error=s.error + (f" ({s.where})" if s.where else ""))
+            ctx.at(client=s.job.id).note(events.Failed(s.error + (f" ({s.where})" if s.where else "")))
 
     def _enough(self, r: Round, job: Job) -> bool:
         return self.fed.pace.enough(len(r.kept), len(r.plan.jobs), job.due - r.start)
+
+    def _lands(self, r: Round, job: Job, nbytes: int) -> Job:
+        """The job, with the time at which its upload of so many bytes is there."""
+        if job.landed:
+            return job
+        ctx = r.ctx.at(client=job.id, round=job.round, terms=job.terms)
+        if (due := self.fed.pace.lands(job.due, nbytes, ctx)) > job.due:
+            self.state.busy[job.id] = job = replace(job, due=due, landed=True)
+        return job
 
     # ---- its end ----------------------------------------------------------------------------------------------
     def _barrier(self, r: Round) -> None:
@@ -260,7 +248,7 @@ class Run:
         r.ctx.house.messages = r.messages
         flagged, r.slots["detect"] = self._jointly(r, lambda ms, ctx: self._flag(ms, r, ctx))
         for i, why in flagged.items():
-            r.ctx.at(client=i).note("refused", by=name_of(fed.detect), reason=why)
+            r.ctx.at(client=i).note(events.Refused(name_of(fed.detect), why))
             r.refused[i] = why
             del r.messages[i], r.kept[i]
         if len(r.kept) < (needed := fed.pace.quorum(len(r.plan.jobs))) and not always(fed):
@@ -333,9 +321,9 @@ class Run:
             if s.state_version != st.accepted.get(i, 0):
                 st.accepted[i] = s.state_version
         for i, value in values.items():
-            r.ctx.at(client=i).note("value", value=value)
+            r.ctx.at(client=i).note(events.Value(value))
         for i, amount in paid.items():
-            r.ctx.at(client=i).note("pay", amount=amount)
+            r.ctx.at(client=i).note(events.Pay(amount))
 
     def _free(self, r: Round) -> None:
         """Free those whose work has ended (all of them after a failure), cancel or keep who is late."""
@@ -350,13 +338,13 @@ class Run:
             hub.cancel([job.id])
         if late == "cancel":
             for i in st.busy:
-                r.ctx.at(client=i).note("late")
+                r.ctx.at(client=i).note(events.Late())
             hub.cancel(st.busy)
             st.busy.clear()
         self.briefs.keep(st.busy)
 
-    def _commit(self, record: dict[str, Any], events: list[Event]) -> dict[str, Any]:
-        return self.books.commit(self.state, record, events, self.engine.workers)
+    def _commit(self, record: dict[str, Any], lines: list[Line]) -> dict[str, Any]:
+        return self.books.commit(self.state, record, lines, self.engine.workers)
 
     # ---- scores -----------------------------------------------------------------------------------------------
     def score(self) -> dict[str, float]:
@@ -382,7 +370,7 @@ def _rooted(r: Round) -> Fold:
     root = Fold()
     for group, fold in sorted(r.folds.items()):
         if group and fold.x is not None:
-            r.ctx.note("edge", group=group, parties=len(fold.ids), bytes=fold.x.nbytes)
+            r.ctx.note(events.Edge(group, len(fold.ids), fold.x.nbytes))
         if not root.ids:
             root = fold
         else:

@@ -29,6 +29,7 @@ from fedfm.core.protocols import Bound, Client, Say, State
 from fedfm.core.spending import SERVER, guards
 from fedfm.core.state import Store
 from fedfm.core.talk import Talk, words
+from fedfm.ledger import events
 
 if TYPE_CHECKING:
     from fedfm.core.federation import Federation
@@ -139,37 +140,37 @@ class Guard:
             raise ClientFailed(
                 f"the update of {job.id} is not finite (NaN or Inf); lower the learning rate or look at its data"
             )
-        told = {"norm": _norm(m.x), **facts} if ctx.simulated else {}
-        ctx.note(
-            "upload", mass=m.mass, version=m.version, **told
-        )  # a real party's norm and losses are its own
+        told = {"norm": _norm(m.x), **facts} if ctx.simulated else {}  # a real party's are its own
+        ctx.note(events.Upload(m.mass, m.version, told))
 
         sizes, side = {"raw": m.x.nbytes}, dict[str, torch.Tensor]()
         layout = client.gives(bound.layout)
         if apart := stack.stages and layout.mixed and stack.hidden is None:  # stages see weights only
             side["buffers"] = layout.buffers(m.x)
             m, layout = replace(m, x=layout.weights(m.x)), layout.trained
+        layouts = stack.layouts(layout)
         for i, stage in enumerate(stack.stages):
-            if stage.opaque:
-                layout = client.gives(self.bound.layout)  # the sum is of whole models
-                m = _shared(fed, m, ctx.at(layout=layout))
-            x, extra, wire[str(i)] = stage.encode(m.x, wire.get(str(i), {}), ctx.at(layout=layout).within(i))
+            if stage.opaque:  # the sum is of whole models
+                m = _shared(fed, m, ctx.at(layout=(whole := client.gives(self.bound.layout))))
+                layouts = stack.layouts(whole)
+            there = ctx.at(layout=layouts[i]).within(i)
+            x, extra, wire[str(i)] = stage.encode(m.x, wire.get(str(i), {}), there)
             side |= {f"{i}/{k}": v for k, v in extra.items()}
             m = replace(m, x=x, side=dict(side))
             sizes[name_of(stage)] = sum(t.nbytes for t in (x, *side.values()))
         if apart:
             m = replace(m, side=dict(side))
-        ctx.note("seconds", work=worked - start, encode=time.perf_counter() - worked)
+        ctx.note(events.Seconds(worked - start, time.perf_counter() - worked))
         self._lost(UPLOAD, ctx)
         version = self.store.save(job.id, job.epoch, {"client": mine, "wire": wire, "down": down})
-        ctx.note("bytes", direction="up", total=m.nbytes, stages=sizes)
+        ctx.note(events.Bytes("up", m.nbytes, sizes))
         return Say(UPLOAD, m, version, last=UPLOAD not in stack.phases)
 
     def _ask(self, job: Job, brief: Message, ctx: Ctx) -> Talk:
         slot: Any = {"select": self.fed.select, "aggregate": self.fed.aggregate, "value": self.fed.value,
                      "server": self.fed.serving, "detect": self.fed.detect, "reward": self.fed.reward}[job.case]  # fmt: skip
         answer = replace(slot.answer(brief, self.data(job.id), ctx, self.bound), sender=job.id)
-        ctx.note("bytes", direction="talk", total=answer.nbytes, stages={})
+        ctx.note(events.Bytes("talk", answer.nbytes, {}))
         yield Say("answer", answer, last=True)
 
     def _alone(self, job: Job, brief: Message, ctx: Ctx) -> Talk:
@@ -209,12 +210,12 @@ class Guard:
                 return end.value
             self._lost(said.phase, ctx)
             m = replace(said.message.coded(codec, there.within("up")), sender=ctx.client)
-            ctx.note("bytes", direction="talk", total=m.nbytes, stages={})
+            ctx.note(events.Bytes("talk", m.nbytes, {}))
             reply = (yield Say(said.phase, m)).decoded(codec, there.within("down"))
 
     def _lost(self, phase: str, ctx: Ctx) -> None:
         if self.fed.pace.lost(phase, ctx):
-            ctx.note("dropout", phase=phase, reason="simulated")
+            ctx.note(events.Dropout(phase, "simulated"))
             raise ClientFailed(f"{ctx.client} dropped out before {phase} (simulated)")
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from fedfm.core.combine import Pipe, stages_of
-from fedfm.core.context import Ctx, Event
+from fedfm.core.context import Ctx
 from fedfm.core.protocols import Wire
+from fedfm.ledger.events import Line
 
 if TYPE_CHECKING:
     from fedfm.core.federation import Federation
@@ -41,7 +42,7 @@ class Accountant(Protocol):
     def planned(self, stage: Any, samplings: Sequence[Sampling]) -> Wire:
         """The stage with the noise that its epsilon needs over these rounds."""
 
-    def overspends(self, stages: Sequence[Any], events: Iterable[Event], sampling: Sampling) -> str:
+    def overspends(self, stages: Sequence[Any], events: Iterable[Line], sampling: Sampling) -> str:
         """Why one more round would exceed the budget; empty: it would not."""
 
     def planned_cost(self, stages: Sequence[Any], samplings: Sequence[Sampling], parties: int) -> Any:
@@ -103,7 +104,7 @@ def planned(fed: Federation, parties: int) -> Federation:
     return fed if ready == stages else replace(fed, uplink=ready[0] if len(ready) == 1 else Pipe(*ready))
 
 
-def overspends(fed: Federation, events: Callable[[], Iterable[Event]], parties: int) -> str:
+def overspends(fed: Federation, events: Callable[[], Iterable[Line]], parties: int) -> str:
     """Why the next round must not begin: it would exceed a privacy budget. To be asked before each round."""
     stages = tuple(s for s in noises(fed) if s.budget is not None)
     if not stages:

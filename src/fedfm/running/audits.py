@@ -16,7 +16,6 @@ from fedfm.config import plain as configs
 from fedfm.config import text
 from fedfm.config.marker import unspoken
 from fedfm.config.setup import Setup
-from fedfm.core import ledger
 from fedfm.core.books import checkpoint, checkpoints
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ConfigError, FedfmError, Problem, ResumeError
@@ -25,6 +24,7 @@ from fedfm.core.memory import RunState
 from fedfm.core.protocols import Audit, Bound
 from fedfm.core.state import write
 from fedfm.data.splits import opened as open_data
+from fedfm.ledger import file as ledger
 from fedfm.running.record import own
 from fedfm.running.record.folder import CONFIG, FORMAT, owned, recorded, versioned, writing
 from fedfm.running.record.identity import Identity, imports_differ, of_base, of_data

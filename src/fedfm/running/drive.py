@@ -13,7 +13,6 @@ from typing import Any
 
 from fedfm.config import plain as configs
 from fedfm.config import text
-from fedfm.core import ledger
 from fedfm.core.books import checkpoints
 from fedfm.core.errors import ConfigError, MachineFault
 from fedfm.core.federation import Federation
@@ -23,12 +22,14 @@ from fedfm.core.session import Site
 from fedfm.core.spending import planned
 from fedfm.core.state import Store, write
 from fedfm.data.splits import opened
+from fedfm.ledger import file as ledger
 from fedfm.running import baselines as base
-from fedfm.running.feasible import feasible
+from fedfm.running.feasible import feasible, idle
 from fedfm.running.progress import Progress, Silent
 from fedfm.running.record import own
 from fedfm.running.record.folder import CONFIG, record, writing
 from fedfm.running.record.identity import Identity, of_base, of_data, refuse
+from fedfm.running.record.public import publish
 from fedfm.running.summary import dumps, summarise, versions
 from fedfm.running.verdict import FAILED, INTERRUPTED, Result, Verdict, judge
 from fedfm.tasks.probing import open_task, probe
@@ -80,7 +81,10 @@ def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
     with progress.step("probing"):
         if problems := probe(fed.task, bound, parties):
             raise ConfigError(problems)
-    return Site(planned(fed, len(sizes)), bound, parties, Store(folder / "clients"))
+    site = Site(planned(fed, len(sizes)), bound, parties, Store(folder / "clients"))
+    if problems := idle(site):
+        raise ConfigError(problems)
+    return site
 
 
 # ---- one run --------------------------------------------------------------------------------------------------
@@ -182,7 +186,7 @@ def _kept(plan: Plan, run: Run | None) -> str:
 
 
 def _leave(plan: Plan, run: Run, summary: dict[str, Any]) -> None:
-    """The tuned model and the page; a run is complete when both are there."""
+    """The tuned model, the page, and the public copy of both; a run is complete when all are there."""
     from fedfm import report
 
     folder, bound = plan.folder, run.bound
@@ -199,6 +203,7 @@ def _leave(plan: Plan, run: Run, summary: dict[str, Any]) -> None:
         part.replace(model)
         with plan.progress.step("report"):
             report.write([folder])
+            publish(folder, plan.fed, plan.config, summary)
     plan.keep(complete=True)
 
 

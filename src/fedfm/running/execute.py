@@ -13,12 +13,13 @@ from fedfm.config import text
 from fedfm.config.configure import configure
 from fedfm.config.marker import unspoken
 from fedfm.config.setup import Setup
-from fedfm.core import ledger
 from fedfm.core.books import checkpoint, checkpoints
 from fedfm.core.errors import ConfigError, FedfmError, Problem, ResumeError
 from fedfm.core.federation import Federation
 from fedfm.core.memory import RunState
 from fedfm.core.state import Store
+from fedfm.ledger import file as ledger
+from fedfm.ledger.events import Stopped
 from fedfm.running import baselines as base
 from fedfm.running.drive import Callback, Plan, drive, open_site
 from fedfm.running.progress import Progress, Silent
@@ -199,7 +200,7 @@ def _stopped(folder: Path) -> str:
     path = folder / "events.jsonl"
     if not path.exists():
         return ""
-    return next((str(e["reason"]) for e in ledger.read(path) if e["kind"] == "stopped"), "")
+    return next((str(e["reason"]) for e in ledger.read(path) if e["kind"] == Stopped.kind), "")
 
 
 def _trackers(given: Iterable[Any]) -> tuple[list[str], list[Any]]:

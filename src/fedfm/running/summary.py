@@ -14,13 +14,14 @@ from typing import Any
 from fedfm.cards.registry import methods, name_of, recipes
 from fedfm.checks.exposure import outside
 from fedfm.config import plain as configs
-from fedfm.core import ledger
 from fedfm.core.combine import stages_of
 from fedfm.core.federation import Federation
 from fedfm.core.loop import Run
 from fedfm.core.message import raw
 from fedfm.core.session import Site
-from fedfm.running.verdict import Verdict
+from fedfm.ledger import events
+from fedfm.ledger import file as ledger
+from fedfm.running.verdict import LOST, Verdict
 
 
 def summarise(
@@ -85,7 +86,7 @@ def summarise(
             Counter(
                 e["kind"]
                 for e in ledger.read(run.folder / "events.jsonl")
-                if e["kind"] in ("failed", "refused", "dropout", "late", "round_failed")
+                if e["kind"] in (*LOST, events.RoundFailed.kind)
             )
         ),
         "citations": list(citations(config)),

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedfm.core import ledger
-from fedfm.core.context import Event
 from fedfm.core.errors import RunFailed
 from fedfm.core.text import line
+from fedfm.ledger import file as ledger
+from fedfm.ledger.events import Dropout, Failed, Late, Line, Planned, Refused, Upload
 from fedfm.report.drawing.markup import esc
 from fedfm.report.numbers import score
 
@@ -38,6 +38,9 @@ class Verdict:
         return self.status in (FINISHED, FINDINGS)
 
 
+LOST = (Failed.kind, Refused.kind, Dropout.kind, Late.kind)  # ways to be left out of a round
+
+
 @dataclass
 class Tally:
     """One party's rounds: asked to work, delivered an upload that was used, and what became of the others."""
@@ -49,20 +52,20 @@ class Tally:
     why: str = ""  # the first reason that was noted
 
 
-def tally(events: Iterable[Event], failed: Collection[int]) -> dict[str, Tally]:
+def tally(events: Iterable[Line], failed: Collection[int]) -> dict[str, Tally]:
     """Parties' rounds from the ledger; what was sent to a round that failed as a whole was not used."""
     parties: dict[str, Tally] = {}
     sent: dict[str, set[int]] = {}
     out: dict[str, dict[int, str]] = {}
     for e in events:
-        if e["kind"] == "plan":
+        if e["kind"] == Planned.kind:
             for i in e.get("clients", ()):
                 parties.setdefault(i, Tally()).asked += 1
         elif (i := e.get("client")) is None:
             continue
-        elif e["kind"] == "upload":
+        elif e["kind"] == Upload.kind:
             sent.setdefault(i, set()).add(e["round"])
-        elif e["kind"] in ("failed", "refused", "dropout", "late"):
+        elif e["kind"] in LOST:
             one = parties.setdefault(i, Tally())
             out.setdefault(i, {}).setdefault(e["round"], e["kind"])
             one.why = one.why or str(e.get("error") or e.get("reason") or e["kind"])
@@ -77,7 +80,7 @@ def tally(events: Iterable[Event], failed: Collection[int]) -> dict[str, Tally]:
 def judge(
     *,
     records: Sequence[Mapping[str, Any]],
-    events: Iterable[Event],
+    events: Iterable[Line],
     rows: Mapping[str, int],
     malicious: Collection[str],
     primary: str,

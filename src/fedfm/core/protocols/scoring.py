@@ -28,7 +28,7 @@ class Evaluator(Slot):
     every: int = 1  # rounds between two scores; the last round is always scored
     parts: int = 1  # pieces of a case, scored side by side
     personal: bool = False  # each party's own model on its own test rows too
-    where: Literal["server", "parties"] = "server"
+    where: Literal["server", "parties"] = "server"  # whose machine the scored rows stay on
     collects: bool = False  # it reads parties' own test rows at the server (a simulation)
 
     def cases(self, parties: Parties) -> Sequence[str]:

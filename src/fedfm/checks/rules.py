@@ -13,6 +13,7 @@ import torch
 from fedfm.cards.registry import name_of
 from fedfm.checks import protection
 from fedfm.checks.exposure import exposed
+from fedfm.checks.stages import staged
 from fedfm.core.combine import Pipe, stages_of
 from fedfm.core.errors import Problem
 from fedfm.core.federation import Federation, readers
@@ -35,7 +36,8 @@ def check(fed: Federation) -> list[Problem]:
         _idle_switches,
         _place,
     )
-    return [problem for rule in rules for problem in rule(fed)]
+    found = [problem for rule in rules for problem in rule(fed)]
+    return [*found, *staged(fed, check)] if fed.stages else found
 
 
 def _pairs(fed: Federation) -> Iterator[Problem]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from fedfm.config.compose import Composition, resolved
 from fedfm.config.marker import live, plain_scalar
 from fedfm.config.plain import from_config
 from fedfm.config.setup import Setup
+from fedfm.config.stages import joined
 from fedfm.core.errors import ConfigError, Problem
 from fedfm.core.federation import Federation
 from fedfm.data.arrays import as_source
@@ -22,7 +23,7 @@ from fedfm.models import catalog
 
 
 def configure(
-    what: str | Path | Mapping[str, Any] | Federation | Setup,
+    what: str | Path | Mapping[str, Any] | Federation | Sequence[Federation] | Setup,
     settings: str | Iterable[str] | Mapping[str, Any] = (),
     *,
     rounds: int | None = None,
@@ -62,6 +63,11 @@ def configure(
 def _begin(what: Any) -> tuple[Composition, str | None]:
     if isinstance(what, Setup):
         return _begin(what.fed)[0], what.recipe
+    if isinstance(what, list | tuple) and what and all(isinstance(f, Federation) for f in what):
+        try:
+            what = joined(what)
+        except ValueError as e:
+            raise ConfigError([Problem("stages", str(e), "rounds, rows and seed go through all stages", "replace(last, task=...)")]) from e
     if isinstance(what, Federation):
         made = Composition(what)
         made.config["data"] = given(what.data)
@@ -69,7 +75,7 @@ def _begin(what: Any) -> tuple[Composition, str | None]:
     if isinstance(what, Mapping):
         return _resolved(what)
     if not isinstance(what, str | Path):
-        why = "a recipe's name, a YAML file, a mapping or a Federation is expected"
+        why = "a recipe's name, a YAML file, a mapping, a Federation or a list of these is expected"
         raise ConfigError([Problem("run", f"{type(what).__name__} cannot be run", why, "give one of these")])
     if str(what) in recipes() or not (Path(what).suffix in (".yaml", ".yml") or Path(what).is_file()):
         return _resolved({"recipe": str(what)})  # an unknown name raises, and names the nearest

@@ -110,7 +110,8 @@ class Ctx:
     simulated: bool = True
     brief: str = ""  # digest of the model that this party was given; masks are bound to it
     path: str = ""
-    horizon: int = 0  # rounds of the whole run: schedules and calibrated noise belong to it
+    horizon: int = 0  # rounds of this stage (most runs have one): schedules belong to it
+    since: int = 0  # rounds of the stages before
     house: Any = field(
         default=None, repr=False, compare=False
     )  # the server's view (protocols.House); None at a party

@@ -44,16 +44,26 @@ STATEFUL = (
 class Run:
     """A federation in motion: the loop, its checkpoints and its ledger, under `folder`. It holds no party's rows."""
 
-    def __init__(self, fed: Federation, folder: Path, home: Home, engine: Engine, resume: bool = False):
+    def __init__(
+        self,
+        fed: Federation,
+        folder: Path,
+        home: Home,
+        engine: Engine,
+        resume: bool = False,
+        before: RunState | None = None,
+    ):
+        """`before`: the state in which the stage before ended; what it counted goes on, all else starts anew."""
         self.fed, self.folder, self.home, self.engine = fed, folder, home, engine
         self.bound: Bound = home.bound
         self.parties = home.parties
-        self.ctx0 = Ctx(fed.seed, simulated=fed.simulated, horizon=fed.rounds)
+        self.ctx0 = Ctx(fed.seed, simulated=fed.simulated, horizon=fed.rounds, since=fed.since)
         self.malicious = fed.adversary.members(tuple(self.parties), self.ctx0)
         self.layout = fed.client.gives(self.bound.layout)
         state = latest(folder) if resume else None
         if state is None:
             state = RunState(server=fed.serving.init(self.bound, self.ctx0), slots=self._slots())
+            state = state if before is None else before.succeeded(state)
         self.state, self.books = state, Books(folder, state)
         self.briefs = Briefs(fed, self.bound, state, self.books.receivers)
         self.hub = Hub(fed, engine, self.bound)
@@ -68,7 +78,7 @@ class Run:
         if st.round == 0 and not self.books.metrics.length:
             yield self._commit({"round": 0, "metrics": self.score()}, [])
         stop = self._overspent([])
-        while st.round < fed.rounds and not stop:
+        while st.round < fed.last and not stop:
             r = self._round()
             try:
                 self._begin(r)
@@ -90,7 +100,7 @@ class Run:
                 r.ctx.note("stopped", reason=stop)
             record: dict[str, Any] = {"round": st.round, "clients": len(r.kept), "planned": len(r.plan.jobs)}
             record |= {"clock": st.clock, "failed": r.failed}
-            if st.round % fed.evaluate.every == 0 or st.round == fed.rounds or stop:
+            if st.round % fed.evaluate.every == 0 or st.round == fed.last or stop:
                 record["metrics"] = self.score()
             r.lap("evaluate")
             yield self._commit(record | {"seconds": r.seconds}, r.ctx.events or [])
@@ -114,6 +124,7 @@ class Run:
             layout=self.layout,
             simulated=fed.simulated,
             horizon=fed.rounds,
+            since=fed.since,
             events=[],
         )
         ctx = ctx.at(house=scoring.View(self, ctx))

@@ -63,6 +63,7 @@ class Guard:
             job.terms,
             simulated=self.fed.simulated,
             horizon=self.fed.rounds,
+            since=self.fed.since,
             events=[],
         )
         kinds = {"train": self._train, "ask": self._ask, "alone": self._alone, "own": self._own}

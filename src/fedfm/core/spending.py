@@ -74,22 +74,30 @@ def schedule(fed: Federation, parties: int) -> tuple[Sampling, ...]:
         return ({"kind": "by answers"},) * horizon(fed)
     state, found = fed.select.init(pool, ctx), []
     for t in range(horizon(fed)):
-        plan, state = fed.select.select(pool, state, ctx.at(round=t), {})
+        plan, state = fed.select.select(pool, state, ctx.at(round=fed.since + t), {})
         found.append(dict(plan.sampling))
     return tuple(found)
 
 
 def horizon(fed: Federation) -> int:
-    """Rounds of the whole run, to which calibrated noise belongs."""
+    """Rounds of this stage, to which schedules belong."""
     return fed.rounds
 
 
 def planned(fed: Federation, parties: int) -> Federation:
-    """The federation with every epsilon turned into the noise that it needs; `parties`: how many there are."""
-    stages = stages_of(fed.uplink)
-    if not any(s.accountant is not None for s in stages):
+    """The federation with every epsilon turned into the noise that it needs; `parties`: how many there are.
+
+    In a run of several stages an epsilon is the whole run's: each stage gets the noise that all rounds need.
+    """
+    if all(w.accountant is None for s in fed.each for w in stages_of(s.uplink)):
         return fed
-    draws = schedule(fed, parties)
+    draws = tuple(d for s in fed.each for d in schedule(s, parties))
+    ready = tuple(_ready(s, draws) for s in fed.stages)
+    return _ready(fed if ready == fed.stages else replace(fed, stages=ready), draws)
+
+
+def _ready(fed: Federation, draws: Sequence[Sampling]) -> Federation:
+    stages = stages_of(fed.uplink)
     ready = tuple(s if s.accountant is None else s.accountant.planned(s, draws) for s in stages)
     return fed if ready == stages else replace(fed, uplink=ready[0] if len(ready) == 1 else Pipe(*ready))
 

@@ -111,9 +111,10 @@ def reopened(folder: Path, federation: Federation | None = None) -> Opened:
         ) from e
     device = fed.device if fed.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     bound = open_task(fed.task, parties, device)
-    base, template = of_base(config, bound)
+    base, template = of_base(config, {"start": bound.init})
+    base |= {k: v for k, v in before.base.items() if k.startswith("start of stage ")}  # not opened here
     now = Identity(config, of_data(parties), base, template, before.imports, versions())
-    _same(before.differs(now, done=last), folder)
+    _same(before.differs(now, done=max(0, last - fed.since)), folder)
     state = RunState.load(checkpoint(folder, last))
     return Opened(
         folder,

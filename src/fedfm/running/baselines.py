@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from fedfm.core import scoring
 from fedfm.core.context import Terms
 from fedfm.core.errors import ConfigError, Problem, nearest
@@ -43,16 +45,21 @@ def parse(text: str | Sequence[str]) -> tuple[str, ...]:
     return words
 
 
-def baselines(run: Run, kinds: Sequence[str], tick: Callable[[int, int], None]) -> dict[str, Any]:
-    """Scores by kind: {"local": {party: scores}, "pooled": scores}; kept in the run directory, so a resume does not repeat them."""
+def baselines(
+    run: Run, kinds: Sequence[str], tick: Callable[[int, int], None], start: Tensor
+) -> dict[str, Any]:
+    """Scores by kind: {"local": {party: scores}, "pooled": scores}; kept in the run directory, so a resume does not repeat them.
+
+    They begin from `start`, as nobody else has trained, and take the steps of all stages.
+    """
     path = run.folder / "baselines.json"
-    known: dict[str, Any] = kept(path, run.fed.rounds)
+    known: dict[str, Any] = kept(path, run.fed.last)
     todo = [k for k in kinds if k not in known]
     if not todo:
         return known
     fed, parties = run.fed, run.parties
     client = fed.client.alone()
-    steps = {i: fed.rounds * client.steps_for(n) for i, n in parties.items()}
+    steps = {i: sum(s.rounds * s.client.alone().steps_for(n) for s in fed.each) for i, n in parties.items()}
     jobs = []
     if "pooled" in todo:  # the longest first
         jobs.append(
@@ -67,7 +74,7 @@ def baselines(run: Run, kinds: Sequence[str], tick: Callable[[int, int], None]) 
         )
     if "local" in todo:
         jobs += [_job(run, i, Terms(steps=steps[i] or None)) for i in parties]
-    brief = Message(fed.serving.model(fed.serving.init(run.bound, run.ctx0)), "weights")
+    brief = Message(start, "weights")
     scores, window = dict[str, Any](), max(1, run.engine.workers)
     for at in range(0, len(jobs), window):  # each leaves a model, which is scored and forgotten
         tick(at, len(jobs))
@@ -80,7 +87,7 @@ def baselines(run: Run, kinds: Sequence[str], tick: Callable[[int, int], None]) 
     if "local" in todo:
         known["local"] = scores
     with writing(run.folder):
-        write(path, json.dumps({"format": FORMAT, "rounds": fed.rounds, "scores": known}, indent=1).encode())
+        write(path, json.dumps({"format": FORMAT, "rounds": fed.last, "scores": known}, indent=1).encode())
     return known
 
 

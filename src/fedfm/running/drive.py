@@ -29,6 +29,7 @@ from fedfm.running.progress import Progress, Silent
 from fedfm.running.record import own
 from fedfm.running.record.folder import CONFIG, record, writing
 from fedfm.running.record.identity import Identity, of_base, of_data, refuse
+from fedfm.running.stages import Stage, Stages, named, told
 from fedfm.running.summary import dumps, summarise, versions
 from fedfm.running.verdict import FAILED, INTERRUPTED, Result, Verdict, judge
 from fedfm.tasks.probing import open_task, probe
@@ -86,29 +87,23 @@ def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
 # ---- one run --------------------------------------------------------------------------------------------------
 def drive(plan: Plan) -> Result:
     """Open, identify, run the rounds, judge; then write what a finished run leaves."""
-    folder, fed, progress, start = plan.folder, plan.fed, plan.progress, time.perf_counter()
+    folder, progress, start = plan.folder, plan.progress, time.perf_counter()
     with _listening(plan) as heard:
-        site = open_site(fed, folder, progress)
+        stages = Stages(plan.fed, folder, lambda fed: open_site(fed, folder, progress), plan.resume)
+        site = stages.rehearse()
         with progress.step("identity"):
-            _identify(plan, site)
-        with progress.step("encoding"):
-            for i in site.parties.ids:
-                site.data(i)
-            for case in site.home.cases:
-                for k in range(fed.evaluate.parts):
-                    site.home.test(case, k, fed.evaluate.parts)
-        engine = fed.engine.make()
+            _identify(plan, site, stages)
         verdict, found, run, ended = None, dict[str, Any](), None, False
         try:
-            engine.open(site)
-            run = Run(site.fed, folder, site.home, engine, plan.resume)
-            with progress.rounds(fed.rounds, run) as shown:
-                for line in _lines(run, folder):
-                    shown(line)
-                    heard(line)
-            with progress.bar("baselines") as tick:
-                found = base.baselines(run, plan.kinds, tick) if plan.kinds and fed.rounds else {}
-            verdict, ended = _judged(run), True
+            with contextlib.closing(iter(stages)) as each:
+                for stage in each:
+                    run, site = stage.run, stage.site
+                    _rounds(stage, folder, progress, heard)
+                    if stage.final:
+                        with progress.bar("baselines") as tick:
+                            kinds = plan.kinds if plan.fed.last else ()
+                            found = base.baselines(run, kinds, tick, stage.origin) if kinds else {}
+                        verdict, ended = _judged(run), True
         except KeyboardInterrupt as e:
             verdict = Verdict(INTERRUPTED, ("it was interrupted by hand",))
             e.add_note(_kept(plan, run))
@@ -120,17 +115,32 @@ def drive(plan: Plan) -> Result:
             verdict = Verdict(FAILED, (f"{type(e).__name__}: {e}".split("\n")[0],))
             raise
         finally:
-            engine.close()
             seconds = plan.record["seconds"] + time.perf_counter() - start
             with contextlib.nullcontext() if ended else contextlib.suppress(MachineFault):
                 plan.keep(seconds=seconds)
                 if run is not None and verdict is not None:
                     summary = summarise(run, site, plan.config, verdict, seconds=seconds, baseline=found)
-                    summary["history"] = plan.record["history"]
+                    summary["history"], summary["stages"] = plan.record["history"], told(stages.fed, run)
                     with writing(folder):
                         write(folder / "summary.json", dumps(summary))
+    assert run is not None
     _leave(plan, run, summary)
     return Result(folder, summary)
+
+
+def _rounds(stage: Stage, folder: Path, progress: Progress, heard: Callback) -> None:
+    """The rounds of one stage that are left, with everything encoded once before."""
+    site, parts = stage.site, stage.fed.evaluate.parts
+    with progress.step("encoding"):
+        for i in site.parties.ids:
+            site.data(i)
+        for case in site.home.cases:
+            for k in range(parts):
+                site.home.test(case, k, parts)
+    with progress.rounds(stage.fed.last, stage.run) as shown:
+        for line in _lines(stage.run, folder):
+            shown(line)
+            heard(line)
 
 
 def _lines(run: Run, folder: Path) -> Iterator[dict[str, Any]]:
@@ -144,9 +154,9 @@ def _lines(run: Run, folder: Path) -> Iterator[dict[str, Any]]:
         yield line
 
 
-def _identify(plan: Plan, site: Site) -> None:
+def _identify(plan: Plan, site: Site, stages: Stages) -> None:
     """Compare with the record, or make it; durable before the first round."""
-    base_model, template = of_base(plan.config, site.bound)
+    base_model, template = of_base(plan.config, stages.starts)
     now = Identity(
         plan.config, of_data(site.parties), base_model, template, own.modules(plan.fed), versions()
     )
@@ -173,11 +183,10 @@ def _judged(run: Run) -> Verdict:
 
 def _kept(plan: Plan, run: Run | None) -> str:
     """What is kept of a run that stopped, and how it goes on."""
-    done = run.state.round if run is not None else 0
     if run is None or not checkpoints(plan.folder):
         return f"nothing is kept yet of {plan.folder}: start it again"
     return (
-        f"{done} of {plan.fed.rounds} rounds are kept in {plan.folder}; `fedfm resume {plan.folder}` goes on"
+        f"{named(plan.fed, run.state.round)} are kept in {plan.folder}; `fedfm resume {plan.folder}` goes on"
     )
 
 

@@ -19,7 +19,7 @@ from fedfm.running.verdict import Result
 
 
 def run(
-    what: str | Path | Mapping[str, Any] | Federation,
+    what: str | Path | Mapping[str, Any] | Federation | Sequence[Federation],
     *,
     out: str | Path | None = None,
     model: str | Path | None = None,
@@ -37,6 +37,8 @@ def run(
     **slots: Any,
 ) -> Result:
     """Run a recipe (by name), a YAML file, a mapping or a `Federation`; returns its `Result` (folder and summary).
+
+    A list of federations is one run of several stages, each from the model of the one before; settings are the last one's.
 
     The objects that are given are the objects that run; config.yaml records them. `model`: a packaged name, a local
     folder or a hub id. `data`: a data spec; a file, folder, glob or a list of them, one file a party; or what is in

@@ -24,6 +24,7 @@ from fedfm.running.progress import Progress, Silent
 from fedfm.running.record import own
 from fedfm.running.record.folder import CONFIG, begun, owned, recorded
 from fedfm.running.record.identity import Difference, Identity, imports_differ, refuse
+from fedfm.running.stages import extended
 from fedfm.running.summary import versions
 from fedfm.running.verdict import Result
 
@@ -103,11 +104,11 @@ def resume(
             refuse(imports_differ(before.imports, found, "imports" in accept), folder)
         own.load(found)
         config = _config(folder, before, federation)
+        fed = dataclasses.replace(federation or configs.from_config(config), rounds=config["rounds"])
         if rounds is not None:
-            config["rounds"] = rounds
-        if problems := check(
-            fed := dataclasses.replace(federation or configs.from_config(config), rounds=config["rounds"])
-        ):
+            fed = extended(fed, rounds)
+            config["rounds"] = fed.rounds
+        if problems := check(fed):
             raise ConfigError(problems)
         done, missing = _standing(folder)
         differences: list[Difference] = []
@@ -115,12 +116,12 @@ def resume(
             now = dataclasses.replace(
                 before, config=config, imports=found, versions=versions(), bits=Identity(config).bits
             )
-            differences = before.differs(now, done=done, accept=accept)
+            differences = before.differs(now, done=max(0, done - fed.since), accept=accept)
             refuse(differences, folder)
         if missing:
             raise ResumeError(missing)
         whole = all((folder / part).exists() for part in ("summary.json", "model", "report.html"))
-        if was["complete"] and whole and config["rounds"] <= done:
+        if was["complete"] and whole and fed.last <= done:
             return Result.read(folder).judged(strict)
         names, objects = (was["trackers"], []) if trackers is None else _trackers(trackers)
         changes = [{"after": done, "what": d.what, "was": d.was, "now": d.now} for d in differences]

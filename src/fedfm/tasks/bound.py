@@ -78,6 +78,10 @@ class Objective:
         """A module of the sub-model's shape."""
         raise FedfmError("this task has no sub-models; a width below 1 needs a task that can be narrowed")
 
+    def tuned(self, module: nn.Module) -> tuple[Any, Any, str] | None:
+        """The tuning, the network that it made, and that network's prefix in `module`; None: all is trained."""
+        return None
+
     def save(self, module: nn.Module, folder: str) -> None:
         """Write the tuned model for its own ecosystem (PEFT adapter, Hugging Face layout)."""
         raise FedfmError("this task does not export a model")

@@ -194,6 +194,14 @@ FEDERATIONS: dict[str, dict[str, Any]] = {
         "evaluate": ByParty(personal=True, perturb=("noise",)),
         "data": OWN_TESTS,
     },
+    "stages": {
+        "stages": (
+            digits(client=Scaffold(SGD), rounds=2, select=Uniform(count=4)),
+            digits(uplink=ErrorFeedback(TopK(0.3)), rounds=1),
+        ),
+        "client": Local(lr=0.1, steps=2, batch=8, schedule=Cosine()),
+        "uplink": ErrorFeedback(TopK(0.1)),
+    },
     "all at once": {
         "client": FedProx(mu=0.1, local=SGD),
         "uplink": ErrorFeedback(TopK(0.1)),

@@ -17,7 +17,7 @@ from fedfm.config.plain import from_config
 from fedfm.config.setup import Setup
 from fedfm.config.stages import joined
 from fedfm.core.errors import ConfigError, Problem
-from fedfm.core.federation import Federation
+from fedfm.core.federation import SHARED, Federation
 from fedfm.data.arrays import as_source
 from fedfm.models import catalog
 
@@ -67,7 +67,16 @@ def _begin(what: Any) -> tuple[Composition, str | None]:
         try:
             what = joined(what)
         except ValueError as e:
-            raise ConfigError([Problem("stages", str(e), "rounds, rows and seed go through all stages", "replace(last, task=...)")]) from e
+            raise ConfigError(
+                [
+                    Problem(
+                        "stages",
+                        str(e),
+                        "rounds, rows and seed go through all stages",
+                        "replace(last, task=...)",
+                    )
+                ]
+            ) from e
     if isinstance(what, Federation):
         made = Composition(what)
         made.config["data"] = given(what.data)
@@ -109,10 +118,17 @@ def given(value: Any) -> Any:
     raise ConfigError([Problem("data", what, why, "for arrays: {party: (x, y)}; for files: their paths")])
 
 
+_PATHS = (("data", "path"), ("data", "test_path"), ("task", "model"), ("task", "start"))
+
+
 def _anchor(made: Composition) -> None:
     """Paths that exist from here become absolute: a run is resumed, and its model loaded, from anywhere."""
-    for slot, key in (("data", "path"), ("data", "test_path"), ("task", "model"), ("task", "start")):
-        spec = made.config.get(slot)
+    stages = [(f"stages.{k}.", node) for k, node in enumerate(made.config.get("stages") or ())]
+    for slot, key, (at, node) in (
+        *((slot, key, ("", made.config)) for slot, key in _PATHS),
+        *((slot, key, stage) for slot, key in _PATHS if slot not in SHARED for stage in stages),
+    ):
+        spec = node.get(slot) if isinstance(node, dict) else getattr(node, slot, None)
         value = spec.get(key) if isinstance(spec, dict) else getattr(spec, key, None)
         several = [value] if isinstance(value, str | Path) else value
         if not isinstance(several, list | tuple) or not all(isinstance(v, str | Path) for v in several):
@@ -121,7 +137,7 @@ def _anchor(made: Composition) -> None:
             continue  # a packaged model wins over a folder of its name
         placed = [_absolute(str(v)) for v in several]
         if placed != list(several):
-            made.put(f"{slot}.{key}", placed[0] if isinstance(value, str | Path) else placed)
+            made.put(f"{at}{slot}.{key}", placed[0] if isinstance(value, str | Path) else placed)
 
 
 def _absolute(path: str) -> str:

@@ -18,7 +18,9 @@ _NOT_ONES_OWN = (*SHARED, "stages", "recipe")
 def completed(config: Mapping[str, Any], problems: list[Problem]) -> Mapping[str, Any]:
     """The config with every stage complete; adds to `problems` what a stage may not say."""
     stages = config.get("stages")
-    if not isinstance(stages, list | tuple) or not any(isinstance(s, Mapping) and not live(s) for s in stages):
+    if not isinstance(stages, list | tuple) or not any(
+        isinstance(s, Mapping) and not live(s) for s in stages
+    ):
         return config
     rest = {k: v for k, v in config.items() if k not in ("stages", "recipe")}
     return {**config, "stages": [_over(rest, s, f"stages.{k}", problems) for k, s in enumerate(stages)]}
@@ -30,7 +32,11 @@ def _over(rest: Mapping[str, Any], stage: Any, where: str, problems: list[Proble
     for key in stage:
         if (first := str(key).partition(".")[0]) in (*SHARED, "stages"):
             why = "all stages of a run have it in common" if first in SHARED else "stages have no stages"
-            problems.append(Problem(f"{where}.{key}", f"a stage has no {first} of its own", why, f"set {first} beside stages"))
+            problems.append(
+                Problem(
+                    f"{where}.{key}", f"a stage has no {first} of its own", why, f"set {first} beside stages"
+                )
+            )
     base = dict(rest)
     if isinstance(name := stage.get("recipe"), str):
         base |= {k: v for k, v in to_config(load(name, "recipe")()).items() if k not in _NOT_ONES_OWN}
@@ -50,5 +56,7 @@ def joined(federations: Any) -> Any:
     *first, last = federations
     for k, fed in enumerate(first):
         if unlike := [name for name in SHARED if getattr(fed, name) != getattr(last, name)]:
-            raise ValueError(f"stage {k + 1} has another {' and '.join(unlike)} than the last one: a run has one")
+            raise ValueError(
+                f"stage {k + 1} has another {' and '.join(unlike)} than the last one: a run has one"
+            )
     return replace(last, stages=(*first, *last.stages))

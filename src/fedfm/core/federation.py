@@ -25,7 +25,6 @@ from fedfm.core.protocols import (
     Wire,
 )
 
-
 SHARED = ("data", "seed", "threads", "device", "engine")  # of a run: all of its stages have them in common
 
 

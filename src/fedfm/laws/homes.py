@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -37,11 +38,11 @@ from fedfm.core.protocols import (
     Wire,
 )
 from fedfm.core.session import Site
-from fedfm.core.spending import planned
 from fedfm.core.state import Store
 from fedfm.data.source import Parties, Shard
 from fedfm.efficiency.training.local import Local
 from fedfm.evaluation.held_out import HeldOut
+from fedfm.running.stages import Stages
 from fedfm.tasks.bound import BoundModule, Objective
 from fedfm.tasks.quadratic import Quadratic, Quadratics
 from fedfm.tasks.vision.image import ImageClassification
@@ -182,20 +183,20 @@ def play(
     resume: bool = False,
     around: Callable[[Run], None] = lambda run: None,
 ) -> Played:
-    """Run `fed` in `folder` (None: a temporary one); `around(run)` sees the run before its first round."""
+    """Run `fed` in `folder` (None: a temporary one); `around(run)` sees each stage's run before its first round."""
     if folder is None:
         with tempfile.TemporaryDirectory() as temporary:
             return play(fed, Path(temporary), resume=resume, around=around)
-    parties, engine = fed.data.open(fed.seed), fed.engine.make()
-    fed = planned(fed, len(parties.ids))
-    site = Site(fed, fed.task.open(parties), parties, Store(folder / "clients"))
-    engine.open(site)
-    try:
-        run = Run(fed, folder, site.home, engine, resume=resume)
-        around(run)
-        records = list(run.rounds())
-    finally:
-        engine.close()
+    parties = fed.data.open(fed.seed)
+    store = Store(folder / "clients")
+    stages = Stages(fed, folder, lambda part: Site(part, part.task.open(parties), parties, store), resume)
+    stages.rehearse()
+    records: list[dict[str, Any]] = []
+    with contextlib.closing(iter(stages)) as each:
+        for stage in each:
+            run = stage.run
+            around(run)
+            records += run.rounds()
     events = folder / "events.jsonl"
     return Played(run, records, list(ledger.read(events)), ledger.digest(events))
 

@@ -8,7 +8,7 @@ the last one, so a run that is killed anywhere goes on in exactly one of the two
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from fedfm.core.memory import RunState
 from fedfm.core.session import Site
 from fedfm.core.spending import planned
 from fedfm.core.state import freeze, thaw, write
-from fedfm.tasks.warm import Trail, begin, trail
+from fedfm.tasks.warm import begin, trail
 
 Open = Callable[[Federation], Site]
 
@@ -62,7 +62,9 @@ class Stages:
 
     def __post_init__(self) -> None:
         self.at = standing(self.folder) if self.resume else 0
-        self.starts: dict[str, Tensor] = {}  # by name: the vector from which each stage's task begins by itself
+        self.starts: dict[
+            str, Tensor
+        ] = {}  # by name: the vector from which each stage's task begins by itself
         self._first: Site | None = None
 
     def rehearse(self) -> Site:
@@ -80,8 +82,12 @@ class Stages:
                 before = None if final else (trail(site.bound, site.bound.init), *_facts(site))
             except ModelError as e:
                 text = str(e).split("\n    ")
-                why, fix = (next((t[5:] for t in text if t.startswith(key)), "") for key in ("why: ", "fix: "))
-                problems.append(Problem(where, text[0], why or "a stage begins from the one before", fix or "one task"))
+                why, fix = (
+                    next((t[5:] for t in text if t.startswith(key)), "") for key in ("why: ", "fix: ")
+                )
+                problems.append(
+                    Problem(where, text[0], why or "a stage begins from the one before", fix or "one task")
+                )
                 before = None if final else (trail(site.bound, site.bound.init), *_facts(site))
             if k == self.at:
                 self._first = site
@@ -91,11 +97,11 @@ class Stages:
         self.fed = planned(self.fed, len(self._first.parties.ids))
         return self._first
 
-    def __iter__(self) -> Iterator[Stage]:
+    def __iter__(self) -> Generator[Stage]:
         """Each stage that is left, ready to run; its engine is closed when the next one is asked for."""
-        last: Stage | None = None
+        first, last = self._first or self.rehearse(), None
         for k, fed in enumerate(self.fed.each[self.at :], self.at):
-            site = self._first if last is None and self._first is not None else self.open(fed)
+            site = self.open(fed) if last else first
             self._first = None
             site.fed = site.home.fed = site.guard.fed = fed  # with the noise of the whole plan
             origin = site.bound.init
@@ -111,25 +117,26 @@ class Stages:
                 engine.open(site)
                 run = Run(fed, self.folder, site.home, engine, self.resume and before is None, before)
                 if before is not None:
-                    self._begun(run, k, kept)
+                    begun(run, k, kept)
                 last = Stage(fed, site, engine, run, origin, k == len(self.fed.stages))
                 yield last
             finally:
                 engine.close()
 
-    def _begun(self, run: Run, stage: int, kept: float) -> None:
-        """Make the next stage's first state the run's, with the fact in the ledger; then sweep what only the last one needed."""
-        books, state = run.books, run.state
-        event: dict[str, Any] = {"round": state.round, "kind": "stage", "client": None, "stage": stage + 1}
-        event |= {"of": len(self.fed.stages) + 1, "kept": kept, "metrics": run.score()}
-        books.ledger.commit([event])
-        state.ledger = books.ledger.length
-        state.save(checkpoint(self.folder, state.round))
-        for old in checkpoints(self.folder):
-            if old != state.round:
-                checkpoint(self.folder, old).unlink(missing_ok=True)
-        for part in ("clients", "checkpoints/senders", "checkpoints/receivers"):
-            shutil.rmtree(self.folder / part, ignore_errors=True)
+
+def begun(run: Run, stage: int, kept: float) -> None:
+    """Make the first state of stage `stage` (from 0) the run's, with the fact in the ledger; then sweep what only the stage before needed."""
+    folder, books, state = run.folder, run.books, run.state
+    event: dict[str, Any] = {"round": state.round, "kind": "stage", "client": None, "stage": stage + 1}
+    event |= {"kept": kept, "metrics": run.score()}
+    books.ledger.commit([event])
+    state.ledger = books.ledger.length
+    state.save(checkpoint(folder, state.round))
+    for old in checkpoints(folder):
+        if old != state.round:
+            checkpoint(folder, old).unlink(missing_ok=True)
+    for part in ("clients", "checkpoints/senders", "checkpoints/receivers"):
+        shutil.rmtree(folder / part, ignore_errors=True)
 
 
 def _facts(site: Site) -> tuple[Any, ...]:
@@ -158,7 +165,9 @@ def extended(fed: Federation, rounds: int) -> Federation:
     """The run with so many rounds in all: its last stage takes them. Raises ConfigError."""
     if rounds < fed.since:
         what = f"{rounds} rounds end before the last stage begins"
-        raise ConfigError([Problem("--rounds", what, f"the stages before have {fed.since}", f"at least {fed.since}")])
+        raise ConfigError(
+            [Problem("--rounds", what, f"the stages before have {fed.since}", f"at least {fed.since}")]
+        )
     return replace(fed, rounds=rounds - fed.since)
 
 
@@ -172,7 +181,9 @@ def told(fed: Federation, run: Run) -> list[dict[str, Any]]:
     primary, found = run.bound.objective.primary, []
     for k, s in enumerate(fed.each if fed.stages else ()):
         event = begun.get(k + 1, {})
-        ends = [m.get(primary) for t, m in sorted(scored.items()) if s.since < t <= min(s.last, run.state.round)]
+        ends = [
+            m.get(primary) for t, m in sorted(scored.items()) if s.since < t <= min(s.last, run.state.round)
+        ]
         found.append(
             {
                 "stage": k + 1,
@@ -182,7 +193,9 @@ def told(fed: Federation, run: Run) -> list[dict[str, Any]]:
                 "client": name_of(s.client),
                 "tuning": trains(s),
                 "kept": event.get("kept"),
-                "start": (event.get("metrics") or scored.get(0) or {}).get(primary) if k <= run.state.stage else None,
+                "start": (event.get("metrics") or scored.get(0) or {}).get(primary)
+                if k <= run.state.stage
+                else None,
                 "end": ends[-1] if ends else None,
             }
         )

@@ -45,6 +45,11 @@ def begin(bound: Bound, before: Trail) -> tuple[Tensor, float]:
     tuned = bound.objective.tuned(bound.module)
     tuning, network, prefix = tuned if tuned is not None else (None, None, "\0")
     own = {n: t for n, t in views.items() if not n.startswith(prefix)}
+    if before.base != (bound.objective.base.weights if tuning is not None else ""):
+        raise ModelError(
+            "the stages tune other base models\n    why: by how much one has moved says nothing of the other\n"
+            "    fix: the same task.model in all stages"
+        )
     if odd := [n for n in {*own, *before.values} if _shape(own, n) != _shape(before.values, n)]:
         raise ModelError(
             f"the stages train other tensors: {', '.join(sorted(odd)[:3])}\n    why: what the stage before has "
@@ -52,18 +57,13 @@ def begin(bound: Bound, before: Trail) -> tuple[Tensor, float]:
             "with other tunings"
         )
     if tuning is None:
-        if before.base:
-            raise ModelError("the stage before tunes a network, this one does not\n    fix: one task for all stages")
         return bound.layout.pack(before.values), 1.0
-    if before.base != bound.objective.base.weights:
-        raise ModelError(
-            "the stages tune other base models\n    why: by how much one has moved says nothing of the other\n"
-            "    fix: the same task.model in all stages"
-        )
     start = _inside(views, prefix)
     found = {**start, **tuning.begin(network, start, before.moved)}
     said = tuning.moved(network, start, found)
-    lost = _energy({n: _of(before.moved, said, n) - _of(said, before.moved, n) for n in {*said, *before.moved}})
+    lost = _energy(
+        {n: _of(before.moved, said, n) - _of(said, before.moved, n) for n in {*said, *before.moved}}
+    )
     total = _energy(before.moved)
     x = bound.layout.pack({**before.values, **{prefix + n: t for n, t in found.items()}})
     return x, 1.0 - lost / total if total else 1.0

@@ -20,6 +20,7 @@ from fedfm.models.identity import Base
 
 _A, _B = f"lora_A.{ADAPTER}.weight", f"lora_B.{ADAPTER}.weight"
 
+
 @method(
     "lora",
     slot="tuning",

@@ -49,7 +49,7 @@ class Sparse(Peft):
         )
 
     def apply(self, base: Any) -> Any:
-        torch.sparse.check_sparse_tensor_invariants.disable()  # as they are; said, so that nobody is warned
+        torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]  # as it is: nobody is warned
         return super().apply(base)
 
     def moved(

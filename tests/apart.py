@@ -27,7 +27,7 @@ from fedfm.data.splits import opened
 from fedfm.engines.inprocess import InProcessEngine
 from fedfm.engines.processes import _receive, _send, _work
 from fedfm.laws.homes import Played
-from fedfm.running.stages import begun
+from fedfm.running.course.stages import begun
 from fedfm.tasks.warm import begin, trail
 
 

@@ -16,11 +16,12 @@ from fedfm.config.configure import configure
 from fedfm.config.names import strange
 from fedfm.config.plain import from_config
 from fedfm.config.record import to_config
-from fedfm.core.combine import ByClient, ByPath
+from fedfm.core.combine import ByPath
 from fedfm.core.errors import ConfigError
 from fedfm.core.federation import Federation, replace
 from fedfm.efficiency.communication.codec.topk import TopK
 from fedfm.efficiency.training.local import Local
+from fedfm.efficiency.training.personal.by_client import ByClient
 from fedfm.engines.pace import AllArrive, Quorum, Speed
 from fedfm.incentives.auction.proportional_share import ProportionalShare
 from fedfm.incentives.selection.uniform import Uniform

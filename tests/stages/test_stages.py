@@ -24,7 +24,7 @@ from fedfm.efficiency.training.personal.fedrep import FedRep
 from fedfm.efficiency.training.schedule import Linear
 from fedfm.engines.processes import Processes
 from fedfm.laws.homes import pictures, quadratics
-from fedfm.running import stages as running_stages
+from fedfm.running.course import stages as running_stages
 from fedfm.running.feasible import feasible, promise
 from fedfm.tasks.quadratic import Quadratic
 from fedfm.trust.privacy.mechanism.gaussian import ClipNoise

@@ -112,6 +112,9 @@ class Ctx:
     path: str = ""
     horizon: int = 0  # rounds of this stage (most runs have one): schedules belong to it
     since: int = 0  # rounds of the stages before
+    public: Any = field(
+        default=None, repr=False, compare=False
+    )  # at a party: gives the rows that everybody sees, encoded
     house: Any = field(
         default=None, repr=False, compare=False
     )  # the server's view (protocols.House); None at a party

@@ -42,8 +42,9 @@ from fedfm.core.state import Store
 from fedfm.data.source import Parties, Shard
 from fedfm.efficiency.training.local import Local
 from fedfm.evaluation.held_out import HeldOut
-from fedfm.running.stages import Stages
+from fedfm.running.course.stages import Stages
 from fedfm.tasks.bound import BoundModule, Objective
+from fedfm.tasks.by_client import TaskByClient
 from fedfm.tasks.quadratic import Quadratic, Quadratics
 from fedfm.tasks.vision.image import ImageClassification
 
@@ -85,7 +86,8 @@ class Pictures:
         )
         held_out = (Shard("", tuple(row(k) for k in range(4))),)
         own = tuple(Shard(s.party, tuple(row(k) for k in range(2))) for s in shards)
-        return Parties(shards, held_out, labels=("0", "1"), own=own)
+        shown = Shard("public", tuple(row(k) for k in range(5)))
+        return Parties(shards, held_out, labels=("0", "1"), own=own, shown=shown)
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,12 @@ def pictures(**slots: Any) -> Federation:
         "evaluate": HeldOut(parts=1),
     }
     return Federation(**base | slots)
+
+
+def mixed(**slots: Any) -> Federation:
+    """The pictures, where the first party has another network than the others."""
+    rules = {"party-0": ImageClassification(channels=(3,)), "*": ImageClassification(channels=(2, 4))}
+    return pictures(**{"task": TaskByClient(rules)} | slots)
 
 
 def factored(**slots: Any) -> Federation:
@@ -282,7 +290,8 @@ def _tries(spec: Any) -> Iterator[Federation]:
     if client is not None and client.makes not in ("delta", "weights"):
         halves["aggregate"] = _taker(client.makes)
     split = isinstance(spec, Client | Server) and spec.dialect.startswith("split")
-    for make in (pictures, quadratics) if split else (quadratics, pictures, factored):
+    homes = (pictures, quadratics) if split else (quadratics, pictures, factored)
+    for make in (mixed,) if client is not None and client.mixed else homes:
         fed = make(**halves | {slot_of(spec): spec})
         if not fed.serving.whole and make is quadratics:
             fed = dataclasses.replace(fed, data=dataclasses.replace(fed.data, own_test=0.25))

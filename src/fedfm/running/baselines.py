@@ -1,6 +1,7 @@
 """What a federated result is worth: each party alone, and all data in one place.
 
-`local`: every party trains alone for as many steps as it takes in the federation; the mean of their scores.
+`local`: every party trains alone for as many steps as it takes in the federation; the mean of their scores (each on its
+own test rows, where parties have models of their own).
 `pooled`: one owner of all data takes as many steps as the busiest party, each on a batch as large as all parties' together.
 So all three see the same number of examples in all, with the same local method and rate.
 """
@@ -21,6 +22,7 @@ from fedfm.core.errors import ConfigError, Problem, nearest
 from fedfm.core.job import POOLED, Job
 from fedfm.core.loop import Run
 from fedfm.core.message import Message
+from fedfm.core.protocols.scoring import means
 from fedfm.core.state import write
 from fedfm.running.record.folder import FORMAT, versioned, writing
 
@@ -80,7 +82,12 @@ def baselines(
         tick(at, len(jobs))
         for s in run.hub.collect(jobs[at : at + window], lambda job: brief):
             told = s.upload
-            scores[s.job.id] = scoring.scores(run, told.x) if told is not None else {"failed": s.error}
+            if told is None:
+                scores[s.job.id] = {"failed": s.error}
+            elif told.kind == "scores":  # of the party's own model, on its own test rows
+                scores[s.job.id] = means([scoring.told(told)])
+            else:
+                scores[s.job.id] = scoring.scores(run, told.x)
     tick(len(jobs), len(jobs))
     if "pooled" in todo:
         known["pooled"] = scores.pop(POOLED)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,12 +23,13 @@ from fedfm.core.spending import planned
 from fedfm.core.state import Store, write
 from fedfm.data.splits import opened
 from fedfm.running import baselines as base
+from fedfm.running.course.leaving import leave
+from fedfm.running.course.stages import Stage, Stages, named, told
 from fedfm.running.feasible import feasible
 from fedfm.running.progress import Progress, Silent
 from fedfm.running.record import own
 from fedfm.running.record.folder import CONFIG, record, writing
 from fedfm.running.record.identity import Identity, of_base, of_data, refuse
-from fedfm.running.stages import Stage, Stages, named, told
 from fedfm.running.summary import dumps, summarise, versions
 from fedfm.running.verdict import FAILED, INTERRUPTED, Result, Verdict, judge
 from fedfm.tasks.probing import open_task, probe
@@ -102,6 +102,7 @@ def drive(plan: Plan) -> Result:
                     if stage.final:
                         with progress.bar("baselines") as tick:
                             kinds = plan.kinds if plan.fed.last else ()
+                            kinds = tuple(k for k in kinds if k != "pooled" or stage.fed.task.whole)
                             found = base.baselines(run, kinds, tick, stage.origin) if kinds else {}
                         verdict, ended = _judged(run), True
         except KeyboardInterrupt as e:
@@ -124,7 +125,7 @@ def drive(plan: Plan) -> Result:
                     with writing(folder):
                         write(folder / "summary.json", dumps(summary))
     assert run is not None
-    _leave(plan, run, summary)
+    _leave(plan, run, site, summary)
     return Result(folder, summary)
 
 
@@ -134,7 +135,7 @@ def _rounds(stage: Stage, folder: Path, progress: Progress, heard: Callback) -> 
     with progress.step("encoding"):
         for i in site.parties.ids:
             site.data(i)
-        for case in site.home.cases:
+        for case in site.home.cases if stage.fed.serving.whole else ():
             for k in range(parts):
                 site.home.test(case, k, parts)
     with progress.rounds(stage.fed.last, stage.run) as shown:
@@ -190,22 +191,13 @@ def _kept(plan: Plan, run: Run | None) -> str:
     )
 
 
-def _leave(plan: Plan, run: Run, summary: dict[str, Any]) -> None:
+def _leave(plan: Plan, run: Run, site: Site, summary: dict[str, Any]) -> None:
     """The tuned model and the page; a run is complete when both are there."""
     from fedfm import report
 
-    folder, bound = plan.folder, run.bound
-    part, model = folder / ".model.0", folder / "model"
-    with writing(folder):
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
-        bound.load(run.model())
-        bound.objective.save(bound.module, str(part))
-        if summary["privacy"]:  # whoever gets the model gets the definition of its epsilon with it
-            with (part / "README.md").open("a", encoding="utf-8") as f:
-                f.write(f"\n## Privacy\n\n{summary['privacy']['sentence']}.\n")
-        shutil.rmtree(model, ignore_errors=True)
-        part.replace(model)
+    folder, told = plan.folder, summary["privacy"]
+    with writing(folder):  # whoever gets the model gets the definition of its epsilon with it
+        leave(run, site, f"\n## Privacy\n\n{told['sentence']}.\n" if told else "")
         with plan.progress.step("report"):
             report.write([folder])
     plan.keep(complete=True)

@@ -30,6 +30,7 @@ def estimate(setup: Setup) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         site = open_site(fed, Path(folder), Silent())
         site.store = Store(Path(folder) / "clients")
+        each = fed.task.each(site.bound, site.parties.ids)
         rows = {i: len(site.parties.train(i)) for i in site.parties.ids}
         steps = fed.client.steps_for(max(rows.values()))
         seconds = _seconds_a_step(site) * sum(fed.client.steps_for(n) for n in rows.values()) * fed.rounds
@@ -37,7 +38,7 @@ def estimate(setup: Setup) -> dict[str, Any]:
         cut = sum(getattr(site.data(i), "cut", 0) for i in rows)
     workers = fed.engine.make().workers
     return {
-        "trainable_parameters": site.bound.layout.trainable,
+        "trainable_parameters": sum(b.layout.trainable for _, b, _ in each.values()),
         "total_parameters": site.bound.total,
         "parties": len(rows),
         "rounds": fed.rounds,
@@ -55,11 +56,12 @@ def _seconds_a_step(site: Site) -> float:
     """Of the middle-sized party's plain local work."""
     client, ids = site.fed.client.alone(), sorted(site.parties.ids, key=lambda i: len(site.parties.train(i)))
     middle = ids[len(ids) // 2]
-    data, brief = site.data(middle), Message(site.bound.init, "weights")
-    ctx = Ctx(site.fed.seed, client=middle, terms=Terms(steps=STEPS))
-    client.work(brief, data, {}, ctx.at(terms=Terms(steps=1)), site.bound)  # warm up
+    bound = site.bound.at(middle, Terms())
+    data, brief = site.data(middle), Message(bound.init, "weights")
+    ctx = site.guard.context(Job("alone", middle, 0, terms=Terms(steps=STEPS))).muted()
+    client.work(brief, data, {}, ctx.at(terms=Terms(steps=1)), bound)  # warm up
     start = time.perf_counter()
-    client.work(brief, data, {}, ctx, site.bound)
+    client.work(brief, data, {}, ctx, bound)
     return (time.perf_counter() - start) / STEPS
 
 

@@ -19,12 +19,13 @@ from fedfm.core.federation import Federation
 from fedfm.core.memory import RunState
 from fedfm.core.state import Store
 from fedfm.running import baselines as base
+from fedfm.running.course.leaving import MODEL, MODELS
+from fedfm.running.course.stages import extended
 from fedfm.running.drive import Callback, Plan, drive, open_site
 from fedfm.running.progress import Progress, Silent
 from fedfm.running.record import own
 from fedfm.running.record.folder import CONFIG, begun, owned, recorded
 from fedfm.running.record.identity import Difference, Identity, imports_differ, refuse
-from fedfm.running.stages import extended
 from fedfm.running.summary import versions
 from fedfm.running.verdict import Result
 
@@ -120,7 +121,8 @@ def resume(
             refuse(differences, folder)
         if missing:
             raise ResumeError(missing)
-        whole = all((folder / part).exists() for part in ("summary.json", "model", "report.html"))
+        model = MODEL if fed.serving.whole else MODELS
+        whole = all((folder / part).exists() for part in ("summary.json", model, "report.html"))
         if was["complete"] and whole and fed.last <= done:
             return Result.read(folder).judged(strict)
         names, objects = (was["trackers"], []) if trackers is None else _trackers(trackers)

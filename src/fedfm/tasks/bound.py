@@ -51,6 +51,10 @@ class Objective:
         found = [self.losses(module, self.batch(encoded, index, device)).double().cpu() for index in chunks]
         return math.fsum(x for part in found for x in part.tolist()), len(encoded)
 
+    def logits(self, module: nn.Module, batch: Any) -> Tensor:
+        """Class scores before the softmax (n, classes), where the task has classes."""
+        raise FedfmError("this task has no classes")
+
     def classify(self, module: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
         """Class numbers (n,) of a batch, where the task has classes: the most likely ones, and the true ones."""
         raise FedfmError("this task has no classes")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,13 +31,16 @@ def probe(task: Task, bound: Bound, parties: Any) -> list[Problem]:
 
     The model's parameters and modes, and torch's generators, are afterwards what they were.
     """
-    some = _sample(parties)
+    some = _sample(parties, parties.ids)
     if not len(some):
         return []
-    before, modes = bound.read(), [(m, m.training) for m in bound.module.modules()]
+    each = task.each(bound, parties.ids)
+    before = {name: own.read() for name, (_, own, _) in each.items()}
+    modes = [(m, m.training) for m in bound.module.modules()]
     try:
         with torch.random.fork_rng(devices=[]):
-            problems = [*_steady(bound, some), *task.probe(bound, some)]
+            problems = [p for _, own, ids in each.values() for p in _steady(own, _sample(parties, ids))]
+            problems += task.probe(bound, some)
     except FedfmError as e:
         text = str(e).split("\n")
         found = {
@@ -50,22 +53,23 @@ def probe(task: Task, bound: Bound, parties: Any) -> list[Problem]:
             )
         ]
     finally:
-        bound.load(before)
+        for name, (_, own, _) in each.items():
+            own.load(before[name])
         for module, training in modes:
             module.training = training
     return problems
 
 
-def _sample(parties: Any) -> Any:
-    """A few rows of some parties, as one shard."""
-    shards = [parties.train(i) for i in itertools.islice(parties.ids, PARTIES)]
+def _sample(parties: Any, ids: Sequence[str]) -> Any:
+    """A few rows of some of these parties, as one shard."""
+    shards = [parties.train(i) for i in itertools.islice(ids, PARTIES)]
     rows = tuple(row for shard in shards for row in shard.rows[:ROWS])
     return replace(shards[0], rows=rows) if shards else ()
 
 
 def _steady(bound: Bound, rows: Any) -> Iterator[Problem]:
     """A step leaves nothing behind but its gradient: the loss at the same parameters is the same bits."""
-    encoded = bound.encode(rows)
+    encoded = bound.encode(rows) if len(rows) else ()
     if not len(encoded):
         return
     start = bound.read()

@@ -38,7 +38,7 @@ class Aggregator(Slot):
 
     form: ClassVar[Literal["sum", "all"]] = "sum"
     shares: ClassVar[bool] = False  # `share` exists: the lift can run on the client, under masks
-    takes: ClassVar[tuple[str, ...]] = ("delta", "weights")  # kinds of messages that it understands
+    takes: ClassVar[tuple[str, ...]] = ("delta", "weights", "logits")  # kinds of messages that it understands
     plain: ClassVar[bool] = False  # the lift only scales: a clipped update stays as long as it was
     widens: ClassVar[bool] = False  # knows sub-models: lifts them to the whole model, with their coverage
     rescales: ClassVar[bool] = False  # what all agree on comes back in another length

@@ -13,9 +13,10 @@ from fedfm.core.protocols import Slot
 class Schedule(Slot):
     """By what factor a rate is multiplied in a round.
 
-    Round t of T (t from 0; T is the run's horizon; in a run of several stages, both count the stage's own). A warm-up of w rounds climbs (t + 1)/(w + 1), so
-    round w is the first at the full rate; what follows has gone p = (t - w)/(T - w) of its way: no round is without
-    a rate unless `end` is 0 and the run goes on beyond its horizon.
+    Round t of T (t from 0; T is the run's horizon; in a run of several stages, both are the stage's own). A
+    warm-up of w rounds climbs (t + 1)/(w + 1), so round w is the first at the full rate; what follows has
+    gone p = (t - w)/(T - w) of its way: no round is without a rate unless `end` is 0 and the run goes on
+    beyond its horizon.
     """
 
     warmup: int = 0

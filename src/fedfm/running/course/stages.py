@@ -73,7 +73,10 @@ class Stages:
         for k, fed in enumerate(feds):
             site = self.open(fed)
             final, where = k == len(feds) - 1, f"stages.{k}" if k < len(feds) - 1 else "task"
-            self.starts["start" if final else f"start of stage {k + 1}"] = site.bound.init
+            each = fed.task.each(site.bound, site.parties.ids)
+            for pattern, (_, own, _) in each.items():
+                of = "".join([f" of stage {k + 1}" * (not final), f" of {pattern}" * bool(pattern)])
+                self.starts[f"start{of}"] = own.init
             try:
                 if before is not None:
                     if before[1:] != _facts(site):
@@ -125,7 +128,10 @@ class Stages:
 
 
 def begun(run: Run, stage: int, kept: float) -> None:
-    """Make the first state of stage `stage` (from 0) the run's, with the fact in the ledger; then sweep what only the stage before needed."""
+    """Make the first state of stage `stage` (from 0) the run's, with the fact in the ledger; then sweep.
+
+    States of the stage before are named by nobody any more.
+    """
     folder, books, state = run.folder, run.books, run.state
     event: dict[str, Any] = {"round": state.round, "kind": "stage", "client": None, "stage": stage + 1}
     event |= {"kept": kept, "metrics": run.score()}

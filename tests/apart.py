@@ -28,7 +28,7 @@ from fedfm.engines.inprocess import InProcessEngine
 from fedfm.engines.processes import _receive, _send, _work
 from fedfm.laws.homes import Played
 from fedfm.running.course.stages import begun
-from fedfm.tasks.warm import begin, trail
+from fedfm.tasks.beginning.warm import begin, trail
 
 
 class Only:

@@ -13,10 +13,10 @@ from fedfm.efficiency.computation.tuning.full import Full
 from fedfm.efficiency.computation.tuning.ia3 import IA3
 from fedfm.efficiency.computation.tuning.lora import LoRA
 from fedfm.efficiency.computation.tuning.sparse import Sparse
+from fedfm.tasks.beginning.warm import begin, trail
 from fedfm.tasks.quadratic import Quadratic
 from fedfm.tasks.text.classify import SequenceClassification
 from fedfm.tasks.tuning import Tuning
-from fedfm.tasks.warm import begin, trail
 
 IDS, MASK = torch.arange(24).view(4, 6), torch.ones(4, 6, dtype=torch.long)
 Q = "encoder.layer.0.attention.self.query.weight"  # (32, 32) in the base network

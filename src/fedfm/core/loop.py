@@ -116,17 +116,8 @@ class Run:
         return first | {"select": fed.select.init(self.parties, self.ctx0)}
 
     def _round(self) -> Round:
-        fed, st = self.fed, self.state
-        ctx = Ctx(
-            fed.seed,
-            st.round,
-            st.attempt,
-            layout=self.layout,
-            simulated=fed.simulated,
-            horizon=fed.rounds,
-            since=fed.since,
-            events=[],
-        )
+        st = self.state
+        ctx = self.ctx0.at(round=st.round, attempt=st.attempt, layout=self.layout, events=[])
         ctx = ctx.at(house=scoring.View(self, ctx))
         return Round(ctx, dict(st.slots), st.clock)
 

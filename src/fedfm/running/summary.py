@@ -64,6 +64,7 @@ def summarise(
             "pooled": baseline.get("pooled", {}).get(name),
             "higher_is_better": bound.objective.higher_is_better,
             "local_parties": local,
+            "personal": not fed.serving.whole,  # parties have models of their own, scored on their own test rows
         },
         "metrics": scored[-1] if scored else {},
         "baselines": dict(baseline),

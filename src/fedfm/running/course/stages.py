@@ -24,7 +24,7 @@ from fedfm.core.memory import RunState
 from fedfm.core.session import Site
 from fedfm.core.spending import planned
 from fedfm.core.state import freeze, thaw, write
-from fedfm.tasks.warm import begin, trail
+from fedfm.tasks.beginning.warm import begin, trail
 
 Open = Callable[[Federation], Site]
 

@@ -23,11 +23,11 @@ from fedfm.core.schema import Column
 from fedfm.data.kinds import Anything, Chat, Group, Text
 from fedfm.models.identity import Base
 from fedfm.tasks import limits
+from fedfm.tasks.beginning.adapter import begun
 from fedfm.tasks.bound import BoundModule
 from fedfm.tasks.export import in_dtype, source
 from fedfm.tasks.network import load_base, load_tokenizer
 from fedfm.tasks.ragged import Ragged
-from fedfm.tasks.start import begun
 from fedfm.tasks.text.dialogue import Dialogue
 from fedfm.tasks.text.tokens import TextObjective
 from fedfm.tasks.tuning import Tuning

@@ -20,12 +20,12 @@ from fedfm.core.schema import Column
 from fedfm.core.text import markdown
 from fedfm.data.kinds import Group, Label, Text
 from fedfm.models.identity import Base
+from fedfm.tasks.beginning.adapter import begun
 from fedfm.tasks.bound import BoundModule
 from fedfm.tasks.export import in_dtype, source, write_weights
 from fedfm.tasks.features import Features
 from fedfm.tasks.network import fresh, guarded, load_base, load_tokenizer
 from fedfm.tasks.ragged import Ragged
-from fedfm.tasks.start import begun
 from fedfm.tasks.text.tokens import TextObjective
 from fedfm.tasks.tuning import Tuning
 

@@ -28,6 +28,7 @@ from fedfm.efficiency.computation.tuning.head import Head
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.mean import Mean
 from fedfm.efficiency.training.personal.fedmd import FedMD, drawn
+from fedfm.engines.pace import Buffered
 from fedfm.engines.processes import Processes
 from fedfm.incentives.contribution.leave_one_out import LeaveOneOut
 from fedfm.laws.homes import mixed, pictures
@@ -112,6 +113,7 @@ def test_weights_and_architectures_do_not_go_together() -> None:
     assert any("outputs of models" in p.what for p in check(digits(client=FedMD(), data=rules["data"])))
     assert any(p.where == "value" for p in check(digits(**rules, value=LeaveOneOut())))
     assert any("cuts sub-models" in p.what for p in check(digits(**rules, select=HeteroFL())))
+    assert any(p.where == "pace" for p in check(digits(**rules, pace=Buffered(2, 4))))
     assert check(digits(**rules, uplink=SecAgg())) == []
 
 

@@ -164,6 +164,13 @@ def _architectures(fed: Federation) -> Iterator[Problem]:
             "parties of task-by-client share no vector of weights, only what their models say of public rows",
             "client=fedmd with task=task-by-client (a single rule '*' gives everybody one architecture)",
         )
+    if fed.client.mixed and fed.pace.late == "keep":
+        yield Problem(
+            "pace",
+            f"{name_of(fed.pace)} lets work outlive its round",
+            f"{name_of(fed.client)} speaks of the public rows of one round; a mean with those of another says nothing",
+            "pace=synchronous, or quorum with late=cancel",
+        )
     if not fed.task.whole and fed.serving.whole:
         yield Problem(
             "server",

@@ -64,19 +64,7 @@ def _begin(what: Any) -> tuple[Composition, str | None]:
     if isinstance(what, Setup):
         return _begin(what.fed)[0], what.recipe
     if isinstance(what, list | tuple) and what and all(isinstance(f, Federation) for f in what):
-        try:
-            what = joined(what)
-        except ValueError as e:
-            raise ConfigError(
-                [
-                    Problem(
-                        "stages",
-                        str(e),
-                        "rounds, rows and seed go through all stages",
-                        "replace(last, task=...)",
-                    )
-                ]
-            ) from e
+        what = joined(what)
     if isinstance(what, Federation):
         made = Composition(what)
         made.config["data"] = given(what.data)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fedfm.cards.registry import load
 from fedfm.config.compose import Composition, Opened
 from fedfm.config.marker import live
 from fedfm.config.record import to_config
-from fedfm.core.errors import Problem
-from fedfm.core.federation import SHARED
+from fedfm.core.errors import ConfigError, Problem
+from fedfm.core.federation import SHARED, Federation
 
 _NOT_ONES_OWN = (*SHARED, "stages", "recipe")
 
@@ -46,17 +47,15 @@ def _over(rest: Mapping[str, Any], stage: Any, where: str, problems: list[Proble
     return made.config
 
 
-def joined(federations: Any) -> Any:
+def joined(federations: Sequence[Federation]) -> Federation:
     """One federation from a list of stages, the last of them with the others before it.
 
-    Raises ValueError where they do not have in common what a run's stages must.
+    Raises ConfigError where they do not have in common what a run's stages must.
     """
-    from dataclasses import replace
-
-    *first, last = federations
-    for k, fed in enumerate(first):
+    *before, last = federations
+    for k, fed in enumerate(before):
         if unlike := [name for name in SHARED if getattr(fed, name) != getattr(last, name)]:
-            raise ValueError(
-                f"stage {k + 1} has another {' and '.join(unlike)} than the last one: a run has one"
-            )
-    return replace(last, stages=(*first, *last.stages))
+            what = f"stage {k + 1} has another {' and '.join(unlike)} than the last one"
+            fix = "make it of the last one: replace(last, ...)"
+            raise ConfigError([Problem("stages", what, "all stages of a run have it in common", fix)])
+    return replace(last, stages=(*before, *last.stages))

@@ -44,7 +44,7 @@ class Guard:
     def __init__(self, fed: Federation, bound: Bound, parties: Any, store: Store):
         self.fed, self.bound, self.parties, self.store = fed, bound, parties, store
         self.data, self.tests = cache(self._data), cache(self._tests)  # encoded once
-        self.public = cache(lambda bound: bound.encode(parties.public()))  # once an architecture
+        self.public = cache(self._public)  # once an architecture
 
     def _data(self, client: str) -> Any:
         """A party's training data, or everybody's."""
@@ -54,6 +54,10 @@ class Guard:
     def _tests(self, client: str) -> Any:
         """A party's own test rows."""
         return self.bound.at(client, Terms()).encode(self.parties.test(client))
+
+    def _public(self, bound: Any) -> Any:
+        """The rows that everybody sees."""
+        return bound.encode(self.parties.public())
 
     def run(self, job: Job, brief: Message) -> Generator[Said, Message, None]:
         """The session of `job`."""
@@ -65,8 +69,8 @@ class Guard:
         """What a session of `job` knows."""
         fed = self.fed
         ctx = Ctx(fed.seed, job.round, job.attempt, job.id, job.terms, simulated=fed.simulated, events=[])
-        public = partial(self.public, self.bound.at(job.id, Terms()))
-        return ctx.at(horizon=fed.rounds, since=fed.since, public=public)
+        bound: Any = self.bound.at(job.id, Terms())
+        return ctx.at(horizon=fed.rounds, since=fed.since, public=partial(self.public, bound))
 
     def enter(self, job: Job, brief: Message) -> None:
         """Before anything is done with a brief: a real party's policy refuses here."""

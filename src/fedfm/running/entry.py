@@ -10,6 +10,7 @@ from typing import Any
 
 from fedfm.cards.registry import load
 from fedfm.config.configure import given
+from fedfm.config.stages import joined
 from fedfm.core.errors import ConfigError, Problem, nearest
 from fedfm.core.federation import Federation
 from fedfm.running import execute
@@ -93,7 +94,7 @@ def run(
 
 def resume(
     folder: str | Path,
-    federation: Federation | None = None,
+    federation: Federation | Sequence[Federation] | None = None,
     *,
     rounds: int | None = None,
     accept: Iterable[str] = (),
@@ -109,7 +110,7 @@ def resume(
     """
     return execute.resume(
         folder,
-        federation,
+        joined(federation) if isinstance(federation, Sequence) else federation,
         rounds=rounds,
         accept=accept,
         progress=Lines() if progress else None,

@@ -12,6 +12,7 @@ from typing import Any
 from fedfm.config.setup import Setup
 from fedfm.core.briefs import Briefs
 from fedfm.core.context import Ctx, Terms
+from fedfm.core.federation import Federation
 from fedfm.core.job import UPLOAD, Job
 from fedfm.core.memory import Memories, RunState
 from fedfm.core.message import Message
@@ -23,10 +24,25 @@ STEPS = 3  # local steps that are timed
 
 
 def estimate(setup: Setup) -> dict[str, Any]:
-    """Parameters, bytes a party and round, memory of one process, and seconds of local work (no scoring)."""
+    """Parameters, bytes a party and round, memory of one process, and seconds of local work (no scoring).
+
+    Of several stages the last is told of; bytes, seconds and rounds are those of all. Raises ConfigError where one
+    cannot begin from the one before.
+    """
+    from fedfm.running.course.stages import Stages
     from fedfm.running.execute import open_site
 
     fed = setup.fed
+    if fed.stages:
+        with tempfile.TemporaryDirectory() as folder:
+            Stages(fed, Path(folder), lambda part: open_site(part, Path(folder), Silent())).rehearse()
+    each = [_of(stage) for stage in fed.each]
+    return each[-1] | {k: sum(e[k] for e in each) for k in ("rounds", "seconds", "total_bytes")}
+
+
+def _of(fed: Federation) -> dict[str, Any]:
+    from fedfm.running.execute import open_site
+
     with tempfile.TemporaryDirectory() as folder:
         site = open_site(fed, Path(folder), Silent())
         site.store = Store(Path(folder) / "clients")

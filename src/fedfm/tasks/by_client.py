@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fedfm.cards.registry import knob, method
 from fedfm.core.combine import first
@@ -118,14 +118,12 @@ class PartyBounds(Bound):
     def at(self, client: str, terms: Terms) -> Bound:
         return self.bounds[self.task.of(client)].at(client, terms)
 
-    def load(self, flat: Tensor) -> None:
-        raise FedfmError("parties have architectures of their own: there is no one model to load")
+    def _none(self, *given: Any, **more: Any) -> Any:
+        raise FedfmError(
+            "parties have architectures of their own: there is no one model; ask `at(party, terms)`"
+        )
 
-    def read(self) -> Tensor:
-        raise FedfmError("parties have architectures of their own: there is no one model to read")
-
-    def encode(self, rows: Any) -> Any:
-        raise FedfmError("parties have architectures of their own: there is no one encoding of rows")
+    load = read = encode = batch = loss = losses = gradient = score = risk = part = _none
 
 
 class _Common(Objective):

@@ -44,7 +44,7 @@ class Guard:
     def __init__(self, fed: Federation, bound: Bound, parties: Any, store: Store):
         self.fed, self.bound, self.parties, self.store = fed, bound, parties, store
         self.data, self.tests = cache(self._data), cache(self._tests)  # encoded once
-        self.public = cache(self._public)  # once an architecture
+        self.public: Any = cache(self._public)  # once an architecture
 
     def _data(self, client: str) -> Any:
         """A party's training data, or everybody's."""
@@ -69,7 +69,7 @@ class Guard:
         """What a session of `job` knows."""
         fed = self.fed
         ctx = Ctx(fed.seed, job.round, job.attempt, job.id, job.terms, simulated=fed.simulated, events=[])
-        bound: Any = self.bound.at(job.id, Terms())
+        bound = self.bound.at(job.id, Terms())
         return ctx.at(horizon=fed.rounds, since=fed.since, public=partial(self.public, bound))
 
     def enter(self, job: Job, brief: Message) -> None:

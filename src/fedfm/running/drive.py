@@ -131,14 +131,18 @@ def drive(plan: Plan) -> Result:
 
 def _rounds(stage: Stage, folder: Path, progress: Progress, heard: Callback) -> None:
     """The rounds of one stage that are left, with everything encoded once before."""
-    site, parts = stage.site, stage.fed.evaluate.parts
+    site, fed, parts = stage.site, stage.fed, stage.fed.evaluate.parts
     with progress.step("encoding"):
         for i in site.parties.ids:
             site.data(i)
-        for case in site.home.cases if stage.fed.serving.whole else ():
+        for _, bound, _ in (
+            fed.task.each(site.bound, ()).values() if "public rows" in fed.client.needs else ()
+        ):
+            site.guard.public(bound)
+        for case in site.home.cases if fed.serving.whole else ():
             for k in range(parts):
                 site.home.test(case, k, parts)
-    with progress.rounds(stage.fed.last, stage.run) as shown:
+    with progress.rounds(fed.last, stage.run) as shown:
         for line in _lines(stage.run, folder):
             shown(line)
             heard(line)

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from fedfm.core import ledger
 from fedfm.core.federation import Federation
 from fedfm.core.home import Home
 from fedfm.core.job import Job, Said
@@ -27,6 +26,7 @@ from fedfm.data.splits import opened
 from fedfm.engines.inprocess import InProcessEngine
 from fedfm.engines.processes import _receive, _send, _work
 from fedfm.laws.homes import Played
+from fedfm.ledger import file as ledger
 from fedfm.running.course.stages import begun
 from fedfm.tasks.beginning.warm import begin, trail
 

@@ -29,6 +29,7 @@ from fedfm.efficiency.training.drift.feddyn import FedDyn, FedDynServer
 from fedfm.efficiency.training.drift.fednova import FedNova, FedNovaServer
 from fedfm.efficiency.training.drift.fedsam import FedSAM
 from fedfm.efficiency.training.drift.mime import MimeLite, MimeLiteServer
+from fedfm.efficiency.training.fedasync import FedAsync
 from fedfm.efficiency.training.fedbuff import FedBuff
 from fedfm.efficiency.training.fedprox import FedProx
 from fedfm.efficiency.training.hierarchy import Edges
@@ -43,7 +44,7 @@ from fedfm.efficiency.training.scaffold import Scaffold, ScaffoldServer
 from fedfm.efficiency.training.schedule import Cosine, Linear
 from fedfm.efficiency.training.servers import Apply
 from fedfm.efficiency.training.soup import GreedySoup
-from fedfm.engines.pace import AllArrive, Buffered, Quorum, Speed
+from fedfm.engines.pace import AllArrive, Buffered, Link, Quorum, Speed
 from fedfm.evaluation.by_party import ByParty
 from fedfm.incentives.auction.proportional_share import ProportionalShare
 from fedfm.incentives.contract.menu import ContractMenu
@@ -156,6 +157,22 @@ FEDERATIONS: dict[str, dict[str, Any]] = {
         "select": Uniform(count=4),
         "rounds": 6,
         "uplink": ErrorFeedback(TopK(0.1)),
+    },
+    "arrivals over links": {
+        **WEIGHTS,
+        "server": FedAsync(),
+        "pace": Buffered(
+            1, 4, speed=SLOW, links={"party-[01]": Link(up_mbit_s=0.01), "*": Link(1.0, 1.0, 0.1, 0.5)}
+        ),
+        "select": Uniform(count=4),
+        "rounds": 8,
+    },
+    "codes over links": {
+        "uplink": Pipe(TopK(0.2), Entropy()),
+        "pace": Quorum(
+            0.4, deadline_s=12.0, late="keep", speed=SLOW, links={"*": Link(up_mbit_s=0.02, spread=1.0)}
+        ),
+        "rounds": 6,
     },
     "ef21": {"uplink": EF21(TopK(0.1))},
     "shifted quantiser by some": {"uplink": EF21(QSGD(7), rate=0.2), "select": Uniform(count=4)},

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from fedfm.core.federation import Federation
-from fedfm.core.ledger import read
 from fedfm.core.loop import Run
 from fedfm.core.session import Site
 from fedfm.core.state import Store
+from fedfm.ledger.file import read
 
 
 def play(fed: Federation, folder: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]], Run]:

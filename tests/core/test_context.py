@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from fedfm.core.context import Ctx, Terms
+from fedfm.incentives.auction.proportional_share import Bid
+from fedfm.ledger.events import Late
 
 
 def draw(g: torch.Generator) -> list[float]:
@@ -65,12 +68,17 @@ def test_ambient_seeds_the_global_generator_and_gives_it_back() -> None:
         assert torch.equal(torch.rand(3), one)
 
 
+def test_what_is_no_event_is_refused_where_it_is_noted() -> None:
+    with pytest.raises(TypeError, match="takes an Event"):
+        Ctx(1, events=[]).note("bid")  # type: ignore[arg-type]
+
+
 def test_notes_have_round_kind_and_client() -> None:
     ctx = Ctx(1, 2, client="a", events=[])
-    ctx.note("bid", ask=3.0)
-    ctx.within(1).note("more")
-    ctx.muted().note("unheard")
+    ctx.note(Bid(3.0))
+    ctx.within(1).note(Late())
+    ctx.muted().note(Late())
     assert ctx.events == [
         {"round": 2, "kind": "bid", "client": "a", "ask": 3.0},
-        {"round": 2, "kind": "more", "client": "a"},
+        {"round": 2, "kind": "late", "client": "a"},
     ]

@@ -12,7 +12,6 @@ import torch
 from fedfm.core.context import Ctx
 from fedfm.core.errors import FedfmError, ResumeError
 from fedfm.core.federation import Federation
-from fedfm.core.ledger import Ledger
 from fedfm.core.loop import Run
 from fedfm.core.message import Message
 from fedfm.core.protocols import Bound, Client, State, Wire
@@ -24,6 +23,8 @@ from fedfm.efficiency.training.personal.by_client import ByClient
 from fedfm.efficiency.training.scaffold import Scaffold
 from fedfm.engines.pace import AllArrive
 from fedfm.laws.homes import quadratics
+from fedfm.ledger.events import Event
+from fedfm.ledger.file import Ledger
 from fedfm.tasks.quadratic import Quadratics
 from fedfm.trust.privacy.secure.secagg import SecAgg
 from fedfm.trust.robustness.rule.median import CoordinateMedian
@@ -171,11 +172,14 @@ def test_a_mixed_population_trains_alone_as_long_as_one_of_a_kind() -> None:
     assert mixed.alone() == ByClient({"party-0": Local(lr=0.05, steps=3), "*": LOCAL})
 
 
+@dataclass(frozen=True)
+class Told(Event):
+    round: Any
+
+
 def test_facts_that_no_ledger_can_hold_are_an_error_where_they_are_written() -> None:
     ctx = Ctx(0, 3, client="party-1", events=[])
     with pytest.raises(TypeError, match="JSON"):
-        ctx.note("loss", value=torch.tensor(1.0))
-    ctx.note("loss", round=9)
-    assert ctx.events == [
-        {"round": 3, "kind": "loss", "client": "party-1"}
-    ]  # a fact cannot forge whose it is
+        ctx.note(Told(torch.tensor(1.0)))
+    ctx.note(Told(1.0))
+    assert ctx.events == [{"round": 3, "kind": "told", "client": "party-1"}]  # it cannot forge whose it is

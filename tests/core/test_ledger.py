@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from fedfm.core import ledger
 from fedfm.core.errors import MachineFault, ResumeError
+from fedfm.ledger import file as ledger
 
 
 def test_ledger_is_canonical_and_forgets_what_was_not_committed(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 
-from fedfm.core import ledger
 from fedfm.core.books import checkpoints
 from fedfm.core.combine import Pipe
 from fedfm.core.errors import ResumeError
@@ -36,6 +35,7 @@ from fedfm.incentives.auction.proportional_share import ProportionalShare
 from fedfm.incentives.selection.uniform import Uniform
 from fedfm.laws.compare import same
 from fedfm.laws.homes import play, quadratics
+from fedfm.ledger import file as ledger
 from fedfm.tasks.vision.image import ImageClassification
 from fedfm.trust.privacy.secure.secagg import SecAgg
 

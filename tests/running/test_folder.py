@@ -227,7 +227,7 @@ def test_the_terminal_says_it_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_full_disk_stops_the_run_and_says_so(
     code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fedfm.core.ledger import Ledger
+    from fedfm.ledger.file import Ledger
 
     commit = Ledger.commit
 

@@ -108,7 +108,7 @@ def test_what_may_change_changes_and_is_noted(tmp_path: Path) -> None:
 def test_a_finished_run_is_extended(tmp_path: Path) -> None:
     fedfm.run(quadratics(rounds=3), out=tmp_path / "run", baselines="local")
     longer = fedfm.resume(tmp_path / "run", rounds=7)
-    fresh = fedfm.run(quadratics(rounds=7), out=tmp_path / "fresh", baselines="local")
+    fresh = fedfm.run(quadratics(rounds=7, horizon=3), out=tmp_path / "fresh", baselines="local")
     assert longer.summary["rounds"] == 7 and digests(tmp_path / "run") == digests(tmp_path / "fresh")
     assert longer.metric["local"] == fresh.metric["local"]  # they trained longer too
     assert longer.summary["config_digest"] == fresh.summary["config_digest"]
@@ -346,7 +346,11 @@ def test_code_inside_a_run_directory_is_never_run(own: Any, tmp_path: Path) -> N
 
 def test_differences_name_leaves_and_say_what_is_allowed() -> None:
     was = Identity({"client": {"lr": 0.1, "steps": [1, 2]}, "rounds": 5}, {"all": "x"}, {"weights": "a" * 64})
-    now = Identity({"client": {"lr": 0.2, "steps": [1, 3]}, "rounds": 9}, {"all": "x"}, {"weights": "b" * 64})
+    now = Identity(
+        {"client": {"lr": 0.2, "steps": [1, 3]}, "rounds": 9, "horizon": 5},
+        {"all": "x"},
+        {"weights": "b" * 64},
+    )
     found = {d.what: (d.was, d.now, d.allowed) for d in was.differs(now, done=5)}
     assert found == {
         "client.lr": ("0.1", "0.2", False),

@@ -15,11 +15,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fedfm.core import ledger, state
+from fedfm.core import state
 from fedfm.core.job import Job, Said
 from fedfm.core.message import Message
 from fedfm.core.session import Site
 from fedfm.engines.inprocess import InProcess, InProcessEngine
+from fedfm.ledger import file as ledger
 
 Who = tuple[str, int, str]  # kind of job, round, party
 RATES = {"crash": 0.05, "lose": 0.04, "double": 0.1, "ghost": 0.1, "stale": 0.1, "late": 0.2}

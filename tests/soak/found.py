@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fedfm.core.combine import ByPath, Pipe
+from fedfm.efficiency.communication.coarse.natural import Natural
+from fedfm.efficiency.communication.coarse.terngrad import TernGrad
 from fedfm.efficiency.communication.codec.error_feedback import ErrorFeedback
 from fedfm.efficiency.communication.codec.qsgd import QSGD
 from fedfm.efficiency.communication.codec.topk import TopK
 from fedfm.efficiency.communication.submodel.heterofl import HeteroFL
 from fedfm.efficiency.computation.split.splitfed import SplitFed, SplitFedServer
+from fedfm.efficiency.training.drift.rolora import RoLoRA
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.lora_exact import FedExLoRA
 from fedfm.efficiency.training.personal.by_client import ByClient
 from fedfm.efficiency.training.personal.ifca import IFCA, ClusterMean
+from fedfm.efficiency.training.scaffold import Scaffold
 from fedfm.efficiency.training.servers import Apply
 from fedfm.incentives.contribution.shapley_exact import ShapleyExact
 from fedfm.incentives.selection.power_of_choice import PowerOfChoice
+from fedfm.trust.privacy.mechanism.discrete_gaussian import DiscreteGaussian
+from fedfm.trust.privacy.mechanism.local_gaussian import LocalGaussian
+from fedfm.trust.robustness.attack.label_flip import LabelFlip
+from fedfm.trust.robustness.attack.sign_flip import SignFlip
 from fedfm.trust.robustness.rule.fltrust import FLTrust
-from soak.trial import IMAGES
+from soak.trial import FACTORS, IMAGES
 
 PICTURES = {slot: getattr(IMAGES, slot) for slot in ("task", "data", "client")}
 WEIGHTS = {"client": Local(lr=0.05, send="weights"), "server": Apply(takes="weights")}
@@ -33,12 +41,74 @@ class Found:
     """Slots of the quadratics that show it, what is wrong in one sentence, and words of every complaint about it."""
 
     why: str
-    slots: Mapping[str, Any] = field(hash=False)
+    slots: Mapping[str, Any] | Callable[[], Mapping[str, Any]] = field(
+        hash=False
+    )  # a call where a spec may refuse
     words: tuple[str, ...]  # any of them
 
 
 OPEN: dict[str, Found] = {}
 MENDED: dict[str, Found] = {
+    "no sub-models there": Found(
+        "sub-models of a task that has none end the run in its first round",
+        {"task": FACTORS.task, "select": HeteroFL(widths=(1.0, 0.5))},
+        ("this task has no sub-models",),
+    ),
+    "an attack on whole weights": Found(
+        "that an attack cannot forge what parties send is said in the middle of the run",
+        {**WEIGHTS, "adversary": SignFlip(fraction=0.4, omniscient=True)},
+        ("sign-flip (omniscient) got weights",),
+    ),
+    "models sent as changes": Found(
+        "a client that wraps another sends whole weights and calls them a change: the loss grows sixfold",
+        lambda: {"client": IFCA(local=replace(SGD, send="weights")), "aggregate": ClusterMean()},
+        ("the loss went from",),
+    ),
+    "shares of noise without a mask": Found(
+        "noise in shares that claims no guarantee, and no mask behind it: a traceback before the first round",
+        {"uplink": DiscreteGaussian(no_guarantee=True)},
+        ("min() arg is an empty sequence",),
+    ),
+    "noise without a guarantee": Found(
+        "noise that claims no guarantee and is calibrated for an epsilon ends the run: its releases have no relation",
+        lambda: {"uplink": LocalGaussian(noise_multiplier=None, epsilon=3.0, no_guarantee=True)},
+        ("have no one relation",),
+    ),
+    "noises of two relations": Found(
+        "two noises of different neighbouring relations run to the end, and then have no common epsilon",
+        {"uplink": Pipe(LocalGaussian(relation="replace-one"), LocalGaussian(relation="zero-out"))},
+        ("have no one relation",),
+    ),
+    "a code of another code's bytes": Found(
+        "a code for numbers stands behind one that makes bytes: everybody is refused in every round",
+        {"uplink": Pipe(TernGrad(), Natural())},
+        ("bits take", "a payload is bytes", "every round failed: 0 of"),
+    ),
+    "a client of factors": Found(
+        "a client of low-rank factors on a task without them: everybody fails in every round",
+        {"client": RoLoRA(local=Local(lr=0.05, steps=3, batch=2))},
+        ("has no lora_A and lora_B", "every round failed: 0 of"),
+    ),
+    "a part of a network that is cut": Found(
+        "split learning with sub-models: the server's part has another width than the party's",
+        {**SPLIT, "select": HeteroFL(widths=(1.0, 0.5))},
+        ("Given groups=1, weight of size",),
+    ),
+    "a state of another width": Found(
+        "what a party keeps has the width that it had: with widths drawn anew its next round ends the run",
+        {
+            **PICTURES,
+            "client": Scaffold(Local(lr=0.05, steps=2, batch=4)),
+            "select": HeteroFL(widths=(1.0, 0.5), dynamic=True),
+            "rounds": 6,
+        },
+        ("must match the size of tensor b",),
+    ),
+    "labels that are not there": Found(
+        "an attack flips to a class that the data do not have, and ends the run as the method's fault",
+        {**PICTURES, "adversary": LabelFlip(fraction=1.0, classes=3)},
+        ("is out of bounds",),
+    ),
     "names behind another code": Found(
         "a codec that goes by the names of tensors stands behind one that leaves none",
         {"uplink": Pipe(TopK(0.2), ByPath({"*": QSGD(7)}))},

@@ -14,9 +14,12 @@ from soak.trial import POINTS, Way, complaints
 
 def meet(found: Found, folder: Path) -> None:
     """It is refused before it runs, or it runs and nothing is wrong."""
-    fed = replace(POINTS, **found.slots)
+    try:
+        fed = replace(POINTS, **(found.slots() if callable(found.slots) else found.slots))
+    except ValueError:
+        return  # a spec says itself that it cannot be
     if not check(fed):
-        assert complaints(fed, folder, Way(workers=2, stop=9)) == []
+        assert complaints(fed, folder, Way(workers=2, stop=9, twin=True)) == []
 
 
 @pytest.mark.parametrize(

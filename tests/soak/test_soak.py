@@ -12,9 +12,10 @@ from fedfm.checks.rules import check
 from fedfm.core.federation import Federation
 from fedfm.laws.soak.drawing import DRAWN, drawn, fits
 from soak.found import known
-from soak.trial import IMAGES, POINTS, Way, complaints, is_calm
+from soak.promises import is_calm
+from soak.trial import FACTORS, IMAGES, POINTS, Way, complaints, refused
 
-FEW, MANY = 40, 5000
+FEW, MANY, AGAIN = 40, 5000, 7
 NAMES = sorted({name for slot in DRAWN for name in fits(slot)})
 
 
@@ -33,9 +34,15 @@ def today() -> int:
 def combination(seed: int, k: int) -> tuple[Federation, Way]:
     """The k-th federation of a seed, and how it is tried; each method of the registry takes its turn."""
     number, must = seed * 10_000 + k, NAMES[(seed + k) % len(NAMES)]
-    small = k % 5 == 4 or must.startswith("splitfed")
-    fed = drawn(number, IMAGES if small else POINTS, must=must, wild=k % 4 != 0)
-    return fed, Way(workers=2 * (k % 3 == 1), stop=(number % 37 + 2) * (k % 5 == 2))
+    homes = (POINTS, IMAGES, FACTORS) if k % 5 != 4 else (IMAGES, FACTORS, POINTS)
+    for again in range(AGAIN):  # what cannot act there is tried elsewhere
+        many = 0.85 if k % 7 == 3 else 0.45
+        fed = drawn(
+            number + again * 10**13, homes[again % len(homes)], must=must, wild=k % 4 != 0, crowd=many
+        )
+        if not refused(fed):
+            break
+    return fed, Way(2 * (k % 3 == 1), (number % 37 + 2) * (k % 5 == 2), twin=k % 3 == 0)
 
 
 def tried(seed: int, k: int, folder: Path) -> None:

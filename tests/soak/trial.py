@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
-import math
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-from scipy.optimize import brentq
-from scipy.stats import norm
-
-from fedfm.core.combine import stages_of
+from fedfm.checks.rules import check
+from fedfm.core.combine import Pipe, stages_of
 from fedfm.core.errors import ConfigError, DataError
 from fedfm.core.federation import Federation
 from fedfm.core.loop import Run
 from fedfm.core.message import pack
-from fedfm.core.protocols import Adversary
+from fedfm.core.protocols import Reward, Valuer
+from fedfm.core.session import Site
+from fedfm.core.state import Store
 from fedfm.data.source import Parties, Shard
-from fedfm.efficiency.training.local import Local
+from fedfm.efficiency.communication.codec.entropy import Entropy
+from fedfm.efficiency.training.hierarchy import Edges
 from fedfm.engines.inprocess import InProcess
 from fedfm.engines.processes import Processes
-from fedfm.laws.compare import same
-from fedfm.laws.homes import Pictures, Played, pictures, play, quadratics
-from fedfm.running.feasible import feasible
+from fedfm.laws.homes import Pictures, factored, pictures, play, quadratics
+from fedfm.running.feasible import feasible, idle
 from fedfm.tasks.quadratic import Quadratics
-from fedfm.trust.privacy.accountant import spent
+from soak.promises import descends, indifferent, is_smooth, private, sane, told, unlike
 
-DELTA = 1e-5
 # Every party's optimum lies on one side of the start, so whoever is drawn, weighed or cut away: a step goes down for all.
 SIDE = Quadratics(a=(1.0, 2.0, 4.0, 8.0, 3.0), b=(1.0, 1.2, 0.8, 1.1, 0.9), rows=4)
 
@@ -52,6 +50,7 @@ class Housed:
 
 POINTS = quadratics(data=Housed(SIDE, 5))
 IMAGES = pictures(data=Housed(Pictures(parties=4), 4))
+FACTORS = factored(data=Housed(SIDE, 5))
 
 
 class Stop(BaseException):
@@ -60,15 +59,35 @@ class Stop(BaseException):
 
 @dataclass(frozen=True)
 class Way:
-    """How a federation is tried: also on so many workers (0: not), and stopped at so many words (0: not)."""
+    """How a federation is tried: also on so many workers (0: not), stopped at so many words (0: not), beside its twin."""
 
     workers: int = 0
     stop: int = 0
+    twin: bool = False
+
+
+def refused(fed: Federation) -> list[str]:
+    """What every run says of its data and its model before any work.
+
+    But for an epsilon that means nothing: that is tried all the same.
+    """
+    parties = fed.data.open(fed.seed)
+    rows = {i: len(parties.train(i)) for i in parties.ids}
+    if said := [str(p) for p in feasible(fed, rows) if "meaningful" not in p.why]:
+        return said
+    bound = fed.task.open(parties)
+    said = [why for m in fed.methods().values() if (why := m.feasible(fed.select.most(len(rows)), bound))]
+    if said:
+        return said
+    with tempfile.TemporaryDirectory() as folder:
+        return [str(p) for p in idle(Site(fed, bound, parties, Store(Path(folder))))]
 
 
 def complaints(fed: Federation, folder: Path, way: Way = Way(), calm: bool = False) -> list[str]:
     """What does not hold of this federation; empty when all is well. `calm`: hold it to descend, too."""
     said: Counter[str] = Counter()
+    if refused(fed):
+        return []
     try:
         one = play(replace(fed, engine=InProcess()), folder / "one", around=listening(said))
     except (ConfigError, DataError):
@@ -91,7 +110,31 @@ def complaints(fed: Federation, folder: Path, way: Way = Way(), calm: bool = Fal
         found += [
             f"stopped at word {way.stop} and resumed: {why}" for why in unlike(one, three, resumed=True)
         ]
+    for k, other in enumerate(twins(fed) if way.twin and not fresh else ()):
+        if other != fed and not check(other) and not refused(other):
+            two = play(replace(other, engine=InProcess()), folder / f"twin-{k}")
+            found += [f"twin {k}: {why}" for why in indifferent(one, two)]
     return found
+
+
+def twins(fed: Federation) -> Iterator[Federation]:
+    """The same federation without what must not move a model: who values and pays, lossless codes behind all others.
+
+    And, where a little noise in the last bits stays a little: another fold, no masks, no edges.
+    """
+    wires = {
+        slot: Pipe(*stages_of(wire), Entropy())
+        for slot, wire in (("uplink", fed.uplink), ("downlink", fed.downlink))
+        if slot == "uplink" or len(stages_of(wire)) != 1  # a pipe of one stage has its own streams
+    }
+    yield replace(fed, value=Valuer(), reward=Reward(), **wires)
+    if not is_smooth(fed):
+        return
+    yield replace(fed, fold="fixed" if fed.fold == "float" else "float")
+    if any(s.opaque for s in stages_of(fed.uplink)):
+        yield replace(fed, uplink=Pipe(*(s for s in stages_of(fed.uplink) if not s.opaque)))
+    if isinstance(fed.select, Edges):
+        yield replace(fed, select=fed.select.inner)
 
 
 # ---- what is listened to and done to a run -----------------------------------------------------------------------
@@ -138,182 +181,3 @@ def stopping(at: int) -> Callable[[Run], None]:
         run.engine.next = heard  # type: ignore[method-assign]
 
     return around
-
-
-# ---- what must hold ----------------------------------------------------------------------------------------------
-def sane(played: Played) -> Iterator[str]:  # noqa: C901 - one promise after another
-    """Finite, complete, and nobody is missing without a reason."""
-    fed, state = played.run.fed, played.run.state
-    budget = any(getattr(s, "budget", None) for s in stages_of(fed.uplink))  # it may end before its time
-    if len(played.records) != fed.rounds + 1 and not budget:
-        yield f"{len(played.records)} records of {fed.rounds} rounds"
-    if not bool(played.model.isfinite().all()):
-        yield "the model is not finite"
-    for what in (state.server, state.slots):
-        yield from (f"a state is not finite: {k}" for k, v in _leaves(what) if not _finite(v))
-    for r in played.records[1:]:
-        if r["failed"] is not None and r["failed"] != "" and len(r["failed"]) < 10:
-            yield f"round {r['round']} failed without a reason: {r['failed']!r}"
-        if (r["clients"] == 0) != bool(r["failed"]):
-            yield f"round {r['round']}: {r['clients']} contributed, failed: {r['failed']!r}"
-        for name, value in (r.get("metrics") or {}).items():
-            if not math.isfinite(value):
-                yield f"round {r['round']}: {name} is {value}"
-    for e in played.events:
-        for k, v in e.items():
-            if isinstance(v, float) and not math.isfinite(v):
-                yield f"{e['kind']} has {k}={v}"
-        if e["kind"] == "pay" and not e["amount"] >= 0:
-            yield f"a payment of {e['amount']}"
-        if (
-            e["kind"] in ("failed", "refused")
-            and "Error" in (why := e.get("error") or e["reason"]).split(":")[0]
-        ):
-            yield f"a method's own error is booked as a party's failure: {why}"
-    yield from _missing(played)
-
-
-def _missing(played: Played) -> Iterator[str]:
-    """Where a round waits for all, who was planned and did not contribute has an event that says why."""
-    if played.run.fed.pace.late == "keep" or played.run.fed.pace.partial:
-        return
-    for r in played.records[1:]:
-        events = [e for e in played.events if e["round"] == r["round"] - 1]
-        planned = {i for e in events if e["kind"] == "plan" for i in e["clients"]}
-        why = {e["client"] for e in events if e["kind"] in ("failed", "refused", "dropout", "late")}
-        if r["planned"] != len(planned):
-            yield f"round {r['round']}: {r['planned']} planned, {len(planned)} in the ledger"
-        if not r["failed"] and len(planned - why) > r["clients"]:
-            yield f"round {r['round']}: {len(planned - why) - r['clients']} parties are missing without a reason"
-
-
-def told(played: Played, said: Counter[str]) -> Iterator[str]:
-    """The bytes of the ledger are those of the packed messages."""
-    if played.run.fed.pace.late == "keep" or played.run.fed.pace.partial:
-        return  # what is under way at the end, or was never waited for, is in no ledger
-    for way in ("up", "down", "talk"):
-        total = sum(r["bytes"][way] for r in played.records)
-        if total != said[way]:
-            yield f"{total} bytes {way} in the ledger, {said[way]} were packed"
-
-
-def private(played: Played) -> Iterator[str]:
-    """Epsilon again, from the events alone: in closed form where every release is of everybody, else below that."""
-    releases = [e for e in played.events if e["kind"] == "privacy"]
-    local = {e["client"] for e in releases if e["mechanism"] == "local-gaussian"}
-    try:
-        account = spent(played.events, DELTA)
-    except Exception as e:  # noqa: BLE001 - whatever it is, it is found at the end of a run that `check` let begin
-        yield f"the accountant refuses what check let through: {type(e).__name__}: {e}"
-        return
-    if not releases:
-        if account is not None:
-            yield "privacy was spent and nothing was released"
-        noisy = not any(getattr(s, "no_guarantee", False) for s in stages_of(played.run.fed.uplink)) and any(
-            s.perturbs and getattr(s, "noise_multiplier", 1) for s in stages_of(played.run.fed.uplink)
-        )
-        if noisy and any(not r["failed"] for r in played.records[1:]):
-            yield "noise in the uplink, and no release in the ledger"
-        return
-    of = [[e for e in releases if e["client"] == i] for i in local] or [releases]
-    plans = {e["sampling"]["kind"] for e in played.events if e["kind"] == "plan"}
-    twice = {"replace-one": 2.0}  # one party replaced moves a clipped sum twice as far
-    mu = max(
-        math.sqrt(sum((twice.get(e["relation"], 1.0) / e["noise_multiplier"]) ** 2 for e in mine))
-        for mine in of
-    )
-    whole = _gaussian(mu)
-    exact = bool(local) or plans <= {"all"}
-    assert account is not None
-    slack = 1e-2 * whole + 1e-2
-    if account.epsilon > whole + slack or (exact and account.epsilon < whole - slack):
-        yield f"epsilon {account.epsilon}, {whole} by hand{' ' if exact else ' without the sampling'}"
-
-
-def _gaussian(mu: float) -> float:
-    """Epsilon at DELTA of a Gaussian release of sensitivity over noise `mu` (Balle and Wang 2018, theorem 8)."""
-
-    def beyond(eps: float) -> float:
-        tail = norm.logcdf(-eps / mu - mu / 2) + eps
-        return float(norm.cdf(mu / 2 - eps / mu) - math.exp(min(tail, 700.0)) - DELTA)
-
-    return 0.0 if beyond(0.0) <= 0 else float(brentq(beyond, 0.0, mu * mu + 20 * mu + 1))
-
-
-def descends(played: Played) -> Iterator[str]:
-    losses = [r["metrics"]["loss"] for r in played.records if r.get("metrics")]
-    if all(r["failed"] for r in played.records[1:]):
-        yield f"every round failed: {played.failed[0]}"
-    if not losses[-1] <= losses[0] * (1 + 1e-6):
-        yield f"the loss went from {losses[0]} to {losses[-1]}"
-
-
-def unlike(one: Played, two: Played, *, resumed: bool = False) -> Iterator[str]:
-    """How two runs of one federation differ."""
-    if not torch.equal(one.model, two.model):
-        yield f"models differ by {float((one.model - two.model).abs().max()):g}"
-    if one.digest != two.digest:
-        a, b = ([e for e in p.events if e["kind"] != "seconds"] for p in (one, two))
-        differ = [(x, y) for x, y in zip(a, b, strict=False) if x != y][:1]
-        yield f"ledgers of {len(a)} and {len(b)} events differ: {differ}"
-    for what in ("server", "slots", "clock"):
-        if not same(getattr(one.run.state, what), getattr(two.run.state, what)):
-            yield f"the state '{what}' differs"
-    for what in ("accepted", "decode", "down"):  # versions: another attempt has other numbers
-        if getattr(one.run.state, what).keys() != getattr(two.run.state, what).keys():
-            yield f"'{what}' names other parties"
-    if not resumed:
-        a, b = (
-            [{k: v for k, v in r.items() if k not in ("seconds", "cpu")} for r in p.records]
-            for p in (one, two)
-        )
-        if repr(a) != repr(b):
-            yield "the records differ"
-
-
-def _leaves(node: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(node, dict):
-        for k, v in node.items():
-            yield from _leaves(v, f"{path}/{k}")
-    elif isinstance(node, list | tuple):
-        for k, v in enumerate(node):
-            yield from _leaves(v, f"{path}/{k}")
-    else:
-        yield path, node
-
-
-def _finite(v: Any) -> bool:
-    if isinstance(v, torch.Tensor):
-        return not v.is_floating_point() or bool(v.isfinite().all())
-    return not isinstance(v, float) or math.isfinite(v)
-
-
-# ---- which federations are held to descend -----------------------------------------------------------------------
-def is_calm(fed: Federation) -> bool:
-    """No adversary, no noise, no clip, no code that loses much, and small steps of plain SGD at both ends."""
-    client, opened = getattr(fed.client, "local", fed.client), fed.data.open(fed.seed)
-    wires = [s for w in (fed.uplink, fed.downlink, fed.talk) for s in stages_of(w)]
-    return (
-        type(fed.adversary) is Adversary
-        and isinstance(client, Local)
-        and (client.optimizer, client.momentum, client.clip_grad, client.weight_decay)
-        == ("sgd", 0.0, 0.0, 0.0)
-        and client.lr <= 0.05
-        and all(_faithful(s) for s in wires)
-        and getattr(fed.serving, "lr", 1.0) <= 1.0
-        and not getattr(fed.serving, "momentum", 0.0)
-        and not hasattr(fed.serving, "beta2")  # an adaptive step has a size of its own
-        and not getattr(fed.aggregate, "denominator", 0.0)
-        and not getattr(fed.pace, "dropout", 0.0)
-        and fed.aggregate.least == 1
-        and not fed.select.random_size
-        and not any(hasattr(s, "budget") for s in (fed.select, getattr(fed.select, "inner", None)))
-        and not feasible(fed, {i: len(opened.train(i)) for i in opened.ids})
-    )
-
-
-def _faithful(stage: Any) -> bool:
-    precise = getattr(stage, "bits", 8) >= 6 and getattr(stage, "levels", 127) >= 31
-    return bool(
-        stage.lossless or stage.opaque or (stage.unbiased and precise and not hasattr(stage, "fraction"))
-    )

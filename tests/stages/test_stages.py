@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,19 +17,20 @@ from fedfm.config import plain, text
 from fedfm.core.books import checkpoints
 from fedfm.core.errors import ConfigError, ResumeError
 from fedfm.core.federation import Federation
-from fedfm.core.ledger import read
 from fedfm.core.spending import noises, planned
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.mean import Mean
 from fedfm.efficiency.training.personal.fedrep import FedRep
 from fedfm.efficiency.training.schedule import Linear
 from fedfm.engines.processes import Processes
+from fedfm.evaluation.held_out import HeldOut
 from fedfm.laws.homes import pictures, quadratics
+from fedfm.ledger.file import read
 from fedfm.running.course import stages as running_stages
 from fedfm.running.feasible import feasible, promise
 from fedfm.tasks.quadratic import Quadratic
 from fedfm.trust.privacy.mechanism.gaussian import ClipNoise
-from stopping import interrupted, killed, killed_in
+from stopping import apart, interrupted, killed, killed_in
 
 SGD = Local(lr=0.05, steps=2, batch=2, optimizer="sgd", momentum=0.9, keep_optimizer=True)
 SLORA = [
@@ -93,27 +95,21 @@ def test_killed_in_either_stage_it_ends_in_the_same_bits(after: int, whole: Path
 
 
 @pytest.mark.parametrize("name", ["begin", "begun", "write"])
-def test_killed_on_the_way_from_one_to_the_next(
-    name: str, whole: Path, tmp_path: Path, monkeypatch: Any
-) -> None:
+def test_killed_on_the_way_from_one_to_the_next(name: str, whole: Path, tmp_path: Path) -> None:
     if name == "begin":  # once while rehearsing, which must not count
-        calls, real = [], running_stages.begin
+        calls, real = list[int](), running_stages.begin
 
         def second(*args: Any) -> Any:
             calls.append(0)
             if len(calls) == 2:
-                import os
-
                 os._exit(9)
             return real(*args)
-
-        from stopping import _apart
 
         def go() -> None:
             running_stages.begin = second  # type: ignore[assignment]
             fedfm.run(two(), out=tmp_path / "run")
 
-        _apart(go)
+        apart(go)
     else:
         killed_in(two(), tmp_path / "run", running_stages, name)
     assert running_stages.standing(tmp_path / "run") == 0
@@ -192,6 +188,8 @@ def test_what_has_no_way_to_the_next_is_refused_before_work(tmp_path: Path) -> N
     with pytest.raises(ConfigError, match="train other tensors"):
         fedfm.run([quadratics(), quadratics(task=Quadratic(dim=2))], out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+    early = replace(quadratics(), evaluate=HeldOut(stop_after=1))
+    assert any("stop early" in p.what for p in check(quadratics(stages=(early,))))
     personal = pictures(client=FedRep(), stages=())
     assert any(p.where == "stages.0.server" for p in check(replace(pictures(), stages=(personal,))))
 

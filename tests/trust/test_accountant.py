@@ -11,10 +11,11 @@ import pytest
 import torch
 from test_composition import closed_form
 
-from fedfm.core.context import Ctx, Event
+from fedfm.core.context import Ctx
 from fedfm.core.errors import FedfmError, MissingExtra
 from fedfm.core.spending import overspends
 from fedfm.laws.homes import quadratics
+from fedfm.ledger.events import Line
 from fedfm.trust.privacy import composition
 from fedfm.trust.privacy.accountant import per_round, planned, spent, statement
 from fedfm.trust.privacy.mechanism.gaussian import ClipNoise
@@ -27,7 +28,7 @@ DELTA = 1e-5
 ALL = {"kind": "all"}
 
 
-def plan(t: int, sampling: Any = ALL, **more: Any) -> Event:
+def plan(t: int, sampling: Any = ALL, **more: Any) -> Line:
     return {"round": t, "kind": "plan", "client": None, "sampling": sampling, **more}
 
 
@@ -38,7 +39,7 @@ def release(
     client: str | None = None,
     noise: str = "seeded",
     relation: str = "",
-) -> Event:
+) -> Line:
     return {
         "round": t,
         "kind": "privacy",
@@ -52,7 +53,7 @@ def release(
     }
 
 
-def ledger(rounds: int, z: float, sampling: Any = ALL, relation: str = "") -> list[Event]:
+def ledger(rounds: int, z: float, sampling: Any = ALL, relation: str = "") -> list[Line]:
     return [e for t in range(rounds) for e in (plan(t, sampling), release(t, z, relation=relation))]
 
 
@@ -197,7 +198,7 @@ def test_rounds_of_different_noise_compose() -> None:
         ([plan(0), release(0, 1.0), release(0, 1.0) | {"observer": "server"}], "different observers"),
     ],
 )
-def test_what_is_not_understood_is_refused(events: list[Event], what: str) -> None:
+def test_what_is_not_understood_is_refused(events: list[Line], what: str) -> None:
     for fold in (spent, per_round):
         with pytest.raises(FedfmError, match=what):
             fold(events, DELTA)
@@ -263,7 +264,7 @@ def test_calibration_of_local_noise_and_refusals() -> None:
 
 @pytest.mark.parametrize("epsilon", [2.0, 5.0, 9.0])
 def test_a_budget_stops_before_the_round_that_would_exceed_it(epsilon: float) -> None:
-    events: list[Event] = []
+    events: list[Line] = []
     fed = quadratics(uplink=ClipNoise(noise_multiplier=3.0, budget=epsilon))
 
     def why() -> str:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedfm.core.context import Ctx
-from fedfm.core.errors import ClientFailed, ConfigError, RoundFailed
+from fedfm.core.errors import ClientFailed, RoundFailed
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregator, Client, Say
 from fedfm.core.tree import Layout
@@ -263,13 +263,13 @@ def test_sign_flip_closed_form() -> None:
     assert (
         SignFlip().forge(rows, bad, {}, CTX)[0] is rows
     )  # the plain attacker has flipped at home; never twice
-    assert attack.forge(rows, frozenset(rows), {}, CTX)[0] is rows  # no honest mean to reverse
+    alone = attack.forge(rows, frozenset(rows), {}, CTX)[0]  # no honest mean: each reverses its own
+    assert torch.equal(alone["p3"].x, -attack.scale * u) and list(alone) == list(rows)
     uneven = {f"p{i}": Message(torch.full((3,), float(i))) for i in range(4)}
     assert (
         attack.forge(uneven, frozenset({"p3"}), {}, CTX)[0]["p3"].x.tolist() == [-10.0] * 3
     )  # -10 (0+1+2)/3: honest rows only
-    with pytest.raises(ConfigError, match="delta"):
-        attack.forge({i: replace(m, kind="weights") for i, m in rows.items()}, bad, {}, CTX)[0]
+    assert attack.takes == ("delta",)  # `check` refuses it where parties send weights
 
 
 def test_members() -> None:

@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from fedfm.cards.registry import name_of
 from fedfm.core.combine import stages_of
 from fedfm.core.errors import Problem
+from fedfm.core.protocols import Slot
 from fedfm.core.spending import RECIPIENTS, SERVER, TRIAL, guards, noises, observers
 
 if TYPE_CHECKING:
     from fedfm.core.federation import Federation
 
 Sort = Literal["public", "covered", "private"]
+AROUND = "fedfm.core.around"
 HIGHEST = 20.0  # beyond this epsilon (e^20 = 5e8) no meaningful guarantee is left
 
 
@@ -41,64 +43,137 @@ class Exposure:
 
 
 # ---- the table ---------------------------------------------------------------------------------------------
-def exposure(fed: Federation) -> dict[str, Exposure]:  # noqa: C901 - one case after another
+BOTH, ALONE, NOBODY = frozenset({SERVER, RECIPIENTS}), frozenset({SERVER}), frozenset[str]()
+Row = tuple[str, Exposure]
+
+
+def exposure(fed: Federation) -> dict[str, Exposure]:
     """Every channel of a party in this federation, and of what is computed from its rows."""
-    both, server, nobody = frozenset({SERVER, RECIPIENTS}), frozenset({SERVER}), frozenset[str]()
-    stages, found = stages_of(fed.uplink), dict[str, Exposure]()
+    parts = (_upload, _beside, _talk, _answers, _rows, _results, _cohort)
+    found = dict(row for part in parts for row in part(fed))
+    return found | {channel: Exposure("private", why=why) for channel, why in KEPT.items()}
 
-    def put(channel: str, sort: Sort, to: frozenset[str], why: str, source: Any = None, by: str = "") -> None:
-        found[channel] = Exposure(sort, by, to, why, name_of(source) if source is not None else "")
 
+def _row(channel: str, sort: Sort, to: frozenset[str], why: str, source: Any = None, by: str = "") -> Row:
+    return channel, Exposure(sort, by, to, why, name_of(source) if source is not None else "")
+
+
+def _upload(fed: Federation) -> Iterator[Row]:
+    """The update and its weight."""
     for channel, sort, why in (
         ("x", "private", "an update is a function of a party's rows"),
         ("mass", "public", "row counts are public by decision"),
     ):
         by = next((name_of(s) for s in guards(fed, SERVER) if channel in s.covers), "")
-        put(channel, "covered" if by else sort, server, why, None, by)  # type: ignore[arg-type]
+        yield _row(channel, "covered" if by else sort, ALONE, why, None, by)  # type: ignore[arg-type]
+
+
+def _beside(fed: Federation) -> Iterator[Row]:
+    """What stands beside the update: tensors of the stages, and words of client and stages."""
+    stages = stages_of(fed.uplink)
     wall = next((i for i, s in enumerate(stages) if s.against), len(stages))
     for i, stage in enumerate(stages):
         channel = f"side/{i}.{name_of(stage)}"
-        if stage.linear and not stage.against:
-            put(channel, "public", server, "a linear code sends the same beside every party's values", stage)
-        elif i > wall and not stage.against:
-            put(channel, "covered", server, "made from what was protected", stage, name_of(stages[wall]))
-        elif not stage.against:
-            put(
-                channel,
-                "private",
-                server,
-                "norms, ranges, indices, lengths are functions of the update",
-                stage,
+        if stage.against:
+            continue
+        if stage.linear:
+            yield _row(
+                channel, "public", ALONE, "a linear code sends the same beside every party's values", stage
             )
+        elif i > wall:
+            yield _row(
+                channel, "covered", ALONE, "made from what was protected", stage, name_of(stages[wall])
+            )
+        else:
+            why = "norms, ranges, indices, lengths are functions of the update"
+            yield _row(channel, "private", ALONE, why, stage)
     for method in (fed.client, *stages):
         for key in sorted(method.info):
-            put(f"info/{key}", "private", server, "it stands beside the update", method)
+            yield _row(f"info/{key}", "private", ALONE, "it stands beside the update", method)
+
+
+def _talk(fed: Federation) -> Iterator[Row]:
+    """Conversations: with the server, and of stages that are no protection themselves."""
     for phase in fed.serving.phases:
         why = "its server learns from what parties say there, and the model from its server"
-        put(f"talk/{phase}", "private", both, why, fed.serving)
-    if fed.select.releases:
-        put("answers", "private", both, "computed from private rows, and decides the cohort", fed.select)
+        yield _row(f"talk/{phase}", "private", BOTH, why, fed.serving)
+    for i, stage in enumerate(stages_of(fed.uplink)):
+        for phase in stage.phases if not stage.against else ():
+            why = "what parties say in a conversation of a stage is covered by none"
+            yield _row(f"phase/{i}.{phase}", "private", BOTH, why, stage)
+
+
+def _answers(fed: Federation) -> Iterator[Row]:
+    """Whatever asks the parties. A method with an `answer` asks, whether or not it says so."""
+    if fed.select.releases or (_asks(fed.select) and not fed.select.asks):
+        yield _row(
+            "answers", "private", BOTH, "computed from private rows, and decides the cohort", fed.select
+        )
     elif fed.select.asks:
-        put("answers", "public", both, "says nothing of rows", fed.select)
-    if fed.value.asks:
-        put("answers/value", "private", both, "computed from private rows, and told to who values", fed.value)
+        yield _row("answers", "public", BOTH, "says nothing of rows", fed.select)
+    for slot in ("aggregate", "server", "detect", "value", "reward"):
+        method: Slot = fed.serving if slot == "server" else getattr(fed, slot)
+        if _asks(method) or (slot == "value" and fed.value.asks):
+            why = "computed from private rows, and told to the server"
+            yield _row(f"answers/{slot}", "private", BOTH, why, method)
+
+
+def _asks(method: Slot) -> bool:
+    """Does it, or what it is a coat of, bring an `answer` of its own?"""
+    where = next(c for c in type(method).__mro__ if "answer" in vars(c))
+    return _asks(method.inner) if where.__module__ == AROUND else where is not Slot  # type: ignore[attr-defined]
+
+
+def _rows(fed: Federation) -> Iterator[Row]:
+    """Rows, and what is known of them before the first round."""
     agreed: frozenset[str] = getattr(fed.data, "agreed", frozenset())  # a data spec may have no base class
     if "schema" in agreed or not reads_labels(fed):
-        put("schema", "public", both, "agreed before rows are read", fed.data)
+        yield _row("schema", "public", BOTH, "agreed before rows are read", fed.data)
     else:
-        put("schema", "private", both, "class names are the union of the parties' labels", fed.data)
+        yield _row("schema", "private", BOTH, "class names are the union of the parties' labels", fed.data)
     if fed.evaluate.collects:
-        put("test", "private", server, "parties' own rows are scored at the server", fed.evaluate)
+        yield _row("test", "private", ALONE, "parties' own rows are scored at the server", fed.evaluate)
     elif "test" in agreed or fed.evaluate.where != SERVER:
-        put("test", "public", nobody, "rows of the server's own, or that stay with their party", fed.data)
+        yield _row(
+            "test", "public", NOBODY, "rows of the server's own, or that stay with their party", fed.data
+        )
     else:
-        put("test", "private", server, "a share of every party's rows is moved to the server", fed.data)
+        yield _row("test", "private", ALONE, "a share of every party's rows is moved to the server", fed.data)
+    guided = [m for m in fed.methods().values() if "server rows" in m.needs]
+    if guided and "test" not in agreed:
+        why = "the server's rows are a share of every party's, and guide the model without noise"
+        yield _row("server rows", "private", BOTH, why, guided[0])
+
+
+def _results(fed: Federation) -> Iterator[Row]:
+    """What is made of the updates, and how well it does at the parties."""
+    if fed.evaluate.validates and not fed.serving.whole:
+        why = "scores on parties' own rows decide when the run ends"
+        yield _row("validation", "private", BOTH, why, fed.evaluate)
     noisy = next((name_of(s) for s in noises(fed)), "")
     why = "made from noisy sums" if noisy else "made from the updates"
-    put("model", "covered" if noisy else "private", both, why, None, noisy)
-    for channel, why in KEPT.items():
-        put(channel, "private", nobody, why)
-    return found
+    yield _row("model", "covered" if noisy else "private", BOTH, why, None, noisy)
+    if fed.evaluate.personal or fed.evaluate.where != SERVER or not fed.serving.whole:
+        source = fed.serving if fed.serving.whole is False else fed.evaluate
+        why = "each party tells how a model does on its own rows"
+        yield _row("own scores", "private", ALONE, why, source)
+
+
+def _cohort(fed: Federation) -> Iterator[Row]:
+    """Who there is, who takes part, and when."""
+    hidden = any(s.relation == "add-or-remove" for s in noises(fed))
+    why = "who there is, is what the guarantee hides" if hidden else "who is in the federation is no secret"
+    yield _row("roster", "private" if hidden else "public", NOBODY if hidden else BOTH, why)
+    amplified = any(s.against == RECIPIENTS for s in noises(fed)) and fed.select.draws != "all"
+    why = "amplification by sampling holds against those who do not see who was drawn"
+    if amplified or hidden:
+        yield _row("draw", "private", NOBODY, why, fed.select)
+    else:
+        yield _row("draw", "public", BOTH, "who takes part amplifies nothing here", fed.select)
+    if fed.simulated:
+        yield _row("time", "public", BOTH, "simulated from names and rounds, whatever the rows are", fed.pace)
+    else:
+        yield _row("time", "private", NOBODY, "how long a party works is in no account", fed.pace)
 
 
 KEPT = {  # private, and it stays in the house
@@ -107,7 +182,6 @@ KEPT = {  # private, and it stays in the house
     "errors": "a message may quote values; a real party sends the exception's name",
     "losses": "mean training loss of the cohort",
     "baselines": "trained without noise on each party",
-    "draw": "amplification by sampling holds against those who do not see who was drawn",
     "checkpoints": "states of parties and server",
 }
 
@@ -140,7 +214,9 @@ def exposed(fed: Federation) -> Iterator[Problem]:
         return
     yield from _uncovered(fed)
     yield from _before_noise(fed)
+    yield from _one_account(fed)
     yield from _central(fed)
+    yield from _beyond(fed)
     yield from _switched_off(fed)
 
 
@@ -150,9 +226,21 @@ FIXES = {  # channel -> where it is mended, and how
         "another server, or drop the protection: what a party tells there is as private as its upload",
     ),
     "answers": ("select", "select=uniform or poisson"),
+    **{f"answers/{slot}": (slot, f"a {slot} that asks nobody") for slot in ("aggregate", "server", "detect")},
     "answers/value": ("value", "value=null"),
+    "answers/reward": ("reward", "reward=null"),
+    "phase": ("uplink", "drop that stage, or the protection"),
     "schema": ("data", "give the class names in the config: data.labels=[...]"),
     "test": ("data", "data.test_path=FILES that no party trains on"),
+    "server rows": ("data", "data.test_path=FILES that no party trains on"),
+    "own scores": (
+        "evaluate",
+        "evaluate=held-out with personal=false, and a client with one model for all; or drop the protection",
+    ),
+    "validation": (
+        "evaluate.stop_after",
+        "a number of rounds that is fixed beforehand: evaluate.stop_after=0",
+    ),
     "info": ("client", "a client that sends nothing beside its update"),
 }
 
@@ -163,6 +251,7 @@ def _uncovered(fed: Federation) -> Iterator[Problem]:
         if channel.startswith("side/"):
             continue  # _before_noise says which stage, and why
         where, fix = FIXES.get(channel) or FIXES[channel.split("/")[0]]
+        where = f"uplink.{channel[6:].split('.')[0]}" if channel.startswith("phase/") else where
         who = " and ".join(sorted(e.to & set(observers(fed))))
         what = f"{e.source} publishes what {names} does not cover ({channel})"
         yield Problem(where, what, f"{e.why}, and the {who} would get it in clear", fix)
@@ -195,6 +284,25 @@ def _before_noise(fed: Federation) -> Iterator[Problem]:
             yield Problem("aggregate.weights", what, why, "aggregate.weights=equal")
 
 
+def _one_account(fed: Federation) -> Iterator[Problem]:
+    """Several noises are one guarantee: it hides one thing from one observer, and an epsilon counts all of them."""
+    first, *others = noises(fed) or (None,)
+    if first is None or not others:
+        return
+    for other in others:
+        one, two, why = name_of(first), name_of(other), "their releases have no common epsilon"
+        if first.relation != other.relation:
+            what = f"{one} hides {first.relation} of a party, {two} {other.relation}"
+            yield Problem("uplink", what, why, f"relation={first.relation} in both, or keep one")
+        if (first.against, first.after_sum) != (other.against, other.after_sum):
+            what = f"{one} protects from the {first.against}, {two} from the {other.against}"
+            yield Problem("uplink", what, why, "keep one of them")
+    if asked := [s for s in noises(fed) if getattr(s, "epsilon", None) is not None]:
+        what = f"{name_of(asked[0])} has an epsilon for the whole run, and is not the only noise"
+        why = "each noise is set for its own epsilon, and together they spend more"
+        yield Problem("uplink", what, why, "keep one noise, or give noise_multiplier instead of epsilon")
+
+
 def _central(fed: Federation) -> Iterator[Problem]:
     """Noise on a sum: one party must move it by no more than the accountant believes."""
     stage = next((s for s in noises(fed) if s.after_sum), None)
@@ -218,20 +326,25 @@ def _central(fed: Federation) -> Iterator[Problem]:
         yield Problem(
             "pace", what, why, "pace=synchronous, or quorum with a deadline, eager=false and late=cancel"
         )
-    if stage.relation == "add-or-remove" and pace.quorum(TRIAL) > 1:
+    if (stage.relation == "add-or-remove" or select.random_size) and pace.quorum(TRIAL) > 1:
         what, why = (
             f"{name_of(pace)} gives up below a quorum",
             "whether a round succeeds tells how many took part",
         )
-        yield Problem("pace", what, why, f"pace=synchronous, or {name}.relation=zero-out")
+        fix = "pace=synchronous, or quorum with fraction=0"
+        fix += "" if select.random_size else f", or {name}.relation=zero-out"
+        yield Problem("pace", what, why, fix)
     if select.random_size and any(s.opaque for s in stages_of(fed.uplink)):
         what = f"{name_of(select)} draws cohorts of random size under masks"
         why = "a cohort below 3 cannot be masked, so a failed round tells the size that must stay secret"
         yield Problem("select", what, why, "select=uniform, or everybody")
-    if select.random_size and fed.serving.counts:
+    if (select.random_size or stage.relation == "add-or-remove") and fed.serving.counts:
         what = f"{name_of(fed.serving)} looks at how many contributed, or does not say that it does not (`counts`)"
-        why = "that number is private under Poisson sampling"
-        yield Problem("server", what, why, "server=apply, or select=uniform")
+        hidden = "under Poisson sampling" if select.random_size else "where a party may be there or not"
+        fix = "server=apply" + (
+            ", or select=uniform" if select.random_size else f", or {name}.relation=zero-out"
+        )
+        yield Problem("server", what, f"that number is private {hidden}", fix)
     if select.draws == "unknown":
         what = f"{name_of(select)} draws parties in a way that no accountant knows (`draws`)"
         why = f"the epsilon of {name} depends on how a round's cohort was drawn"
@@ -261,6 +374,16 @@ def _divisor(fed: Federation, name: str, change: str) -> Iterator[Problem]:
         fix += f", or {name}.relation=zero-out"
     if what:
         yield Problem("aggregate.denominator", f"{name_of(aggregate)} divides {what}", why, fix)
+
+
+def _beyond(fed: Federation) -> Iterator[Problem]:
+    """Noise that is made for an epsilon over the horizon has spent it there."""
+    for i, stage in enumerate(stages_of(fed.uplink)):
+        if stage in noises(fed) and stage.epsilon is not None and fed.rounds > fed.span:
+            what = f"{name_of(stage)} spends epsilon {stage.epsilon:g} in {fed.span} rounds, and {fed.rounds} are asked for"
+            why = "its noise is made for the horizon; each round beyond would spend more than was promised"
+            fix = f"rounds={fed.span}; or a new run of {fed.rounds} rounds, with noise for all of them"
+            yield Problem(f"uplink.{i}.epsilon", what, why, fix)
 
 
 def _switched_off(fed: Federation) -> Iterator[Problem]:

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 import torch
 
 from fedfm.cards.registry import name_of
-from fedfm.checks import protection
+from fedfm.checks import codes, protection
 from fedfm.checks.exposure import exposed
+from fedfm.checks.place import forks
+from fedfm.checks.ranges import ranges
 from fedfm.checks.stages import staged
 from fedfm.core.combine import Pipe, stages_of
 from fedfm.core.errors import Problem
@@ -22,9 +24,12 @@ from fedfm.core.federation import Federation, readers
 def check(fed: Federation) -> list[Problem]:
     """Every problem of this federation; an empty list means that it can run."""
     rules = (
+        ranges,
         _pairs,
         _kinds,
-        _codes,
+        codes.lossy,
+        codes.orders,
+        codes.memories,
         _groups,
         _guided,
         _personal,
@@ -56,19 +61,33 @@ def _pairs(fed: Federation) -> Iterator[Problem]:
             f"{name_of(fed.serving)} ends its conversations with a round",
             "pace=synchronous, or quorum with late=cancel",
         )
-    for i, stage in enumerate(stages_of(fed.talk)):
-        if "structure" in stage.needs:
-            yield Problem(
-                f"talk.{i}",
-                f"{name_of(stage)} goes by the names of tensors",
-                "what is said in a conversation has none",
-                "use a codec of plain vectors (qsgd, quantise)",
-            )
+    if fed.client.alternates and fed.pace.late == "keep":
+        yield Problem(
+            "pace",
+            f"{name_of(fed.pace)} lets work outlive its round",
+            f"the rounds of {name_of(fed.client)} are of two kinds, which would be mixed in one sum",
+            "pace=synchronous, or quorum with late=cancel",
+        )
+    if fed.aggregate.rescales and not fed.serving.elastic:
+        yield Problem(
+            "aggregate",
+            f"{name_of(fed.aggregate)} gives what all agree on another length",
+            f"{name_of(fed.serving)} takes lengths at their word, or does not say that it does not (`elastic`)",
+            "aggregate=mean, or a server that only adds the update (apply)",
+        )
 
 
 def _kinds(fed: Federation) -> Iterator[Problem]:
     """The kind of message goes from client to aggregator to server."""
     makes = fed.client.makes
+    for slot, who, does in (("adversary", fed.adversary, "forge"), ("detect", fed.detect, "judge")):
+        if who.reads and makes not in who.takes:
+            yield Problem(
+                slot,
+                f"{name_of(who)} cannot {does} {makes}",
+                f"it takes {' or '.join(who.takes)}",
+                f"client.send={who.takes[0]} and server.takes alike, or drop {slot}={name_of(who)}",
+            )
     if makes not in fed.aggregate.takes:
         takes = " or ".join(fed.aggregate.takes)
         yield Problem(
@@ -84,48 +103,6 @@ def _kinds(fed: Federation) -> Iterator[Problem]:
             "adding weights as if they were differences doubles the model",
             f"server.takes={makes} where the server has that knob, or client.send={fed.serving.takes}",
         )
-
-
-def _codes(fed: Federation) -> Iterator[Problem]:
-    """What a lossy code may be put around."""
-    stages = stages_of(fed.uplink)
-    for i, stage in enumerate(stages):
-        if (
-            fed.client.makes != "delta"
-            and not (stage.lossless or stage.opaque or (stage.unbiased and fed.aggregate.plain))
-            and not stage.after_sum
-        ):
-            yield Problem(
-                f"uplink.{i}",
-                f"{name_of(stage)} loses part of {fed.client.makes}",
-                "what it leaves out of a difference is small or comes later; of whole weights it is the model itself",
-                "client.send=delta and server.takes=delta, or a lossless code",
-            )
-        codes = [
-            s for s in stages[:i] if s.opaque or not s.perturbs
-        ]  # clipping and noise keep every coordinate
-        if "structure" in stage.needs and codes:
-            yield Problem(
-                f"uplink.{i}",
-                f"{name_of(stage)} goes by the names of tensors",
-                f"behind {name_of(codes[-1])} there are none",
-                f"put {name_of(stage)} first",
-            )
-    for i, stage in enumerate(stages_of(fed.downlink)):
-        if not (stage.lossless or stage.unbiased or stage.remembers):
-            yield Problem(
-                f"downlink.{i}",
-                f"{name_of(stage)} leaves out part of the model that parties start from",
-                "the broadcast holds the model and no difference, and nothing sends the rest later",
-                "downlink=quantise or qsgd, or a code with memory",
-            )
-        if stage.remembers and fed.select.cuts:
-            yield Problem(
-                f"downlink.{i}",
-                f"{name_of(stage)} remembers what it sent, and parties get sub-models",
-                "their vectors change in length",
-                f"drop {name_of(stage)}, or {name_of(fed.select)}",
-            )
 
 
 def _groups(fed: Federation) -> Iterator[Problem]:
@@ -187,6 +164,13 @@ def _personal(fed: Federation) -> Iterator[Problem]:
     """Whoever needs the one model of the server."""
     if fed.serving.whole:
         return
+    if fed.evaluate.keep_best:
+        yield Problem(
+            "evaluate.keep_best",
+            f"{name_of(fed.serving)} has no one model, but one for each party",
+            "the states that make a party's model of an earlier round are not kept",
+            "evaluate.stop_after=5 ends the run soon after its best round",
+        )
     for slot, method, asks in (
         ("value", fed.value, not fed.value.identity()),
         ("select", fed.select, fed.select.needs_model),
@@ -201,7 +185,21 @@ def _personal(fed: Federation) -> Iterator[Problem]:
 
 
 def _sub_models(fed: Federation) -> Iterator[Problem]:
+    if fed.select.recuts and fed.client.remembers:
+        yield Problem(
+            "client",
+            f"{name_of(fed.client)} keeps vectors of its model, and {name_of(fed.select)} changes a party's sub-model",
+            "what a party kept has the size of an earlier round's",
+            f"{name_of(fed.select)} with one sub-model a party (dynamic=false), or a client that keeps nothing",
+        )
     if fed.select.cuts:
+        if fed.serving.phases:
+            yield Problem(
+                "select",
+                f"{name_of(fed.select)} gives parties sub-models, and {name_of(fed.serving)} answers while they work",
+                "its own part of the network has the full width, and theirs would not fit to it",
+                f"drop {name_of(fed.select)}, or take a client that does not converse",
+            )
         for slot, name in readers(fed):
             yield Problem(
                 slot,
@@ -255,7 +253,7 @@ def _place(fed: Federation) -> Iterator[Problem]:
         yield Problem(
             "device", "no CUDA device is visible", "torch.cuda.is_available() is false", "device=auto"
         )
-    elif fed.device == "cuda" and name_of(fed.engine) == "processes":
+    elif fed.device == "cuda" and forks(fed):
         yield Problem(
             "engine",
             "processes cannot share a GPU",

@@ -16,6 +16,13 @@ def staged(fed: Federation, check: Callable[[Federation], list[Problem]]) -> Ite
     for k, stage in enumerate(fed.stages):
         for p in check(stage):
             yield replace(p, where=f"stages.{k}.{p.where}")
+        if stage.evaluate.stop_after:
+            yield Problem(
+                f"stages.{k}.evaluate.stop_after",
+                "a stage before the last would stop early",
+                "rounds are numbered through, so the next stage would take the rounds that are left over",
+                "stop_after in the last stage alone",
+            )
         if not stage.serving.whole:
             yield Problem(
                 f"stages.{k}.server",

@@ -53,6 +53,7 @@ def _there(value: Any) -> bool:
 
 
 def digest(config: Mapping[str, Any]) -> str:
-    """SHA-256 of what determines the result (the engine does not)."""
-    kept = {k: v for k, v in config.items() if k != "engine"}
+    """SHA-256 of what determines the result (the engine does not, nor a horizon that is the number of rounds)."""
+    idle = {"engine"} | ({"horizon"} if config.get("horizon") in (None, config.get("rounds")) else set())
+    kept = {k: v for k, v in config.items() if k not in idle}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()

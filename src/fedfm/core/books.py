@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fedfm.core.context import Event
-from fedfm.core.ledger import Ledger
 from fedfm.core.memory import Memories, RunState
+from fedfm.ledger.events import Bytes, Line, Seconds, Upload
+from fedfm.ledger.file import Ledger
 
 
 def checkpoints(folder: Path) -> list[int]:
@@ -43,7 +43,7 @@ class Books:
         self.receivers = Memories(folder / "checkpoints" / "receivers", state.down)
 
     def commit(
-        self, state: RunState, record: dict[str, Any], events: list[Event], workers: int
+        self, state: RunState, record: dict[str, Any], events: list[Line], workers: int
     ) -> dict[str, Any]:
         """Complete the round's record from its facts, and make all of it last."""
         record |= _tally(events)
@@ -54,19 +54,19 @@ class Books:
         self.metrics.commit([{"kind": "round", **record}])
         state.ledger, state.metrics = self.ledger.length, self.metrics.length
         state.save(checkpoint(self.folder, state.round))
+        for old in checkpoints(self.folder)[:-2]:  # first what names states, then the states
+            checkpoint(self.folder, old).unlink(missing_ok=True)
         self.senders.settle()
         self.receivers.settle()
-        for old in checkpoints(self.folder)[:-2]:
-            checkpoint(self.folder, old).unlink(missing_ok=True)
         return record
 
 
-def _tally(events: list[Event]) -> dict[str, Any]:
+def _tally(events: list[Line]) -> dict[str, Any]:
     """Bytes by direction, CPU seconds by what they were spent on, the mean of the last local losses."""
     total = {
-        way: sum(e["total"] for e in events if e["kind"] == "bytes" and e["direction"] == way)
+        way: sum(e["total"] for e in events if e["kind"] == Bytes.kind and e["direction"] == way)
         for way in ("up", "down", "talk")
     }
-    cpu = {name: sum(e[name] for e in events if e["kind"] == "seconds") for name in ("work", "encode")}
-    losses = [e["loss_last"] for e in events if e["kind"] == "upload" and "loss_last" in e]
+    cpu = {name: sum(e[name] for e in events if e["kind"] == Seconds.kind) for name in ("work", "encode")}
+    losses = [e["loss_last"] for e in events if e["kind"] == Upload.kind and "loss_last" in e]
     return {"cpu": cpu, "bytes": total, "train_loss": sum(losses) / len(losses) if losses else None}

@@ -55,21 +55,35 @@ class Pipe(Wire):
         _fact(any, name) for name in ("opaque", "after_sum", "perturbs", "remembers")
     )
     linear, unbiased, lossless = (_fact(all, name) for name in ("linear", "unbiased", "lossless"))
+    takes = property(lambda self: self.stages[0].takes if self.stages else "any")
+    makes = property(lambda self: "codes" if any(s.makes == "codes" for s in self.stages) else "values")
     needs, info, covers = (_fact(union, name) for name in ("needs", "info", "covers"))
     least = property(lambda self: max([1, *(s.least for s in self.stages)]))
 
+    def gives(self, layout: Layout) -> Layout | None:
+        return self.layouts(layout)[-1]
+
+    def layouts(self, layout: Layout | None) -> list[Layout | None]:
+        """The layout before each stage, and behind the last."""
+        known = [layout]
+        for stage in self.stages:
+            known.append(None if known[-1] is None else stage.gives(known[-1]))
+        return known
+
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
-        side: dict[str, Tensor] = {}
+        side, layouts = dict[str, Tensor](), self.layouts(ctx.layout)
         for i, stage in enumerate(self.stages):
-            x, mine, sub = stage.encode(x, state.get(str(i), {}), ctx.within(i))
+            x, mine, sub = stage.encode(x, state.get(str(i), {}), ctx.at(layout=layouts[i]).within(i))
             side |= {f"{i}/{k}": v for k, v in mine.items()}
             state = {k: v for k, v in (state | {str(i): sub}).items() if v}
         return x, side, state
 
     def decode(self, x: Tensor, side: Mapping[str, Tensor], state: State, ctx: Ctx) -> tuple[Tensor, State]:
         """Down to the stage that hides single messages, if there is one: it and those before it wait for the sum."""
+        layouts = self.layouts(ctx.layout)
         for i in reversed(range(0 if self.hidden is None else self.hidden + 1, len(self.stages))):
-            x, sub = self.stages[i].decode(x, below(side, i), state.get(str(i), {}), ctx.within(i))
+            there = ctx.at(layout=layouts[i]).within(i)
+            x, sub = self.stages[i].decode(x, below(side, i), state.get(str(i), {}), there)
             state = {k: v for k, v in (state | {str(i): sub}).items() if v}
         return x, state
 
@@ -133,7 +147,7 @@ class ByPath(Wire):
 
     stages = property(lambda self: tuple(self.rules.values()))
     opaque, after_sum, perturbs, phases = Pipe.opaque, Pipe.after_sum, Pipe.perturbs, Pipe.phases
-    remembers, unbiased, lossless = Pipe.remembers, Pipe.unbiased, Pipe.lossless
+    makes, remembers, unbiased, lossless = Pipe.makes, Pipe.remembers, Pipe.unbiased, Pipe.lossless
     info, least, feasible = (
         Pipe.info,
         Pipe.least,

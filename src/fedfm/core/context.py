@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 
 from fedfm.core.tree import Layout
-
-Event = dict[str, Any]
+from fedfm.ledger.events import Event, Line
 
 
 @dataclass(frozen=True)
@@ -47,13 +46,33 @@ class Terms:
 
 
 class Noise:
-    """A stream of numbers for privacy noise: a seeded generator, or SHAKE-256 keyed by 32 secret bytes.
+    """A stream of numbers for noise and draws: a seeded generator, or SHAKE-256 keyed by 32 secret bytes.
 
     The second is cryptographic and keeps its whole key; torch's own generator keeps 32 bits of a seed.
     """
 
     def __init__(self, source: torch.Generator | bytes):
         self.source, self.calls = source, 0
+
+    @property
+    def secret(self) -> bool:
+        """Can nobody draw it again?"""
+        return isinstance(self.source, bytes)
+
+    def uniform(self, n: int) -> Tensor:
+        """(n,) numbers uniform in [0, 1), fp64."""
+        if isinstance(self.source, torch.Generator):
+            return torch.rand(n, dtype=torch.float64, generator=self.source)
+        return self._words(n).bitwise_right_shift(10).double().mul_(2.0**-53)
+
+    def order(self, n: int) -> list[int]:
+        """0 .. n - 1 in random order, every order alike."""
+        if isinstance(self.source, torch.Generator):
+            return list(torch.randperm(n, generator=self.source).tolist())
+        out = list(range(n))  # Fisher and Yates
+        for i, k in enumerate(self.below(torch.arange(n, 0, -1)).tolist()):
+            out[i], out[i + k] = out[i + k], out[i]
+        return out
 
     def normal(self, n: int) -> Tensor:
         """(n,) standard normal numbers, fp64."""
@@ -110,15 +129,16 @@ class Ctx:
     simulated: bool = True
     brief: str = ""  # digest of the model that this party was given; masks are bound to it
     path: str = ""
-    horizon: int = 0  # rounds of this stage (most runs have one): schedules belong to it
+    horizon: int = 0  # rounds that schedules are made for: those of this stage (most runs have one)
     since: int = 0  # rounds of the stages before
     public: Any = field(
         default=None, repr=False, compare=False
     )  # at a party: gives the rows that everybody sees, encoded
+    unseen: bool = False  # cohorts are drawn from the operating system
     house: Any = field(
         default=None, repr=False, compare=False
     )  # the server's view (protocols.House); None at a party
-    events: list[Event] | None = field(default=None, repr=False, compare=False)
+    events: list[Line] | None = field(default=None, repr=False, compare=False)
 
     def at(self, **changes: Any) -> Ctx:
         """The same context with some fields changed."""
@@ -158,6 +178,10 @@ class Ctx:
             return Noise(torch.Generator().manual_seed(self._seed("noise", purpose, self.client)))
         return Noise(self.secret(32))
 
+    def coins(self, purpose: str) -> Noise:
+        """For the draw of a cohort: the cohort's stream, or the operating system's where nobody may draw it again."""
+        return Noise(self.secret(32) if self.unseen else self.shared(purpose))
+
     @contextlib.contextmanager
     def ambient(self, purpose: str = "") -> Iterator[None]:
         """Torch's global generators (dropout and the like) seeded for this work, restored afterwards."""
@@ -176,18 +200,23 @@ class Ctx:
         return os.urandom(n_bytes)
 
     # ---- facts ------------------------------------------------------------------------------------------------
-    def drain(self) -> tuple[Event, ...]:
+    def drain(self) -> tuple[Line, ...]:
         """Hand over what was noted so far."""
         events, self.events[:] = tuple(self.events or ()), ()  # type: ignore[index]
         return events
 
-    def note(self, kind: str, **facts: Any) -> None:
+    def note(self, event: Event) -> None:
         """Record a fact: the one way a pure method has to tell the ledger anything."""
+        if not isinstance(event, Event):
+            raise TypeError(f"ctx.note takes an Event (a frozen dataclass of its own), not {event!r}")
         if self.events is not None:
+            facts = event.facts()
             try:
                 json.dumps(
                     facts, allow_nan=False
-                )  # what the ledger cannot hold is an error here, where it was written
+                )  # what the ledger cannot hold is an error where it was written
             except ValueError:  # but for NaN and Infinity, which JSON does not know: null
                 facts = json.loads(json.dumps(facts), parse_constant=lambda word: None)
-            self.events.append({**facts, "round": self.round, "kind": kind, "client": self.client or None})
+            self.events.append(
+                {**facts, "round": self.round, "kind": event.kind, "client": self.client or None}
+            )

@@ -55,6 +55,9 @@ class Federation:
     reward: Reward = knob(factory=Reward, doc="payments")
     engine: Any = knob(factory=lambda: load("inprocess")(), doc="where sessions run; never changes a result")
     rounds: int = knob(10, "rounds to run", low=0)
+    horizon: int | None = knob(
+        None, "rounds for which schedules and noise are made, however many are run; null: `rounds`", low=1
+    )
     seed: int = knob(0, "seed of every stream of randomness", low=0)
     threads: int = knob(
         1, "threads of one worker; part of the run's identity, because it changes bits", low=1
@@ -87,6 +90,11 @@ class Federation:
     def last(self) -> int:
         """The number of rounds done after which this stage ends."""
         return self.since + self.rounds
+
+    @property
+    def span(self) -> int:
+        """The horizon: rounds of the whole run. An extended run keeps it."""
+        return self.rounds if self.horizon is None else self.horizon
 
     def methods(self) -> dict[str, Slot]:
         """What fills the slots, where it is a method."""

@@ -19,7 +19,8 @@ from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx
 from fedfm.core.errors import MessageRefused, RoundFailed
 from fedfm.core.message import Message, finite
-from fedfm.core.protocols import Aggregate, Lift, State
+from fedfm.core.protocols import Aggregate, Lift, State, Wire
+from fedfm.core.spending import always
 from fedfm.core.tree import Layout
 
 if TYPE_CHECKING:
@@ -49,12 +50,12 @@ def admit(fed: Federation, m: Message, stack: Pipe, layout: Layout, ctx: Ctx) ->
     """Under an opaque stage a wrong length must be caught before the barrier names the survivors: MessageRefused."""
     if (at := stack.hidden) is None:
         return
-    ctx = ctx.at(client=m.sender)
-    linear = Pipe(*stack.stages[:at])  # the length says nothing of the data
-    n = linear.encode(torch.zeros(fed.aggregate.lifted(layout)), {}, ctx)[0].numel()
-    masses = weights_behind(fed, n)
+    lifted = fed.aggregate.lifted(layout)
+    shared = Pipe(*stack.stages[:at]).gives(layout if lifted == layout.size else Layout.flat(lifted))
+    n = shared.size if shared is not None else -1  # what stands before a sum is linear, and says its length
+    masses, ctx = weights_behind(fed, n), ctx.at(client=m.sender, layout=layout)
     x, _ = stack.decode(m.x, m.side, {}, ctx)  # down to the masked values
-    if m.info.get("masses") != masses or x.shape != (n + masses,) or x.dtype != torch.int64:
+    if m.info.get("masses") != masses or not stack.stages[at].holds(x, n + masses):
         raise MessageRefused(
             f"{m.sender} sent {tuple(x.shape)} {x.dtype} where {n} and {masses} of mass were agreed"
         )
@@ -69,6 +70,7 @@ class Fold:
     exact: Fraction = Fraction(0)  # the mass (float sums depend on their order)
     spread: Any = 0.0  # and what of it is one a coordinate
     ids: list[str] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)  # in the order of `ids`
     reach: float = 0.0  # no coordinate of fold=fixed is farther from zero
     masses: int = 0  # values of mass behind the payload of an opaque sum
 
@@ -77,11 +79,17 @@ class Fold:
         total: float | Tensor = float(self.exact) + self.spread
         return total
 
+    def hide(self, stage: Wire, m: Message, ctx: Ctx) -> None:
+        """Add a message that only its stage understands."""
+        self.masses = int(m.info["masses"])
+        self.x = stage.add(self.x, m.x, ctx)
+        self.ids.append(m.sender)
+
     def add(self, lift: Lift, sender: str) -> None:
         mass = (
             lift.mass if isinstance(lift.mass, Tensor) else Fraction(lift.mass)
         )  # may raise: before anything is added
-        if self.kind == "fixed" and lift.x.is_floating_point():
+        if self.kind == "fixed":
             if self.x is None:
                 self.x = torch.zeros(lift.x.numel(), dtype=torch.int64)
             top = max(map(abs, map(float, lift.x.aminmax()))) * abs(lift.alpha) if lift.x.numel() else 0.0
@@ -94,9 +102,9 @@ class Fold:
             for at in range(0, lift.x.numel(), CHUNK):
                 self.x[at : at + CHUNK] += lift.x[at : at + CHUNK].double().mul_(scale).round_().long()
         elif self.x is None:
-            self.x = lift.x.float() * lift.alpha if lift.x.is_floating_point() else lift.x.clone()
+            self.x = lift.x.float() * lift.alpha
         else:
-            self.x.add_(lift.x, alpha=lift.alpha if lift.x.is_floating_point() else 1)
+            self.x.add_(lift.x, alpha=lift.alpha)
         if isinstance(mass, Tensor):
             self.spread = self.spread + mass
         else:
@@ -118,6 +126,7 @@ class Fold:
         self.reach += other.reach
         self.exact, self.spread = self.exact + other.exact, self.spread + other.spread
         self.ids += other.ids
+        self.versions += other.versions
 
     def total(self) -> Tensor:
         assert self.x is not None
@@ -130,11 +139,12 @@ class Fold:
 
 def gather(fed: Federation, m: Message, fold: Fold, ctx: Ctx) -> None:
     """Put one decoded message into the fold."""
-    if Pipe(fed.uplink).hidden is not None:
-        fold.masses = int(m.info["masses"])
-        fold.add(Lift(m.x, 1.0, 0.0), m.sender)
+    if (at := Pipe(fed.uplink).hidden) is not None:
+        with of_slot(f"uplink.{at}", fed.uplink):
+            fold.hide(Pipe(fed.uplink).stages[at], m, ctx.within(at))
     else:
         fold.add(fed.aggregate.lift(m, ctx), m.sender)
+    fold.versions.append(m.version)
 
 
 def settle(
@@ -146,13 +156,16 @@ def settle(
             raise RoundFailed(f"{len(kept)} messages, this aggregator needs {fed.aggregate.least}")
         with of_slot("aggregate", fed.aggregate):
             x, state = fed.aggregate.combine(kept, state, ctx)
-        return _finite(Aggregate(x, len(kept), tuple(m.sender for m in kept), population)), state
+        ids, versions = zip(*((m.sender, m.version) for m in kept), strict=True) if kept else ((), ())
+        return _finite(Aggregate(x, len(kept), ids, population, versions)), state
     if not isinstance(kept, Fold):
         fold = Fold(fed.fold)
         for m in kept:
             gather(fed, m, fold, ctx.at(client=m.sender))
         kept = fold
-    if not kept.ids:
+    if kept.x is None and always(fed) and ctx.layout is not None:  # of no message: noise alone
+        kept.x = torch.zeros(fed.aggregate.lifted(ctx.layout))
+    if kept.x is None:
         raise RoundFailed("nobody contributed")
     stages, hidden, mass = Pipe(fed.uplink).stages, Pipe(fed.uplink).hidden, kept.mass
     x = kept.total()
@@ -166,7 +179,8 @@ def settle(
             x, mass = x[: x.numel() - kept.masses], (float(tail) if kept.masses == 1 else tail)
     with of_slot("aggregate", fed.aggregate):
         x, state = fed.aggregate.finish(x, mass, len(kept.ids), state, ctx)
-    return _finite(Aggregate(x, len(kept.ids), tuple(kept.ids), population)), state
+    whole = Aggregate(x, len(kept.ids), tuple(kept.ids), population, tuple(kept.versions))
+    return _finite(whole), state
 
 
 def _finite(agg: Aggregate) -> Aggregate:

@@ -11,13 +11,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from fedfm.core.combine import Pipe
-from fedfm.core.context import Ctx, Event
+from fedfm.core.context import Ctx
 from fedfm.core.errors import MachineFault, MessageRefused, MethodFault, RoundFailed, reason
 from fedfm.core.fold import validate
 from fedfm.core.job import UPLOAD, Job, Said
 from fedfm.core.message import Message, finite, nothing
 from fedfm.core.protocols import Bound, Replies, State
 from fedfm.core.session import Site
+from fedfm.core.spool import Spool
+from fedfm.ledger.events import Line, of_server
 
 
 class Engine(Protocol):
@@ -42,9 +44,6 @@ class Engine(Protocol):
     def close(self) -> None: ...
 
 
-SERVERS_OWN = frozenset(
-    {"plan", "value", "pay", "refused", "late", "failed", "round_failed"}
-)  # no party may claim them
 TURNS = 1_000_000  # of one conversation
 
 
@@ -58,7 +57,7 @@ class Session:
     asked: Message = field(default_factory=nothing)  # what it waits for an answer to
     upload: Message | None = None  # or its answer or score
     state_version: int = 0
-    events: list[Event] = field(default_factory=list)
+    events: list[Line] = field(default_factory=list)
     error: str = ""
     where: str = ""  # the line of an undeclared failure
     brief: Message | None = None  # until it has been answered: another worker may have to begin anew
@@ -82,7 +81,7 @@ class Hub:
         ] = {}  # questions, scores and baselines, by epoch: a busy party can be asked
         self.epoch: Callable[[], int] = lambda: 0  # a new one
         self.accept: Callable[[Message], None] = lambda m: None
-        self.stack = Pipe(fed.uplink)
+        self.stack, self.spool = Pipe(fed.uplink), Spool()
         self.begin({}, Ctx(0))
         wire = list(self.stack.phases)
         at = wire.index(UPLOAD) if UPLOAD in wire else len(wire)
@@ -105,8 +104,10 @@ class Hub:
     def cancel(self, ids: Iterable[str]) -> None:
         """End sessions; whatever they still send is stale. The one owner of the failure path."""
         for id in list(ids):
-            if (s := self.live.pop(id, None)) is not None and not s.ended:
-                self.engine.cancel(id, s.job.epoch)
+            if (s := self.live.pop(id, None)) is not None:
+                self.spool.drop(s.job.epoch)
+                if not s.ended:
+                    self.engine.cancel(id, s.job.epoch)
 
     def pump(self) -> None:
         """Take one utterance from the engine and do what it asks for."""
@@ -120,9 +121,7 @@ class Hub:
         if said.phase == "gone" and said.fault == "machine":
             self._elsewhere(s, said)
             return
-        s.events += (
-            e for e in said.events if e.get("client") == said.id and e.get("kind") not in SERVERS_OWN
-        )
+        s.events += (e for e in said.events if e.get("client") == said.id and not of_server(e))
         s.phase, s.asked = said.phase, said.message
         if said.phase in ("done", "gone"):
             s.status, s.error, s.where = said.phase, said.error, said.where
@@ -254,25 +253,37 @@ class Hub:
 
     # ---- a round ----------------------------------------------------------------------------------------------
     def released(
-        self, queue: list[Job], brief: Callable[[Job], Message], window: int, stop: Callable[[Job], bool]
+        self,
+        queue: list[Job],
+        brief: Callable[[Job], Message],
+        window: int,
+        stop: Callable[[Job], bool],
+        lands: Callable[[Job, int], Job] = lambda job, nbytes: job,
     ) -> Iterator[Session]:
         """Sessions in the order of `queue`, each as soon as it has uploaded or is gone; ends where `stop(job)` says so.
 
         At most `window` sessions are started beyond the one awaited, so one slow party cannot pile up the others'
-        messages; with a barrier all start at once, because it waits for all.
+        messages; with a barrier all start at once, because it waits for all. `lands` says when an upload of so many
+        bytes is there: it goes back into the queue, behind whoever may come before it.
         """
-        together, started = "all" in self._barriers.values(), 0
-        for i, job in enumerate(queue):
-            if stop(job):
-                return
-            upto = len(queue) if together else i + window
-            while started < min(upto, len(queue)):
-                if queue[started].id not in self.live:  # asynchronous work may be under way already
-                    self.start(queue[started], brief(queue[started]))
-                started += 1
-            while self.live[job.id].upload is None and not self.live[job.id].ended:
+        i, together = 0, "all" in self._barriers.values()
+        while i < len(queue) and not stop(job := queue[i]):
+            for ahead in queue if together and not i else queue[i : i + window]:
+                if ahead.id not in self.live:  # asynchronous work may be under way already
+                    self.start(ahead, brief(ahead))
+            while (s := self.live[job.id]).upload is None and not s.ended and s.job.epoch not in self.spool:
                 self.pump()
-            yield self.live[job.id]
+            if s.upload is not None and (then := lands(job, s.upload.nbytes)) != job:
+                queue[i] = then
+                queue[i:] = sorted(queue[i:], key=Job.order)
+                if queue[i] != then:  # others come first
+                    self.spool.put(s.job.epoch, s.upload)
+                    s.upload = None
+                continue
+            if s.job.epoch in self.spool:
+                s.upload = self.spool.take(s.job.epoch)
+            i += 1
+            yield s
 
     def finish(self, ids: Collection[str]) -> None:
         """Pump until these sessions have said their last word (the phases after the upload)."""

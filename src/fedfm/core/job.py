@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from fedfm.core.context import Event, Terms
+from fedfm.core.context import Terms
 from fedfm.core.message import Message, nothing
+from fedfm.ledger.events import Line
 
 UPLOAD = "upload"
+VALIDATION = "\0validation"  # the case of rows that find the best round; no evaluator's case is called so
 POOLED = "<everybody>"  # the id of the one owner of all data, a baseline
 Fault = Literal["", "party", "method", "machine"]
 
@@ -18,8 +20,8 @@ class Job:
     """One session to run. `epoch` is unique in the run, restarts included: every word carries it, so nothing late is mistaken.
 
     kind "train": a round's work; "ask": a question of the server-side slot `case`; "alone": train without the others;
-    "score": measure the brief on a piece of the evaluator's `case`, at the server; "own": score what a party would
-    use on its own test rows.
+    "score": measure the brief on a piece of the evaluator's `case`, at the server; "visit": measure it on a party's own
+    test rows; "own": score what a party would use on them, or on its validation rows (`case`).
     """
 
     kind: str
@@ -28,13 +30,18 @@ class Job:
     round: int = 0  # in which it begins: also the version of its brief
     attempt: int = 0
     base: int = 0  # the client state to start from
-    due: float = 0.0  # simulated time of completion
+    due: float = 0.0  # simulated time at which its work is done, then at which its upload is there
+    landed: bool = False  # the second of them
     position: int = 0  # in the plan
     terms: Terms = Terms()
     case: str = ""
     part: tuple[int, int] = (0, 1)  # score: this part of so many
     malicious: bool = False
     horizon: int = 0
+
+    def order(self) -> tuple[float, int]:
+        """Who is released first."""
+        return self.due, self.epoch
 
     @classmethod
     def of(cls, plain: dict[str, Any]) -> Job:
@@ -55,7 +62,7 @@ class Said:
     message: Message = field(default_factory=nothing)
     state_version: int = 0
     last: bool = False  # the session ends with this
-    events: tuple[Event, ...] = ()
+    events: tuple[Line, ...] = ()
     error: str = ""
     fault: Fault = ""
     where: str = ""

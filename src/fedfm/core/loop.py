@@ -14,31 +14,28 @@ from torch import Tensor
 from fedfm.cards.registry import name_of
 from fedfm.core import blame, scoring
 from fedfm.core import fold as folding
+from fedfm.core.best import Best
 from fedfm.core.books import Books, latest
 from fedfm.core.briefs import Briefs
-from fedfm.core.context import Ctx, Event, Terms
+from fedfm.core.context import Ctx, Terms
 from fedfm.core.errors import MethodFault, RoundFailed, reason
 from fedfm.core.federation import Federation, readers
 from fedfm.core.fold import Fold
 from fedfm.core.home import Home
 from fedfm.core.hub import Engine, Hub, Session
 from fedfm.core.job import Job
-from fedfm.core.ledger import read
-from fedfm.core.memory import Round, RunState
+from fedfm.core.memory import Replaced, Round, RunState
 from fedfm.core.message import Message, nothing
 from fedfm.core.protocols import Aggregate, Bound, Load, Outcome, Plan, State
-from fedfm.core.spending import overspends
+from fedfm.core.spending import always, overspends, unseen
 from fedfm.core.state import whole
 from fedfm.core.tree import cut
+from fedfm.ledger import events
+from fedfm.ledger.events import Line
+from fedfm.ledger.file import read
 
 T = TypeVar("T")
-STATEFUL = (
-    "aggregate",
-    "adversary",
-    "detect",
-    "value",
-    "reward",
-)  # beside the selector, which starts from the pool
+STATEFUL = ("aggregate", "adversary", "detect", "value", "reward")  # the selector's starts from the pool
 
 
 class Run:
@@ -57,7 +54,7 @@ class Run:
         self.fed, self.folder, self.home, self.engine = fed, folder, home, engine
         self.bound: Bound = home.bound
         self.parties = home.parties
-        self.ctx0 = Ctx(fed.seed, simulated=fed.simulated, horizon=fed.rounds, since=fed.since)
+        self.ctx0 = Ctx(fed.seed, simulated=fed.simulated, horizon=fed.span, since=fed.since)
         self.malicious = fed.adversary.members(tuple(self.parties), self.ctx0)
         self.layout = fed.client.gives(self.bound.layout)
         state = latest(folder) if resume else None
@@ -65,6 +62,8 @@ class Run:
             state = RunState(server=fed.serving.init(self.bound, self.ctx0), slots=self._slots())
             state = state if before is None else before.succeeded(state)
         self.state, self.books = state, Books(folder, state)
+        self.best = Best(fed.evaluate, self.bound.objective, folder)
+        self.best.see(r for r in read(self.books.metrics.path) if not fed.since or r["round"] > fed.since)
         self.briefs = Briefs(fed, self.bound, state, self.books.receivers)
         self.hub = Hub(fed, engine, self.bound)
         self.hub.accept, self.hub.epoch = self._check_upload, self._epoch
@@ -76,13 +75,15 @@ class Run:
         """Algorithm 1. Yields one record a round; stopping between two of them loses nothing."""
         fed, st, hub = self.fed, self.state, self.hub
         if st.round == 0 and not self.books.metrics.length:
-            yield self._commit({"round": 0, "metrics": self.score()}, [])
-        stop = self._overspent([])
+            ctx = self.ctx0.at(events=[])
+            yield self._commit({"round": 0} | scoring.of_run(self, ctx), list(ctx.drain()))
+        stop = self._overspent([]) or self.best.stale(st.round)
         while st.round < fed.last and not stop:
             r = self._round()
             try:
                 self._begin(r)
-                for s in hub.released(r.queue, self.briefs.of, self.engine.ahead, partial(self._enough, r)):
+                over, lands = partial(self._enough, r), partial(self._lands, r)
+                for s in hub.released(r.queue, self.briefs.of, self.engine.ahead, over, lands):
                     r.lap("train")
                     self._take(s, r)
                     r.lap("aggregate")
@@ -92,20 +93,23 @@ class Run:
                 self._keep(r, agg, server, values, paid)
             except RoundFailed as e:  # nobody's state moves
                 r.failed, r.kept = str(e), {}
-                r.ctx.note("round_failed", reason=r.failed)
+                r.ctx.note(events.RoundFailed(r.failed))
             self._free(r)
             r.lap("aggregate")
             st.round += 1
-            if stop := self._overspent(r.ctx.events or []):
-                r.ctx.note("stopped", reason=stop)
+            stop = self._overspent(r.ctx.events or [])
             record: dict[str, Any] = {"round": st.round, "clients": len(r.kept), "planned": len(r.plan.jobs)}
             record |= {"clock": st.clock, "failed": r.failed}
             if st.round % fed.evaluate.every == 0 or st.round == fed.last or stop:
-                record["metrics"] = self.score()
+                record |= scoring.of_run(self, r.ctx)
+                self.best.see([record])
+                stop = stop or self.best.stale(st.round)
+            if stop:
+                r.ctx.note(events.Stopped(stop))
             r.lap("evaluate")
-            yield self._commit(record | {"seconds": r.seconds}, r.ctx.events or [])
+            yield self._commit(record | {"seconds": r.seconds}, r.ctx.events or [], r.replaced)
 
-    def _overspent(self, fresh: Sequence[Event]) -> str:
+    def _overspent(self, fresh: Sequence[Line]) -> str:
         """Why no further round may begin: it would exceed a privacy budget."""
         return overspends(self.fed, lambda: [*read(self.books.ledger.path), *fresh], len(self.parties))
 
@@ -124,16 +128,16 @@ class Run:
     def _begin(self, r: Round) -> None:
         """Plan, and make a job of each planned party; the hub starts it when its turn comes."""
         fed, st, ctx = self.fed, self.state, r.ctx
-        r.queue = sorted(st.busy.values(), key=lambda j: (j.due, j.epoch))
+        r.queue = sorted(st.busy.values(), key=Job.order)
         r.plan, r.slots["select"] = self._plan(r)
         for position, (i, terms) in enumerate(r.plan.jobs):
             job, n = self.job("train", i, position, terms), self.parties[i]
             down = self.briefs.of(job).nbytes
             load = Load(down, terms.steps or fed.client.steps_for(n), n)
             st.busy[i] = replace(job, due=fed.pace.due(st.clock, ctx.at(client=i, terms=terms), load))
-            ctx.at(client=i).note("bytes", direction="down", total=down, stages={})
+            ctx.at(client=i).note(events.Bytes("down", down, {}))
         self.hub.begin(st.server, ctx)
-        r.queue = sorted(st.busy.values(), key=lambda j: (j.due, j.epoch))
+        r.queue = sorted(st.busy.values(), key=Job.order)
         r.lap("other")
 
     def _plan(self, r: Round) -> tuple[Plan, State]:
@@ -146,13 +150,13 @@ class Run:
                 asked = fed.select.candidates(pool, select, ctx)
                 brief = Message(fed.serving.model(st.server), "weights", version=st.round, sender="server")
                 answers = self.ask("select", asked, fed.select.question(brief, pool, select, ctx), ctx)
-            plan, select = fed.select.select(pool, select, ctx, answers)
+            plan, select = fed.select.select(pool, select, ctx.at(unseen=unseen(fed)), answers)
         room = max(0, fed.pace.room(len(st.busy), len(plan.jobs)))
         if room < len(plan.jobs):  # what was drawn is no longer what takes part, and the accountant must know
             plan = replace(
                 plan, jobs=plan.jobs[:room], sampling={"kind": "cut", "drawn": dict(plan.sampling)}
             )
-        ctx.note("plan", clients=[i for i, _ in plan.jobs], sampling=dict(plan.sampling))
+        ctx.note(events.Planned([i for i, _ in plan.jobs], dict(plan.sampling)))
         return plan, select
 
     def ask(
@@ -162,7 +166,7 @@ class Run:
         ctx, answers = ctx if ctx is not None else self.hub.ctx, dict[str, Message]()
         jobs = [replace(self.job("ask", i, k), case=slot) for k, i in enumerate(ids)]
         for s in self.hub.collect(jobs, lambda job: question):
-            ctx.at(client=s.job.id).note("bytes", direction="down", total=question.nbytes, stages={})
+            ctx.at(client=s.job.id).note(events.Bytes("down", question.nbytes, {}))
             self._note(s, ctx)
             if s.upload is not None:
                 answers[s.job.id] = s.upload
@@ -174,18 +178,8 @@ class Run:
 
     def job(self, kind: str, id: str, position: int, terms: Terms | None = None) -> Job:
         st = self.state
-        return Job(
-            kind,
-            id,
-            self._epoch(),
-            st.round,
-            st.attempt,
-            st.accepted.get(id, 0),
-            st.clock,
-            position,
-            terms or Terms(),
-            malicious=id in self.malicious,
-        )
+        job = Job(kind, id, self._epoch(), st.round, st.attempt, st.accepted.get(id, 0), st.clock)
+        return replace(job, position=position, terms=terms or Terms(), malicious=id in self.malicious)
 
     # ---- its messages -----------------------------------------------------------------------------------------
     def _take(self, s: Session, r: Round) -> None:
@@ -204,14 +198,14 @@ class Run:
                     folding.gather(self.fed, m, fold, there)
                 r.kept[s.job.id] = s
             except Exception as e:  # noqa: BLE001 - whatever a stranger's bytes do to a decoder, the round goes on
-                there.note("refused", by="hub", reason=reason(e))
+                there.note(events.Refused("hub", reason(e)))
                 r.refused[s.job.id] = reason(e)
         s.upload, s.asked = None, nothing()  # O(1) memory: the fold has it
 
     def _decoded(self, m: Message, job: Job, r: Round, there: Ctx) -> Message:
         """An upload, decoded and validated; raises MessageRefused."""
         c, stack = cut(self.bound.layout, *job.terms.shape), self.hub.stack
-        layout = self.fed.client.gives(c.layout) if c else self.layout
+        layout = self.fed.client.gives(c.layout) if c and stack.hidden is None else self.layout
         apart = stack.stages and layout.mixed and stack.hidden is None
         there = there.at(round=job.round, layout=layout.trained if apart else layout)
         x, r.decoders[job.id] = stack.decode(m.x, m.side, self.books.senders.of(job.id), there)
@@ -235,14 +229,23 @@ class Run:
         """Move a session's facts to the round's ledger."""
         if ctx.events is not None:
             ctx.events.extend(s.events)
-        s.told = s.told or any(e["kind"] == "dropout" for e in s.events)  # that says it already
+        s.told = s.told or any(e["kind"] == events.Dropout.kind for e in s.events)  # that says it already
         s.events.clear()
         if s.status == "gone" and not s.told:
             s.told = True
-            ctx.at(client=s.job.id).note("failed", error=s.error + (f" ({s.where})" if s.where else ""))
+            ctx.at(client=s.job.id).note(events.Failed(s.error + (f" ({s.where})" if s.where else "")))
 
     def _enough(self, r: Round, job: Job) -> bool:
         return self.fed.pace.enough(len(r.kept), len(r.plan.jobs), job.due - r.start)
+
+    def _lands(self, r: Round, job: Job, nbytes: int) -> Job:
+        """The job, with the time at which its upload of so many bytes is there."""
+        if job.landed:
+            return job
+        ctx = r.ctx.at(client=job.id, round=job.round, terms=job.terms)
+        if (due := self.fed.pace.lands(job.due, nbytes, ctx)) > job.due:
+            self.state.busy[job.id] = job = replace(job, due=due, landed=True)
+        return job
 
     # ---- its end ----------------------------------------------------------------------------------------------
     def _barrier(self, r: Round) -> None:
@@ -262,10 +265,10 @@ class Run:
         r.ctx.house.messages = r.messages
         flagged, r.slots["detect"] = self._jointly(r, lambda ms, ctx: self._flag(ms, r, ctx))
         for i, why in flagged.items():
-            r.ctx.at(client=i).note("refused", by=name_of(fed.detect), reason=why)
+            r.ctx.at(client=i).note(events.Refused(name_of(fed.detect), why))
             r.refused[i] = why
             del r.messages[i], r.kept[i]
-        if len(r.kept) < (needed := fed.pace.quorum(len(r.plan.jobs))):
+        if len(r.kept) < (needed := fed.pace.quorum(len(r.plan.jobs))) and not always(fed):
             raise RoundFailed(f"{len(r.kept)} of {len(r.plan.jobs)} parties contributed, {needed} are needed")
 
     def _flag(self, messages: Mapping[str, Message], r: Round, ctx: Ctx) -> tuple[dict[str, str], State]:
@@ -335,9 +338,9 @@ class Run:
             if s.state_version != st.accepted.get(i, 0):
                 st.accepted[i] = s.state_version
         for i, value in values.items():
-            r.ctx.at(client=i).note("value", value=value)
+            r.ctx.at(client=i).note(events.Value(value))
         for i, amount in paid.items():
-            r.ctx.at(client=i).note("pay", amount=amount)
+            r.ctx.at(client=i).note(events.Pay(amount))
 
     def _free(self, r: Round) -> None:
         """Free those whose work has ended (all of them after a failure), cancel or keep who is late."""
@@ -347,36 +350,36 @@ class Run:
         for job in ended:
             self._note(hub.live[job.id], r.ctx)  # whether it was released in time is chance
             versions = {job.base, st.accepted.get(job.id, 0)}
-            self.engine.keep(job.id, versions, max(versions | {hub.live[job.id].job.epoch}))
+            r.replaced.append((job.id, versions, max(versions | {hub.live[job.id].job.epoch})))
             del st.busy[job.id]
             hub.cancel([job.id])
         if late == "cancel":
             for i in st.busy:
-                r.ctx.at(client=i).note("late")
+                r.ctx.at(client=i).note(events.Late())
             hub.cancel(st.busy)
             st.busy.clear()
         self.briefs.keep(st.busy)
 
-    def _commit(self, record: dict[str, Any], events: list[Event]) -> dict[str, Any]:
-        return self.books.commit(self.state, record, events, self.engine.workers)
+    def _commit(
+        self, record: dict[str, Any], lines: list[Line], replaced: Sequence[Replaced] = ()
+    ) -> dict[str, Any]:
+        self.best.see([record])
+        self.best.keep(self.state.round, self.model())
+        done = self.books.commit(self.state, record, lines, self.engine.workers)
+        self.best.settle(self.state.round)
+        for states in replaced:  # only now does no checkpoint name them
+            self.engine.keep(*states)
+        return done
 
-    # ---- scores -----------------------------------------------------------------------------------------------
-    def score(self) -> dict[str, float]:
-        """The evaluator's metrics of the present model; of parties' own models where it is personal."""
-        serving, found = self.fed.serving, dict[str, float]()
-        if serving.whole:
-            found = scoring.scores(self, serving.model(self.state.server))
-        if self.fed.evaluate.personal or not serving.whole:
-            found |= scoring.own_scores(self)
-        if not serving.whole:
-            found |= {
-                n: v for n, v in ((k.removeprefix("own/"), v) for k, v in found.items()) if "/" not in n
-            }
-        return found
-
+    # ---- models -----------------------------------------------------------------------------------------------
     def model(self) -> Tensor:
         """The present global model."""
         return self.fed.serving.model(self.state.server)
+
+    def final(self) -> Tensor:
+        """The model that the run leaves: that of the best round where it is kept, else the present one."""
+        best = self.best.model(self.state.round)
+        return self.model() if best is None else best
 
 
 def _rooted(r: Round) -> Fold:
@@ -384,7 +387,7 @@ def _rooted(r: Round) -> Fold:
     root = Fold()
     for group, fold in sorted(r.folds.items()):
         if group and fold.x is not None:
-            r.ctx.note("edge", group=group, parties=len(fold.ids), bytes=fold.x.nbytes)
+            r.ctx.note(events.Edge(group, len(fold.ids), fold.x.nbytes))
         if not root.ids:
             root = fold
         else:

@@ -11,7 +11,7 @@ import itertools
 import time
 from collections.abc import Generator
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -23,16 +23,18 @@ from fedfm.core.context import Ctx, Terms
 from fedfm.core.errors import ClientFailed, MethodFault
 from fedfm.core.fold import weights_behind
 from fedfm.core.home import Home
-from fedfm.core.job import POOLED, UPLOAD, Job, Said
+from fedfm.core.job import POOLED, UPLOAD, VALIDATION, Job, Said
 from fedfm.core.message import Message, finite, pack
 from fedfm.core.protocols import Bound, Client, Say, State
+from fedfm.core.spending import SERVER, guards
 from fedfm.core.state import Store
 from fedfm.core.talk import Talk, words
+from fedfm.ledger import events
 
 if TYPE_CHECKING:
     from fedfm.core.federation import Federation
 
-OURS = frozenset({"facts", "masses"})  # keys of `info` that the session itself fills or takes out
+OURS = frozenset({"facts"})  # keys of `info` that the session itself takes out
 
 
 class Guard:
@@ -45,6 +47,7 @@ class Guard:
         self.fed, self.bound, self.parties, self.store = fed, bound, parties, store
         self.data, self.tests = cache(self._data), cache(self._tests)  # encoded once
         self.public: Any = cache(self._public)  # once an architecture
+        self.checks = cache(self._checks)
 
     def _data(self, client: str) -> Any:
         """A party's training data, or everybody's."""
@@ -59,10 +62,20 @@ class Guard:
         """The rows that everybody sees."""
         return bound.encode(self.parties.public())
 
+    def _checks(self, client: str) -> Any:
+        """Rows that a party keeps to find the best round by."""
+        return self.bound.at(client, Terms()).encode(self.parties.validation(client))
+
     def run(self, job: Job, brief: Message) -> Generator[Said, Message, None]:
         """The session of `job`."""
         ctx = self.context(job)
-        kinds = {"train": self._train, "ask": self._ask, "alone": self._alone, "own": self._own}
+        kinds = {
+            "train": self._train,
+            "ask": self._ask,
+            "alone": self._alone,
+            "own": self._own,
+            "visit": self._visit,
+        }
         return words(job, kinds[job.kind](job, brief, ctx), ctx)
 
     def context(self, job: Job) -> Ctx:
@@ -70,7 +83,13 @@ class Guard:
         fed = self.fed
         ctx = Ctx(fed.seed, job.round, job.attempt, job.id, job.terms, simulated=fed.simulated, events=[])
         bound = self.bound.at(job.id, Terms())
-        return ctx.at(horizon=fed.rounds, since=fed.since, public=partial(self.public, bound))
+        return ctx.at(horizon=fed.span, since=fed.since, public=partial(self.public, bound))
+
+    @cached_property
+    def weighed(self) -> bool:
+        """Is protection asked for from the server, which gets the weights in clear?"""
+        walls = guards(self.fed, SERVER)
+        return bool(walls) and not any("mass" in s.covers for s in walls)
 
     def enter(self, job: Job, brief: Message) -> None:
         """Before anything is done with a brief: a real party's policy refuses here."""
@@ -122,6 +141,12 @@ class Guard:
         m, mine = out if isinstance(out, tuple) else (yield from self._relay(out, ctx))
         worked = time.perf_counter()
         self.exit(client, m)
+        if m.mass not in (1.0, rows := float(len(self.data(job.id)))) and not job.malicious and self.weighed:
+            raise MethodFault(
+                "client",
+                f"{name_of(client)} weighs a message by {m.mass:g}, a party with {rows:g} rows: weights leave "
+                "in clear here, and row counts alone are public",
+            )
         facts = m.info.get("facts", {})
         m = replace(
             m, sender=job.id, version=job.round, info={k: v for k, v in m.info.items() if k != "facts"}
@@ -130,30 +155,30 @@ class Guard:
             raise ClientFailed(
                 f"the update of {job.id} is not finite (NaN or Inf); lower the learning rate or look at its data"
             )
-        told = {"norm": _norm(m.x), **facts} if ctx.simulated else {}
-        ctx.note(
-            "upload", mass=m.mass, version=m.version, **told
-        )  # a real party's norm and losses are its own
+        told = {"norm": _norm(m.x), **facts} if ctx.simulated else {}  # a real party's are its own
+        ctx.note(events.Upload(m.mass, m.version, told))
 
         sizes, side = {"raw": m.x.nbytes}, dict[str, torch.Tensor]()
         layout = client.gives(bound.layout)
         if apart := stack.stages and layout.mixed and stack.hidden is None:  # stages see weights only
             side["buffers"] = layout.buffers(m.x)
             m, layout = replace(m, x=layout.weights(m.x)), layout.trained
+        layouts = stack.layouts(layout)
         for i, stage in enumerate(stack.stages):
-            if stage.opaque:
-                layout = client.gives(self.bound.layout)  # the sum is of whole models
-                m = _shared(fed, m, ctx.at(layout=layout))
-            x, extra, wire[str(i)] = stage.encode(m.x, wire.get(str(i), {}), ctx.at(layout=layout).within(i))
+            if stage.opaque:  # the sum is of whole models
+                m = _shared(fed, m, ctx.at(layout=(whole := client.gives(self.bound.layout))))
+                layouts = stack.layouts(whole)
+            there = ctx.at(layout=layouts[i]).within(i)
+            x, extra, wire[str(i)] = stage.encode(m.x, wire.get(str(i), {}), there)
             side |= {f"{i}/{k}": v for k, v in extra.items()}
             m = replace(m, x=x, side=dict(side))
             sizes[name_of(stage)] = sum(t.nbytes for t in (x, *side.values()))
         if apart:
             m = replace(m, side=dict(side))
-        ctx.note("seconds", work=worked - start, encode=time.perf_counter() - worked)
+        ctx.note(events.Seconds(worked - start, time.perf_counter() - worked))
         self._lost(UPLOAD, ctx)
         version = self.store.save(job.id, job.epoch, {"client": mine, "wire": wire, "down": down})
-        ctx.note("bytes", direction="up", total=m.nbytes, stages=sizes)
+        ctx.note(events.Bytes("up", m.nbytes, sizes))
         return Say(UPLOAD, m, version, last=UPLOAD not in stack.phases)
 
     def _ask(self, job: Job, brief: Message, ctx: Ctx) -> Talk:
@@ -161,7 +186,7 @@ class Guard:
                      "server": self.fed.serving, "detect": self.fed.detect, "reward": self.fed.reward}[job.case]  # fmt: skip
         bound = self.bound.at(job.id, Terms())
         answer = replace(slot.answer(brief, self.data(job.id), ctx, bound), sender=job.id)
-        ctx.note("bytes", direction="talk", total=answer.nbytes, stages={})
+        ctx.note(events.Bytes("talk", answer.nbytes, {}))
         yield Say("answer", answer, last=True)
 
     def _alone(self, job: Job, brief: Message, ctx: Ctx) -> Talk:
@@ -178,10 +203,11 @@ class Guard:
         yield Say("model", m, last=True)
 
     def _own(self, job: Job, brief: Message, ctx: Ctx) -> Talk:
-        """Score what this party would use, on its own test rows."""
+        """Score what this party would use, on its own test or validation rows."""
         bound = self.own(job, brief, ctx)
         with ctx.ambient():
-            scores = self.fed.evaluate.measure(self.tests(job.id), bound)
+            rows = self.checks(job.id) if job.case == VALIDATION else self.tests(job.id)
+            scores = self.fed.evaluate.measure(rows, bound)
         yield Say("score", scoring.tell(scores), last=True)
 
     def own(self, job: Job, brief: Message, ctx: Ctx) -> Bound:
@@ -191,6 +217,14 @@ class Guard:
         with ctx.ambient():
             bound.load(self.fed.client.own(brief, kept.get("client", {}), ctx, bound))
         return bound
+
+    def _visit(self, job: Job, brief: Message, ctx: Ctx) -> Talk:
+        """Score the model that is given on this party's own test rows: its sums leave, its rows do not."""
+        with ctx.ambient():
+            self.bound.load(brief.x)
+            told = scoring.tell(self.fed.evaluate.measure(self.tests(job.id), self.bound))
+        ctx.note(events.Bytes("talk", told.nbytes, {}))
+        yield Say("score", told, last=True)
 
     # ---- their parts ------------------------------------------------------------------------------------------
     def _opened(self, brief: Message, down: State, ctx: Ctx, bound: Bound) -> tuple[Message, State]:
@@ -212,12 +246,12 @@ class Guard:
                 return end.value
             self._lost(said.phase, ctx)
             m = replace(said.message.coded(codec, there.within("up")), sender=ctx.client)
-            ctx.note("bytes", direction="talk", total=m.nbytes, stages={})
+            ctx.note(events.Bytes("talk", m.nbytes, {}))
             reply = (yield Say(said.phase, m)).decoded(codec, there.within("down"))
 
     def _lost(self, phase: str, ctx: Ctx) -> None:
         if self.fed.pace.lost(phase, ctx):
-            ctx.note("dropout", phase=phase, reason="simulated")
+            ctx.note(events.Dropout(phase, "simulated"))
             raise ClientFailed(f"{ctx.client} dropped out before {phase} (simulated)")
 
 
@@ -228,9 +262,12 @@ class Site:
         self.fed, self.bound, self.parties, self.store = fed, bound, parties, store
         self.home = Home(fed, bound, {i: len(parties.train(i)) for i in parties.ids}, parties)
         self.guard = Guard(fed, bound, parties, store)
-        if fed.evaluate.personal or not fed.serving.whole:
-            for i in parties.ids:
-                parties.test(i)  # DataError, with the knob that gives them, before any work
+        whole, evaluate = fed.serving.whole, fed.evaluate
+        for i in parties.ids:  # DataError, with the knob that gives them, before any work
+            if evaluate.personal or evaluate.where == "parties" or not whole:
+                parties.test(i)
+            if evaluate.validates and not whole:
+                parties.validation(i)
         self.data = self.guard.data
 
     def run(self, job: Job, brief: Message) -> Generator[Said, Message, None]:

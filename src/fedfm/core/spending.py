@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from fedfm.core.combine import Pipe, stages_of
-from fedfm.core.context import Ctx, Event
+from fedfm.core.context import Ctx
 from fedfm.core.protocols import Wire
+from fedfm.ledger.events import Line
 
 if TYPE_CHECKING:
     from fedfm.core.federation import Federation
@@ -41,7 +42,7 @@ class Accountant(Protocol):
     def planned(self, stage: Any, samplings: Sequence[Sampling]) -> Wire:
         """The stage with the noise that its epsilon needs over these rounds."""
 
-    def overspends(self, stages: Sequence[Any], events: Iterable[Event], sampling: Sampling) -> str:
+    def overspends(self, stages: Sequence[Any], events: Iterable[Line], sampling: Sampling) -> str:
         """Why one more round would exceed the budget; empty: it would not."""
 
     def planned_cost(self, stages: Sequence[Any], samplings: Sequence[Sampling], parties: int) -> Any:
@@ -67,21 +68,30 @@ def observers(fed: Federation) -> tuple[str, ...]:
     return tuple(o for o in (SERVER, RECIPIENTS) if guards(fed, o))
 
 
-def schedule(fed: Federation, parties: int) -> tuple[Sampling, ...]:
-    """How the cohort of each planned round is drawn, by trying the selector on so many equal parties."""
-    ctx, pool = Ctx(fed.seed), {f"party-{i}": 1 for i in range(parties)}
+def schedule(fed: Federation, parties: int, rounds: int | None = None) -> tuple[Sampling, ...]:
+    """How the cohort of each planned round is drawn, by trying the selector on so many equal parties.
+
+    Where the draw must be secret, `secret` says whether it is: a selector that draws from the seed does not hide it.
+    """
+    rounds = fed.rounds if rounds is None else rounds
     if fed.select.asks:  # what is answered decides, so nothing is known beforehand
-        return ({"kind": "by answers"},) * horizon(fed)
+        return ({"kind": "by answers"},) * rounds
+    ctx, pool = Ctx(fed.seed, unseen=unseen(fed)), {f"party-{i}": 1 for i in range(parties)}
     state, found = fed.select.init(pool, ctx), []
-    for t in range(horizon(fed)):
+    for t in range(rounds):
         plan, state = fed.select.select(pool, state, ctx.at(round=fed.since + t), {})
-        found.append(dict(plan.sampling))
+        found.append({**({"secret": False} if ctx.unseen else {}), **plan.sampling})
     return tuple(found)
 
 
-def horizon(fed: Federation) -> int:
-    """Rounds of this stage, to which schedules belong."""
-    return fed.rounds
+def unseen(fed: Federation) -> bool:
+    """Must nobody be able to draw the cohorts again? Real noise on a sum is amplified by a secret draw alone."""
+    return any(s.against == RECIPIENTS and (s.fresh or not fed.simulated) for s in noises(fed))
+
+
+def always(fed: Federation) -> bool:
+    """Must a round release noise though nobody contributed? Of a random cohort, that it was empty is private too."""
+    return fed.select.draws == "poisson" and any(s.after_sum for s in noises(fed))
 
 
 def planned(fed: Federation, parties: int) -> Federation:
@@ -91,7 +101,7 @@ def planned(fed: Federation, parties: int) -> Federation:
     """
     if all(w.accountant is None for s in fed.each for w in stages_of(s.uplink)):
         return fed
-    draws = tuple(d for s in fed.each for d in schedule(s, parties))
+    draws = tuple(d for s in fed.each for d in schedule(s, parties, s.span))
     ready = tuple(_ready(s, draws) for s in fed.stages)
     return _ready(fed if ready == fed.stages else replace(fed, stages=ready), draws)
 
@@ -102,10 +112,10 @@ def _ready(fed: Federation, draws: Sequence[Sampling]) -> Federation:
     return fed if ready == stages else replace(fed, uplink=ready[0] if len(ready) == 1 else Pipe(*ready))
 
 
-def overspends(fed: Federation, events: Callable[[], Iterable[Event]], parties: int) -> str:
+def overspends(fed: Federation, events: Callable[[], Iterable[Line]], parties: int) -> str:
     """Why the next round must not begin: it would exceed a privacy budget. To be asked before each round."""
     stages = tuple(s for s in noises(fed) if s.budget is not None)
     if not stages:
         return ""
-    sampling = schedule(replace(fed, rounds=1), parties)[0]
+    sampling = schedule(fed, parties, 1)[0]
     return str(stages[0].accountant.overspends(stages, events(), sampling))

@@ -62,6 +62,11 @@ class Layout:
         return cls(tuple(entries), at)
 
     @classmethod
+    def flat(cls, n: int) -> Layout:
+        """A vector of n values without names."""
+        return cls((Entry("", (n,), 0),), n)
+
+    @classmethod
     def join(cls, **parts: Layout) -> Layout:
         """Several vectors behind each other; the names get the prefix `part/`."""
         entries, at = [], 0

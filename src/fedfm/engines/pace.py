@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import math
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
@@ -17,26 +18,50 @@ from fedfm.core.protocols import Load, Pace
 @method("lognormal", slot="speed", section="VII")
 @dataclass(frozen=True)
 class Speed:
-    """How long a piece of work takes: mean_s times a party's own factor times a round's own factor.
+    """How long a piece of work takes: mean_s, and step_s a local step, times a party's own and a round's own factor.
 
     Both factors are lognormal with mean 1, exp(s z - s^2 / 2); the party's is the same in every round. The
     default takes no time.
     """
 
     mean_s: float = knob(0.0, "mean duration in simulated seconds", low=0.0)
-    spread: float = knob(
-        0.0, "standard deviation of the logarithm between parties", low=0.0, only=("mean_s", True)
-    )
-    jitter: float = knob(0.0, "the same between rounds of one party", low=0.0, only=("mean_s", True))
+    spread: float = knob(0.0, "standard deviation of the logarithm between parties", low=0.0)
+    jitter: float = knob(0.0, "the same between rounds of one party", low=0.0)
+    step_s: float = knob(0.0, "mean simulated seconds of one local step", low=0.0)
 
-    def duration(self, ctx: Ctx) -> float:
-        """Seconds that `ctx.client` needs in `ctx.round`."""
+    def __post_init__(self) -> None:
+        if (self.spread or self.jitter) and not (self.mean_s or self.step_s):
+            raise ValueError("a spread of no time is none: set mean_s or step_s")
+
+    def duration(self, ctx: Ctx, steps: int = 0) -> float:
+        """Seconds that `ctx.client` needs for so many steps in `ctx.round`."""
         own = _factor(self.spread, ctx.at(round=0).rng("speed"))
-        return self.mean_s * own * _factor(self.jitter, ctx.rng("jitter"))
+        return (self.mean_s + self.step_s * steps) * own * _factor(self.jitter, ctx.rng("jitter"))
+
+
+@method("link", slot="link", section="VII")
+@dataclass(frozen=True)
+class Link:
+    """How long bytes travel: latency_s and bytes over bandwidth, times a party's own lognormal factor (mean 1)."""
+
+    up_mbit_s: float | None = knob(
+        None, "bandwidth from the party, megabits a second; none: no limit", above=0.0
+    )
+    down_mbit_s: float | None = knob(None, "bandwidth to the party; none: no limit", above=0.0)
+    latency_s: float = knob(0.0, "seconds before the first byte is there", low=0.0)
+    spread: float = knob(0.0, "standard deviation of the logarithm between parties", low=0.0)
+
+    def seconds(self, nbytes: int, mbit_s: float | None, ctx: Ctx) -> float:
+        """Seconds for so many bytes to or from `ctx.client`."""
+        own = _factor(self.spread, ctx.at(round=0).rng("link"))
+        return (self.latency_s + (nbytes * 8e-6 / mbit_s if mbit_s else 0.0)) * own
 
 
 def _factor(s: float, rng: torch.Generator) -> float:
     return math.exp(s * float(torch.randn((), dtype=torch.float64, generator=rng)) - s * s / 2)
+
+
+NO_WAIT = Link()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +69,9 @@ class SimulatedPace(Pace):
     """What all paces share: simulated durations, and parties that vanish in mid-session."""
 
     speed: Speed = knob(factory=Speed, doc="how long work takes")
+    links: Mapping[str, Link] = knob(
+        factory=dict, doc="pattern of parties -> link; who matches none has no wait", names=("parties", "")
+    )
     dropout: float = knob(0.0, "probability that a party vanishes in a round", low=0.0, high=1.0)
     dropout_phase: str = knob(
         "upload",
@@ -56,7 +84,15 @@ class SimulatedPace(Pace):
     )
 
     def due(self, now: float, ctx: Ctx, load: Load) -> float:
-        return now + self.speed.duration(ctx)
+        link = self._link(ctx.client)
+        return now + link.seconds(load.down, link.down_mbit_s, ctx) + self.speed.duration(ctx, load.steps)
+
+    def lands(self, due: float, nbytes: int, ctx: Ctx) -> float:
+        link = self._link(ctx.client)
+        return due + link.seconds(nbytes, link.up_mbit_s, ctx)
+
+    def _link(self, party: str) -> Link:
+        return next((link for p, link in self.links.items() if fnmatch.fnmatchcase(party, p)), NO_WAIT)
 
     @property
     def loses(self) -> bool:
@@ -102,11 +138,13 @@ class Quorum(SimulatedPace):
     """
 
     fraction: float = knob(0.8, "share of the planned parties that must contribute", low=0.0, high=1.0)
-    deadline_s: float | None = knob(
-        None, "simulated seconds until a round closes; none: no limit", above=0.0, only=("speed.mean_s", True)
-    )
+    deadline_s: float | None = knob(None, "simulated seconds until a round closes; none: no limit", above=0.0)
     eager: bool = knob(False, "close as soon as the quorum has arrived")
     late: Literal["cancel", "keep"] = knob("cancel", "what becomes of late work", choices=("cancel", "keep"))
+
+    def __post_init__(self) -> None:
+        if self.deadline_s is not None and not (self.speed.mean_s or self.speed.step_s or self.links):
+            raise ValueError("work that takes no time is never late: set speed.mean_s, speed.step_s or links")
 
     @property
     def partial(self) -> bool:  # type: ignore[override]

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from fedfm.core.context import Ctx, Event
+from fedfm.core.context import Ctx
 from fedfm.core.federation import Federation
 from fedfm.core.fold import Fold
 from fedfm.core.message import Message
@@ -16,6 +16,7 @@ from fedfm.core.protocols import Aggregator, State
 from fedfm.core.tree import Layout
 from fedfm.laws.compare import kept, near, normal, padding, same
 from fedfm.laws.law import hold, law
+from fedfm.ledger.events import Line
 
 # It has the tensors that exact averaging of low-rank factors asks for; the others do not mind.
 LAYOUT = Layout.of(
@@ -44,7 +45,7 @@ class _House:
         return -float((model - self.own).norm())
 
 
-def ctx(events: list[Event] | None = None) -> Ctx:
+def ctx(events: list[Line] | None = None) -> Ctx:
     return Ctx(7, ROUND, layout=LAYOUT, events=events, house=_House())
 
 

@@ -63,3 +63,25 @@ def _sample(hint: Any) -> Any:
     if hint not in known:
         raise TypeError(f"the laws have no example of {hint}; give the field a default")
     return known[hint]
+
+
+def knobs(spec: Any) -> set[str]:
+    """Names of the numbers in a spec and in the specs that it holds."""
+    if isinstance(spec, Mapping):
+        return {k for v in spec.values() for k in knobs(v)}
+    if not dataclasses.is_dataclass(spec):
+        return set()
+    fields = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.init}
+    return set(fields) | {k for v in fields.values() for k in knobs(v)}
+
+
+def turned(spec: Any, **values: Any) -> Any:
+    """The spec with these numbers, wherever it holds fields of these names."""
+    if isinstance(spec, Mapping):
+        return {k: turned(v, **values) for k, v in spec.items()}
+    if not dataclasses.is_dataclass(spec) or isinstance(spec, type):
+        return spec
+    fields = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.init}
+    return dataclasses.replace(
+        spec, **{k: values[k] if k in values else turned(v, **values) for k, v in fields.items()}
+    )

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from fedfm.cards.registry import load, methods
-from fedfm.core import ledger
-from fedfm.core.context import Ctx, Event, Terms
+from fedfm.checks.place import settled
+from fedfm.core.context import Ctx, Terms
 from fedfm.core.errors import FedfmError
 from fedfm.core.federation import Federation
 from fedfm.core.job import Job
@@ -42,6 +42,9 @@ from fedfm.core.state import Store
 from fedfm.data.source import Parties, Shard
 from fedfm.efficiency.training.local import Local
 from fedfm.evaluation.held_out import HeldOut
+from fedfm.laws.examples import knobs, turned
+from fedfm.ledger import file as ledger
+from fedfm.ledger.events import Line
 from fedfm.running.course.stages import Stages
 from fedfm.tasks.bound import BoundModule, Objective
 from fedfm.tasks.by_client import TaskByClient
@@ -171,7 +174,7 @@ class Played:
 
     run: Run
     records: list[dict[str, Any]]
-    events: list[Event]
+    events: list[Line]
     digest: str
 
     @property
@@ -196,8 +199,11 @@ def play(
         with tempfile.TemporaryDirectory() as temporary:
             return play(fed, Path(temporary), resume=resume, around=around)
     parties = fed.data.open(fed.seed)
+    device = settled(fed) if fed.device == "cuda" else "cpu"
     store = Store(folder / "clients")
-    stages = Stages(fed, folder, lambda part: Site(part, part.task.open(parties), parties, store), resume)
+    stages = Stages(
+        fed, folder, lambda part: Site(part, part.task.open(parties, device), parties, store), resume
+    )
     stages.rehearse()
     records: list[dict[str, Any]] = []
     with contextlib.closing(iter(stages)) as each:
@@ -254,7 +260,7 @@ class Home:
 def opened(spec: Any, within: Federation | None, folder: Path) -> Home:
     """The first federation in which `spec` works (or `within`); AssertionError with every reason when there is none."""
     errors = []
-    for fed in [dataclasses.replace(within, **{slot_of(spec): spec})] if within is not None else _tries(spec):
+    for fed in [dataclasses.replace(within, **{slot_of(spec): spec})] if within is not None else tries(spec):
         try:
             home = Home(fed, folder)
         except FedfmError as e:  # not on this task
@@ -279,7 +285,7 @@ def slot_of(spec: Any) -> str:
     return next((s for s in (methods()[name].slots if name in methods() else ()) if s in known), "")
 
 
-def _tries(spec: Any) -> Iterator[Federation]:
+def tries(spec: Any) -> Iterator[Federation]:
     """Federations around `spec`, the other half of its method found by dialect."""
     halves: dict[str, Any] = {}
     if isinstance(spec, Server) and spec.dialect != "model":
@@ -288,7 +294,7 @@ def _tries(spec: Any) -> Iterator[Federation]:
         halves["client"] = Local(lr=0.05, steps=3, batch=2, send="weights")
     client = spec if isinstance(spec, Client) else halves.get("client")
     if client is not None and client.makes not in ("delta", "weights"):
-        halves["aggregate"] = _taker(client.makes)
+        halves["aggregate"] = _taker(client)
     split = isinstance(spec, Client | Server) and spec.dialect.startswith("split")
     homes = (pictures, quadratics) if split else (quadratics, pictures, factored)
     for make in (mixed,) if client is not None and client.mixed else homes:
@@ -298,20 +304,30 @@ def _tries(spec: Any) -> Iterator[Federation]:
         yield fed
 
 
-def _taker(kind: str) -> Aggregator:
-    """An aggregator that takes this kind of message."""
+def _taker(client: Client) -> Aggregator:
+    """An aggregator that takes what this client sends, with its settings where it has them."""
+    same = {f.name: getattr(client, f.name) for f in dataclasses.fields(client) if f.init}
     for card in methods().values():
-        if "aggregate" in card.slots and kind in (aggregate := load(card.name)()).takes:
-            found: Aggregator = aggregate
-            return found
-    raise AssertionError(f"no registered aggregator takes '{kind}'")
+        if "aggregate" not in card.slots:
+            continue
+        plain: Aggregator = load(card.name)()
+        for found in (plain, turned(plain, **{k: v for k, v in same.items() if k in knobs(plain)})):
+            if client.makes in found.takes:
+                taker: Aggregator = found
+                return taker
+    raise AssertionError(f"no registered aggregator takes '{client.makes}'")
 
 
 def _half(server: Server) -> Client:
-    """The client whose own server half speaks like this one."""
+    """The client whose own server half speaks like this one, with this one's settings where it has them."""
+    same = {f.name: getattr(server, f.name) for f in dataclasses.fields(server) if f.init}
     for card in methods().values():
         client: Client | None = load(card.name)() if "client" in card.slots else None
-        half = client.server_half() if client is not None else None
-        if client is not None and half is not None and half.dialect == server.dialect:
-            return client
+        if client is None or client.server_half() is None:
+            continue
+        for tried in (client, turned(client, **{k: v for k, v in same.items() if k in knobs(client)})):
+            half = tried.server_half()
+            if half is not None and half.dialect == server.dialect:
+                found: Client = tried
+                return found
     raise AssertionError(f"no registered client has a server half that speaks '{server.dialect}'")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedfm.core.around import AroundSelector
-from fedfm.core.context import Ctx, Event, Terms
+from fedfm.core.context import Ctx, Terms
 from fedfm.core.federation import Federation, replace
 from fedfm.core.message import Message
 from fedfm.core.protocols import Load, Pace, Plan, Reward, Selector
@@ -20,6 +20,7 @@ from fedfm.efficiency.training.local import Local
 from fedfm.laws.compare import kept, same
 from fedfm.laws.homes import Home, play, quadratics, slot_of
 from fedfm.laws.law import hold, law
+from fedfm.ledger.events import Line, Planned
 
 POOLS = (0, 1, 2, 5)
 
@@ -102,8 +103,8 @@ def codecs_do_not_change_who_is_selected(s: Selector, within: Federation | None)
     hold(plans[0] == plans[1], f"without a codec {plans[0]}, with one {plans[1]}")
 
 
-def _events(fed: Federation) -> list[Event]:
-    return [e for e in play(fed).events if e["kind"] == "plan"]
+def _events(fed: Federation) -> list[Line]:
+    return [e for e in play(fed).events if e["kind"] == Planned.kind]
 
 
 @law(Pace)

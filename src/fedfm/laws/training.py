@@ -7,7 +7,6 @@ import dataclasses
 import inspect
 import math
 import tempfile
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedfm.checks.rules import check
 from fedfm.core.context import Ctx, Terms
+from fedfm.core.errors import FedfmError
 from fedfm.core.federation import Federation
 from fedfm.core.job import Job
 from fedfm.core.message import Message
@@ -24,34 +25,13 @@ from fedfm.core.state import freeze, thaw
 from fedfm.core.tree import Layout
 from fedfm.efficiency.training.schedule import Schedule
 from fedfm.laws.compare import kept, normal, padding, same
-from fedfm.laws.homes import Home, opened
+from fedfm.laws.examples import knobs, turned
+from fedfm.laws.homes import Home, opened, tries
 from fedfm.laws.law import hold, law
 from fedfm.tasks.bound import BoundModule
 
 STILL = torch.tensor([1.5, -2.25, 1e-3])  # a fixed residual: nothing may touch it
 COUNT = "counted"  # a running statistic: one more with every loss that is computed in training
-
-
-def knobs(spec: Any) -> set[str]:
-    """Names of the numbers in a spec and in the specs that it holds."""
-    if isinstance(spec, Mapping):
-        return {k for v in spec.values() for k in knobs(v)}
-    if not dataclasses.is_dataclass(spec):
-        return set()
-    fields = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.init}
-    return set(fields) | {k for v in fields.values() for k in knobs(v)}
-
-
-def turned(spec: Any, **values: Any) -> Any:
-    """The spec with these numbers, wherever it holds fields of these names."""
-    if isinstance(spec, Mapping):
-        return {k: turned(v, **values) for k, v in spec.items()}
-    if not dataclasses.is_dataclass(spec) or isinstance(spec, type):
-        return spec
-    fields = {f.name: getattr(spec, f.name) for f in dataclasses.fields(spec) if f.init}
-    return dataclasses.replace(
-        spec, **{k: values[k] if k in values else turned(v, **values) for k, v in fields.items()}
-    )
 
 
 def _brief(home: Home) -> torch.Tensor:
@@ -97,6 +77,36 @@ def no_rate_leaves_the_own_model(client: Client, within: Federation | None) -> N
             hold(torch.equal(own.read(), own.init), f"the model of {id} moved without a rate")
 
 
+@law(Client, when=lambda c: {"lr", "send"} <= knobs(c))
+def what_it_sends_is_what_it_says(client: Client, within: Federation | None) -> None:
+    """Set to send weights it refuses, or sends weights under that name: without a rate, the model that was sent."""
+    try:
+        sends = turned(client, lr=0.0, send="weights")
+    except ValueError:
+        return
+    around = [dataclasses.replace(within, client=sends)] if within is not None else tries(sends)
+    for fed in around:
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                home = Home(fed, Path(folder))
+            except FedfmError:  # not on this task
+                continue
+            if not check(fed) and bool(home.bound.init.any()):  # where a model and no change differ
+                _still(home, sends)
+
+
+@law(Client, when=lambda c: not c.remembers)
+def what_it_keeps_is_declared(client: Client, within: Federation | None) -> None:
+    """Its state holds no vectors, or it says that it `remembers`."""
+    with tempfile.TemporaryDirectory() as folder:
+        home = opened(client, within, Path(folder))
+        _, version, error = home.session(home.ids[0])
+        hold(not error, error)
+        kept = thaw(home.store.path(home.ids[0], version)).get("client", {}) if version else {}
+    large = [k for k, v in kept.items() if not isinstance(v, int | float | str | bool)]
+    hold(not large, f"it keeps {', '.join(large)}: declare remembers = True")
+
+
 @law(Client)
 def the_message_is_whole(client: Client, within: Federation | None) -> None:
     """Finite, of the layout that `gives` declares, with a finite weight, and padding zero."""
@@ -119,12 +129,12 @@ def sessions_leave_no_trace(client: Client, within: Federation | None) -> None:
         home = opened(client, within, Path(folder))
         first, version, error = home.session(home.ids[0], round=2)
         hold(not error, error)
-        before = thaw(home.store._path(home.ids[0], version)) if version else {}
+        before = thaw(home.store.path(home.ids[0], version)) if version else {}
         home.session(home.ids[1], round=5)
         again, version, _ = home.session(home.ids[0], round=2)
         hold(same(first, again), "something of another session is left in the model")
         hold(
-            same(before, thaw(home.store._path(home.ids[0], version)) if version else {}),
+            same(before, thaw(home.store.path(home.ids[0], version)) if version else {}),
             "another state was kept",
         )
 

@@ -23,9 +23,9 @@ from fedfm.core.state import freeze, lasting, thaw
 from fedfm.core.tree import Entry, Layout
 from fedfm.efficiency.training.mean import Mean
 from fedfm.laws.compare import kept, near, normal, same
+from fedfm.laws.examples import knobs
 from fedfm.laws.homes import play, quadratics
 from fedfm.laws.law import hold, law
-from fedfm.laws.training import knobs
 
 LENGTHS = (0, 1, 7, 1000)
 DRAWS = 600  # of an estimator whose mean is tested
@@ -68,6 +68,40 @@ def shapes_survive(wire: Wire, within: Federation | None) -> None:
                 out.is_floating_point() and bool(out.isfinite().all()),
                 f"{d} values of {dtype} came back as {out}",
             )
+
+
+@law(Wire, when=_codes)
+def a_payload_is_as_long_as_it_says(wire: Wire, within: Federation | None) -> None:
+    """`gives` tells the length of the payload, so that what stands behind it knows; a linear stage must."""
+    for d in LENGTHS:
+        c = ctx(d)
+        assert c.layout is not None
+        given = wire.gives(c.layout)
+        y, _, _ = wire.encode(normal(d), {}, c)
+        hold(
+            given is not None or not wire.linear,
+            "it is linear, so its payload has one length: declare `gives`",
+        )
+        hold(
+            given is None or given.size == y.numel(),
+            f"gives says {given and given.size}, {y.numel()} values came",
+        )
+
+
+@law(Wire, when=lambda w: _codes(w) and w.makes == "values")
+def who_makes_values_makes_numbers(wire: Wire, within: Federation | None) -> None:
+    """A payload of packed codes is no vector of values: a stage behind it must know (`makes = "codes"`)."""
+    for d in LENGTHS:
+        y, _, _ = wire.encode(normal(d), {}, ctx(d))
+        hold(y.is_floating_point(), f'its payload is of {y.dtype}: declare makes = "codes"')
+
+
+@law(Wire, when=lambda w: _speaks_alone(w) and not w.remembers)
+def who_keeps_something_says_so(wire: Wire, within: Federation | None) -> None:
+    """Neither end has a state after a message, or `remembers` is declared."""
+    y, side, state = wire.encode(normal(40), {}, ctx(40))
+    _, memory = wire.decode(y, side, {}, ctx(40))
+    hold(not lasting(state) and not lasting(memory), "it keeps a state: declare remembers = True")
 
 
 @law(Wire, when=_speaks_alone)

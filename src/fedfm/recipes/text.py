@@ -10,14 +10,16 @@ from fedfm.data.wordnet_topics import WordnetTopics
 from fedfm.efficiency.computation.tuning.lora import LoRA
 from fedfm.efficiency.computation.tuning.sparse import Sparse
 from fedfm.efficiency.training.adaptive import FedAdam
+from fedfm.efficiency.training.fedasync import FedAsync
 from fedfm.efficiency.training.fedbuff import FedBuff
 from fedfm.efficiency.training.fedprox import FedProx
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.lora_exact import FedExLoRA
 from fedfm.efficiency.training.scaffold import Scaffold, ScaffoldServer
 from fedfm.efficiency.training.servers import Apply
-from fedfm.engines.pace import Buffered
+from fedfm.engines.pace import Buffered, Link, Speed
 from fedfm.engines.processes import Processes
+from fedfm.evaluation.held_out import HeldOut
 from fedfm.incentives.selection.uniform import Uniform
 from fedfm.tasks.text.classify import SequenceClassification
 
@@ -123,6 +125,28 @@ def fedadam() -> Federation:
 def fedbuff() -> Federation:
     """Asynchronous: 8 parties always work, the server steps whenever 3 updates are in; a simulated clock."""
     return replace(quickstart(), aggregate=FedBuff(), pace=Buffered(size=3, concurrency=8), rounds=10)
+
+
+@recipe(
+    "fedasync",
+    section="IV.A",
+    survey=(215, 229),
+    atlas=("async",),
+    paper="Xie et al., Asynchronous Federated Optimization, 2019",
+)
+def fedasync() -> Federation:
+    """The server steps at every arrival; links of 1 Mbit/s a party on average, some much slower; a simulated clock."""
+    link = Link(up_mbit_s=1.0, down_mbit_s=10.0, latency_s=0.05, spread=1.0)
+    return replace(
+        quickstart(),
+        client=dataclasses.replace(LOCAL, send="weights"),
+        server=FedAsync(mix=0.4),
+        pace=Buffered(
+            size=1, concurrency=8, speed=Speed(step_s=0.2, spread=0.5, jitter=0.1), links={"*": link}
+        ),
+        evaluate=HeldOut(every=8),
+        rounds=48,
+    )
 
 
 @recipe(

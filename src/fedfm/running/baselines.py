@@ -1,7 +1,7 @@
 """What a federated result is worth: each party alone, and all data in one place.
 
-`local`: every party trains alone for as many steps as it takes in the federation; the mean of their scores (each on its
-own test rows, where parties have models of their own).
+`local`: every party trains alone for as many steps as it took in the federation's rounds; the mean of their scores (each
+on its own test rows, where parties have models of their own).
 `pooled`: one owner of all data takes as many steps as the busiest party, each on a batch as large as all parties' together.
 So all three see the same number of examples in all, with the same local method and rate.
 """
@@ -55,13 +55,15 @@ def baselines(
     They begin from `start`, as nobody else has trained, and take the steps of all stages.
     """
     path = run.folder / "baselines.json"
-    known: dict[str, Any] = kept(path, run.fed.last)
+    rounds = run.state.round  # those that were run: one may stop before its last
+    known: dict[str, Any] = kept(path, rounds)
     todo = [k for k in kinds if k not in known]
     if not todo:
         return known
     fed, parties = run.fed, run.parties
     client = fed.client.alone()
-    steps = {i: sum(s.rounds * s.client.alone().steps_for(n) for s in fed.each) for i, n in parties.items()}
+    done = [(s, max(0, min(rounds, s.last) - s.since)) for s in fed.each]
+    steps = {i: sum(k * s.client.alone().steps_for(n) for s, k in done) for i, n in parties.items()}
     jobs = []
     if "pooled" in todo:  # the longest first
         jobs.append(
@@ -94,7 +96,7 @@ def baselines(
     if "local" in todo:
         known["local"] = scores
     with writing(run.folder):
-        write(path, json.dumps({"format": FORMAT, "rounds": fed.last, "scores": known}, indent=1).encode())
+        write(path, json.dumps({"format": FORMAT, "rounds": rounds, "scores": known}, indent=1).encode())
     return known
 
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fedfm.checks.place import forks, settled, tried
 from fedfm.config import plain as configs
 from fedfm.config import text
-from fedfm.core import ledger
+from fedfm.config.names import strange
 from fedfm.core.books import checkpoints
 from fedfm.core.errors import ConfigError, MachineFault
 from fedfm.core.federation import Federation
@@ -22,17 +23,20 @@ from fedfm.core.session import Site
 from fedfm.core.spending import planned
 from fedfm.core.state import Store, write
 from fedfm.data.splits import opened
+from fedfm.ledger import file as ledger
 from fedfm.running import baselines as base
 from fedfm.running.course.leaving import leave
 from fedfm.running.course.stages import Stage, Stages, named, told
-from fedfm.running.feasible import feasible
+from fedfm.running.feasible import feasible, idle
+from fedfm.running.process import borrowed
 from fedfm.running.progress import Progress, Silent
-from fedfm.running.record import own
+from fedfm.running.record import kept, own
 from fedfm.running.record.folder import CONFIG, record, writing
 from fedfm.running.record.identity import Identity, of_base, of_data, refuse
-from fedfm.running.summary import dumps, summarise, versions
+from fedfm.running.record.public import publish
+from fedfm.running.summary import best_round, dumps, of_best, summarise, versions
 from fedfm.running.verdict import FAILED, INTERRUPTED, Result, Verdict, judge
-from fedfm.tasks.probing import open_task, probe
+from fedfm.tasks.probing import open_task, probe, probe_apart
 
 Callback = Callable[[dict[str, Any]], None]  # called with a copy of each round's record
 
@@ -66,27 +70,36 @@ class Plan:
 
 
 def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
-    """Open data and model, and encode all data once (workers are forked from this)."""
+    """Open data and model (workers are forked from this). To be called where torch is `borrowed`."""
     import torch
 
-    torch.set_num_threads(fed.threads)
     with progress.step("data"):
         parties = opened(fed.data, fed.seed, fed.task)
-    device = fed.device if fed.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    device = settled(fed)
     sizes = {i: len(parties.train(i)) for i in parties.ids}
     if problems := feasible(fed, sizes):
         raise ConfigError(problems)
     with progress.step("model"):
         bound = open_task(fed.task, parties, device)
     with progress.step("probing"):
-        if problems := probe(fed.task, bound, parties):
+        look = probe_apart if torch.cuda.is_available() and forks(fed) else probe
+        found = tried(lambda: look(fed.task, bound, parties))
+        if problems := [*strange(fed, sizes, bound.layout), *found]:
             raise ConfigError(problems)
-    return Site(planned(fed, len(sizes)), bound, parties, Store(folder / "clients"))
+    site = Site(planned(fed, len(sizes)), bound, parties, Store(folder / "clients"))
+    if problems := idle(site):
+        raise ConfigError(problems)
+    return site
 
 
 # ---- one run --------------------------------------------------------------------------------------------------
 def drive(plan: Plan) -> Result:
     """Open, identify, run the rounds, judge; then write what a finished run leaves."""
+    with borrowed(plan.fed.threads):
+        return _drive(plan)
+
+
+def _drive(plan: Plan) -> Result:
     folder, progress, start = plan.folder, plan.progress, time.perf_counter()
     with _listening(plan) as heard:
         stages = Stages(plan.fed, folder, lambda fed: open_site(fed, folder, progress), plan.resume)
@@ -98,10 +111,10 @@ def drive(plan: Plan) -> Result:
             with contextlib.closing(iter(stages)) as each:
                 for stage in each:
                     run, site = stage.run, stage.site
-                    _rounds(stage, folder, progress, heard)
+                    _rounds(stage, plan, heard)
                     if stage.final:
                         with progress.bar("baselines") as tick:
-                            kinds = plan.kinds if plan.fed.last else ()
+                            kinds = plan.kinds if run.state.round else ()
                             kinds = tuple(k for k in kinds if k != "pooled" or stage.fed.task.whole)
                             found = base.baselines(run, kinds, tick, stage.origin) if kinds else {}
                         verdict, ended = _judged(run), True
@@ -129,9 +142,10 @@ def drive(plan: Plan) -> Result:
     return Result(folder, summary)
 
 
-def _rounds(stage: Stage, folder: Path, progress: Progress, heard: Callback) -> None:
+def _rounds(stage: Stage, plan: Plan, heard: Callback) -> None:
     """The rounds of one stage that are left, with everything encoded once before."""
     site, fed, parts = stage.site, stage.fed, stage.fed.evaluate.parts
+    folder, progress = plan.folder, plan.progress
     with progress.step("encoding"):
         for i in site.parties.ids:
             site.data(i)
@@ -143,7 +157,9 @@ def _rounds(stage: Stage, folder: Path, progress: Progress, heard: Callback) -> 
             for k in range(parts):
                 site.home.test(case, k, parts)
     with progress.rounds(fed.last, stage.run) as shown:
+        kept.keep(folder, plan.record["keep_rounds"])  # it may have been killed before it could
         for line in _lines(stage.run, folder):
+            kept.keep(folder, plan.record["keep_rounds"])
             shown(line)
             heard(line)
 
@@ -182,7 +198,8 @@ def _judged(run: Run) -> Verdict:
         rows=run.parties,
         malicious=run.malicious,
         primary=run.bound.objective.primary,
-        finite=finite(run.model()),
+        finite=finite(run.final()),
+        best=best["round"] if (best := best_round(run))["kept"] else None,
     )
 
 
@@ -196,14 +213,19 @@ def _kept(plan: Plan, run: Run | None) -> str:
 
 
 def _leave(plan: Plan, run: Run, site: Site, summary: dict[str, Any]) -> None:
-    """The tuned model and the page; a run is complete when both are there."""
+    """The tuned model, the page, and the public copy of both; a run is complete when all are there."""
     from fedfm import report
 
-    folder, told = plan.folder, summary["privacy"]
-    with writing(folder):  # whoever gets the model gets the definition of its epsilon with it
-        leave(run, site, f"\n## Privacy\n\n{told['sentence']}.\n" if told else "")
+    folder, said = plan.folder, ""
+    if (best := summary["best"]) and best["kept"]:
+        said += f"\n## Which round\n\n{of_best(best).capitalize()}.\n"
+    if summary["privacy"]:  # whoever gets the model gets the definition of its epsilon with it
+        said += f"\n## Privacy\n\n{summary['privacy']['sentence']}.\n"
+    with writing(folder):
+        leave(run, site, said)
         with plan.progress.step("report"):
             report.write([folder])
+            publish(folder, plan.fed, plan.config, summary)
     plan.keep(complete=True)
 
 

@@ -18,6 +18,8 @@ from fedfm.core.errors import ConfigError, FedfmError, Problem, ResumeError
 from fedfm.core.federation import Federation
 from fedfm.core.memory import RunState
 from fedfm.core.state import Store
+from fedfm.ledger import file as ledger
+from fedfm.ledger.events import Stopped
 from fedfm.running import baselines as base
 from fedfm.running.course.leaving import MODEL, MODELS
 from fedfm.running.course.stages import extended
@@ -25,13 +27,14 @@ from fedfm.running.drive import Callback, Plan, drive, open_site
 from fedfm.running.progress import Progress, Silent
 from fedfm.running.record import own
 from fedfm.running.record.folder import CONFIG, begun, owned, recorded
-from fedfm.running.record.identity import Difference, Identity, imports_differ, refuse
+from fedfm.running.record.identity import Difference, Identity, imports_differ, refuse, span
 from fedfm.running.summary import versions
 from fedfm.running.verdict import Result
 
 PLAN: dict[str, Any] = {
     "baselines": "none",
     "trackers": [],
+    "keep_rounds": 0,
     "seconds": 0.0,
     "complete": False,
     "history": [],
@@ -46,13 +49,18 @@ def execute(
     progress: Progress | None = None,
     trackers: Iterable[Any] = (),
     callbacks: Callback | Iterable[Callback] = (),
+    keep_rounds: int = 0,
     strict: bool = False,
 ) -> Result:
     """Run a federation, or a complete config, into `out` (default: a new folder under runs/).
 
     `trackers`: names, or objects with `log(round, metrics)` and `close()`. `callbacks`: called with each round's record.
+    `keep_rounds`: keep the states of every so many rounds for audits (0: none).
     Raises RunFailed, with the result, for a run that failed, and with `strict` also for one with findings.
     """
+    if isinstance(keep_rounds, bool) or not isinstance(keep_rounds, int) or keep_rounds < 0:
+        fix, why = "1 keeps all, 5 every fifth, 0 none", "every so many are kept"
+        raise ConfigError([Problem("keep_rounds", f"{keep_rounds!r} is no number of rounds", why, fix)])
     kinds, names, objects = base.parse(baselines), *_trackers(trackers)
     setup = Setup.of(what)
     with begun(None if out is None else Path(out), setup.recipe or "run") as folder:
@@ -60,7 +68,9 @@ def execute(
             folder, setup.config, setup.fed, {}, False, _several(callbacks), objects, progress or Silent()
         )
         plan.write_config()
-        plan.keep(**PLAN | {"baselines": ",".join(kinds) or "none", "trackers": names})
+        plan.keep(
+            **PLAN | {"baselines": ",".join(kinds) or "none", "trackers": names, "keep_rounds": keep_rounds}
+        )
         return drive(plan).judged(strict)
 
 
@@ -76,7 +86,8 @@ def resume(
     callbacks: Callback | Iterable[Callback] = (),
     strict: bool = False,
 ) -> Result:
-    """Continue an interrupted run, or extend one to `rounds`; the result is the same, bit for bit.
+    """Continue an interrupted run, or extend one to `rounds`; the same bits as a run that never stopped, whose `horizon`
+    is the one that this run began with.
 
     Config, data, base model and own modules must be those that the run began with (`accept=["imports"]` lets changed
     own modules pass); more rounds, evaluate.every, engine, trackers and library versions may change, and are noted.
@@ -105,10 +116,13 @@ def resume(
             refuse(imports_differ(before.imports, found, "imports" in accept), folder)
         own.load(found)
         config = _config(folder, before, federation)
-        fed = dataclasses.replace(federation or configs.from_config(config), rounds=config["rounds"])
+        kept = span(before.config if before else config)
+        fed = federation or configs.from_config(config)
         if rounds is not None:
-            fed = extended(fed, rounds)
-            config["rounds"] = fed.rounds
+            config["rounds"] = extended(fed, rounds).rounds
+        if config.get("horizon") is None and config["rounds"] != kept:
+            config["horizon"] = kept  # schedules and noise stay those of the run that is extended
+        fed = dataclasses.replace(fed, rounds=config["rounds"], horizon=config.get("horizon"))
         if problems := check(fed):
             raise ConfigError(problems)
         done, missing = _standing(folder)
@@ -121,9 +135,13 @@ def resume(
             refuse(differences, folder)
         if missing:
             raise ResumeError(missing)
+        if rounds is not None and rounds > done and (why := _stopped(folder)):
+            raise ResumeError(f"{folder} cannot be extended: {why}")
         model = MODEL if fed.serving.whole else MODELS
         whole = all((folder / part).exists() for part in ("summary.json", model, "report.html"))
-        if was["complete"] and whole and fed.last <= done:
+        # it may have stopped before its last round
+        ended = max(done, fed.since + before.config["rounds"] if before else 0)
+        if was["complete"] and whole and fed.last <= ended:
             return Result.read(folder).judged(strict)
         names, objects = (was["trackers"], []) if trackers is None else _trackers(trackers)
         changes = [{"after": done, "what": d.what, "was": d.was, "now": d.now} for d in differences]
@@ -187,6 +205,14 @@ def _standing(folder: Path) -> tuple[int, str]:
         + "\n    ".join(list(bad.values())[:10])
         + "\n    fix: restore them (copy a run directory as a whole), or start another run"
     )
+
+
+def _stopped(folder: Path) -> str:
+    """Why the run has stopped for good, before its last round; empty: it has not."""
+    path = folder / "events.jsonl"
+    if not path.exists():
+        return ""
+    return next((str(e["reason"]) for e in ledger.read(path) if e["kind"] == Stopped.kind), "")
 
 
 def _trackers(given: Iterable[Any]) -> tuple[list[str], list[Any]]:

@@ -14,6 +14,7 @@ from fedfm.core.context import Ctx
 from fedfm.core.errors import FedfmError, Problem
 from fedfm.core.federation import Federation
 from fedfm.core.protocols import Adversary
+from fedfm.core.session import Site
 from fedfm.core.spending import noises, planned, schedule
 
 
@@ -52,14 +53,35 @@ def _few(fed: Federation, parties: int) -> Iterator[Problem]:
 
 def _nobody(fed: Federation, rows: Mapping[str, int]) -> Iterator[Problem]:
     """An attack that no party carries out."""
-    if type(fed.adversary) is not Adversary and not fed.adversary.members(tuple(rows), Ctx(fed.seed)):
-        name = name_of(fed.adversary)
+    if type(fed.adversary) is Adversary:
+        return
+    name, members = name_of(fed.adversary), fed.adversary.members(tuple(rows), Ctx(fed.seed))
+    if fed.adversary.reads and members and len(members) == len(rows):
+        yield Problem(
+            "adversary",
+            f"{name} knows what the honest parties send, and none of {len(rows)} is honest",
+            "there is nothing to know, and nobody whom a defence could keep",
+            f"a smaller adversary.fraction or adversary.count (fedfm show {name})",
+        )
+    if not members:
         yield Problem(
             "adversary",
             f"{name} has no malicious party",
             f"its share of {len(rows)} parties is less than one",
             f"adversary.count=1, a larger adversary.fraction, or adversary=null (fedfm show {name})",
         )
+
+
+def idle(site: Site) -> list[Problem]:
+    """An attack that would change nothing at any of its parties: every defence against it would look perfect."""
+    fed, parties = site.fed, site.home.parties
+    members = sorted(fed.adversary.members(tuple(parties), Ctx(fed.seed)))
+    why = {i: fed.adversary.idle(site.data(i), Ctx(fed.seed, client=i), site.home.bound) for i in members}
+    if not members or not all(why.values()):
+        return []
+    name, first = name_of(fed.adversary), members[0]
+    what = f"{name} would change nothing at any of its {len(members)} parties"
+    return [Problem("adversary", what, f"{first}: {why[first]}", f"fedfm show {name}")]
 
 
 def promise(fed: Federation, parties: int) -> str:
@@ -91,11 +113,19 @@ def affordable(fed: Federation, sizes: Mapping[str, int]) -> list[Problem]:
     found = []
     if stages := noises(fed):
         try:
-            spent = _spent(planned(fed, len(sizes)), len(sizes))
+            ready = planned(fed, len(sizes))
+            spent = _spent(ready, len(sizes))
             epsilon = 0.0 if spent is None else spent.epsilon
+            begun = ready.each[0]
+            first = stages[0].accountant.cost(noises(begun), schedule(begun, len(sizes))[:1])
         except FedfmError as e:
             what = "the plan's epsilon cannot be computed"
             return [Problem("uplink", what, str(e), "another selector, or other settings")]
+        budget = min((s.budget for s in stages if s.budget is not None), default=first)
+        if budget < first:
+            what = f"a budget of epsilon {budget:g} allows no round: the first one would spend {first:.2f}"
+            fix = "a larger budget, or more noise (a larger noise_multiplier)"
+            found.append(Problem("uplink", what, "the run would end with the model that it began with", fix))
         if epsilon > HIGHEST:
             names = " and ".join(map(name_of, stages))
             found.append(
@@ -112,8 +142,9 @@ def affordable(fed: Federation, sizes: Mapping[str, int]) -> list[Problem]:
 def _travels(fed: Federation, sizes: Mapping[str, int]) -> Iterator[Problem]:
     """Shares of noise that drop out with their party, and weights that a stage of the uplink cannot carry."""
     stages, cohort = stages_of(fed.uplink), fed.select.most(len(sizes))
+    few = min((s.survivors(cohort) for s in stages if s.opaque), default=cohort)
     for stage in stages:
-        if stage.shares and (few := min(s.survivors(cohort) for s in stages if s.opaque)) < stage.shares:
+        if stage.shares and stage.against and few < stage.shares:
             what = f"{name_of(stage)} divides its noise among {stage.shares} parties, {few} of {cohort} may remain"
             why = "who drops out takes a share of the noise along: the sum would be noisy by less than was promised"
             yield Problem("uplink", what, why, f"shares={few}, or a higher threshold of the masks")

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedfm.core import ledger
-from fedfm.core.context import Event
 from fedfm.core.errors import RunFailed
 from fedfm.core.text import line
+from fedfm.ledger import file as ledger
+from fedfm.ledger.events import Dropout, Failed, Late, Line, Planned, Refused, Upload
 from fedfm.report.drawing.markup import esc
 from fedfm.report.numbers import score
 
@@ -38,6 +38,9 @@ class Verdict:
         return self.status in (FINISHED, FINDINGS)
 
 
+LOST = (Failed.kind, Refused.kind, Dropout.kind, Late.kind)  # ways to be left out of a round
+
+
 @dataclass
 class Tally:
     """One party's rounds: asked to work, delivered an upload that was used, and what became of the others."""
@@ -49,20 +52,20 @@ class Tally:
     why: str = ""  # the first reason that was noted
 
 
-def tally(events: Iterable[Event], failed: Collection[int]) -> dict[str, Tally]:
+def tally(events: Iterable[Line], failed: Collection[int]) -> dict[str, Tally]:
     """Parties' rounds from the ledger; what was sent to a round that failed as a whole was not used."""
     parties: dict[str, Tally] = {}
     sent: dict[str, set[int]] = {}
     out: dict[str, dict[int, str]] = {}
     for e in events:
-        if e["kind"] == "plan":
+        if e["kind"] == Planned.kind:
             for i in e.get("clients", ()):
                 parties.setdefault(i, Tally()).asked += 1
         elif (i := e.get("client")) is None:
             continue
-        elif e["kind"] == "upload":
+        elif e["kind"] == Upload.kind:
             sent.setdefault(i, set()).add(e["round"])
-        elif e["kind"] in ("failed", "refused", "dropout", "late"):
+        elif e["kind"] in LOST:
             one = parties.setdefault(i, Tally())
             out.setdefault(i, {}).setdefault(e["round"], e["kind"])
             one.why = one.why or str(e.get("error") or e.get("reason") or e["kind"])
@@ -77,16 +80,17 @@ def tally(events: Iterable[Event], failed: Collection[int]) -> dict[str, Tally]:
 def judge(
     *,
     records: Sequence[Mapping[str, Any]],
-    events: Iterable[Event],
+    events: Iterable[Line],
     rows: Mapping[str, int],
     malicious: Collection[str],
     primary: str,
     finite: bool = True,
+    best: int | None = None,
 ) -> Verdict:
     """The verdict on a run that came to its end.
 
     `records`: the lines of metrics.jsonl. `rows`: training rows by party. `malicious`: those that the adversary
-    drew. `finite`: whether the last model holds numbers only.
+    drew. `finite`: whether the model holds numbers only. `best`: the round of the model, where it was chosen.
     """
     rounds = [r for r in records if r["round"]]
     failed = {r["round"]: str(r["failed"]) for r in rounds if r.get("failed")}
@@ -95,7 +99,7 @@ def judge(
         why = f"{_rounds(failed, len(rounds))}; the model is the one it began with"
         return Verdict(FAILED, (why, *_absent(found, rows, malicious)))
     if not finite:
-        return Verdict(FAILED, ("the last model holds values that are not finite (NaN or Inf)",))
+        return Verdict(FAILED, ("the model holds values that are not finite (NaN or Inf)",))
     scored = [r["metrics"] for r in records if r.get("metrics") is not None]
     last = scored[-1].get(primary) if scored else None
     if scored and last is not None and last != last:
@@ -103,6 +107,10 @@ def judge(
     reasons = [*_adversary(found, malicious, bool(rounds)), *_absent(found, rows, malicious)]
     if failed:
         reasons.append(_rounds(failed, len(rounds)))
+    if best == 0 and rounds:
+        reasons.append(
+            "no round was better than the base model on the validation rows; the model is the one it began with"
+        )
     if scored and last is None:
         reasons.append(f"the model was never scored: there is no test row with a {primary}")
     return Verdict(FINDINGS if reasons else FINISHED, tuple(reasons))

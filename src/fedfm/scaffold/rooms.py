@@ -176,6 +176,21 @@ from fedfm.engines.pace import Speed
         return super().duration(ctx)
 """,
     ),
+    "link": Body(
+        "VII",
+        "Link",
+        """\
+from fedfm.core.context import Ctx
+from fedfm.cards.registry import method
+from fedfm.engines.pace import Link
+""",
+        "seconds = (latency_s + bytes over bandwidth) times a lognormal factor of the party.",
+        """\
+    def seconds(self, nbytes: int, mbit_s: float | None, ctx: Ctx) -> float:
+        # draw from ctx.rng("a purpose"): the party's own stream in this round
+        return super().seconds(nbytes, mbit_s, ctx)
+""",
+    ),
     "engine": Body(
         "VIII.B",
         "InProcess",

@@ -45,11 +45,12 @@ class Load:
 class Selector(Slot):
     """Who takes part (by default everybody). One that `asks` hears private answers (bids, losses) before it plans."""
 
-    asks: ClassVar[bool] = False
+    asks: ClassVar[bool] = False  # it questions parties before it plans
     random_size: ClassVar[bool] = False  # how many take part is random, hence private under sampling
     promises: ClassVar[bool] = False  # its plans promise money
     needs_model: ClassVar[bool] = False  # its questions carry the bare model
     cuts: ClassVar[bool] = False  # some parties get a sub-model
+    recuts: ClassVar[bool] = False  # a party's sub-model may be another one in another round
     groups: ClassVar[bool] = False  # parties are summed group by group, at edges
 
     @property
@@ -95,7 +96,7 @@ class Selector(Slot):
 class Pace(Slot):
     """When a round closes, as data. Times are simulated seconds."""
 
-    late: Literal["cancel", "keep"] = "cancel"
+    late: Literal["cancel", "keep"] = "cancel"  # what becomes of work that its round did not wait for
     partial: bool = False  # a round may close while parties are still working
     deadline_s: float | None = None  # after which nobody is waited for
     drop: Mapping[str, str] = {}  # party -> phase before which it vanishes (simulated)
@@ -117,6 +118,10 @@ class Pace(Slot):
     def due(self, now: float, ctx: Ctx, load: Load) -> float:
         """When the work that this client starts at `now` will be done."""
         return now
+
+    def lands(self, due: float, nbytes: int, ctx: Ctx) -> float:
+        """When an upload of so many bytes, which begins at `due`, is there."""
+        return due
 
     def enough(self, arrived: int, planned: int, waited_s: float) -> bool:
         """Close the round now, `waited_s` after its start (asked before each release with that release's time)?"""

@@ -22,6 +22,7 @@ class Aggregate:
     count: int
     ids: tuple[str, ...]
     population: int  # parties there are in all, N
+    versions: tuple[int, ...] = ()  # the round that each began from, in the order of `ids`
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,9 @@ class Lift:
 class Aggregator(Slot):
     """Messages to one vector: `lift`/`finish` in sum form (O(1) memory), or `combine` over all of them."""
 
-    form: ClassVar[Literal["sum", "all"]] = "sum"
+    form: ClassVar[Literal["sum", "all"]] = (
+        "sum"  # folded one by one (`lift`, `finish`), or all at once (`combine`)
+    )
     shares: ClassVar[bool] = False  # `share` exists: the lift can run on the client, under masks
     takes: ClassVar[tuple[str, ...]] = ("delta", "weights", "logits")  # kinds of messages that it understands
     plain: ClassVar[bool] = False  # the lift only scales: a clipped update stays as long as it was

@@ -76,6 +76,9 @@ class Client(Slot):
     """ClientUpdate of Algorithm 1. `dialect` names what brief it expects: client and server must speak the same."""
 
     dialect: ClassVar[str] = "model"  # knobs that both halves must set alike are part of it
+    remembers: bool = False  # its state holds tensors of the model's size from round to round
+    exact: tuple[str, ...] = ()  # tensors of its message that no code may change: the others are read by them
+    alternates: ClassVar[bool] = False  # unlike rounds take turns, so they must not overlap
 
     mixed: ClassVar[bool] = False  # what it sends does not depend on the architecture (outputs, not weights)
 
@@ -119,11 +122,16 @@ class Client(Slot):
 class Server(Slot):
     """What the server keeps, sends and does with an aggregate."""
 
-    dialect: ClassVar[str] = "model"
+    dialect: ClassVar[str] = "model"  # which briefs it sends, as its clients must expect them
     takes: str = "delta"  # the kind of aggregate that `step` understands
+    elastic: ClassVar[bool] = (
+        False  # an aggregate of another length is a longer or shorter step, and nothing else
+    )
     counts: ClassVar[bool] = True  # its step looks at how many contributed
     whole: ClassVar[bool] = True  # its model is what parties use; False: each has its own (`Client.own`)
-    phases: ClassVar[Mapping[str, Barrier]] = {}
+    phases: ClassVar[
+        Mapping[str, Barrier]
+    ] = {}  # of its conversations: answered at once ("each"), or when all have spoken
 
     def init(self, bound: Bound, ctx: Ctx) -> State:
         return {"w": bound.init.clone()}

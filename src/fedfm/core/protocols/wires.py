@@ -10,17 +10,22 @@ from torch import Tensor
 from fedfm.core.context import Ctx
 from fedfm.core.message import Message
 from fedfm.core.protocols.slot import NOTHING, Barrier, Replies, Say, Slot, State
+from fedfm.core.tree import Layout
 
 
 class Wire(Slot):
     """A codec or a protection stage: client half, server half and, if it must, their conversation."""
 
+    takes: str = "values"  # payload that it codes: "values" of coordinates, or "any"
+    makes: str = "values"  # payload that it gives: "values", or "codes", behind which only a stage that takes any stands
     linear: ClassVar[bool] = False  # decode commutes with the sum
     unbiased: ClassVar[bool] = False  # the mean of decode(encode(x)) is x
     contracts: ClassVar[bool] = False  # ||x - decode(encode(x))|| <= sqrt(1 - a) ||x|| with some a > 0
     lossless: ClassVar[bool] = False  # decode(encode(x)) is x
     after_sum: ClassVar[bool] = False  # undone once, on the sum
-    opaque: ClassVar[bool] = False  # no single message is readable; its payload is int64, its sum modulo 2^64
+    opaque: ClassVar[bool] = (
+        False  # no single message is readable; only its own `add` and `decode_sum` understand it
+    )
     perturbs: ClassVar[bool] = False  # adds noise for differential privacy
     fresh: bool = False  # draws from the operating system: no two encodings are alike
     remembers: ClassVar[bool] = False  # encoder or decoder keeps a state from round to round
@@ -29,6 +34,7 @@ class Wire(Slot):
         ""  # from whom: "server" (then from everybody), or "recipients" of models and files
     )
     relation: str = ""  # what its guarantee hides of a party: "zero-out", "replace-one", "add-or-remove"
+    epsilon: float | None = None  # for which its noise is made, over the horizon
     budget: float | None = None  # epsilon at which a run stops
     shares: int = 0  # parties among whom its noise is divided, so that it protects in a hidden sum alone; 0: it is whole
     step: ClassVar[float] = 0.0  # values travel as whole multiples of this; 0: as they are
@@ -66,12 +72,24 @@ class Wire(Slot):
         """Why this party may not speak in this phase now; empty: it may. Asked before its words count."""
         return ""
 
+    def gives(self, layout: Layout) -> Layout | None:
+        """The layout of its payload, of a vector of `layout`; None: its length depends on the values."""
+        return layout if type(self) is Wire else None
+
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
         return x, {}, state
 
     def decode(self, x: Tensor, side: Mapping[str, Tensor], state: State, ctx: Ctx) -> tuple[Tensor, State]:
         """`state` is the server's memory for this sender."""
         return x, state
+
+    def holds(self, x: Tensor, n: int) -> bool:
+        """Can this be its payload of n values? Asked of an opaque stage before a message counts."""
+        return x.shape == (n,)
+
+    def add(self, total: Tensor | None, x: Tensor, ctx: Ctx) -> Tensor:
+        """The sum with one more payload (`total` may be reused); an opaque stage says what summing is for it."""
+        return x.clone() if total is None else total.add_(x)
 
     def decode_sum(self, x: Tensor, host: State, ctx: Ctx) -> Tensor:
         """May raise RoundFailed. An opaque stage gets and returns the mass behind the payload."""

@@ -13,6 +13,7 @@ from fedfm.core.errors import RoundFailed
 from fedfm.core.protocols import Aggregate, Bound, Server, State
 from fedfm.efficiency.training.schedule import Constant, Schedule
 from fedfm.efficiency.training.servers import apart, together
+from fedfm.ledger.events import Event
 
 SUDDEN = 100.0  # growth of the largest divisor in one round that is noted
 
@@ -32,6 +33,7 @@ class Adaptive(Server):
     schedule: Schedule
 
     counts = False
+    elastic = True
 
     def second(self, v: Tensor, square: Tensor) -> Tensor:
         raise NotImplementedError
@@ -52,7 +54,7 @@ class Adaptive(Server):
         divisor, before = v.sqrt() + self.tau, state["v"].sqrt() + self.tau
         if bool(state["v"].any()) and float(divisor.max()) > SUDDEN * float(before.max()):
             share = float((divisor > SUDDEN * before).float().mean())
-            ctx.note("stalled", share=share, largest=float(delta.abs().max()))
+            ctx.note(Stalled(share, float(delta.abs().max())))
         step = self.schedule.rate(self.lr, ctx) * m / divisor
         return {"w": together(w + step, still + news, ctx.layout), "m": m, "v": v}
 
@@ -64,6 +66,15 @@ def _open(**knobs: float) -> None:
             raise ValueError("tau must be above 0: where nothing moved, the step would be 0/0")
         if name != "tau" and value >= 1:
             raise ValueError(f"{name} must be below 1: at 1 the moment never hears of an update")
+
+
+@dataclass(frozen=True)
+class Stalled(Event):
+    """A sudden large update: for this share of the coordinates the step's divisor grew so much that they stand still."""
+
+    share: float
+    largest: float
+    server = True
 
 
 @method(

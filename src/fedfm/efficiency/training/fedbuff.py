@@ -11,6 +11,16 @@ from fedfm.core.context import Ctx
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregator, Lift, State
 from fedfm.core.tree import cut
+from fedfm.ledger.events import Event
+
+
+@dataclass(frozen=True)
+class Stale(Event):
+    """A message that started from a model so many rounds old, and its weight."""
+
+    staleness: int
+    weight: float
+    server = True
 
 
 @method(
@@ -46,7 +56,7 @@ class FedBuff(Aggregator):
         counts = float(self.max_staleness is None or tau <= self.max_staleness)
         alpha = counts * (1.0 + tau) ** -self.power
         if tau:
-            ctx.note("stale", staleness=tau, weight=alpha)
+            ctx.note(Stale(tau, alpha))
         if ctx.layout is not None and (c := cut(ctx.layout, *ctx.terms.shape)) is not None:
             return Lift(c.widen(m.x), alpha, c.coverage() * counts)
         return Lift(m.x, alpha, counts)

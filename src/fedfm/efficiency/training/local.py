@@ -47,7 +47,7 @@ class Local(Client):
     )
     batch: int = knob(8, "examples a step; 0: all that the party holds", low=0)
     optimizer: str = knob("sgd", "local optimiser", choices=("sgd", "adamw"))
-    momentum: float = knob(0.0, "of sgd", low=0.0, high=1.0)
+    momentum: float = knob(0.0, "of sgd", low=0.0, below=1.0)
     weight_decay: float = knob(0.0, "decoupled for adamw, L2 for sgd", low=0.0)
     clip_grad: float = knob(0.0, "largest gradient norm of a step; 0: no limit", low=0.0)
     schedule: Schedule = knob(factory=Constant, doc="how the rate changes over the run")
@@ -61,6 +61,8 @@ class Local(Client):
     send: str = knob("delta", "what the message holds", choices=("delta", "weights"))
 
     def __post_init__(self) -> None:
+        if self.momentum >= 1.0:
+            raise ValueError("momentum must be below 1: at 1 no gradient is ever forgotten")
         if self.optimizer != "sgd" and self.momentum:
             raise ValueError(f"momentum is sgd's, {self.optimizer} has its own: set momentum=0")
         if self.keep_optimizer and self.optimizer == "sgd" and not self.momentum:
@@ -71,6 +73,10 @@ class Local(Client):
     @property
     def makes(self) -> str:
         return self.send
+
+    @property
+    def remembers(self) -> bool:  # type: ignore[override]
+        return self.keep_optimizer
 
     @property
     def per_step(self) -> int:

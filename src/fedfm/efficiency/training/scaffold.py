@@ -38,6 +38,7 @@ class Scaffold(Client):
     local: Local = knob(factory=Local, doc="the local steps, with sgd and no momentum")
 
     dialect = "control variates"
+    remembers = True
 
     def __post_init__(self) -> None:
         plain_sgd(self.local, "SCAFFOLD")

@@ -33,14 +33,17 @@ class Apply(Server):
     """
 
     lr: float = knob(1.0, "server rate eta_s", low=0.0)
-    momentum: float = knob(0.0, "beta of FedAvgM", low=0.0, high=1.0)
+    momentum: float = knob(0.0, "beta of FedAvgM", low=0.0, below=1.0)
     nesterov: bool = knob(False, "look ahead along the momentum (the outer optimiser of DiLoCo)")
     schedule: Schedule = knob(factory=Constant, doc="how the rate changes over the run")
     takes: str = knob("delta", "what the clients send", choices=("delta", "weights"))
 
     counts = False
+    elastic = True
 
     def __post_init__(self) -> None:
+        if self.momentum >= 1.0:
+            raise ValueError("momentum must be below 1: at 1 no update is ever forgotten")
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov looks ahead along the momentum: set momentum, or nesterov=false")
 

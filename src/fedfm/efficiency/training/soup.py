@@ -13,6 +13,16 @@ from fedfm.core.context import Ctx
 from fedfm.core.errors import RoundFailed
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregator, State
+from fedfm.ledger.events import Event
+
+
+@dataclass(frozen=True)
+class Soup(Event):
+    """Whose models went into the soup, and its score on the server's rows."""
+
+    chosen: list[str]
+    score: float
+    server = True
 
 
 @method(
@@ -55,5 +65,5 @@ class GreedySoup(Aggregator):
             worth = score(tried.float())
             if worth > best or (worth == best and not self.strict):
                 chosen, soup, best = [*chosen, i], tried, worth
-        ctx.note("soup", chosen=[messages[i].sender for i in chosen], score=best)
+        ctx.note(Soup([messages[i].sender for i in chosen], best))
         return soup.to(torch.float32), state

@@ -16,6 +16,7 @@ from fedfm.core.message import Message, nothing
 from fedfm.core.protocols import Bound, Plan, Selector, State
 from fedfm.incentives.answers import numbers
 from fedfm.incentives.money import units_down, units_up
+from fedfm.ledger.events import Event
 
 
 def allocate(
@@ -69,6 +70,14 @@ def whole(
         if first is not None and i > first[1] and paid[i] == payments[i] == first[0] * Fraction(quality[i]):
             paid[i] -= 1
     return paid
+
+
+@dataclass(frozen=True)
+class Bid(Event):
+    """What a party asks for a round of work."""
+
+    ask: float
+    server = True
 
 
 @method(
@@ -128,7 +137,7 @@ class ProportionalShare(Selector):
         asks: dict[str, int] = {}
         for i, ask in numbers(answers, "ask").items():
             if i in pool and ask >= 0:
-                ctx.at(client=i).note("bid", ask=ask)
+                ctx.at(client=i).note(Bid(ask))
                 asks[i] = units_up(ask, self.decimals)
         winners, payments = allocate(asks, pool, units_down(self.budget, self.decimals))
         units = whole(asks, pool, winners, payments)

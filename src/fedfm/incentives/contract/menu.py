@@ -14,6 +14,7 @@ from fedfm.core.context import Ctx, Terms
 from fedfm.core.message import Message, nothing
 from fedfm.core.protocols import Bound, Plan, Selector, State
 from fedfm.incentives.answers import numbers
+from fedfm.ledger.events import Event
 
 
 def optimal(
@@ -46,6 +47,16 @@ def optimal(
         menu.append((f, reward))
         before = f
     return menu
+
+
+@dataclass(frozen=True)
+class Contract(Event):
+    """The line of the menu that a party chose: its steps, and what it is paid for them."""
+
+    line: int
+    steps: int
+    reward: float
+    server = True
 
 
 @method(
@@ -122,7 +133,7 @@ class ContractMenu(Selector):
         for i, line in numbers(answers, "line").items():
             if i in pool and line in range(len(menu)) and menu[int(line)][0]:
                 steps, reward = menu[int(line)]
-                ctx.at(client=i).note("contract", line=int(line), steps=steps, reward=reward)
+                ctx.at(client=i).note(Contract(int(line), steps, reward))
                 jobs.append((i, Terms(steps=steps)))
                 promised[i] = reward
         return Plan(tuple(jobs), promised, {"kind": "contract", "count": len(jobs), "of": len(pool)}), state

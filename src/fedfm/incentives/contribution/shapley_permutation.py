@@ -11,6 +11,17 @@ import torch
 from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
 from fedfm.core.protocols import State, Valuer
+from fedfm.ledger.events import Event
+
+
+@dataclass(frozen=True)
+class Valuation(Event):
+    """How many coalitions were asked and orders drawn; the largest standard error of a value, None of one draw."""
+
+    coalitions: int
+    orders: int
+    stderr: float | None
+    server = True
 
 
 @method(
@@ -66,12 +77,8 @@ class ShapleyPermutation(Valuer):
                 before = after
         values = {i: math.fsum(g) / len(g) for i, g in gains.items()}
         draws = -(-self.permutations // self._draw)
-        ctx.note(
-            "valuation",
-            coalitions=len(asked),
-            orders=self.permutations,
-            stderr=max(self._stderr(g) for g in gains.values()) if draws > 1 else None,
-        )
+        stderr = max(self._stderr(g) for g in gains.values()) if draws > 1 else None
+        ctx.note(Valuation(len(asked), self.permutations, stderr))
         return values, state
 
     def _orders(self, ids: Sequence[str], ctx: Ctx) -> Iterator[list[str]]:

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
 from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.message import Message
@@ -25,7 +23,8 @@ from fedfm.core.protocols import Plan, Selector, State
 class Poisson(Selector):
     """Each free party takes part with probability `rate`, independently of the others; in pool order.
 
-    The cohort's size is Binomial(N, rate): a round may be empty, and such a round yields no model.
+    The cohort's size is Binomial(N, rate): a round may be empty. Such a round yields no model, but for noise on the sum,
+    which is released alone.
     """
 
     rate: float = knob(0.1, "probability of taking part in a round", above=0.0, high=1.0)
@@ -37,6 +36,8 @@ class Poisson(Selector):
     def select(
         self, pool: Mapping[str, int], state: State, ctx: Ctx, answers: Mapping[str, Message]
     ) -> tuple[Plan, State]:
-        coins = torch.rand(len(pool), dtype=torch.float64, generator=ctx.shared("select"))
-        ids = [i for i, heads in zip(pool, (coins < self.rate).tolist(), strict=True) if heads]
-        return Plan(tuple((i, Terms()) for i in ids), sampling={"kind": "poisson", "rate": self.rate}), state
+        coins = ctx.coins("select")
+        heads = (coins.uniform(len(pool)) < self.rate).tolist()
+        ids = [i for i, taken in zip(pool, heads, strict=True) if taken]
+        sampling = {"kind": "poisson", "rate": self.rate} | ({"secret": True} if coins.secret else {})
+        return Plan(tuple((i, Terms()) for i in ids), sampling=sampling), state

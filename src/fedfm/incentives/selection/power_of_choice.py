@@ -15,6 +15,15 @@ from fedfm.core.errors import ClientFailed
 from fedfm.core.message import Message, nothing
 from fedfm.core.protocols import Bound, Plan, Selector, State
 from fedfm.incentives.answers import numbers
+from fedfm.ledger.events import Event
+
+
+@dataclass(frozen=True)
+class LocalLoss(Event):
+    """The loss that a party told of the model at hand."""
+
+    loss: float
+    server = True
 
 
 @method(
@@ -88,7 +97,7 @@ class PowerOfChoice(Selector):
     ) -> tuple[Plan, State]:
         losses = {i: v for i, v in numbers(answers, "loss").items() if i in pool}
         for i, v in losses.items():
-            ctx.at(client=i).note("local_loss", loss=v)
+            ctx.at(client=i).note(LocalLoss(v))
         ids = sorted(losses, key=lambda i: (-losses[i], i))[: self.count]
         sampling = {"kind": "by-loss", "count": len(ids), "asked": len(answers), "of": len(pool)}
         return Plan(tuple((i, Terms()) for i in ids), sampling=sampling), state

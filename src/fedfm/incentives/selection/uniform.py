@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-
-import torch
+from typing import Any
 
 from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx, Terms
@@ -53,7 +52,10 @@ class Uniform(Selector):
     ) -> tuple[Plan, State]:
         ids, n = list(pool), len(pool)
         m = min(n, self.count if self.count is not None else max(1, round((self.fraction or 0.0) * n)))
+        coins = ctx.coins("select")
         if m < int(state.get("population", n)):
-            ids = [ids[k] for k in torch.randperm(n, generator=ctx.shared("select"))[:m].tolist()]
-        sampling = {"kind": "all"} if m == n else {"kind": "uniform", "count": m, "of": n}
+            ids = [ids[k] for k in coins.order(n)[:m]]
+        sampling: dict[str, Any] = {"kind": "uniform", "count": m, "of": n} if m < n else {"kind": "all"}
+        if coins.secret and m < n:
+            sampling["secret"] = True
         return Plan(tuple((i, Terms()) for i in ids), sampling=sampling), state

@@ -30,8 +30,8 @@ DRAWN = (
     *("select", "pace", "adversary", "detect", "value", "reward"),
 )
 INSIDE = {Wire: "wire", Client: "client", Selector: "select"}  # slots of specs that stand within others
-TRIES = 600
-MENDS = 40
+TRIES = 300
+MENDS = 80
 DEPTH = 2  # of specs inside specs
 
 
@@ -52,15 +52,17 @@ class Dice:
         return float(2.0 ** self._rng.uniform(low, high))
 
 
-def drawn(seed: int, within: Federation, *, must: str = "", wild: bool = True) -> Federation:
+def drawn(
+    seed: int, within: Federation, *, must: str = "", wild: bool = True, crowd: float = 0.45
+) -> Federation:
     """A federation with the task and the data of `within`, every other slot drawn or left as it is there.
 
     `must`: the name of a method that takes part. `wild=False` draws no number at the end of its range and none above
-    its default. Raises FedfmError when no combination with `must` passes `check`.
+    its default. `crowd`: how often another slot is drawn, too. Raises FedfmError when no combination with `must` passes `check`.
     """
     dice = Dice(seed, len(must), *must.encode())
     for _ in range(TRIES):
-        fed = _once(dice, within, must, wild)
+        fed = _once(dice, within, must, wild, crowd)
         if fed is not None:
             return fed
     raise FedfmError(f"no combination with '{must}' passes check in {TRIES} draws around {within.task}")
@@ -75,14 +77,14 @@ def fits(slot: str) -> tuple[str, ...]:
     )
 
 
-def _once(dice: Dice, within: Federation, must: str, wild: bool) -> Federation | None:
+def _once(dice: Dice, within: Federation, must: str, wild: bool, crowd: float) -> Federation | None:
     held = ""  # the slot that `must` fills
     slots: dict[str, Any] = {}
     if must:
         held = dice.pick([s for s in DRAWN if must in fits(s)])
         slots[held] = _spec(load(must), dice, wild)
     for slot in DRAWN:
-        if slot != held and dice.chance(0.45):
+        if slot != held and dice.chance(crowd):
             slots[slot] = _slot(slot, dice, wild)
     slots |= {
         "rounds": dice.pick((2, 3, 4)),
@@ -90,28 +92,46 @@ def _once(dice: Dice, within: Federation, must: str, wild: bool) -> Federation |
         "fold": dice.pick(("float", "float", "fixed")),
     }
     fed = replace(within, **slots)
-    for _ in range(MENDS):
+    for mend in range(MENDS):
         if not (problems := check(fed)):
             return fed
         named = [s for p in problems for s in DRAWN if s in p.where]
         others = [s for s in (*DRAWN, "fold") if getattr(fed, s) != getattr(within, s)]
         slot = dice.pick([s for s in (*named, *others, dice.pick(DRAWN)) if s != held] or ["seed"])
-        fed = replace(fed, **{slot: _mended(slot, fed, within, dice, wild)})
+        fed = replace(
+            fed, **{slot: _mended(slot, fed, within, dice, wild, 0.5 if mend < MENDS / 2 else 0.15)}
+        )
     return None
 
 
-def _mended(slot: str, fed: Federation, within: Federation, dice: Dice, wild: bool) -> Any:
-    """Another filling: the other half of the method in the opposite slot, another draw, or none."""
+def _mended(slot: str, fed: Federation, within: Federation, dice: Dice, wild: bool, anew: float) -> Any:
+    """Another filling: the other half of the method in the opposite slot, another draw (so often: `anew`), or none."""
     if slot in ("client", "server") and dice.chance(0.5):
-        dialect = (fed.serving if slot == "client" else fed.client).dialect
-        halves = [c for c in map(load, fits(slot)) if _speaks(c, dialect)]
+        other = fed.serving if slot == "client" else fed.client
+        halves = [h for c in map(load, fits(slot)) if issubclass(c, Client | Server) for h in _half(c, other)]
         if halves:
-            return _spec(dice.pick(halves), dice, wild)
-    return _slot(slot, dice, wild) if slot in DRAWN and dice.chance(0.5) else getattr(within, slot)
+            return dice.pick(halves)
+    if slot == "aggregate" and fed.client.makes not in fed.aggregate.takes and dice.chance(0.5):
+        halves = [
+            h for c in map(load, fits(slot)) for h in _alike(c, fed.client) if fed.client.makes in h.takes
+        ]
+        if halves:
+            return dice.pick(halves)
+    return _slot(slot, dice, wild) if slot in DRAWN and dice.chance(anew) else getattr(within, slot)
 
 
-def _speaks(cls: type, dialect: str) -> bool:
-    return issubclass(cls, Client | Server) and cls.dialect == dialect
+def _half(cls: type, other: Any) -> list[Any]:
+    """The other half of a method, if it speaks like this one."""
+    return [half for half in _alike(cls, other) if half.dialect == other.dialect]
+
+
+def _alike(cls: type, other: Any) -> list[Any]:
+    """A spec of `cls` with the same settings where both have them; none where that is not legal."""
+    mine = {f.name for f in dataclasses.fields(cls) if f.init}
+    try:
+        return [cls(**{f.name: getattr(other, f.name) for f in dataclasses.fields(other) if f.name in mine})]
+    except (TypeError, ValueError):
+        return []
 
 
 def _slot(slot: str, dice: Dice, wild: bool) -> Any:
@@ -193,7 +213,7 @@ def _wraps(hint: Any) -> bool:
 
 
 def _number(f: dataclasses.Field[Any], kind: type, dice: Dice, wild: bool) -> Any:
-    low, high = f.metadata.get("low"), f.metadata.get("high")
+    low, high, above, below = (f.metadata.get(end) for end in ("low", "high", "above", "below"))
     default = f.default if isinstance(f.default, int | float) else 1
     if wild and low is not None and dice.chance(0.15):
         return kind(low)
@@ -202,6 +222,8 @@ def _number(f: dataclasses.Field[Any], kind: type, dice: Dice, wild: bool) -> An
     value = (default or 1) * dice.scale(-3, 3 if wild else 0)
     if kind is int and dice.chance(0.5):
         value = dice.pick((1, 2, 3, 5))
+    if below is not None and value >= below:  # as near to the open end as the draw was far beyond it
+        value = below - (below - (above or low or 0)) * dice.scale(-8, -1)
     value = kind(round(value)) if kind is int else float(f"{value:.3g}")
     if low is not None:
         value = max(value, kind(low))

@@ -46,7 +46,7 @@ def leave(run: Run, site: Site, told: str) -> None:
 def _models(run: Run, site: Site) -> Iterator[tuple[str, Bound]]:
     """Party (empty: everybody) and its model, loaded."""
     if run.fed.serving.whole:
-        run.bound.load(run.model())
+        run.bound.load(run.final())
         yield "", run.bound
         return
     for k, party in enumerate(run.parties):  # in a simulation; real parties keep theirs

@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fedfm.core import scoring
 from fedfm.core.books import checkpoint, checkpoints
 from fedfm.core.errors import ConfigError, ModelError, Problem, ResumeError
 from fedfm.core.federation import Federation
@@ -24,6 +25,7 @@ from fedfm.core.memory import RunState
 from fedfm.core.session import Site
 from fedfm.core.spending import planned
 from fedfm.core.state import freeze, thaw, write
+from fedfm.ledger import events
 from fedfm.tasks.beginning.warm import begin, trail
 
 Open = Callable[[Federation], Site]
@@ -111,7 +113,7 @@ class Stages:
             before, kept = None, 1.0
             if last is not None:
                 before = last.run.state
-                site.bound.init, kept = begin(site.bound, trail(last.site.bound, last.run.model()))
+                site.bound.init, kept = begin(site.bound, trail(last.site.bound, last.run.final()))
                 write(_start(self.folder, k), freeze({"start": site.bound.init}))
             elif k:
                 site.bound.init = _kept(self.folder, k, origin)
@@ -133,9 +135,9 @@ def begun(run: Run, stage: int, kept: float) -> None:
     States of the stage before are named by nobody any more.
     """
     folder, books, state = run.folder, run.books, run.state
-    event: dict[str, Any] = {"round": state.round, "kind": "stage", "client": None, "stage": stage + 1}
-    event |= {"kept": kept, "metrics": run.score()}
-    books.ledger.commit([event])
+    ctx = run.ctx0.at(round=state.round, events=[])
+    ctx.note(events.Stage(stage + 1, kept, scoring.of_run(run)["metrics"]))
+    books.ledger.commit(ctx.drain())
     state.ledger = books.ledger.length
     state.save(checkpoint(folder, state.round))
     for old in checkpoints(folder):
@@ -180,7 +182,7 @@ def extended(fed: Federation, rounds: int) -> Federation:
 def told(fed: Federation, run: Run) -> list[dict[str, Any]]:
     """The summary's account of the stages: rounds, what was trained, what a start kept, the scores at its start and end."""
     from fedfm.cards.registry import name_of
-    from fedfm.core.ledger import read
+    from fedfm.ledger.file import read
 
     begun = {e["stage"]: e for e in read(run.folder / "events.jsonl") if e["kind"] == "stage"}
     scored = {r["round"]: r["metrics"] for r in read(run.folder / "metrics.jsonl") if r.get("metrics")}

@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from fedfm.core.context import Event
 from fedfm.core.errors import FedfmError
 from fedfm.core.spending import Relation, Sampling
+from fedfm.ledger.events import Line
 from fedfm.trust.privacy.composition import Draw, Release, drawn, epsilon, together, written
 
 POINTS = 64  # rounds of a long ledger whose cumulative epsilon is computed
@@ -53,7 +53,7 @@ Draws = Counter[tuple[Release, Draw]]
 
 
 def spent(
-    events: Iterable[Event],
+    events: Iterable[Line],
     delta: float | None = None,
     *,
     parties: int | None = None,
@@ -83,7 +83,7 @@ def spent(
     )
 
 
-def per_round(events: Iterable[Event], delta: float | None = None) -> list[float]:
+def per_round(events: Iterable[Line], delta: float | None = None) -> list[float]:
     """Epsilon spent after each round of the ledger, from round 0 to its last; [] when nothing was released.
 
     Of a long ledger 64 rounds are computed; a round between has the figure of the next of them, so never too small.
@@ -100,7 +100,7 @@ def per_round(events: Iterable[Event], delta: float | None = None) -> list[float
 
 
 def statement(
-    stages: Sequence[Any], events: Iterable[Event], outside: Mapping[str, str], parties: int
+    stages: Sequence[Any], events: Iterable[Line], outside: Mapping[str, str], parties: int
 ) -> dict[str, Any] | None:
     """What terminal, summary and page say of a run's privacy: the numbers, whom they protect, what is not covered.
 
@@ -131,12 +131,12 @@ def statement(
 
 
 # ---- before a run ------------------------------------------------------------------------------------------
-def plan(stages: Sequence[Any], samplings: Sequence[Sampling]) -> list[Event]:
+def plan(stages: Sequence[Any], samplings: Sequence[Sampling]) -> list[Line]:
     """The ledger that a plan would leave: so many rounds, drawn like this, nobody missing."""
     return [e for t, sampling in enumerate(samplings) for e in _round(stages, t, sampling)]
 
 
-def _round(stages: Sequence[Any], t: int, sampling: Sampling) -> list[Event]:
+def _round(stages: Sequence[Any], t: int, sampling: Sampling) -> list[Line]:
     central = {"kind": "plan", "round": t, "sampling": dict(sampling)}
     noises = [dict(s.release()) for s in stages]
     return [central] + [
@@ -146,7 +146,7 @@ def _round(stages: Sequence[Any], t: int, sampling: Sampling) -> list[Event]:
             "client": None if s.after_sum else "each party",
             **n,
             "noise": "system",
-            "secret": True,
+            "secret": sampling.get("secret", True),
         }
         for s, n in zip(stages, noises, strict=True)
     ]
@@ -201,7 +201,7 @@ def calibrate(target: float, cost: Callable[[float], float]) -> float:
     return high
 
 
-def overspends(stages: Sequence[Any], events: Iterable[Event], sampling: Sampling) -> str:
+def overspends(stages: Sequence[Any], events: Iterable[Line], sampling: Sampling) -> str:
     """Why one more round would exceed a stage's budget; empty: it would not.
 
     Noise and draw are those of the plan, so the rounds that fit are known beforehand and the stop says nothing new.
@@ -220,11 +220,11 @@ def overspends(stages: Sequence[Any], events: Iterable[Event], sampling: Samplin
 class _Fold:
     """Plans and releases by round."""
 
-    def __init__(self, events: Iterable[Event]):
-        plans: dict[int, Event] = {}
-        central: dict[int, list[Event]] = defaultdict(list)
-        own: dict[str, dict[int, list[Event]]] = {}
-        releases: list[Event] = []
+    def __init__(self, events: Iterable[Line]):
+        plans: dict[int, Line] = {}
+        central: dict[int, list[Line]] = defaultdict(list)
+        own: dict[str, dict[int, list[Line]]] = {}
+        releases: list[Line] = []
         self.last = 0
         for e in events:
             kind, t = e.get("kind"), int(e.get("round", 0))
@@ -285,7 +285,7 @@ class _Fold:
         return "; ".join(notes)
 
 
-def _same(releases: Sequence[Event], key: str, what: str) -> Any:
+def _same(releases: Sequence[Line], key: str, what: str) -> Any:
     if len(found := {str(e.get(key)) for e in releases}) != 1 or found == {"None"}:
         raise FedfmError(
             f"the releases of this ledger have no one {key} ({', '.join(sorted(found))}): different {what}"
@@ -293,15 +293,15 @@ def _same(releases: Sequence[Event], key: str, what: str) -> Any:
     return found.pop()
 
 
-def _joined(releases: Sequence[Event], t: int) -> Release:
+def _joined(releases: Sequence[Line], t: int) -> Release:
     return together([written(e.get("event")) for e in releases], f"round {t}")
 
 
-def _coins(plan: Event) -> bool:
+def _coins(plan: Line) -> bool:
     return (plan.get("sampling") or {}).get("kind") in ("poisson", "truncated")
 
 
-def _cohort(plan: Event | None, releases: Sequence[Event], t: int) -> Draw:
+def _cohort(plan: Line | None, releases: Sequence[Line], t: int) -> Draw:
     """How a round's cohort was drawn; a draw from a public seed amplifies nothing once the noise is real."""
     if plan is None:
         raise FedfmError(

@@ -12,6 +12,7 @@ from fedfm.cards.registry import method
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ClientFailed, MessageRefused
 from fedfm.core.protocols import State, Wire
+from fedfm.core.tree import Layout
 from fedfm.efficiency.communication.codec import bits, length
 from fedfm.efficiency.communication.codec.finite import finite
 
@@ -35,7 +36,11 @@ class Natural(Wire):
     that or 0. Not before secure aggregation. Bytes: ceil(9 d / 8).
     """
 
+    makes = "codes"
     unbiased = True
+
+    def gives(self, layout: Layout) -> Layout:
+        return Layout.flat(bits.length(layout.numbers, 9))
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
         u = length.real(finite(x, "natural"), ctx).float()

@@ -12,6 +12,7 @@ from fedfm.cards.registry import method
 from fedfm.core.context import Ctx
 from fedfm.core.errors import MessageRefused
 from fedfm.core.protocols import State, Wire
+from fedfm.core.tree import Layout
 from fedfm.efficiency.communication.codec import length
 from fedfm.efficiency.communication.codec.finite import finite
 
@@ -35,6 +36,9 @@ class Rotation(Wire):
 
     linear = True
     unbiased = True
+
+    def gives(self, layout: Layout) -> Layout:
+        return Layout.flat(_power(layout.numbers))
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
         u = length.real(finite(x, "rotation"), ctx).float()

@@ -12,6 +12,7 @@ from fedfm.cards.registry import method
 from fedfm.core.context import Ctx
 from fedfm.core.errors import MessageRefused
 from fedfm.core.protocols import State, Wire
+from fedfm.core.tree import Layout
 from fedfm.efficiency.communication.codec import bits, length
 from fedfm.efficiency.communication.codec.finite import finite
 
@@ -33,7 +34,11 @@ class Sign(Wire):
     add up to the sign of a sum). Bytes: 4 + ceil(d/8).
     """
 
+    makes = "codes"
     contracts = True
+
+    def gives(self, layout: Layout) -> Layout:
+        return Layout.flat(bits.length(layout.numbers, 1))
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
         u = length.real(finite(x, "sign"), ctx).float()

@@ -12,6 +12,7 @@ from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
 from fedfm.core.errors import MessageRefused
 from fedfm.core.protocols import State, Wire
+from fedfm.core.tree import Layout
 from fedfm.efficiency.communication.codec import bits, length
 from fedfm.efficiency.communication.codec.finite import finite
 
@@ -36,9 +37,14 @@ class TernGrad(Wire):
 
     clip: float = knob(0.0, "cut values beyond so many root mean squares; 0: none", low=0.0)
 
+    makes = "codes"
+
     @property
     def unbiased(self) -> bool:  # type: ignore[override]
         return not self.clip
+
+    def gives(self, layout: Layout) -> Layout:
+        return Layout.flat(-(-layout.numbers // 5))
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
         u = length.real(finite(x, "terngrad"), ctx).float()

@@ -45,6 +45,8 @@ class Entropy(Wire):
 
     level: int = knob(3, "Zstandard's effort", low=1, high=19)
 
+    takes = "any"
+    makes = "codes"
     lossless = True
     unbiased = True
 

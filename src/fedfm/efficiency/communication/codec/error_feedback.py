@@ -12,6 +12,7 @@ from fedfm.core.combine import Pipe, stages_of
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ClientFailed
 from fedfm.core.protocols import State, Wire
+from fedfm.core.tree import Layout
 from fedfm.efficiency.communication.codec.finite import finite
 from fedfm.efficiency.communication.codec.randk import RandK
 from fedfm.efficiency.communication.codec.topk import TopK
@@ -54,6 +55,8 @@ class ErrorFeedback(Wire):
                 )
 
     remembers = True
+    makes = property(lambda self: self.inner.makes)
+    needs = property(lambda self: self.inner.needs)
 
     @property
     def linear(self) -> bool:  # type: ignore[override]
@@ -62,6 +65,9 @@ class ErrorFeedback(Wire):
     @property
     def lossless(self) -> bool:  # type: ignore[override]
         return self.inner.lossless
+
+    def gives(self, layout: Layout) -> Layout | None:
+        return self.inner.gives(layout)
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
         u = finite(x, "error-feedback").float()

@@ -12,6 +12,7 @@ from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ClientFailed, MessageRefused
 from fedfm.core.protocols import State, Wire
+from fedfm.core.tree import Layout
 from fedfm.efficiency.communication.codec import bits, length
 from fedfm.efficiency.communication.codec.finite import finite
 
@@ -39,7 +40,11 @@ class QSGD(Wire):
     bucket: int = knob(0, "coordinates that share a norm; 0: all", low=0)
     packed: bool = knob(True, "pack codes without gaps")
 
+    makes = "codes"
     unbiased = True
+
+    def gives(self, layout: Layout) -> Layout:
+        return Layout.flat(bits.length(layout.numbers, self._width()))
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
         u = length.real(finite(x, "qsgd"), ctx)

@@ -12,6 +12,7 @@ from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ClientFailed, MessageRefused
 from fedfm.core.protocols import State, Wire
+from fedfm.core.tree import Layout
 from fedfm.efficiency.communication.codec import bits, length
 from fedfm.efficiency.communication.codec.finite import finite
 
@@ -34,7 +35,11 @@ class Quantise(Wire):
 
     bits: int = knob(8, "bits a value", low=1, high=16)
 
+    makes = "codes"
     unbiased = True
+
+    def gives(self, layout: Layout) -> Layout:
+        return Layout.flat(bits.length(layout.numbers, self.bits))
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
         u = length.real(finite(x, "quantise"), ctx).float()

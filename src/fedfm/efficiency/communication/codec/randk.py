@@ -12,6 +12,7 @@ from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
 from fedfm.core.errors import MessageRefused
 from fedfm.core.protocols import State, Wire
+from fedfm.core.tree import Layout
 from fedfm.efficiency.communication.codec import length
 from fedfm.efficiency.communication.codec.finite import finite
 from fedfm.efficiency.communication.codec.topk import kept
@@ -40,6 +41,9 @@ class RandK(Wire):
     unbiased: bool = knob(True, "scale by d/k on arrival")  # type: ignore[misc]
 
     linear = True
+
+    def gives(self, layout: Layout) -> Layout:
+        return Layout.flat(kept(self.fraction, 0, layout.numbers))
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
         u = length.real(finite(x, "randk"), ctx)

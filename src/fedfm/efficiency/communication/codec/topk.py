@@ -14,6 +14,7 @@ from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
 from fedfm.core.errors import MessageRefused
 from fedfm.core.protocols import State, Wire
+from fedfm.core.tree import Layout
 from fedfm.efficiency.communication.codec import bits, length
 from fedfm.efficiency.communication.codec.finite import finite
 
@@ -48,6 +49,9 @@ class TopK(Wire):
     count: int | None = knob(
         None, "number of entries that travel, instead of the share", low=1, alternative="size"
     )
+
+    def gives(self, layout: Layout) -> Layout:
+        return Layout.flat(kept(self.fraction, self.count, layout.numbers))
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
         u = length.real(finite(x, "topk"), ctx)

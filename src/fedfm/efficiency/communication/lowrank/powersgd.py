@@ -13,7 +13,7 @@ from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
 from fedfm.core.errors import MessageRefused
 from fedfm.core.protocols import State, Wire
-from fedfm.core.tree import Entry
+from fedfm.core.tree import Entry, Layout
 from fedfm.efficiency.communication.codec import length
 from fedfm.efficiency.communication.codec.finite import finite
 
@@ -44,9 +44,12 @@ class PowerSGD(Wire):
     remembers = True
     needs = frozenset({"structure"})
 
+    def gives(self, layout: Layout) -> Layout:
+        return Layout.flat(sum(r * (m + n) if r else e.size for e, (m, n, r) in self._tensors(layout)))
+
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
         u, parts, new = finite(x, "powersgd").float(), [], dict[str, Tensor]()
-        for e, (m, n, r) in self._tensors(u.numel(), ctx):
+        for e, (m, n, r) in self._tensors(_shapes(u.numel(), ctx)):
             piece = u[e.offset : e.offset + e.size]
             if not r:
                 parts.append(piece)
@@ -63,7 +66,7 @@ class PowerSGD(Wire):
 
     def decode(self, x: Tensor, side: Mapping[str, Tensor], state: State, ctx: Ctx) -> tuple[Tensor, State]:
         size = length.told(side, ctx, x.nbytes)
-        tensors = list(self._tensors(size, ctx))
+        tensors = list(self._tensors(_shapes(size, ctx)))
         wanted = sum(r * (m + n) if r else e.size for e, (m, n, r) in tensors)
         if x.numel() != wanted:
             raise MessageRefused(f"powersgd: {x.numel()} values came where {wanted} were agreed")
@@ -80,10 +83,14 @@ class PowerSGD(Wire):
             out[e.offset : e.offset + e.size] = piece
         return out, state
 
-    def _tensors(self, size: int, ctx: Ctx) -> Iterator[tuple[Entry, tuple[int, int, int]]]:
-        """Each tensor with (m, n, r) of its matrix; r = 0: it travels whole. A vector without shapes is one tensor."""
-        known = ctx.layout is not None and ctx.layout.size == size and ctx.layout.entries
-        for e in known or (Entry("x", (size,), 0),):
+    def _tensors(self, layout: Layout) -> Iterator[tuple[Entry, tuple[int, int, int]]]:
+        """Each tensor with (m, n, r) of its matrix; r = 0: it travels whole."""
+        for e in layout.entries:
             m, n = (e.shape[0], math.prod(e.shape[1:])) if len(e.shape) > 1 else (e.size, 1)
             r = min(self.rank, m, n)
             yield e, (m, n, r if r * (m + n) < e.size else 0)
+
+
+def _shapes(size: int, ctx: Ctx) -> Layout:
+    """The tensors of a vector; one of which no shape is known is one tensor."""
+    return ctx.layout if ctx.layout is not None and ctx.layout.size == size else Layout.flat(size)

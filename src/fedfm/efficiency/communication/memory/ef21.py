@@ -12,6 +12,7 @@ from fedfm.core.combine import Pipe, stages_of
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ClientFailed, MessageRefused
 from fedfm.core.protocols import State, Wire
+from fedfm.core.tree import Layout
 from fedfm.efficiency.communication.codec.finite import finite
 from fedfm.efficiency.communication.codec.topk import TopK
 
@@ -43,6 +44,8 @@ class EF21(Wire):
     rate: float = knob(1.0, "how far the estimate follows; 1 is EF21", low=0.0, high=1.0)
 
     remembers = True
+    makes = property(lambda self: self.inner.makes)
+    needs = property(lambda self: self.inner.needs)
 
     def __post_init__(self) -> None:
         if isinstance(self.inner, list | tuple):
@@ -57,6 +60,9 @@ class EF21(Wire):
     @property
     def unbiased(self) -> bool:  # type: ignore[override]
         return self.inner.unbiased
+
+    def gives(self, layout: Layout) -> Layout | None:
+        return self.inner.gives(layout)
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
         u, g = finite(x, "ef21").float(), state.get("g")

@@ -10,9 +10,10 @@ import torch
 
 from fedfm.cards.registry import knob, method
 from fedfm.core.around import AroundSelector
-from fedfm.core.context import Ctx
+from fedfm.core.context import Ctx, Terms
+from fedfm.core.errors import FedfmError
 from fedfm.core.message import Message
-from fedfm.core.protocols import Outcome, Plan, Selector, State
+from fedfm.core.protocols import Bound, Outcome, Plan, Selector, State
 
 
 @method(
@@ -41,6 +42,24 @@ class HeteroFL(AroundSelector):
     @property
     def cuts(self) -> bool:  # type: ignore[override]
         return any(w < 1.0 for w in self.widths)
+
+    @property
+    def recuts(self) -> bool:  # type: ignore[override]
+        return self.dynamic and len(set(self.widths)) > 1
+
+    def __post_init__(self) -> None:
+        if not self.widths or not all(0.0 < w <= 1.0 for w in self.widths):
+            raise ValueError(f"heterofl: widths are shares above 0 and up to 1, got {self.widths}")
+
+    def feasible(self, parties: int, bound: Bound) -> str:
+        """Every level is made once, where a task without sub-models says so before any work."""
+        try:
+            with torch.random.fork_rng(devices=[]):
+                for width in self.widths:
+                    bound.at("", Terms(width=width))
+        except FedfmError as e:
+            return str(e)
+        return self.inner.feasible(parties, bound)
 
     def init(self, pool: Mapping[str, int], ctx: Ctx) -> State:
         order = torch.randperm(len(pool), generator=ctx.shared("heterofl")).tolist()

@@ -36,6 +36,8 @@ class FedDyn(Client):
     alpha: float = knob(0.1, "strength of the pull, the paper tunes it in 0.001 .. 0.1", above=0.0)
     local: Local = knob(factory=Local, doc="the local steps")
 
+    remembers = True
+
     def __post_init__(self) -> None:
         _positive(self.alpha)
 

@@ -38,6 +38,7 @@ class FedNova(Client):
     local: Local = knob(factory=lambda: Local(epochs=1.0), doc="the local steps: sgd, usually in epochs")
 
     dialect = "normalised updates"
+    exact = ("tau/steps",)
 
     def __post_init__(self) -> None:
         if self.local.optimizer != "sgd" or self.local.keep_optimizer:
@@ -66,10 +67,7 @@ class FedNova(Client):
     def work(self, brief: Message, data: Any, state: State, ctx: Ctx, bound: Bound) -> tuple[Message, State]:
         done = descend(self.local, brief.x, data, ctx, bound, state=state)
         m, rho = outcome(self.local, brief.x, data, bound, done), self.local.momentum
-        tau = sum(
-            (1 - rho ** (done.steps - k)) / (1 - rho) if rho < 1 else done.steps - k
-            for k in range(done.steps)
-        )
+        tau = sum((1 - rho ** (done.steps - k)) / (1 - rho) for k in range(done.steps))
         if tau:
             weights(m.x, bound).div_(tau)
         behind = torch.zeros(Layout.of({"steps": (1,)}).size)

@@ -35,6 +35,10 @@ class FedSAM(Client):
     local: Local = knob(factory=Local, doc="the local steps")
 
     @property
+    def remembers(self) -> bool:  # type: ignore[override]
+        return self.local.remembers
+
+    @property
     def makes(self) -> str:
         return self.local.makes
 

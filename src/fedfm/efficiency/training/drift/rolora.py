@@ -10,7 +10,6 @@ from torch import Tensor
 
 from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
-from fedfm.core.errors import ClientFailed
 from fedfm.core.message import Message
 from fedfm.core.protocols import Bound, Client, State
 from fedfm.core.tree import Layout
@@ -36,6 +35,8 @@ class RoLoRA(Client):
 
     local: Local = knob(factory=Local, doc="the local steps")
 
+    alternates = True
+
     def __post_init__(self) -> None:
         if self.local.keep_optimizer:
             raise ValueError("RoLoRA changes what it trains every round: set keep_optimizer=false")
@@ -54,12 +55,14 @@ class RoLoRA(Client):
     def steps_for(self, rows: int) -> int:
         return self.local.steps_for(rows)
 
+    def feasible(self, parties: int, bound: Bound) -> str:
+        names = " ".join(e.name for e in bound.layout.entries if e.trainable)
+        if "lora_A" in names and "lora_B" in names:
+            return ""
+        return "the model has no lora_A and lora_B that are trained; use task.tuning=lora with train=both"
+
     def work(self, brief: Message, data: Any, state: State, ctx: Ctx, bound: Bound) -> tuple[Message, State]:
         stays = _still(bound.layout, "lora_B" if ctx.round % 2 else "lora_A")
-        if stays is None:
-            raise ClientFailed(
-                "rolora: the model has no lora_A and lora_B; use task.tuning=lora with train=both"
-            )
         w, fixed = weights(bound.params, bound), weights(brief.x, bound)[stays].to(bound.device)
         here = stays.to(bound.device)
 
@@ -72,11 +75,8 @@ class RoLoRA(Client):
         return outcome(self.local, brief.x, data, bound, done), done.state
 
 
-def _still(layout: Layout, factor: str) -> Tensor | None:
-    """Where the factor lies among the weights; None when the model lacks one of the two."""
-    names = " ".join(e.name for e in layout.entries if e.trainable)
-    if "lora_A" not in names or "lora_B" not in names:
-        return None
+def _still(layout: Layout, factor: str) -> Tensor:
+    """Where the factor lies among the weights."""
     return torch.cat(
         [torch.arange(e.offset, e.offset + e.size) for e in layout.trained.entries if factor in e.name]
     )

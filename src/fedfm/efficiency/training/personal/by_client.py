@@ -45,6 +45,10 @@ class ByClient(Client):
     def needs(self) -> frozenset[str]:  # type: ignore[override]
         return union(c.needs for c in self.rules.values())
 
+    remembers = property(lambda self: any(c.remembers for c in self.rules.values()))
+    alternates = property(lambda self: any(c.alternates for c in self.rules.values()))
+    exact = property(lambda self: tuple(sorted({n for c in self.rules.values() for n in c.exact})))
+
     def feasible(self, parties: int, bound: Bound) -> str:
         return next((why for c in self.rules.values() if (why := c.feasible(parties, bound))), "")
 

@@ -45,6 +45,7 @@ class FedMD(Client):
 
     needs = frozenset({"public rows"})
     mixed = True
+    remembers = True  # its own model
 
     def __post_init__(self) -> None:
         if any(part.send != "delta" or part.keep_optimizer for part in (self.local, self.digest)):

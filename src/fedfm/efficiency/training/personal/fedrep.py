@@ -35,6 +35,8 @@ class FedRep(Client):
     head_steps: int = knob(8, "steps on the head before", low=1)
     head: str = knob("head*", "names of the tensors that stay, as a pattern")
 
+    remembers = True
+
     @property
     def dialect(self) -> str:  # type: ignore[override]
         return f"representation without {self.head}"
@@ -109,6 +111,7 @@ class FedRepServer(Server):
 
     whole = False
     counts = False
+    elastic = True
 
     @property
     def dialect(self) -> str:  # type: ignore[override]

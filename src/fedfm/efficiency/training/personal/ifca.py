@@ -47,6 +47,8 @@ class IFCA(Client):
     def __post_init__(self) -> None:
         if self.local.keep_optimizer:
             raise ValueError("a party of IFCA may train another model each round: set keep_optimizer=false")
+        if self.local.send != "delta":
+            raise ValueError("IFCA sends the change of one model: set local.send=delta")
 
     @property
     def dialect(self) -> str:  # type: ignore[override]

@@ -10,9 +10,28 @@ from fedfm.cards.registry import knob
 from fedfm.core.context import Ctx
 from fedfm.core.errors import FedfmError
 from fedfm.core.protocols import Bound, Wire
+from fedfm.core.tree import Layout
+from fedfm.ledger.events import Event
 
 CHANGES = ("zero-out", "replace-one", "add-or-remove")
 BOTH = "epsilon and noise_multiplier are two ways to say one thing: set one of them to null"
+
+
+@dataclass(frozen=True)
+class Privacy(Event):
+    """One release of noised values: what an accountant needs, and whether its noise was real."""
+
+    release: Mapping[str, Any]
+    noise: str
+    simulated: bool
+    shows = (
+        *("mechanism", "event", "relation", "unit", "observer", "delta", "noise_multiplier", "clip_norm"),
+        *("noise", "simulated"),
+    )
+
+    def facts(self) -> dict[str, Any]:
+        """The release's own words stand beside the others."""
+        return {**self.release, "noise": self.noise, "simulated": self.simulated}
 
 
 @dataclass(frozen=True)
@@ -40,7 +59,9 @@ class Promise(Wire):
     delta: float = knob(
         1e-5, "probability that epsilon does not hold; well below 1 / parties", above=0.0, below=1.0
     )
-    budget: float | None = knob(None, "stop before a round that would spend more than this epsilon", low=0.0)
+    budget: float | None = knob(
+        None, "stop before a round that would spend more than this epsilon", above=0.0
+    )
     real_noise: bool = knob(
         False, "noise from the operating system in simulation too; such a run cannot be repeated"
     )
@@ -51,6 +72,9 @@ class Promise(Wire):
     perturbs: ClassVar[bool] = True
     usual: ClassVar[float] = 1.0  # the noise multiplier of who names neither
 
+    def gives(self, layout: Layout) -> Layout:
+        return layout  # noise on every coordinate, where it was
+
     def __post_init__(self) -> None:
         if self.epsilon is not None and self.noise_multiplier is not None:
             raise ValueError(BOTH)
@@ -60,6 +84,11 @@ class Promise(Wire):
             )
         if not 0.0 < self.delta < 1.0:
             raise ValueError(f"delta={self.delta:g}: a guarantee needs 0 < delta < 1, well below 1 / parties")
+        if self.epsilon is not None and self.no_guarantee:
+            raise ValueError(
+                "epsilon is a guarantee, and no_guarantee claims none: set noise_multiplier instead of epsilon, or "
+                "no_guarantee=false"
+            )
         if self.budget is not None and self.no_guarantee:
             raise ValueError("a budget needs a guarantee to count: set budget=null, or no_guarantee=false")
         if self.epsilon is None and self.noise_multiplier is None:
@@ -131,4 +160,4 @@ class Promise(Wire):
         """Note one release in the ledger."""
         if facts := self.release():
             seeded = ctx.simulated and not self.real_noise
-            ctx.note("privacy", **facts, noise="seeded" if seeded else "system", simulated=ctx.simulated)
+            ctx.note(Privacy(facts, "seeded" if seeded else "system", ctx.simulated))

@@ -15,6 +15,7 @@ from fedfm.core.context import Ctx
 from fedfm.core.errors import ClientFailed, RoundFailed
 from fedfm.core.message import Message, nothing
 from fedfm.core.protocols import Barrier, Replies, Say, State, Wire
+from fedfm.core.tree import Layout
 from fedfm.trust.privacy.secure import masks, shamir
 from fedfm.trust.privacy.secure.words import message, rows, unrow, usable
 
@@ -75,12 +76,7 @@ class SecAgg(Wire):
     covers: ClassVar[frozenset[str]] = frozenset({"x", "mass"})
     against: ClassVar[str] = "server"
     least: ClassVar[int] = 3  # parties: of two, each learns the other's update from the sum
-    phases: ClassVar[Mapping[str, Barrier]] = {
-        "keys": "all",
-        "shares": "all",
-        "upload": "all",
-        "unmask": "all",
-    }
+    phases: ClassVar[Mapping[str, Barrier]] = dict.fromkeys(("keys", "shares", "upload", "unmask"), "all")
 
     def __post_init__(self) -> None:
         if not 0.62 <= self.threshold <= 1.0:
@@ -136,15 +132,10 @@ class SecAgg(Wire):
         # parties with other views, or that were given another model, derive other keys
         topic = masks.topic(ctx.round, ctx.attempt, roster, given, ctx.brief)
         t = self.needed(n)
-        shares = [
-            key + own
-            for key, own in zip(
-                shamir.split(private, t, n, ctx.secret), shamir.split(seed, t, n, ctx.secret), strict=True
-            )
-        ]
-        member = Member(
-            me, roster, t, masks.derive(seed, masks.topic(topic, "self", me)), {}, {me: shares[me]}
-        )
+        secrets = (shamir.split(s, t, n, ctx.secret) for s in (private, seed))
+        shares = [key + own for key, own in zip(*secrets, strict=True)]
+        mask = masks.derive(seed, masks.topic(topic, "self", me))
+        member = Member(me, roster, t, mask, {}, {me: shares[me]})
 
         def sealing(a: int, b: int) -> tuple[bytes, bytes]:
             about = masks.topic(topic, "shares", a, b)
@@ -166,8 +157,14 @@ class SecAgg(Wire):
             raise ClientFailed(f"{ctx.client} leaves the secure aggregation: {e}") from e
         return state | {SESSION: member}
 
+    def gives(self, layout: Layout) -> Layout:
+        return layout  # an integer for each value; masses stand behind them
+
+    def holds(self, x: Tensor, n: int) -> bool:
+        return x.shape == (n,) and x.dtype == torch.int64
+
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
-        """Fixed point, then masks; x: floats, int64 comes back. Raises ClientFailed on a value out of range."""
+        """Fixed point, then masks; x: floats, int64 comes back. Raises ClientFailed."""
         member = _member(state, ctx)
         if member.masked:
             raise ClientFailed(

@@ -60,18 +60,25 @@ class LabelFlip(Adversary):
                 "label-flip needs data with class labels, and this task's have none: every malicious party would fail "
                 "in every round, and any defence would look perfect; use sign-flip, or a classification task"
             )
-        known = len(getattr(bound.objective, "labels", None) or ())
-        n = self.classes or known
+        known = _known(bound)
+        n = known or self.classes
         if self.mapping == "reverse" and not n:
             return "reversing labels needs the number of classes, which this task does not say: set adversary.classes"
-        if known and self.classes and self.classes < known:
-            return f"adversary.classes={self.classes}, and the task has {known} classes"
+        if known and self.classes and self.classes != known:
+            return f"adversary.classes={self.classes}, and the task has {known} classes; 0 takes what the task says"
         if n and self.mapping == "pair" and max(self.source, self.target) >= n:
             return f"label {max(self.source, self.target)} of {n} classes: they count from 0"
         return ""
 
     def members(self, ids: Sequence[str], ctx: Ctx) -> frozenset[str]:
         return drawn(ids, self.fraction, self.count, ctx)
+
+    def idle(self, data: Any, ctx: Ctx, bound: Bound) -> str:
+        n = self.classes or _known(bound)
+        if torch.equal(self.flipped(data.labels, n, ctx.at(round=0).rng("label-flip")), data.labels):
+            what = f"label {self.source}" if self.mapping == "pair" else "label that it would change"
+            return f"it has no {what}, or fewer than rate={self.rate:g} needs to flip one"
+        return ""
 
     def wrap(self, client: Client) -> Client:
         return _Mislabelled(client, self)
@@ -112,7 +119,7 @@ class _Mislabelled(AroundClient):
     def _classes(self, labels: Tensor, bound: Bound) -> int:
         if self.attack.mapping == "pair":
             return 0
-        n = self.attack.classes or len(getattr(bound.objective, "labels", None) or ())
+        n = self.attack.classes or _known(bound)
         if not n:
             raise ClientFailed(
                 "label-flip: mapping=reverse needs the number of classes, which this task does not say "
@@ -123,3 +130,8 @@ class _Mislabelled(AroundClient):
                 f"label-flip: label {int(labels.max())} with {n} classes; correct adversary.classes"
             )
         return n
+
+
+def _known(bound: Bound) -> int:
+    """How many classes the task says that there are; 0: it does not say."""
+    return int(getattr(bound.objective, "classes", 0)) or len(getattr(bound.objective, "labels", None) or ())

@@ -12,7 +12,6 @@ from torch import Tensor
 from fedfm.cards.registry import knob, method
 from fedfm.core.around import AroundClient
 from fedfm.core.context import Ctx
-from fedfm.core.errors import ConfigError, Problem
 from fedfm.core.message import Message
 from fedfm.core.protocols import Adversary, Bound, Client, Say, State
 from fedfm.core.tree import Layout
@@ -31,7 +30,8 @@ class SignFlip(Adversary):
 
     With f of n parties and equal honest updates u the mean becomes ((n - f) - scale f)/n u: it turns round when
     scale > (n - f)/f. The plain attack happens inside the party, before its codecs (a message of weights w_i becomes
-    w - scale (w_i - w)); the omniscient one at the server's door, in simulation only. Buffers stay as they are.
+    w - scale (w_i - w)); the omniscient one at the server's door, in simulation only; in a round without an honest party
+    each reverses its own. Buffers stay as they are.
     """
 
     fraction: float | None = knob(0.2, "share of malicious parties", above=0.0, high=1.0, alternative="size")
@@ -40,6 +40,8 @@ class SignFlip(Adversary):
     )
     scale: float = knob(1.0, "length of the reversed update", low=0.0)
     omniscient: bool = knob(False, "know and reverse the honest parties' mean instead of the own update")
+
+    takes = ("delta",)  # only an update has a sign to flip
 
     @property
     def reads(self) -> bool:  # type: ignore[override]
@@ -55,19 +57,12 @@ class SignFlip(Adversary):
         self, messages: dict[str, Message], members: frozenset[str], state: State, ctx: Ctx
     ) -> tuple[dict[str, Message], State]:
         honest = [m for i, m in messages.items() if i not in members]
-        if not self.omniscient or not honest or len(honest) == len(messages):
+        if not self.omniscient or len(honest) == len(messages):
             return messages, state
-        if any(m.kind == "weights" for m in honest):
-            raise ConfigError(
-                [
-                    Problem(
-                        "adversary",
-                        "sign-flip (omniscient) got weights",
-                        "only an update has a sign to flip",
-                        "set client.send=delta",
-                    )
-                ]
-            )
+        if not honest:  # nobody to know: each turns its own
+            return {
+                i: replace(m, x=_keep(m.x * -self.scale, m.x, ctx.layout)) for i, m in messages.items()
+            }, state
         total = torch.zeros(honest[0].x.numel(), dtype=torch.float64)
         for m in honest:
             total += m.x

@@ -35,6 +35,7 @@ class NormOutliers(Detector):
     one_sided: bool = knob(True, "refuse only what is too long, not what is too short")
 
     reads = True
+    takes = ("delta",)  # whole weights are all about as long as the model
 
     def flag(self, messages: Mapping[str, Message], state: State, ctx: Ctx) -> tuple[dict[str, str], State]:
         if len(messages) < FEWEST:

@@ -13,6 +13,17 @@ from fedfm.core.context import Ctx
 from fedfm.core.errors import RoundFailed
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregator, State
+from fedfm.ledger.events import Event
+
+
+@dataclass(frozen=True)
+class Trusted(Event):
+    """The trust in each party's message, in the order of `clients`."""
+
+    trust: list[float]
+    clients: list[str]
+    kind = "fltrust"
+    server = True
 
 
 @method(
@@ -36,6 +47,7 @@ class FLTrust(Aggregator):
 
     form = "all"
     takes = ("delta",)
+    rescales = True  # to the length of the server's own update
     needs = frozenset({"server rows"})
 
     def combine(self, messages: Sequence[Message], state: State, ctx: Ctx) -> tuple[Tensor, State]:
@@ -55,7 +67,7 @@ class FLTrust(Aggregator):
                 total.add_(u, alpha=t * float(g.norm() / u.norm()))
             if still is not None:
                 still.add_(layout.buffers(m.x).double(), alpha=t)
-        ctx.note("fltrust", trust=trust, clients=[m.sender for m in messages])
+        ctx.note(Trusted(trust, [m.sender for m in messages]))
         whole = sum(trust)
         if not whole:
             return guide.float().clone(), state

@@ -13,8 +13,19 @@ from fedfm.core.context import Ctx
 from fedfm.core.errors import RoundFailed
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregator, State
+from fedfm.ledger.events import Event
 
 CHUNK = 1 << 14  # coordinates at a time: n rows of fp64 stay in cache
+
+
+@dataclass(frozen=True)
+class Nearest(Event):
+    """Whose messages were taken, and the score of every message."""
+
+    selected: list[str]
+    scores: list[float]
+    kind = "krum"
+    server = True
 
 
 @method(
@@ -55,7 +66,7 @@ class Krum(Aggregator):
         rows = [m.x for m in messages]
         score = scores(distances(rows), n - self.f - 2)
         best: list[int] = torch.sort(score, stable=True).indices[: self.m].sort().values.tolist()
-        ctx.note("krum", selected=[messages[i].sender for i in best], scores=score.tolist())
+        ctx.note(Nearest([messages[i].sender for i in best], score.tolist()))
         if self.m == 1:
             return rows[best[0]].float().clone(), state
         out = torch.empty(rows[0].numel())

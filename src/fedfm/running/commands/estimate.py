@@ -18,13 +18,15 @@ from fedfm.core.memory import Memories, RunState
 from fedfm.core.message import Message
 from fedfm.core.session import Site
 from fedfm.core.state import Store
+from fedfm.running.process import borrowed
 from fedfm.running.progress import Silent
+from fedfm.tasks.probing import left_out
 
 STEPS = 3  # local steps that are timed
 
 
 def estimate(setup: Setup) -> dict[str, Any]:
-    """Parameters, bytes a party and round, memory of one process, and seconds of local work (no scoring).
+    """Parameters, bytes a party and round, memory of one process, seconds of local work (no scoring), rows that are cut or lost.
 
     Of several stages the last is told of; bytes, seconds and rounds are those of all. Raises ConfigError where one
     cannot begin from the one before.
@@ -33,10 +35,11 @@ def estimate(setup: Setup) -> dict[str, Any]:
     from fedfm.running.execute import open_site
 
     fed = setup.fed
-    if fed.stages:
-        with tempfile.TemporaryDirectory() as folder:
-            Stages(fed, Path(folder), lambda part: open_site(part, Path(folder), Silent())).rehearse()
-    each = [_of(stage) for stage in fed.each]
+    with borrowed(fed.threads):
+        if fed.stages:
+            with tempfile.TemporaryDirectory() as folder:
+                Stages(fed, Path(folder), lambda part: open_site(part, Path(folder), Silent())).rehearse()
+        each = [_of(stage) for stage in fed.each]
     return each[-1] | {k: sum(e[k] for e in each) for k in ("rounds", "seconds", "total_bytes")}
 
 
@@ -52,6 +55,7 @@ def _of(fed: Federation) -> dict[str, Any]:
         seconds = _seconds_a_step(site) * sum(fed.client.steps_for(n) for n in rows.values()) * fed.rounds
         traffic = _traffic(site, rows)
         cut = sum(getattr(site.data(i), "cut", 0) for i in rows)
+        lost = left_out(site)
     workers = fed.engine.make().workers
     return {
         "trainable_parameters": sum(b.layout.trainable for _, b, _ in each.values()),
@@ -65,6 +69,7 @@ def _of(fed: Federation) -> dict[str, Any]:
         "seconds": seconds / workers,
         "rows": sum(rows.values()),
         "cut": cut,
+        "lost": lost,
     }
 
 
@@ -87,7 +92,7 @@ def _traffic(site: Site, rows: dict[str, int]) -> dict[str, int]:
     `down_bytes`, `up_bytes`, `talk_bytes` are a party's, the mean over the plan; `total_bytes` is of the whole run with
     every party in every round. A conversation is counted for as many local steps as the party takes.
     """
-    fed, ctx = site.fed, Ctx(site.fed.seed, horizon=site.fed.rounds)
+    fed, ctx = site.fed, Ctx(site.fed.seed, horizon=site.fed.span)
     state = RunState(server=fed.serving.init(site.bound, ctx))
     briefs = Briefs(fed, site.bound, state, Memories(site.store.folder, {}))
     plan = {i: Terms() for i in rows}

@@ -13,11 +13,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from fedfm.core.context import Event
 from fedfm.core.errors import ResumeError
 from fedfm.core.state import cannot_write
-
-MEASURED = frozenset({"seconds"})  # kinds that a clock made
+from fedfm.ledger.events import KINDS, Line
 
 
 class Ledger:
@@ -36,7 +34,7 @@ class Ledger:
         except OSError as e:
             raise cannot_write(path, e) from e
 
-    def commit(self, events: Iterable[Event]) -> None:
+    def commit(self, events: Iterable[Line]) -> None:
         """Append the events of one round, sorted by client, kind and content (arrival order is an engine's own).
 
         Strict JSON: a number that is not finite becomes null. All or nothing; raises MachineFault.
@@ -64,7 +62,7 @@ def line(event: Any) -> str:
         )
 
 
-def read(path: Path) -> Iterator[Event]:
+def read(path: Path) -> Iterator[Line]:
     """The events of a ledger file; raises ResumeError on a line that is none."""
     with path.open("rb") as f:
         for number, raw in enumerate(f, 1):
@@ -78,8 +76,8 @@ def read(path: Path) -> Iterator[Event]:
 
 def digest(path: Path) -> str:
     """SHA-256 over every event that no clock made."""
-    h = hashlib.sha256()
+    clocked, h = {cls.kind for cls in KINDS.values() if cls.clocked}, hashlib.sha256()
     for e in read(path):
-        if e["kind"] not in MEASURED:
+        if e["kind"] not in clocked:
             h.update(json.dumps(e, sort_keys=True).encode())
     return h.hexdigest()

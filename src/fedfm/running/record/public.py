@@ -1,0 +1,57 @@
+"""`public/`: the copy of a finished run that may leave the house, where somebody is to be protected.
+
+A run directory holds states, scores, losses and who was drawn, and no epsilon covers them; under a protection only
+what is listed here is for others. It is a list of what leaves, not of what stays: what is new stays in the house.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedfm.config import plain as configs
+from fedfm.config import text
+from fedfm.core.federation import Federation
+from fedfm.core.spending import observers
+from fedfm.ledger import file as ledger
+from fedfm.ledger.events import shown
+from fedfm.running.record.folder import CONFIG, writing
+from fedfm.running.summary import dumps
+
+PUBLIC = "public"
+TOLD = (  # of the summary: what follows from the config, and the model that is given away
+    *("recipe", "rounds", "privacy", "trainable_parameters", "total_parameters", "citations", "versions"),
+    "model_digest",
+)
+KEPT = "scores, parties' records, states and baselines stay in the house: no epsilon covers them"
+
+
+def publish(folder: Path, fed: Federation, config: configs.Config, summary: Mapping[str, Any]) -> Path | None:
+    """Write DIR/public anew: model, config without seeds, the public ledger, summary and page; None without a protection."""
+    from fedfm import report
+
+    if not observers(fed):
+        return None
+    part, place = folder / f".{PUBLIC}.0", folder / PUBLIC
+    with writing(folder):
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(folder / "model", part / "model")
+        (part / CONFIG).write_text(text.dump(unseeded(config)), encoding="utf-8")
+        with (part / "events.jsonl").open("w", encoding="utf-8") as f:
+            for event in ledger.read(folder / "events.jsonl"):
+                if (line := shown(event)) is not None:
+                    f.write(ledger.line(line) + "\n")
+        (part / "summary.json").write_bytes(dumps({k: summary[k] for k in TOLD} | {"kept": KEPT}))
+        report.write([part])
+        shutil.rmtree(place, ignore_errors=True)
+        part.replace(place)
+    return place
+
+
+def unseeded(config: configs.Config) -> configs.Config:
+    """A config without seeds: who knows the seed can draw seeded noise, the cohort and the splits again."""
+    data = config.get("data")
+    bare = {k: v for k, v in config.items() if k != "seed"}
+    return bare | {"data": {k: v for k, v in data.items() if k != "seed"}} if isinstance(data, dict) else bare

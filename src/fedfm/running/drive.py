@@ -210,7 +210,7 @@ def _leave(plan: Plan, run: Run, summary: dict[str, Any]) -> None:
         bound.objective.save(bound.module, str(part))
         if (best := summary["best"]) and best["kept"]:
             with (part / "README.md").open("a", encoding="utf-8") as f:
-                f.write(f"\n## Which round\n\n{of_best(best).capitalize()}.\n")
+                f.write(f"\n## Which round\n\n{(said := of_best(best))[0].upper()}{said[1:]}.\n")
         if summary["privacy"]:  # whoever gets the model gets the definition of its epsilon with it
             with (part / "README.md").open("a", encoding="utf-8") as f:
                 f.write(f"\n## Privacy\n\n{summary['privacy']['sentence']}.\n")
@@ -237,7 +237,9 @@ def _listening(plan: Plan) -> Iterator[Callback]:
     def heard(line: dict[str, Any]) -> None:
         for listener in plan.listeners:
             listener(dict(line))
-        found = line.get("metrics", {}) | {f"validation/{k}": v for k, v in line.get("validation", {}).items()}
+        found = line.get("metrics", {}) | {
+            f"validation/{k}": v for k, v in line.get("validation", {}).items()
+        }
         for logger in loggers:
             logger.log(line["round"], found)
 

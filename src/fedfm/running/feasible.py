@@ -15,11 +15,18 @@ from fedfm.core.federation import Federation
 from fedfm.core.protocols import Adversary
 from fedfm.core.session import Site
 from fedfm.core.spending import noises, planned, schedule
+from fedfm.efficiency.training.schedule import standing
 
 
 def feasible(fed: Federation, rows: Mapping[str, int]) -> list[Problem]:
     """What would fail in every round, or do nothing in any, with these parties and their numbers of rows."""
-    return [*strange(fed, rows), *_few(fed, len(rows)), *_nobody(fed, rows), *affordable(fed, rows)]
+    return [
+        *strange(fed, rows),
+        *standing(fed),
+        *_few(fed, len(rows)),
+        *_nobody(fed, rows),
+        *affordable(fed, rows),
+    ]
 
 
 def _few(fed: Federation, parties: int) -> Iterator[Problem]:

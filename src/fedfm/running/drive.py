@@ -218,7 +218,8 @@ def _leave(plan: Plan, run: Run, site: Site, summary: dict[str, Any]) -> None:
 
     folder, said = plan.folder, ""
     if (best := summary["best"]) and best["kept"]:
-        said += f"\n## Which round\n\n{of_best(best).capitalize()}.\n"
+        which = of_best(best)
+        said += f"\n## Which round\n\n{which[0].upper()}{which[1:]}.\n"
     if summary["privacy"]:  # whoever gets the model gets the definition of its epsilon with it
         said += f"\n## Privacy\n\n{summary['privacy']['sentence']}.\n"
     with writing(folder):

@@ -21,7 +21,7 @@ from fedfm.core.message import raw
 from fedfm.core.session import Site
 from fedfm.ledger import events
 from fedfm.ledger import file as ledger
-from fedfm.report.numbers import finite, score
+from fedfm.report.numbers import finite
 from fedfm.running.verdict import LOST, Verdict
 from fedfm.tasks.probing import left_out
 
@@ -122,10 +122,7 @@ def best_round(run: Run) -> dict[str, Any]:
 
 def of_best(best: Mapping[str, Any]) -> str:
     """Which round a kept model is of, as a phrase."""
-    return (
-        f"the model is that of round {best['round']} of {best['of']}, the best by {best['metric']} on the validation "
-        f"rows ({score(best['value'])})"
-    )
+    return f"the model is that of round {best['round']} of {best['of']}, the best by {best['metric']} on the validation rows"
 
 
 def stopped(run: Run) -> str:

@@ -4,6 +4,11 @@
     python scripts/make_results.py krum secagg --seeds 0    # only these
     python scripts/make_results.py --stale                  # say what would be run, and stop
     python scripts/make_results.py --write                  # run nothing, write what is there
+    nice python scripts/make_results.py fedit --seeds 0 &   # one, behind other work
+
+It may be stopped at any moment: the same command goes on with the round where it stopped (runs/results holds the runs).
+Several may run at a time, on other recipes or seeds. A run that cannot go on is begun anew; one that fails is told, and the
+others go on.
 
 docs/results.jsonl holds one record a recipe and seed, with the digest of its config and the bits epoch of the release
 that ran it: a record stands until one of the two moves. Language models (fedit, fedit-chat) take ten minutes a seed
@@ -14,13 +19,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from filelock import FileLock
+
 from fedfm.cards.registry import recipes
 from fedfm.config.plain import digest
+from fedfm.core.errors import FedfmError, ResumeError, RunFailed
+from fedfm.core.state import write
 from fedfm.core.text import markdown
 from fedfm.report.numbers import decimals, fixed, short, size
 from fedfm.report.seeds import reach
@@ -65,10 +75,17 @@ def run(name: str, seed: int) -> Record:
     setup = configure(name, seed=seed)
     folder = RUNS / f"{name}-{seed}-{BITS}-{digest(setup.config)[:8]}"
     print(f"{name}, seed {seed} ...", flush=True)
-    if (folder / "config.yaml").exists():
-        resume(folder)
-    else:
-        execute(setup, folder, baselines="local")
+    try:
+        if (folder / "config.yaml").exists():
+            try:
+                resume(folder)
+            except ResumeError as e:  # of other data, or begun by code that is no more
+                print(f"    begun anew: {str(e).splitlines()[0]}", flush=True)
+                shutil.rmtree(folder)
+        if not folder.exists():
+            execute(setup, folder, baselines="local")
+    except RunFailed as e:
+        print(f"    {str(e).splitlines()[0]}", flush=True)
     return record(folder, name, seed)
 
 
@@ -94,10 +111,16 @@ def record(folder: Path, name: str, seed: int) -> Record:
     }
 
 
-def keep(records: dict[Key, Record]) -> None:
-    """Write all records, sorted: a change of one is a change of one line."""
-    lines = (json.dumps(records[key], sort_keys=True) + "\n" for key in sorted(records))
-    RECORDS.write_text("".join(lines), encoding="utf-8")
+def keep(key: Key, new: Record) -> dict[Key, Record]:
+    """Write all records with this one, sorted: a change of one is a change of one line. Gives them all."""
+    RUNS.mkdir(parents=True, exist_ok=True)
+    with FileLock(str(RUNS / ".lock")):
+        records = known() | {key: new}
+        write(
+            RECORDS, "".join(json.dumps(records[k], sort_keys=True) + "\n" for k in sorted(records)).encode()
+        )
+        write(PAGE, page(records).encode())
+    return records
 
 
 def spread(values: Iterable[float | None], show: Callable[[float], str]) -> str:
@@ -161,11 +184,15 @@ def main() -> None:
     if given.stale:
         print("".join(f"{name}, seed {seed}\n" for name, seed in todo) or "nothing\n", end="")
         return
-    for key in todo if not given.write else ():
-        records[key] = run(*key)
-        keep(records)
-    if records:
-        PAGE.write_text(page(records), encoding="utf-8")
+    for name, seed in todo if not given.write else ():
+        if fresh(known().get((name, seed)), name, seed):
+            continue  # somebody else was faster
+        try:
+            keep((name, seed), run(name, seed))
+        except FedfmError as e:
+            print(f"    {name}, seed {seed}: {e}", flush=True)
+    if records and given.write:
+        write(PAGE, page(records).encode())
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def killed(what: Any, folder: Path, after: int, **run: Any) -> None:
         if record["round"] == after:
             os._exit(9)
 
-    _apart(lambda: fedfm.run(what, out=folder, callbacks=die, **run))
+    apart(lambda: fedfm.run(what, out=folder, callbacks=die, **run))
 
 
 def killed_in(what: Any, folder: Path, module: Any, name: str, **run: Any) -> None:
@@ -32,7 +32,7 @@ def killed_in(what: Any, folder: Path, module: Any, name: str, **run: Any) -> No
         setattr(module, name, lambda *args, **kwargs: os._exit(9))
         fedfm.run(what, out=folder, **run)
 
-    _apart(go)
+    apart(go)
 
 
 def interrupted(fed: Federation, folder: Path, after: int, **run: Any) -> str:
@@ -47,7 +47,9 @@ def interrupted(fed: Federation, folder: Path, after: int, **run: Any) -> str:
     return " ".join(e.value.__notes__)
 
 
-def _apart(go: Callable[[], Any]) -> None:
+def apart(go: Callable[[], Any]) -> None:
+    """Do it in a process of its own, which is to die of it."""
+
     def child() -> None:
         torch.set_num_threads(1)
         go()

@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 NAMES = {
     **dict.fromkeys(("run", "resume", "recipe_of"), "fedfm.running.entry"),
+    "audit": "fedfm.running.audits",
     **dict.fromkeys(("Federation", "replace"), "fedfm.core.federation"),
     **dict.fromkeys(("method", "recipe", "knob"), "fedfm.cards.registry"),
     **dict.fromkeys(("Ctx", "Terms"), "fedfm.core.context"),

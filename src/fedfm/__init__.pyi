@@ -97,6 +97,7 @@ from fedfm.efficiency.training.drift.fedsam import FedSAM as FedSAM
 from fedfm.efficiency.training.drift.mime import MimeLite as MimeLite
 from fedfm.efficiency.training.drift.mime import MimeLiteServer as MimeLiteServer
 from fedfm.efficiency.training.drift.rolora import RoLoRA as RoLoRA
+from fedfm.efficiency.training.fedasync import FedAsync as FedAsync
 from fedfm.efficiency.training.fedbuff import FedBuff as FedBuff
 from fedfm.efficiency.training.fedprox import FedProx as FedProx
 from fedfm.efficiency.training.hierarchy import Edges as Edges
@@ -119,6 +120,7 @@ from fedfm.efficiency.training.soup import GreedySoup as GreedySoup
 from fedfm.engines.inprocess import InProcess as InProcess
 from fedfm.engines.pace import AllArrive as AllArrive
 from fedfm.engines.pace import Buffered as Buffered
+from fedfm.engines.pace import Link as Link
 from fedfm.engines.pace import Quorum as Quorum
 from fedfm.engines.pace import Speed as Speed
 from fedfm.engines.processes import Processes as Processes
@@ -135,6 +137,7 @@ from fedfm.incentives.reward.budget_split import BudgetSplit as BudgetSplit
 from fedfm.incentives.selection.poisson import Poisson as Poisson
 from fedfm.incentives.selection.power_of_choice import PowerOfChoice as PowerOfChoice
 from fedfm.incentives.selection.uniform import Uniform as Uniform
+from fedfm.running.audits import audit as audit
 from fedfm.running.entry import recipe_of as recipe_of
 from fedfm.running.entry import resume as resume
 from fedfm.running.entry import run as run
@@ -143,6 +146,8 @@ from fedfm.tasks.quadratic import Quadratic as Quadratic
 from fedfm.tasks.quadratic import Quadratics as Quadratics
 from fedfm.tasks.text.causal import CausalLM as CausalLM
 from fedfm.tasks.text.classify import SequenceClassification as SequenceClassification
+from fedfm.tasks.text.preference import Preference as Preference
+from fedfm.tasks.text.regress import TextRegression as TextRegression
 from fedfm.tasks.vision.image import ImageClassification as ImageClassification
 from fedfm.trust.privacy.mechanism.discrete_gaussian import DiscreteGaussian as DiscreteGaussian
 from fedfm.trust.privacy.mechanism.gaussian import ClipNoise as ClipNoise

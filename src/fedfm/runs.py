@@ -38,6 +38,9 @@ def run(
     repeats: Annotated[
         int, typer.Option(min=1, help="so many runs, over as many seeds, with mean and spread")
     ] = 1,
+    keep_rounds: Annotated[
+        int, typer.Option(min=0, help="keep the states of every so many rounds, for audits (0: none)")
+    ] = 0,
     strict: Strict = False,
 ) -> None:
     """Run a federation, with live progress, and write a run directory.
@@ -58,7 +61,14 @@ def run(
     setup = configure(what, settings or (), rounds=rounds, seed=seed, engine=engine)
     _notes(setup)
     with _interruptible():
-        result = execute(setup, out_dir, baselines=baselines, progress=Live(err), trackers=tracker or ())
+        result = execute(
+            setup,
+            out_dir,
+            baselines=baselines,
+            progress=Live(err),
+            trackers=tracker or (),
+            keep_rounds=keep_rounds,
+        )
     _show(result, strict)
 
 
@@ -234,7 +244,7 @@ def _sweep(
         status = ", ".join(f"{n} {s}" for s, n in row["status"].items())
         shown.add_row(*(str(v) for v in row["settings"].values()), str(row["runs"]), *numbers, status)
     out.print(shown)
-    out.print(str(folder / "sweep.json"), style="dim")
+    out.print(f"{folder / 'sweep.json'}; look at {folder / 'report.html'}", style="dim")
     if any(p.result is None or p.result.status == "failed" for p in points):
         raise typer.Exit(1)
 
@@ -262,14 +272,17 @@ def predict(
     """The tuned model's label of each text, or its answer to each instruction."""
     from fedfm.core.errors import ConfigError, Problem
     from fedfm.running.commands.tuned import predict as go
-    from fedfm.running.commands.tuned import read_texts
+    from fedfm.running.commands.tuned import read_texts, round_of
 
     texts = [*(text or ()), *(read_texts(file, column) if file is not None else ())]
     if not texts:
         raise ConfigError(
             [Problem("--text", "there is no text", "nothing was given", "--text '...' or --file F")]
         )
-    for given, said in zip(texts, go(folder, texts), strict=True):
+    answers = go(folder, texts)
+    if which := round_of(folder):
+        err.print(which, style="dim")
+    for given, said in zip(texts, answers, strict=True):
         print(json.dumps({"text": given, "prediction": said}, ensure_ascii=False) if as_json else said)
 
 
@@ -283,12 +296,15 @@ def export(
     """Write the tuned model as others expect it, read it back, and score it again on the run's test rows."""
     from fedfm.report.numbers import fixed
     from fedfm.running.commands.tuned import export as go
+    from fedfm.running.commands.tuned import round_of
 
     try:
         found = go(folder, to, merged=merged)
     except OSError as e:
         raise MachineFault(f"{to or folder}: {e.strerror}\n    fix: give another folder with --to") from e
     out.print(str(found.folder))
+    if which := round_of(folder):
+        out.print(which, markup=False, highlight=False)
     for name, value in found.scores.items():
         if name in found.reported and "/" not in name:
             out.print(
@@ -307,24 +323,26 @@ def audit(
     ] = "loss-threshold",
     as_json: Annotated[bool, typer.Option("--json", help="the findings as JSON")] = False,
 ) -> None:
-    """Ask a finished run what its model gives away, e.g. who was trained on; the findings go to DIR/audit.json.
+    """Ask a finished run what its model gives away, e.g. who was trained on; the findings go to DIR/audit.json and to its report.
 
     Config, data and base model must be those of the run.
     """
+    from fedfm.report.rundir import AUDIT
+    from fedfm.report.sections.audit import cells
     from fedfm.running import audits
 
     found = audits.audit(folder, audit)
     if as_json:
         print(json.dumps(found, indent=1))
         return
-    names, *rows = audits.table(found)
+    names, *rows = cells(found)
     if rows:
         shown = Table(*names, box=None, padding=(0, 2, 0, 0))
         for row in rows:
             shown.add_row(*row)
         out.print(shown)
     out.print(found.get("meaning", ""), markup=False, highlight=False)
-    out.print(str(folder / audits.AUDIT), style="dim")
+    out.print(str(folder / AUDIT), style="dim")
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False) -> None:

@@ -189,9 +189,10 @@ def test_an_unlabelled_test_split_names_the_one_that_has_labels() -> None:
     message = said(lambda: Hub("two", partition=Iid(2)).open(0, TEXT))
     pasted = override({"data": {}}, [shlex.split(message.rsplit("fix: ", 1)[1])[0]])["data"]
     assert (
-        pasted == {"test_split": ""} and len(Hub("two", partition=Iid(2), **pasted).open(0, TEXT).test()) == 8
+        pasted == {"test_fraction": 0.2}
+        and len(Hub("two", partition=Iid(2), **pasted).open(0, TEXT).test()) == 8
     )
-    assert len(Hub("glue", partition=Iid(2), test_split="").open(0, TEXT).test()) == 8
+    assert len(Hub("glue", partition=Iid(2), test_fraction=0.2).open(0, TEXT).test()) == 8
 
 
 # ---- pictures -------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from fedfm.config.text import override
 from fedfm.core.schema import Column
 from fedfm.data.chatterbot import Chatterbot
 from fedfm.data.files import Files
-from fedfm.data.kinds import Number, Text
+from fedfm.data.kinds import ASSISTANT, Number, Text
 from fedfm.data.wordnet_topics import WordnetTopics
 from said import said
 
@@ -31,12 +32,12 @@ def offered(message: str) -> Any:
 
 
 # ---- maps -----------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", ["text_pair", "input", "system", "labels"])
+@pytest.mark.parametrize("name", ["number", "input", "system", "labels"])
 def test_a_mapped_column_that_the_task_does_not_read_is_refused(name: str) -> None:
     jsonl(Path("a.jsonl"), [{"s": "a", "l": "xy"[i % 2], "t": "b"} for i in range(12)])
     message = said(lambda: Files("a.jsonl", columns={"text": "s", "label": "l", name: "t"}).open(0, TEXT))
     assert f"the task does not read a column '{name}'" in message
-    assert ("it reads text, label, group" in message) or ("did you mean 'label'" in message)
+    assert ("it reads text, text_pair, label, group" in message) or ("did you mean 'label'" in message)
 
 
 def test_history_and_system_of_a_question_are_refused() -> None:
@@ -59,7 +60,7 @@ def test_a_mapped_column_that_nobody_has_is_missed_even_if_it_is_optional() -> N
 def test_a_sentence_pair_is_read_where_the_task_has_it() -> None:
     rows = [{"premise": f"p{i}", "hypothesis": f"h{i}", "label": "yn"[i % 2]} for i in range(10)]
     jsonl(Path("a.jsonl"), rows)
-    pair = (*TEXT, Column("text_pair", Text()))
+    pair = tuple(replace(c, required=c.name != "group") for c in TEXT)
     opened = Files("a.jsonl", columns={"text": "premise", "text_pair": "hypothesis"}, test_fraction=0.0).open(
         0, pair
     )
@@ -225,6 +226,8 @@ def test_odd_chats_are_left_out_or_refused() -> None:
         "messages: a chat without an assistant's turn": 2,
         "messages: an empty list": 1,
         "messages: a chat in which no answer follows a user's turn": 1,
+        f"{ASSISTANT} that calls a tool without a word": 4,
+        f"{ASSISTANT} behind a turn of tool": 4,
     }
     bad: list[Any] = [["x"], [{"text": "x"}], [{"role": "user", "content": 3}], "[{", "hello"]
     jsonl(Path("b.jsonl"), [{"messages": m} for m in bad])

@@ -302,7 +302,12 @@ def test_hub_from_a_saved_folder(folder: Path) -> None:
         and opened.account.reasons(split="train") == {"no label": 1}
     )
     by_user = Hub(
-        "d", columns={"text": "sentence"}, partition=ByField("who"), test_split="", train_rows=30, test_rows=5
+        "d",
+        columns={"text": "sentence"},
+        partition=ByField("who"),
+        test_fraction=0.2,
+        train_rows=30,
+        test_rows=5,
     )
     assert by_user.open(0).ids == ("u0", "u1", "u2") and len(by_user.open(0).test()) == 5
     assert by_user.open(0).test() == by_user.open(1).test()

@@ -8,6 +8,7 @@ import gzip
 import json
 import lzma
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from bring import LM, TEXT, asked, jsonl, labelled
 
 from fedfm.data.files import Files
 from fedfm.data.partition.iid import Iid
+from fedfm.data.splits import UNUSED
 from said import said
 
 ROWS = labelled()
@@ -226,7 +228,12 @@ def test_train_test_and_validation_are_splits_of_one_party() -> None:
             parties.ids == ("d",)
             and len(parties.train("d")) == len(parties.test("d")) == len(parties.test()) == 16
         )
-        assert parties.account.reasons(split="validation") == {"validation row beside a test file": 16}
+        assert parties.account.reasons(split="server") == {UNUSED: 16}
+    served = Files("d", server_rows=6).open(0, TEXT)
+    assert served.account.reasons(split="server") == {UNUSED: 10} and len(served.test()) == 16
+    assert all("validation" in r["text"] for r in served.server().rows) and len(served.server()) == 6
+    assert Counter(r["label"] for r in served.server().rows) == {"pos": 3, "neg": 3}
+    assert "data.server_rows=16" in said(lambda: Files("d", server_rows=17).open(0, TEXT))
     assert len(Files("d", partition=Iid(4)).open(0, TEXT).ids) == 4
     os.remove("d/test.jsonl")
     assert all("validation" in r["text"] for r in Files("d").open(0, TEXT).test().rows)

@@ -75,3 +75,23 @@ def test_every_folder_that_is_no_model_comes_with_a_fix(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(ModelError, match="fix: name its base model"):
         load_tokenizer(str(tmp_path))
+
+
+def test_half_a_snapshot_is_not_here_and_check_asks_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    commit = "a" * 40
+    place = tmp_path / "models--org--name" / "snapshots" / commit
+    place.mkdir(parents=True)
+    (place.parent.parent / "refs").mkdir()
+    (place.parent.parent / "refs/main").write_text(commit)
+    (place / "config.json").write_text("{}")
+    assert models.here("org/name") is None  # its tokenizer was looked at once, its weights were never fetched
+    with models.only_here(), pytest.raises(ModelError, match="is not here"):
+        models.local("org/name")
+    (place / "model.safetensors").write_bytes(b"x" * 2000)
+    with models.only_here():
+        assert models.local("org/name") == place and models.base("org/name").revision == commit

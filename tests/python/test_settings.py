@@ -19,12 +19,15 @@ from fedfm.config.record import to_config
 from fedfm.core.combine import ByClient, ByPath
 from fedfm.core.errors import ConfigError
 from fedfm.core.federation import Federation, replace
+from fedfm.core.tree import Layout
 from fedfm.efficiency.communication.codec.topk import TopK
 from fedfm.efficiency.training.local import Local
+from fedfm.efficiency.training.scaffold import Scaffold, ScaffoldServer
 from fedfm.engines.pace import AllArrive, Quorum, Speed
 from fedfm.incentives.auction.proportional_share import ProportionalShare
 from fedfm.incentives.selection.uniform import Uniform
 from fedfm.laws.homes import quadratics
+from fedfm.running.entry import run
 from fedfm.running.feasible import feasible
 from fedfm.trust.privacy.secure.secagg import SecAgg
 from fedfm.trust.robustness.attack.label_flip import LabelFlip
@@ -182,8 +185,18 @@ def test_names_that_are_borne_pass() -> None:
         assert not strange(
             quadratics(uplink=SecAgg(), pace=AllArrive(dropout=0.1, dropout_phase=phase)), PARTIES
         )
-    (problem,) = strange(quadratics(uplink=ByPath({"dc/*": TopK(), "*": TopK()})), PARTIES, ["w", "b"])
+    layout, rules = Layout.of({"w": (2,), "b": (1,)}), {"dc/*": TopK(), "*": TopK()}
+    (problem,) = strange(quadratics(uplink=ByPath(rules)), PARTIES, layout)
     assert problem.where == "uplink.rules.dc/*" and "matches no tensor" in problem.what
+    variates = {
+        "client": Scaffold(),
+        "server": ScaffoldServer(),
+    }  # these travel beside the update, and only up
+    assert not strange(quadratics(**variates, uplink=ByPath(rules)), PARTIES, layout)
+    (problem,) = strange(quadratics(**variates, downlink=ByPath(rules)), PARTIES, layout)
+    assert problem.where == "downlink.rules.dc/*"
+    with pytest.raises(ConfigError, match="'head.\\*' matches no tensor"):
+        run(quadratics(uplink=ByPath({"head.*": TopK(), "*": TopK()})))
 
 
 # ---- ranges ---------------------------------------------------------------------------------------------------

@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from fedfm import bench
-from fedfm.bench import aggregate, clients, machine, overhead, secagg, start, wire
-from fedfm.bench.arena import ENDLESS, NEVER, opened
-from fedfm.bench.idle import Crowd, Idle, Vector
-from fedfm.cards.registry import methods
-from fedfm.core.errors import ConfigError
+from fedfm.bench import aggregate, clients, machine, overhead, secagg, speed, start, wire
+from fedfm.bench.bed.arena import ENDLESS, NEVER, opened
+from fedfm.bench.bed.idle import Crowd, Idle, Vector
+from fedfm.cards.registry import methods, recipes
+from fedfm.cli import app
+from fedfm.core.errors import ConfigError, FedfmError
 from fedfm.core.federation import Federation, replace
 from fedfm.engines.inprocess import InProcess
 from fedfm.engines.processes import Processes
@@ -35,7 +37,16 @@ def idle(parties: int, size: int = 64, **slots: Any) -> Federation:
 
 
 def test_names_and_their_modules() -> None:
-    assert bench.names() == ["overhead", "start", "clients", "aggregate", "imports", "wire", "secagg"]
+    assert bench.names() == [
+        "overhead",
+        "start",
+        "clients",
+        "aggregate",
+        "imports",
+        "wire",
+        "secagg",
+        "speed",
+    ]
     with pytest.raises(ConfigError, match="did you mean 'overhead'"):
         bench.run("overhed")
 
@@ -150,3 +161,26 @@ def test_secagg_rounds() -> None:
     found = secagg.measure(parties=(4,), size=50, repeats=1)["rounds"]["4"]
     assert found["secagg"]["bytes"]["talk"] > 0 == found["plain"]["bytes"]["talk"]
     assert found["secagg"]["bytes"]["up"] > found["plain"]["bytes"]["up"]
+
+
+def test_a_speed_run_ends_where_the_score_is_there(capsys: pytest.CaptureFixture[str]) -> None:
+    small = ("data.train_rows=120", "data.test_rows=20", "client.steps=1", "rounds=3")
+    found = speed.measure(recipe="fedavg-vision", settings=small, until=0.0, repeats=2)
+    assert found["rounds"] == 1 and len(found["scores"]) == 2 and found["metric"] == "accuracy"
+    assert (
+        found["seconds"] == pytest.approx(sum(found["seconds_each"]) / 2, abs=0.06) and found["seconds"] > 0
+    )
+    never = speed.measure(True, recipe="fedavg-vision", settings=small, until=1.1)
+    assert never["seconds"] is None and len(never["scores"]) == 4 and "not reached" in capsys.readouterr().err
+
+
+def test_a_speed_run_says_what_it_needs(tmp_path: Path) -> None:
+    assert set(speed.UNTIL) <= set(recipes())
+    with pytest.raises(ConfigError, match="--until"):
+        speed.measure(recipe="krum")
+    with pytest.raises(ConfigError, match="clinet"):
+        speed.measure(True, recipe="fedavg-vision", settings=("clinet.lr=1",), until=0.5)
+    with pytest.raises(FedfmError, match="does not run: "):
+        speed.measure(True, recipe="fedavg-vision", settings=("data.train_rows=1",), until=0.5)
+    done = CliRunner().invoke(app, ["bench", "wire", "quickstart"])
+    assert done.exit_code == 1 and isinstance(done.exception, ConfigError)

@@ -91,7 +91,8 @@ def test_check_never_fetches_weights(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert not here("minilm") and not here("org/name") and not here("org/name@main")
     assert here("tiny-encoder") and here("./a-folder") and here(str(tmp_path))
     said = fedfm_("check", "quickstart", "data.train_rows=200")
-    assert "not probed: minilm is not here" in said.output and not (tmp_path / "cache" / "models").exists()
+    assert "not probed: minilm is not here" in said.output
+    assert not list((tmp_path / "cache" / "models").glob("minilm*")) and not (tmp_path / "hub").exists()
 
 
 def test_check_says_which_rows_are_left_out(tmp_path: Path) -> None:
@@ -133,6 +134,7 @@ def test_a_sweep_is_a_grid_with_mean_and_spread_over_seeds(q: Path, tmp_path: Pa
     )
     assert said.exit_code == 0, said.output
     told = json.loads((tmp_path / "s" / "sweep.json").read_text())["table"]
+    assert "Over seeds" in (tmp_path / "s" / "report.html").read_text()
     assert [r["settings"] for r in told] == [{"client.lr": 0.01}, {"client.lr": 0.02}]
     scores = [
         json.loads((tmp_path / "s" / f"client.lr=0.01,seed={k}" / "summary.json").read_text())
@@ -181,7 +183,7 @@ def test_a_point_that_fails_is_a_row(q: Path, tmp_path: Path) -> None:
 def test_repeats_are_the_sweep_over_seeds(q: Path, tmp_path: Path) -> None:
     said = fedfm_("run", q, "--repeats", 2, "--seed", 3, "--baselines", "none", "--out", tmp_path / "s")
     assert said.exit_code == 0 and " ± " in said.output
-    assert {p.name for p in (tmp_path / "s").iterdir()} == {"seed=3", "seed=4", "sweep.json"}
+    assert {p.name for p in (tmp_path / "s").iterdir()} == {"seed=3", "seed=4", "sweep.json", "report.html"}
 
 
 # ---- the tuned model ------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from fedfm.config.setup import Setup
 from fedfm.efficiency.communication.submodel.heterofl import HeteroFL
 from fedfm.efficiency.computation.split.splitfed import SplitFed, SplitFedServer
 from fedfm.efficiency.training.local import Local
-from fedfm.running.estimate import estimate
+from fedfm.running.commands.estimate import estimate
 
 SGD = Local(lr=0.1, steps=3, batch=4)
 CASES: dict[str, dict[str, Any]] = {

@@ -24,7 +24,7 @@ from fedfm.engines.inprocess import InProcess
 from fedfm.engines.pace import AllArrive
 from fedfm.incentives.selection.uniform import Uniform
 from fedfm.models import tiny
-from fedfm.running.estimate import estimate
+from fedfm.running.commands.estimate import estimate
 from fedfm.running.execute import Result, configure, resume
 from fedfm.tasks.text.classify import SequenceClassification
 from fedfm.tasks.vision.image import ImageClassification

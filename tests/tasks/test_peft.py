@@ -293,3 +293,28 @@ def test_a_tuned_model_knows_its_base(tmp_path: Path) -> None:
         (tmp_path / "model" / "fedfm-task.json").write_text(json.dumps(record | {"task": odd}))
         with pytest.raises(ModelError, match="does not fit this release"):
             load_tuned(tmp_path / "model")
+
+
+def test_settings_of_another_tool_that_are_ours_or_say_nothing(llama: str, tmp_path: Path) -> None:
+    """What says where an adapter is from passes; what the tuning does not have, or changed the base, does not."""
+    first = CausalLM(model=llama, tuning=LoRA(r=2)).open(None)
+    first.objective.save(first.module, str(tmp_path))
+    (tmp_path / "fedfm-task.json").unlink()
+    file = tmp_path / "adapter_config.json"
+    told = json.loads(file.read_text())
+    task = CausalLM(model=llama, start=str(tmp_path))
+    quiet = {"peft_version": "9", "revision": "x", "init_lora_weights": "gaussian", "inference_mode": False}
+    eva = {"init_lora_weights": "eva", "eva_config": {"rho": 2.0}}
+    for more in (quiet, eva, {"task_type": "CAUSAL_LM"}):
+        file.write_text(json.dumps(told | more))
+        assert torch.equal(task.open(None).init, first.read())
+    for more in (
+        {"init_lora_weights": "pissa"},
+        {"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4}},
+        {"use_dora": True},
+        {"eva_config": {"rho": 2.0}},
+        {"rank_pattern": {"q_proj": 4}},
+    ):
+        file.write_text(json.dumps(told | more))
+        with pytest.raises(ModelError, match=f"{min(more)}="):
+            task.open(None)

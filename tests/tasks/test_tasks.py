@@ -163,7 +163,7 @@ def readme(folder: Path, base: str, **given: Any) -> dict[str, Any]:
     assert code
     text = code[1].replace('folder = "."', f"folder = {str(folder)!r}")
     text = text.replace(
-        'folder, texts = ".", ["a text to classify"]',
+        'folder, texts = ".", ["a text"]',
         f"folder, texts = {str(folder)!r}, {given.get('texts')!r}",
     )
     names: dict[str, Any] = {}
@@ -183,7 +183,7 @@ def test_saved_classifier_is_the_trained_one(encoder: str, tmp_path: Path, tunin
     assert accuracy > 0.9
     bound.objective.save(bound.module, str(tmp_path))
     with torch.no_grad():
-        ours = bound.objective.logits(bound.module, batch)
+        ours = bound.objective.outputs(bound.module, batch)
     texts = [r["text"] for r in ROWS]
     torch.testing.assert_close(readme(tmp_path, encoder, texts=texts)["logits"], ours, rtol=1e-4, atol=1e-4)
     tuned = load_tuned(tmp_path)

@@ -49,7 +49,7 @@ def opened(encoder: str, tuning: Any, **fields: Any) -> tuple[BoundModule, Any]:
 
 def logits(bound: BoundModule, batch: Any) -> Tensor:
     with torch.no_grad():
-        return bound.objective.logits(bound.module, batch)
+        return bound.objective.outputs(bound.module, batch)
 
 
 def stir(bound: BoundModule, seed: int = 0) -> Tensor:
@@ -144,7 +144,7 @@ def test_residual_is_a_dense_update_of_the_base(encoder: str) -> None:
         b.data, layer.lora_R.data = torch.zeros_like(b), torch.zeros_like(layer.lora_R)
     with torch.no_grad():
         torch.testing.assert_close(
-            bound.objective.logits(merged, batch), logits(bound, batch), rtol=1e-5, atol=1e-5
+            bound.objective.outputs(merged, batch), logits(bound, batch), rtol=1e-5, atol=1e-5
         )
     bound.gradient(batch)
     assert all(not bound.layout.views(bound.grads)[e.name].any() for e in still)

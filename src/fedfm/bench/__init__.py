@@ -9,7 +9,7 @@ from typing import Any
 
 from fedfm.core.errors import ConfigError, Problem, nearest
 
-_NAMES = ("overhead", "start", "clients", "aggregate", "imports", "wire", "secagg")
+_NAMES = ("overhead", "start", "clients", "aggregate", "imports", "wire", "secagg", "speed")
 
 
 def names() -> list[str]:
@@ -17,12 +17,14 @@ def names() -> list[str]:
     return list(_NAMES)
 
 
-def run(name: str | None = None, quick: bool = False) -> dict[str, Any]:
+def run(name: str | None = None, quick: bool = False, **options: Any) -> dict[str, Any]:
     """Measure `name` and return its figures as plain data; all of them, by name, when it is None.
 
-    `quick` repeats less on smaller sizes: for a look, not for a claim. Progress goes to standard error. Raises
-    ConfigError for an unknown name.
+    `quick` repeats less on smaller sizes: for a look, not for a claim. `options`: the measurement's own. Progress goes
+    to standard error. Raises ConfigError for an unknown name.
     """
+    if (device := options.get("device", "cpu")) != "cpu":
+        _refuse(name, device)
     if name is None:
         return {n: run(n, quick) for n in _NAMES}
     if name not in _NAMES:
@@ -40,7 +42,7 @@ def run(name: str | None = None, quick: bool = False) -> dict[str, Any]:
 
     print(f"bench {name} ...", file=sys.stderr, flush=True)
     load, start = machine.load(), time.perf_counter()
-    found: dict[str, Any] = importlib.import_module(f"fedfm.bench.{name}").measure(quick=quick)
+    found: dict[str, Any] = importlib.import_module(f"fedfm.bench.{name}").measure(quick=quick, **options)
     spent = time.perf_counter() - start
     print(f"bench {name} took {spent:.1f} s", file=sys.stderr, flush=True)
     return {
@@ -50,3 +52,22 @@ def run(name: str | None = None, quick: bool = False) -> dict[str, Any]:
         "took_s": round(spent, 2),
         "machine": machine.describe() | {"load_before": load, "load_after": machine.load()},
     }
+
+
+def _refuse(name: str | None, device: str) -> None:
+    """Raise ConfigError unless `name` can be measured on `device`."""
+    import torch
+
+    if device != "cuda" or name != "overhead":
+        what = f"{name or 'all'} cannot be measured on '{device}'"
+        why = "only overhead is work for a device"
+        fix = (
+            "fedfm bench overhead --device cuda"
+            if device == "cuda"
+            else "--device cpu, or overhead with cuda"
+        )
+    elif not torch.cuda.is_available():
+        what, why, fix = "no CUDA device is visible", "torch.cuda.is_available() is false", "--device cpu"
+    else:
+        return
+    raise ConfigError([Problem("bench", what, why, fix)])

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from fedfm.bench import machine
-from fedfm.bench.idle import Crowd, Vector
+from fedfm.bench.bed.idle import Crowd, Vector
 from fedfm.core.context import Ctx
 from fedfm.core.federation import Federation
 from fedfm.core.fold import Fold, gather, settle, validate

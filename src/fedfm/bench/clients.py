@@ -11,8 +11,8 @@ import sys
 from typing import Any
 
 from fedfm.bench import machine
-from fedfm.bench.arena import ENDLESS, NEVER, Arena, opened
-from fedfm.bench.idle import Crowd, Idle, Vector
+from fedfm.bench.bed.arena import ENDLESS, NEVER, Arena, opened
+from fedfm.bench.bed.idle import Crowd, Idle, Vector
 from fedfm.core.federation import Federation
 from fedfm.core.job import UPLOAD
 from fedfm.engines.inprocess import InProcess
@@ -44,6 +44,7 @@ def measure(
                 engine=engine,
                 evaluate=NEVER,
                 rounds=ENDLESS,
+                device="cpu",
             )
             with opened(fed) as arena:
                 (found["slow"] if slow else found)[name] = _rounds(arena, 1 if slow else repeats)

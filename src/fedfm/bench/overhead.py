@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fedfm.bench import machine
-from fedfm.bench.arena import ENDLESS, NEVER, Lap, opened
-from fedfm.bench.bare import Network, Rows, parameters, train
+from fedfm.bench.bed.arena import ENDLESS, NEVER, Lap, opened
+from fedfm.bench.bed.bare import Network, Rows, parameters, train
 from fedfm.core.context import Ctx
 from fedfm.core.federation import Federation
 from fedfm.core.message import Message
@@ -80,14 +80,22 @@ def measure(
     repeats: int = 5,
     model: str = "minilm",
     workers: int = 0,
+    device: str = "cpu",
 ) -> dict[str, Any]:
-    """`overhead` and `outside` of rounds in one process; `inprocess` and `processes`: the same, and all raw numbers."""
+    """`overhead` and `outside` of rounds in one process; `inprocess` and `processes`: the same, and all raw numbers.
+
+    On `cuda` the ratios are of wall seconds, and there are no workers.
+    """
     task, repeats = SequenceClassification(model=model, tuning=LoRA(RANK, ALPHA)), 1 if quick else repeats
     with quiet():
-        network = Network(path(model), LABELS, RANK, ALPHA, task.scale)
+        network = Network(path(model), LABELS, RANK, ALPHA, task.scale).to(device)
     client = Paired(optimizer="adamw", lr=3e-3, steps=steps, batch=batch, network=network)
     found = {}
-    for name, engine in (("inprocess", InProcess()), ("processes", Processes(workers))):
+    engines: dict[str, Any] = {"processes": Processes(workers)} if device == "cpu" else {}
+    engines["inprocess"] = (
+        InProcess()
+    )  # last: where CUDA is, a process that has computed gradients cannot be forked
+    for name, engine in engines.items():
         fed = Federation(
             task,
             WordnetTopics(partition=Iid(parties=clients)),
@@ -95,6 +103,7 @@ def measure(
             engine=engine,
             evaluate=NEVER,
             rounds=ENDLESS,
+            device=device,
         )
         with opened(fed) as arena:
             if other := set(parameters(network)) ^ {e.name for e in arena.run.bound.layout.entries}:
@@ -104,7 +113,9 @@ def measure(
             for k in range(repeats):
                 laps.append(arena.lap())
                 print(f"  {name} {k + 1}/{repeats}", file=sys.stderr, flush=True)
-            found[name] = _ratios(laps, clients, one=name == "inprocess")
+            found[name] = _ratios(
+                laps, clients, "cpu" if device == "cpu" else "wall", one=name == "inprocess"
+            )
             found[name]["workers"] = len(machine.workers(arena.run.engine))
     return {
         "overhead": found["inprocess"]["overhead"],
@@ -121,6 +132,7 @@ def measure(
             "tuning": "lora r=8",
             "optimizer": "adamw",
             "data": "wordnet-topics, iid",
+            "device": device,
         },
     }
 
@@ -134,7 +146,7 @@ def texts_of(data: Any) -> Rows:
     ]
 
 
-def _ratios(laps: list[Lap], clients: int, one: bool) -> dict[str, Any]:
+def _ratios(laps: list[Lap], clients: int, clock: str, one: bool) -> dict[str, Any]:
     """Seconds a round of the federation (the bare loop taken out), of its work, of the bare loop; and the ratios."""
     sums: dict[str, list[float]] = {}
     differ = 0.0
@@ -146,8 +158,10 @@ def _ratios(laps: list[Lap], clients: int, one: bool) -> dict[str, Any]:
         for key in ("work_cpu", "work_wall", "bare_cpu", "bare_wall", "aside_cpu", "aside_wall"):
             sums.setdefault(key, []).append(sum(e[key] for e in uploads))
     cpu = [lap.cpu - aside for lap, aside in zip(laps, sums["aside_cpu"], strict=True)]
-    overhead = [c / b for c, b in zip(cpu, sums["bare_cpu"], strict=True)]
-    outside = [1 - w / c for c, w in zip(cpu, sums["work_cpu"], strict=True)]
+    wall = [lap.wall - aside for lap, aside in zip(laps, sums["aside_wall"], strict=True)]
+    spent = cpu if clock == "cpu" else wall
+    overhead = [s / b for s, b in zip(spent, sums[f"bare_{clock}"], strict=True)]
+    outside = [1 - w / s for s, w in zip(spent, sums[f"work_{clock}"], strict=True)]
     rest = [
         (lap.wall - aside - work) / (lap.wall - aside)  # of wall time: meant for one process
         for lap, aside, work in zip(laps, sums["aside_wall"], sums["work_wall"], strict=True)

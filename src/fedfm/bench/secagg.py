@@ -10,8 +10,8 @@ import sys
 from typing import Any
 
 from fedfm.bench import machine
-from fedfm.bench.arena import ENDLESS, NEVER, opened
-from fedfm.bench.idle import Crowd, Idle, Vector
+from fedfm.bench.bed.arena import ENDLESS, NEVER, opened
+from fedfm.bench.bed.idle import Crowd, Idle, Vector
 from fedfm.core.federation import Federation, replace
 from fedfm.engines.inprocess import InProcess
 from fedfm.trust.privacy.secure.secagg import SecAgg
@@ -27,7 +27,13 @@ def measure(
     for n in parties:
         print(f"  {n} parties", file=sys.stderr, flush=True)
         fed = Federation(
-            Vector(size), Crowd(n), client=Idle(), engine=InProcess(), evaluate=NEVER, rounds=ENDLESS
+            Vector(size),
+            Crowd(n),
+            client=Idle(),
+            engine=InProcess(),
+            evaluate=NEVER,
+            rounds=ENDLESS,
+            device="cpu",
         )
         found[str(n)] = {
             "secagg": _rounds(replace(fed, uplink=SecAgg()), repeats),

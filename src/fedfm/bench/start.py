@@ -59,7 +59,7 @@ def first_step(recipe: str, engine: str = "") -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="fedfm-bench-") as folder:
         begun = time.monotonic()
         child = subprocess.Popen(
-            [sys.executable, "-m", "fedfm.bench.probe", recipe, f"{folder}/run", engine],
+            [sys.executable, "-m", "fedfm.bench.bed.probe", recipe, f"{folder}/run", engine],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

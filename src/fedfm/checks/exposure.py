@@ -148,6 +148,9 @@ def _rows(fed: Federation) -> Iterator[Row]:
 
 def _results(fed: Federation) -> Iterator[Row]:
     """What is made of the updates, and how well it does at the parties."""
+    if fed.evaluate.validates and not fed.serving.whole:
+        why = "scores on parties' own rows decide when the run ends"
+        yield _row("validation", "private", BOTH, why, fed.evaluate)
     noisy = next((name_of(s) for s in noises(fed)), "")
     why = "made from noisy sums" if noisy else "made from the updates"
     yield _row("model", "covered" if noisy else "private", BOTH, why, None, noisy)
@@ -233,6 +236,10 @@ FIXES = {  # channel -> where it is mended, and how
     "own scores": (
         "evaluate",
         "evaluate=held-out with personal=false, and a client with one model for all; or drop the protection",
+    ),
+    "validation": (
+        "evaluate.stop_after",
+        "a number of rounds that is fixed beforehand: evaluate.stop_after=0",
     ),
     "info": ("client", "a client that sends nothing beside its update"),
 }

@@ -13,6 +13,7 @@ import torch
 from fedfm.cards.registry import name_of
 from fedfm.checks import codes, protection
 from fedfm.checks.exposure import exposed
+from fedfm.checks.place import forks
 from fedfm.checks.ranges import ranges
 from fedfm.core.combine import Pipe, stages_of
 from fedfm.core.errors import Problem
@@ -127,6 +128,13 @@ def _personal(fed: Federation) -> Iterator[Problem]:
     """Whoever needs the one model of the server."""
     if fed.serving.whole:
         return
+    if fed.evaluate.keep_best:
+        yield Problem(
+            "evaluate.keep_best",
+            f"{name_of(fed.serving)} has no one model, but one for each party",
+            "the states that make a party's model of an earlier round are not kept",
+            "evaluate.stop_after=5 ends the run soon after its best round",
+        )
     for slot, method, asks in (
         ("value", fed.value, not fed.value.identity()),
         ("select", fed.select, fed.select.needs_model),
@@ -209,7 +217,7 @@ def _place(fed: Federation) -> Iterator[Problem]:
         yield Problem(
             "device", "no CUDA device is visible", "torch.cuda.is_available() is false", "device=auto"
         )
-    elif fed.device == "cuda" and name_of(fed.engine) == "processes":
+    elif fed.device == "cuda" and forks(fed):
         yield Problem(
             "engine",
             "processes cannot share a GPU",

@@ -10,17 +10,23 @@ from typing import Any
 from fedfm.core.errors import Problem, nearest
 from fedfm.core.federation import Federation
 from fedfm.core.job import UPLOAD
+from fedfm.core.tree import Layout
 
 
-def strange(fed: Federation, parties: Iterable[str], tensors: Iterable[str] = ()) -> list[Problem]:
-    """Every name in a setting that nobody bears; `tensors` may wait until the model is open.
+def strange(fed: Federation, parties: Iterable[str], layout: Layout | None = None) -> list[Problem]:
+    """Every name in a setting that nobody bears; those of tensors, once the model's `layout` is known.
 
     Which fields hold names is their own fact: `knob(names=...)`.
     """
     phases = dict.fromkeys((*fed.uplink.phases, *fed.serving.phases, UPLOAD))
-    there = {"party": list(parties), "phase": list(phases), "tensor": list(tensors)}
-    there |= {"parties": there["party"], "tensors": there["tensor"]}
-    return list(_walk(fed, "", {k: v for k, v in there.items() if v}))
+    there = {"party": list(parties), "phase": list(phases)} | {"parties": list(parties)}
+    found = list(_walk(fed, "", {k: v for k, v in there.items() if v}))
+    if layout is not None:  # what travels up is not what travels down
+        ways = ("uplink", fed.uplink, fed.client.gives), ("downlink", fed.downlink, fed.serving.gives)
+        for slot, wire, gives in ways:
+            names = [e.name for e in gives(layout).trained.entries]
+            found += _walk(wire, slot, {"tensor": names, "tensors": names})
+    return found
 
 
 def _walk(node: Any, where: str, there: Mapping[str, Sequence[str]]) -> Iterator[Problem]:

@@ -54,10 +54,10 @@ class Books:
         self.metrics.commit([{"kind": "round", **record}])
         state.ledger, state.metrics = self.ledger.length, self.metrics.length
         state.save(checkpoint(self.folder, state.round))
+        for old in checkpoints(self.folder)[:-2]:  # first what names states, then the states
+            checkpoint(self.folder, old).unlink(missing_ok=True)
         self.senders.settle()
         self.receivers.settle()
-        for old in checkpoints(self.folder)[:-2]:
-            checkpoint(self.folder, old).unlink(missing_ok=True)
         return record
 
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from fedfm.cards.registry import name_of
 from fedfm.core import scoring
 from fedfm.core.context import Ctx
-from fedfm.core.errors import ConfigError, Problem
-from fedfm.core.job import Job, Said
+from fedfm.core.errors import ConfigError, DataError, Problem
+from fedfm.core.job import VALIDATION, Job, Said
 from fedfm.core.message import Message
 from fedfm.core.protocols import Bound, Say
 from fedfm.core.talk import words
@@ -41,10 +41,27 @@ class Home:
             source.server()  # DataError, with the knob that gives them, before any work
         if "public rows" in needs:
             source.public()
+        if fed.evaluate.validates and fed.serving.whole:
+            self._validates()
+
+    def _validates(self) -> None:
+        """Raises ConfigError where there are no rows that could find the best round."""
+        try:
+            self.source.server()
+        except DataError as e:
+            evaluate = self.fed.evaluate
+            where = "evaluate.keep_best" if evaluate.keep_best else "evaluate.stop_after"
+            what, why = (
+                "there are no rows to find the best round by",
+                "the reported test rows must not choose it",
+            )
+            raise ConfigError(
+                [Problem(where, what, why, "data.server_rows=200 (from the held-out rows)")]
+            ) from e
 
     def _test(self, case: str, part: int, parts: int) -> Any:
         """A piece of one of the evaluator's cases, encoded once."""
-        rows = self.fed.evaluate.rows(case, self.source)
+        rows = self.source.server() if case == VALIDATION else self.fed.evaluate.rows(case, self.source)
         return self.bound.encode(replace(rows, rows=rows.rows[part::parts]))
 
     def _rows(self) -> Any:
@@ -57,7 +74,9 @@ class Home:
 
     @property
     def cases(self) -> tuple[str, ...]:
-        """What the evaluator scores."""
+        """What the evaluator scores here."""
+        if self.fed.evaluate.where == "parties":
+            return ()
         return tuple(self.fed.evaluate.cases(self.source))
 
     def run(self, job: Job, brief: Message) -> Generator[Said, Message, None]:

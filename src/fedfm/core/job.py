@@ -10,6 +10,7 @@ from fedfm.core.message import Message, nothing
 from fedfm.ledger.events import Line
 
 UPLOAD = "upload"
+VALIDATION = "\0validation"  # the case of rows that find the best round; no evaluator's case is called so
 POOLED = "<everybody>"  # the id of the one owner of all data, a baseline
 Fault = Literal["", "party", "method", "machine"]
 
@@ -19,8 +20,8 @@ class Job:
     """One session to run. `epoch` is unique in the run, restarts included: every word carries it, so nothing late is mistaken.
 
     kind "train": a round's work; "ask": a question of the server-side slot `case`; "alone": train without the others;
-    "score": measure the brief on a piece of the evaluator's `case`, at the server; "own": score what a party would
-    use on its own test rows.
+    "score": measure the brief on a piece of the evaluator's `case`, at the server; "visit": measure it on a party's own
+    test rows; "own": score what a party would use on them, or on its validation rows (`case`).
     """
 
     kind: str

@@ -14,6 +14,7 @@ from torch import Tensor
 from fedfm.cards.registry import name_of
 from fedfm.core import blame, scoring
 from fedfm.core import fold as folding
+from fedfm.core.best import Best
 from fedfm.core.books import Books, latest
 from fedfm.core.briefs import Briefs
 from fedfm.core.context import Ctx, Terms
@@ -23,7 +24,7 @@ from fedfm.core.fold import Fold
 from fedfm.core.home import Home
 from fedfm.core.hub import Engine, Hub, Session
 from fedfm.core.job import Job
-from fedfm.core.memory import Round, RunState
+from fedfm.core.memory import Replaced, Round, RunState
 from fedfm.core.message import Message, nothing
 from fedfm.core.protocols import Aggregate, Bound, Load, Outcome, Plan, State
 from fedfm.core.spending import always, overspends, unseen
@@ -51,6 +52,8 @@ class Run:
         if state is None:
             state = RunState(server=fed.serving.init(self.bound, self.ctx0), slots=self._slots())
         self.state, self.books = state, Books(folder, state)
+        self.best = Best(fed.evaluate, self.bound.objective, folder)
+        self.best.see(read(self.books.metrics.path))
         self.briefs = Briefs(fed, self.bound, state, self.books.receivers)
         self.hub = Hub(fed, engine, self.bound)
         self.hub.accept, self.hub.epoch = self._check_upload, self._epoch
@@ -62,8 +65,9 @@ class Run:
         """Algorithm 1. Yields one record a round; stopping between two of them loses nothing."""
         fed, st, hub = self.fed, self.state, self.hub
         if st.round == 0 and not self.books.metrics.length:
-            yield self._commit({"round": 0, "metrics": self.score()}, [])
-        stop = self._overspent([])
+            ctx = self.ctx0.at(events=[])
+            yield self._commit({"round": 0} | scoring.of_run(self, ctx), list(ctx.drain()))
+        stop = self._overspent([]) or self.best.stale(st.round)
         while st.round < fed.rounds and not stop:
             r = self._round()
             try:
@@ -83,14 +87,17 @@ class Run:
             self._free(r)
             r.lap("aggregate")
             st.round += 1
-            if stop := self._overspent(r.ctx.events or []):
-                r.ctx.note(events.Stopped(stop))
+            stop = self._overspent(r.ctx.events or [])
             record: dict[str, Any] = {"round": st.round, "clients": len(r.kept), "planned": len(r.plan.jobs)}
             record |= {"clock": st.clock, "failed": r.failed}
             if st.round % fed.evaluate.every == 0 or st.round == fed.rounds or stop:
-                record["metrics"] = self.score()
+                record |= scoring.of_run(self, r.ctx)
+                self.best.see([record])
+                stop = stop or self.best.stale(st.round)
+            if stop:
+                r.ctx.note(events.Stopped(stop))
             r.lap("evaluate")
-            yield self._commit(record | {"seconds": r.seconds}, r.ctx.events or [])
+            yield self._commit(record | {"seconds": r.seconds}, r.ctx.events or [], r.replaced)
 
     def _overspent(self, fresh: Sequence[Line]) -> str:
         """Why no further round may begin: it would exceed a privacy budget."""
@@ -333,7 +340,7 @@ class Run:
         for job in ended:
             self._note(hub.live[job.id], r.ctx)  # whether it was released in time is chance
             versions = {job.base, st.accepted.get(job.id, 0)}
-            self.engine.keep(job.id, versions, max(versions | {hub.live[job.id].job.epoch}))
+            r.replaced.append((job.id, versions, max(versions | {hub.live[job.id].job.epoch})))
             del st.busy[job.id]
             hub.cancel([job.id])
         if late == "cancel":
@@ -343,26 +350,26 @@ class Run:
             st.busy.clear()
         self.briefs.keep(st.busy)
 
-    def _commit(self, record: dict[str, Any], lines: list[Line]) -> dict[str, Any]:
-        return self.books.commit(self.state, record, lines, self.engine.workers)
+    def _commit(
+        self, record: dict[str, Any], lines: list[Line], replaced: Sequence[Replaced] = ()
+    ) -> dict[str, Any]:
+        self.best.see([record])
+        self.best.keep(self.state.round, self.model())
+        done = self.books.commit(self.state, record, lines, self.engine.workers)
+        self.best.settle(self.state.round)
+        for states in replaced:  # only now does no checkpoint name them
+            self.engine.keep(*states)
+        return done
 
-    # ---- scores -----------------------------------------------------------------------------------------------
-    def score(self) -> dict[str, float]:
-        """The evaluator's metrics of the present model; of parties' own models where it is personal."""
-        serving, found = self.fed.serving, dict[str, float]()
-        if serving.whole:
-            found = scoring.scores(self, serving.model(self.state.server))
-        if self.fed.evaluate.personal or not serving.whole:
-            found |= scoring.own_scores(self)
-        if not serving.whole:
-            found |= {
-                n: v for n, v in ((k.removeprefix("own/"), v) for k, v in found.items()) if "/" not in n
-            }
-        return found
-
+    # ---- models -----------------------------------------------------------------------------------------------
     def model(self) -> Tensor:
         """The present global model."""
         return self.fed.serving.model(self.state.server)
+
+    def final(self) -> Tensor:
+        """The model that the run leaves: that of the best round where it is kept, else the present one."""
+        best = self.best.model(self.state.round)
+        return self.model() if best is None else best
 
 
 def _rooted(r: Round) -> Fold:

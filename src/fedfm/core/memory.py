@@ -17,6 +17,7 @@ from fedfm.core.protocols import Plan, State
 from fedfm.core.state import Store, freeze, thaw, write
 
 FORMAT = 2  # of checkpoints
+Replaced = tuple[str, set[int], int]  # a party whose states moved, the versions to keep, up to which version
 
 
 @dataclass
@@ -100,6 +101,7 @@ class Round:
     decoders: dict[str, State] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     failed: str = ""
+    replaced: list[Replaced] = field(default_factory=list)
     last: float = field(default_factory=time.perf_counter)
     seconds: Counter[str] = field(default_factory=Counter)  # wall seconds by what they were spent on
 

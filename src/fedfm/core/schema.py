@@ -94,6 +94,9 @@ class Parties(Protocol):
     def test(self, id: str | None = None) -> Any:
         """The reported test rows; read by the evaluator alone."""
 
+    def validation(self, id: str) -> Any:
+        """Rows that one party keeps to find the best round by; neither trained on nor reported."""
+
     def server(self) -> Any:
         """The server's own rows (`data.server_rows`), for valuing, selecting, guiding; never the test rows."""
 

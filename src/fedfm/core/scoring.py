@@ -14,8 +14,10 @@ from torch import Tensor
 
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.errors import FedfmError, MethodFault, RoundFailed
+from fedfm.core.job import VALIDATION
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregate, Scores, State
+from fedfm.ledger.events import Bytes
 
 if TYPE_CHECKING:
     from fedfm.core.loop import Run
@@ -34,10 +36,36 @@ def told(m: Message) -> Scores:
     return {name: (float(total), n) for (name, n), total in zip(m.info["counts"].items(), m.x, strict=True)}
 
 
-def scores(run: Run, model: Tensor) -> dict[str, float]:
-    """The evaluator's metrics of a model, measured in pieces wherever sessions run."""
+def scores(run: Run, model: Tensor, ctx: Ctx | None = None) -> dict[str, float]:
+    """The evaluator's metrics of a model, measured in pieces wherever sessions run, or by each party on its own rows."""
     evaluate, home = run.fed.evaluate, run.home
-    pieces = [(case, (k, evaluate.parts)) for case in home.cases for k in range(evaluate.parts)]
+    if evaluate.where == "parties":
+        return _visited(run, model, ctx)
+    return evaluate.finish(_measured(run, model, home.cases))
+
+
+def of_run(run: Run, ctx: Ctx | None = None) -> dict[str, dict[str, float]]:
+    """What a record says of the present model: its `metrics`, and `validation` where the best round is looked for."""
+    fed, found = run.fed, dict[str, float]()
+    if fed.serving.whole:
+        found = scores(run, run.model(), ctx)
+    if fed.evaluate.personal or not fed.serving.whole:
+        found |= _spread("own", _own(run, ""), run)
+    if not fed.serving.whole:
+        found |= {n: v for n, v in ((k.removeprefix("own/"), v) for k, v in found.items()) if "/" not in n}
+    if not fed.evaluate.validates:
+        return {"metrics": found}
+    if fed.serving.whole:
+        parts = _measured(run, run.model(), (VALIDATION,))[VALIDATION]
+        return {"metrics": found, "validation": fed.evaluate.finish({"": parts})}
+    mean = {name: math.fsum(v.values()) / len(v) for name, v in _own(run, VALIDATION).items()}
+    return {"metrics": found, "validation": mean}
+
+
+def _measured(run: Run, model: Tensor, cases: Sequence[str]) -> dict[str, list[Scores]]:
+    """Sums and counts by case, piece by piece."""
+    parts = run.fed.evaluate.parts
+    pieces = [(case, (k, parts)) for case in cases for k in range(parts)]
     jobs = [
         replace(run.job("score", f"score/{k}", k), case=case, part=part)
         for k, (case, part) in enumerate(pieces)
@@ -48,29 +76,49 @@ def scores(run: Run, model: Tensor) -> dict[str, float]:
         if session.upload is None:
             raise FedfmError(f"the model cannot be scored: {session.error}")
         found.setdefault(session.job.case, []).append(told(session.upload))
-    return evaluate.finish(found)
+    return found
 
 
-def own_scores(run: Run) -> dict[str, float]:
-    """Every party's own model on its own test rows: `metric/party`, their mean, the worst, the worst tenth."""
-    jobs = [run.job("own", i, k) for k, i in enumerate(run.parties)]
+def _visited(run: Run, model: Tensor, ctx: Ctx | None) -> dict[str, float]:
+    """One model at every party, on its own test rows: over all of these rows, by party, and how parties differ."""
+    jobs, brief = [run.job("visit", i, k) for k, i in enumerate(run.parties)], Message(model, "weights")
+    parts, by_metric = list[Scores](), dict[str, dict[str, float]]()
+    for s in run.hub.collect(jobs, lambda job: brief):
+        if ctx is not None and ctx.events is not None:
+            ctx.at(client=s.job.id).note(Bytes("down", brief.nbytes, {}))
+            ctx.events.extend(e for e in s.events if e["kind"] == Bytes.kind)
+        if s.upload is not None:
+            parts.append(told(s.upload))
+            for name, value in run.fed.evaluate.finish({"": parts[-1:]}).items():
+                by_metric.setdefault(name, {})[s.job.id] = value
+    return {**run.fed.evaluate.finish({"": parts}), **_spread("parties", by_metric, run)}
+
+
+def _own(run: Run, case: str) -> dict[str, dict[str, float]]:
+    """Every party's own model on its own rows, by metric and party."""
+    jobs = [replace(run.job("own", i, k), case=case) for k, i in enumerate(run.parties)]
     answers = [s for s in run.hub.collect(jobs, run.briefs.of) if s.upload is not None]
-    found: dict[str, float] = {}
     by_metric: dict[str, dict[str, float]] = {}
     for s in answers:
         assert s.upload is not None
         for name, (total, n) in told(s.upload).items():
             if n and "/" not in name:
                 by_metric.setdefault(name, {})[s.job.id] = total / n
+    return by_metric
+
+
+def _spread(head: str, by_metric: Mapping[str, Mapping[str, float]], run: Run) -> dict[str, float]:
+    """`metric/party`, and under `head` their mean, the worst, the worst tenth."""
+    found: dict[str, float] = {}
     for name, values in by_metric.items():
         up = run.bound.objective.higher_is_better if name == run.bound.objective.primary else name != "loss"
         ordered = sorted(values.values(), reverse=not up)  # the worst first
         tenth = ordered[: max(1, math.ceil(len(ordered) / 10))]
         found |= {f"{name}/{i}": v for i, v in values.items()}
         found |= {
-            f"own/{name}": math.fsum(ordered) / len(ordered),
-            f"own/{name}/worst": ordered[0],
-            f"own/{name}/worst tenth": math.fsum(tenth) / len(tenth),
+            f"{head}/{name}": math.fsum(ordered) / len(ordered),
+            f"{head}/{name}/worst": ordered[0],
+            f"{head}/{name}/worst tenth": math.fsum(tenth) / len(tenth),
         }
     return found
 

@@ -23,7 +23,7 @@ from fedfm.core.context import Ctx
 from fedfm.core.errors import ClientFailed, MethodFault
 from fedfm.core.fold import weights_behind
 from fedfm.core.home import Home
-from fedfm.core.job import POOLED, UPLOAD, Job, Said
+from fedfm.core.job import POOLED, UPLOAD, VALIDATION, Job, Said
 from fedfm.core.message import Message, finite, pack
 from fedfm.core.protocols import Bound, Client, Say, State
 from fedfm.core.spending import SERVER, guards
@@ -46,6 +46,7 @@ class Guard:
     def __init__(self, fed: Federation, bound: Bound, parties: Any, store: Store):
         self.fed, self.bound, self.parties, self.store = fed, bound, parties, store
         self.data, self.tests = cache(self._data), cache(self._tests)  # encoded once
+        self.checks = cache(self._checks)
 
     def _data(self, client: str) -> Any:
         """A party's training data, or everybody's."""
@@ -54,6 +55,10 @@ class Guard:
     def _tests(self, client: str) -> Any:
         """A party's own test rows."""
         return self.bound.encode(self.parties.test(client))
+
+    def _checks(self, client: str) -> Any:
+        """Rows that a party keeps to find the best round by."""
+        return self.bound.encode(self.parties.validation(client))
 
     def run(self, job: Job, brief: Message) -> Generator[Said, Message, None]:
         """The session of `job`."""
@@ -67,7 +72,13 @@ class Guard:
             horizon=self.fed.span,
             events=[],
         )
-        kinds = {"train": self._train, "ask": self._ask, "alone": self._alone, "own": self._own}
+        kinds = {
+            "train": self._train,
+            "ask": self._ask,
+            "alone": self._alone,
+            "own": self._own,
+            "visit": self._visit,
+        }
         return words(job, kinds[job.kind](job, brief, ctx), ctx)
 
     @cached_property
@@ -182,13 +193,22 @@ class Guard:
         yield Say("model", Message(self.bound.read(), "weights", sender=job.id), last=True)
 
     def _own(self, job: Job, brief: Message, ctx: Ctx) -> Talk:
-        """Score what this party would use, on its own test rows."""
+        """Score what this party would use, on its own test or validation rows."""
         kept = self.store.load(job.id, job.base)
         brief, _ = self._opened(brief, kept.get("down", {}), ctx, self.bound)
         with ctx.ambient():
             self.bound.load(self.fed.client.own(brief, kept.get("client", {}), ctx, self.bound))
-            scores = self.fed.evaluate.measure(self.tests(job.id), self.bound)
+            rows = self.checks(job.id) if job.case == VALIDATION else self.tests(job.id)
+            scores = self.fed.evaluate.measure(rows, self.bound)
         yield Say("score", scoring.tell(scores), last=True)
+
+    def _visit(self, job: Job, brief: Message, ctx: Ctx) -> Talk:
+        """Score the model that is given on this party's own test rows: its sums leave, its rows do not."""
+        with ctx.ambient():
+            self.bound.load(brief.x)
+            told = scoring.tell(self.fed.evaluate.measure(self.tests(job.id), self.bound))
+        ctx.note(events.Bytes("talk", told.nbytes, {}))
+        yield Say("score", told, last=True)
 
     # ---- their parts ------------------------------------------------------------------------------------------
     def _opened(self, brief: Message, down: State, ctx: Ctx, bound: Bound) -> tuple[Message, State]:
@@ -226,9 +246,12 @@ class Site:
         self.fed, self.bound, self.parties, self.store = fed, bound, parties, store
         self.home = Home(fed, bound, {i: len(parties.train(i)) for i in parties.ids}, parties)
         self.guard = Guard(fed, bound, parties, store)
-        if fed.evaluate.personal or not fed.serving.whole:
-            for i in parties.ids:
-                parties.test(i)  # DataError, with the knob that gives them, before any work
+        whole, evaluate = fed.serving.whole, fed.evaluate
+        for i in parties.ids:  # DataError, with the knob that gives them, before any work
+            if evaluate.personal or evaluate.where == "parties" or not whole:
+                parties.test(i)
+            if evaluate.validates and not whole:
+                parties.validation(i)
         self.data = self.guard.data
 
     def run(self, job: Job, brief: Message) -> Generator[Said, Message, None]:

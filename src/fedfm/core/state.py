@@ -184,12 +184,13 @@ class Store:
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def _path(self, client: str, version: int) -> Path:
+    def path(self, client: str, version: int) -> Path:
+        """Where a version lies."""
         return self.folder / _folder(client) / f"{version:08d}.safetensors"
 
     def load(self, client: str, version: int) -> State:
         """Raises ResumeError when the state that the server accepted is not there or damaged."""
-        return thaw(self._path(client, version)) if version else {}
+        return thaw(self.path(client, version)) if version else {}
 
     def save(self, client: str, version: int, state: State) -> int:
         """Returns the version that now holds `state`: 0 when there is nothing to keep.
@@ -199,14 +200,14 @@ class Store:
         state = lasting(state)
         if not _holds(state):
             return 0
-        path, data = self._path(client, version), freeze(state)
+        path, data = self.path(client, version), freeze(state)
         if not (path.exists() and path.stat().st_size == len(data) and path.read_bytes() == data):
             write(path, data)
         return version
 
     def keep(self, client: str, versions: Set[int], upto: int | None = None) -> None:
         """Delete what neither the last nor the current checkpoint can name (and is not newer than `upto`)."""
-        folder = self._path(client, 0).parent
+        folder = self.path(client, 0).parent
         for path in folder.glob("*.safetensors"):
             version = int(path.stem) if path.stem.isdigit() else None
             if version is not None and version not in versions and (upto is None or version <= upto):

@@ -17,6 +17,7 @@ from fedfm.data.cleaning.faults import Faults
 from fedfm.data.files import Files
 from fedfm.data.own import Own
 from fedfm.data.reading.memory import is_dataset, is_frame, is_pair, is_rows, lines
+from fedfm.data.reading.paths import SPLITS
 from fedfm.data.source import natural
 
 
@@ -38,7 +39,14 @@ class Arrays(Own):
 
     train: Any = _unshown(knob((), "a mapping party -> rows, or the rows of everybody"))
     test: Any = _unshown(
-        knob(None, "held-out rows, of each party or for all; null: test_fraction of every party")
+        knob(
+            None,
+            "held-out rows, of each party or for all; null: test_fraction of every party",
+            alternative="test",
+        )
+    )
+    validation: Any = _unshown(
+        knob(None, "rows of nobody's for data.server_rows; null: of the held-out rows")
     )
 
     @property
@@ -46,7 +54,7 @@ class Arrays(Own):
         return super().agreed | ({"test"} if self.test is not None else frozenset[str]())
 
     def __post_init__(self) -> None:
-        for name in ("train", "test"):
+        for name in ("train", "test", "validation"):
             object.__setattr__(self, name, _fixed(getattr(self, name)))
 
     def __eq__(self, other: object) -> bool:
@@ -69,6 +77,9 @@ class Arrays(Own):
             for party, rows in _parties(self.test, "test", faults).items():
                 place = f"test[{party!r}]" if party else "test"
                 found.append(Piece(place, lines(rows, place, faults), party if whose else "", "test", party))
+        if self.validation is not None:
+            piece = Piece("validation", lines(self.validation, "validation", faults))
+            found.append(self.beside(piece, self.test is not None))
         return found
 
 
@@ -84,7 +95,7 @@ def as_source(data: Any) -> Any:
     if isinstance(data, list | tuple) and data and all(isinstance(p, str | PathLike) for p in data):
         return Files(tuple(fspath(p) for p in data))
     if _is_splits(data):
-        return Arrays(data["train"], data.get("test"))
+        return _splits(data)
     if is_rows(data) or is_frame(data) or is_dataset(data) or is_pair(data):
         return Arrays(data)
     if isinstance(data, Mapping) and data and all(is_rows(v) for v in data.values()):
@@ -98,12 +109,19 @@ def as_source(data: Any) -> Any:
 
 
 def _is_splits(data: Any) -> bool:
-    """A `datasets.DatasetDict`, or a mapping with train and test rows."""
-    return (
-        isinstance(data, Mapping)
-        and set(data) in ({"train"}, {"train", "test"})
-        and all(map(is_rows, data.values()))
-    )
+    """A `datasets.DatasetDict`, or a mapping with train and other rows."""
+    if not isinstance(data, Mapping) or not all(isinstance(k, str) and is_rows(v) for k, v in data.items()):
+        return False
+    splits = [SPLITS.get(k.lower(), "") for k in data]
+    return "train" in splits and "" not in splits and len(set(splits)) == len(splits)
+
+
+def _splits(data: Mapping[str, Any]) -> Arrays:
+    """Train and test rows; validation rows are the server's beside test rows, else they are the test rows."""
+    of = {SPLITS[k.lower()]: rows for k, rows in data.items()}
+    if "test" not in of:
+        return Arrays(of["train"], of.get("validation"))
+    return Arrays(of["train"], of["test"], of.get("validation"))
 
 
 def _parties(data: Any, what: str, faults: Faults) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from fedfm.cards.registry import knob, method
@@ -24,7 +24,8 @@ class Files(Own):
     """Your own JSONL, JSON, CSV, TSV, Excel or Parquet files, packed or not; one file is one party, called as it is.
 
     `path` is a glob, a folder or a list of them, relative to the current folder. A folder of folders is a party per
-    folder; `train`, `validation` and `test` files side by side are the splits of one party. A column says whose row it
+    folder; `train`, `validation` and `test` files side by side are the splits of one party: validation rows beside test
+    rows are the server's (`server_rows`), else they are the test rows. A column says whose row it
     is instead when `party_column` is set; `partition` divides all rows when there are no natural parties. The test set
     is `test_path` (its files are never training files), the `test` files, or a random `test_fraction` of every party;
     test groups are the values of `test_group`, else the test files, else the parties. Rows without text, label,
@@ -33,8 +34,10 @@ class Files(Own):
     """
 
     path: str | tuple[str, ...] = knob(doc="a glob, a folder, or a list of them")
-    test_path: str | tuple[str, ...] = knob(
-        "", "held-out files; empty: the test files among the others, else test_fraction of every party"
+    test_path: str | tuple[str, ...] | None = knob(
+        None,
+        "held-out files; null: the test files among the others, else test_fraction of every party",
+        alternative="test",
     )
     separator: str = knob("", "what parts the fields of a CSV file; empty: found by trying , ; | and tab")
     quoting: str = knob(
@@ -48,12 +51,15 @@ class Files(Own):
 
     def __post_init__(self) -> None:
         for name in ("path", "test_path"):  # a config holds text
-            object.__setattr__(self, name, _plain(getattr(self, name)))
+            if (given := getattr(self, name)) is not None:
+                object.__setattr__(self, name, _plain(given))
+        if self.test_path in ("", ()):
+            raise ValueError("test_path names no file: leave it out, and set test_fraction")
 
     def pieces(self, seed: int, faults: Faults) -> list[Piece]:
         """A piece per file."""
         patterns, options = _several(self.path), Options(self.separator, self.quoting, self.sheet)
-        tests = expand(_several(self.test_path), "test_path", faults) if self.test_path else []
+        tests = [] if self.test_path is None else expand(_several(self.test_path), "test_path", faults)
         held = {os.path.realpath(p) for p in tests}
         paths = [p for p in expand(patterns, "path", faults) if os.path.realpath(p) not in held]
         if not paths and not faults.problems:
@@ -69,11 +75,9 @@ class Files(Own):
         for at in found:
             party = "" if self.partition is not None or self.party_column else at.party
             piece = self._piece(at.path, party, at.split, at.party, faults, options)
-            if at.split == "validation" and any(p.split == "test" and p.party == at.party for p in found):
-                unused = {"validation row beside a test file": len(piece.lines)}
-                piece = replace(piece, lines=(), lost=unused)
-            elif at.split == "validation":
-                piece = replace(piece, split="test")
+            if at.split == "validation":
+                beside = any(p.split == "test" and p.party == at.party for p in found)
+                piece = self.beside(piece, beside)
             pieces.append(piece)
         for at in places(tests, by_name=False):
             pieces.append(self._piece(at.path, "", "test", at.party, faults, options))

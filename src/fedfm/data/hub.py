@@ -35,16 +35,28 @@ class Hub(Own):
     config: str = knob("", "the configuration (subset) of the data set, where it has several")
     revision: str = knob("", "the commit or tag to load by id; empty: the newest")
     train_split: str = knob("train", "the split to train on")
-    test_split: str = knob(
-        "test", "the split to test on; empty: hold out test_fraction of the training split"
+    test_split: str | None = knob(
+        "test",
+        "the split to test on; null: hold out test_fraction of the training split",
+        alternative="test",
     )
     train_rows: int = knob(0, "at most so many training rows, drawn at random; 0: all", low=0)
     test_rows: int = knob(0, "at most so many held-out rows, always the same; 0: all", low=0)
+    server_split: str = knob("", "the split that data.server_rows are taken from; empty: the held-out rows")
     _: KW_ONLY
+    test_fraction: float | None = knob(
+        None, "share of the training split that is held out", low=0.0, high=0.9, alternative="test"
+    )
     partition: Partition | None = knob(
         doc="how the training rows are divided among parties; null with a party_column",
         factory=lambda: Dirichlet(alpha=0.5, parties=8),
     )
+
+    def __post_init__(self) -> None:
+        if self.test_split == "":
+            raise ValueError(
+                "test_split names no split: test_fraction=0.2 holds out a part of the training split"
+            )
 
     @property
     def agreed(self) -> frozenset[str]:
@@ -53,22 +65,25 @@ class Hub(Own):
     def pieces(self, seed: int, faults: Faults) -> list[Piece]:
         """The training split and the test split; raises `MissingExtra` without `datasets`."""
         splits = self._load()
-        for name in (s for s in (self.train_split, self.test_split) if s):
+        for name in (s for s in (self.train_split, self.test_split, self.server_split) if s):
             if name not in splits:
                 raise DataError(
                     f"hub: '{self.dataset}' has no split '{name}': {nearest(name, splits)}; "
-                    "set train_split and test_split (empty test_split holds out a part)"
+                    "set train_split and test_split (test_fraction=0.2 instead holds out a part)"
                 )
         train, test = splits[self.train_split], splits.get(self.test_split) if self.test_split else None
-        if test is None and self.test_fraction:
+        if test is None and self._fraction:
             order = stream(0, "hub/test").permutation(len(train))  # the same test rows whatever the seed
-            count = round(len(train) * self.test_fraction)
+            count = round(len(train) * self._fraction)
             train, test = train.select(sorted(order[count:])), train.select(sorted(order[:count]))
         owner = "" if self.partition is not None or self.party_column else "party-0"
         found = [Piece(self.train_split, lines(_some(train, self.train_rows, seed), "", faults), owner)]
         if test is not None:
             rows = lines(_some(test, self.test_rows, 0), "", faults)
             found.append(Piece(self.test_split or "held out", rows, "", "test"))
+        if self.server_split:
+            rows = lines(splits[self.server_split], "", faults)
+            found.append(self.beside(Piece(self.server_split, rows), True))
         return found
 
     def other_tests(self) -> str:
@@ -79,7 +94,7 @@ class Hub(Own):
                 rows = [row for _, row in lines(data, name, Faults(name))]
                 if any(isinstance(label, str) and row.get(label) is not None for row in rows):
                     return f"data.test_split={name}, whose rows have labels"
-        return "\"data.test_split=''\" holds out a part of the training split"
+        return "data.test_fraction=0.2 holds out a part of the training split"
 
     def _load(self) -> dict[str, Any]:
         try:

@@ -16,6 +16,7 @@ from typing import Any
 
 from fedfm.core.schema import Kind, Unfit
 
+ASSISTANT = "no answer to a user: an assistant's turn"
 MISSING = ("nan", "<na>", "nat")  # how tables write a missing value where they have text only
 ROLES = {  # of ShareGPT and its relatives, to those that chat templates know
     "human": "user",
@@ -30,6 +31,7 @@ ROLES = {  # of ShareGPT and its relatives, to those that chat templates know
     "function_call": "assistant",
 }
 _WHOLE = re.compile(r"([+-]?\d+)\.0*")
+_SAID = re.compile(r"(?:\A|\n\n)(Human|Assistant):")  # as hh-rlhf writes its turns
 _DEPTH = 64  # nesting of a value that is kept as it is
 
 
@@ -274,15 +276,43 @@ class Chat(Turns):
             raise Unfit("a chat in which no answer follows a user's turn")
         return found
 
+    def passed(self, turns: Sequence[Mapping[str, Any]]) -> list[str]:
+        """Why an assistant's turn is no answer that is trained on: one reason a turn."""
+        found = []
+        for before, turn in zip([None, *turns], turns, strict=False):
+            if turn["role"] != "assistant":
+                continue
+            if not turn["content"].strip():
+                found.append(f"{ASSISTANT} that calls a tool without a word")
+            elif before is None:
+                found.append(f"{ASSISTANT} that opens the chat")
+            elif before["role"] != "user":
+                found.append(f"{ASSISTANT} behind a turn of {before['role']}")
+        return found
+
 
 @dataclass(frozen=True)
 class Reply(Kind):
-    """One side of a preference pair: text, or the turns that end with it."""
+    """One side of a preference pair: text, or the turns that end with it, from the question on.
+
+    Turns are a list as in a chat, or text with "Human:" and "Assistant:" before them. Where they hold the question,
+    the row needs none of the columns `instead`.
+    """
+
+    instead: tuple[str, ...] = ("instruction",)
 
     def clean(self, value: Any) -> Any:
-        if isinstance(value, str) and not value.lstrip().startswith("[{"):
+        if isinstance(value, str) and value.lstrip().startswith("Human:"):
+            said = _SAID.split(value.lstrip())[1:]
+            value = [{"role": r, "content": t.strip()} for r, t in zip(said[::2], said[1::2], strict=True)]
+        elif isinstance(value, str) and not value.lstrip().startswith("[{"):
             return Text().clean(value)
         return Turns().clean(value)
+
+    @staticmethod
+    def asks(value: Any) -> bool:
+        """Does a cleaned value hold the question?"""
+        return not isinstance(value, str) and any(t["role"] == "user" for t in value)
 
 
 @dataclass(frozen=True)

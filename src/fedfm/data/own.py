@@ -16,7 +16,7 @@ from fedfm.data.cleaning.faults import Faults
 from fedfm.data.cleaning.layouts import Wanted, wanted
 from fedfm.data.cleaning.proposals import headless, proposal, turned
 from fedfm.data.source import Parties, Partition, Row, Shard, divide, group_rows, natural, stream
-from fedfm.data.splits import Source, compared, hold_out
+from fedfm.data.splits import UNUSED, Source, compared, hold_out
 
 _TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 NOT_TRAINED = "held-out row of a label that nobody trains on"
@@ -33,8 +33,12 @@ class Own(Source):
     )
     party_column: str = knob("", "the column that names the party")
     partition: Partition | None = knob(None, "divide all rows this way instead of by file or column")
-    test_fraction: float = knob(
-        0.2, "share of every party's rows held out when there are no test rows", low=0.0, high=0.9
+    test_fraction: float | None = knob(
+        0.2,
+        "share of every party's rows held out when there are no test rows",
+        low=0.0,
+        high=0.9,
+        alternative="test",
     )
     test_group: str = knob("", "the column that names the test groups")
     image_size: int = knob(0, "pictures are resized to a square of so many pixels; 0: as they are", low=0)
@@ -49,7 +53,7 @@ class Own(Source):
         return frozenset({"schema"} if self.labels else ())
 
     def pieces(self, seed: int, faults: Faults) -> list[Piece]:
-        """The rows as they are, in order: of each party, or nobody's; training and test rows apart."""
+        """The rows as they are, in order: of each party, or nobody's; those to train on, to test on, the server's."""
         raise NotImplementedError
 
     def read(self, seed: int, columns: Sequence[Column] | None) -> Parties:
@@ -74,7 +78,7 @@ class Own(Source):
             lost = Counter(piece.lost)
             own = maps.get(piece.party, mapping)
             needs = columns_
-            if self.test_group and (piece.split == "test" or not tests):
+            if self.test_group and (piece.split != "train" or not tests):
                 own, needs = {**own, "group": (self.test_group,)}, _grouped(columns_)
                 if piece.lines and self.test_group not in piece.has:
                     fix = "name one of them: data.test_group=COLUMN"
@@ -88,13 +92,36 @@ class Own(Source):
             _unseen(rows, faults)
         faults.settle()
         parties = self._divided(rows, account, seed)
-        parties = parties if tests else _labels_stay(parties, self.test_fraction)
-        if self.labels:  # also those that nobody holds: what is absent would tell
-            parties = replace(parties, labels=tuple(sorted(map(kinds.name, self.labels))))
-        if (tests or self.test_fraction) and not len(parties.test()):
+        parties = parties if tests else _labels_stay(parties)
+        if (tests or self._fraction) and not len(parties.test()):
             where = "of those given" if tests else "after holding out"
             raise DataError(_no_test(parties, where, self.other_tests()))
-        return replace(parties, notes=(*parties.notes, *compared(parties)))
+        return self._said(parties, rows)
+
+    def _said(self, parties: Parties, rows: list[tuple[Piece, Pairs]]) -> Parties:
+        """With the labels that were agreed, the rows that are the server's, and what a person should know."""
+        if self.labels:  # also those that nobody holds: what is absent would tell
+            parties = replace(parties, labels=tuple(sorted(map(kinds.name, self.labels))))
+        if server := [r for p, pairs in rows if p.split == "server" for r, _ in pairs]:
+            parties = replace(parties, house=Shard("server", tuple(server)))
+        notes = [*parties.notes, *compared(parties)]
+        if self.test_fraction not in (None, type(self).test_fraction) and any(
+            p.split == "test" for p, _ in rows
+        ):
+            notes.append(f"data.test_fraction={self.test_fraction:g} is not used: there are test rows")
+        return replace(parties, notes=tuple(notes))
+
+    def beside(self, piece: Piece, tests: bool) -> Piece:
+        """Validation rows: the server's where they lie beside test rows, else to test on."""
+        if not tests:
+            return replace(piece, split="test")
+        if self.server_rows:
+            return replace(piece, split="server")
+        return replace(piece, split="server", lines=(), lost={**piece.lost, UNUSED: len(piece.lines)})
+
+    @property
+    def _fraction(self) -> float:
+        return self.test_fraction or 0.0
 
     def other_tests(self) -> str:
         """Where else test rows could come from, for the error that there are none."""
@@ -138,7 +165,7 @@ class Own(Source):
             )
             fix = "put the columns' names on the first line"
             faults.add(piece.place, "it looks as if there is no header", why, fix, 1)
-        missing = {p.place: lacking(columns, maps.get(p.party, mapping), p.has) for p in full}
+        missing = {p.place: lacking(columns, maps.get(p.party, mapping), p.has, p.lines) for p in full}
         optional = {c.name for c in columns if not c.required}
         for p in full:  # a mapped column must be somewhere, also where it is not required
             own = maps.get(p.party, mapping)
@@ -162,7 +189,7 @@ class Own(Source):
             return pieces
         cut = []
         for piece in pieces:
-            if piece.split == "test":
+            if piece.split != "train":
                 cut.append(piece)
                 continue
             if piece.lines and self.party_column not in piece.has:
@@ -200,7 +227,7 @@ class Own(Source):
                     self._none(f"party '{party}'", sum(len(p.lines) for p, _ in mine), account, party, faults)
             return
         for piece, pairs in rows:
-            if not pairs and piece.split != "validation" and not faults.spoilt(piece.place):
+            if not pairs and not piece.lost.get(UNUSED) and not faults.spoilt(piece.place):
                 fix = self.other_tests() if piece.split == "test" and piece.lines else ""
                 self._none(piece.place, len(piece.lines), account, piece.party, faults, fix)
 
@@ -217,7 +244,7 @@ class Own(Source):
         given = _test_groups(tests)
         if self.partition is not None:
             pool = [pair for _, pairs in train for pair in pairs]
-            kept, held = (pool, []) if tests else hold_out(pool, self.test_fraction, stream_of(seed, "all"))
+            kept, held = (pool, []) if tests else hold_out(pool, self._fraction, stream_of(seed, "all"))
             parties = divide(
                 [r for r, _ in kept],
                 [r for r, _ in held],
@@ -239,7 +266,7 @@ class Own(Source):
             theirs = {name: [r for p, pairs in tests if p.party == name for r, _ in pairs] for name in names}
             own = tuple(Shard(name, tuple(mine)) for name, mine in theirs.items() if mine)
             return Parties(shards, given, labels, account, own=own)
-        cuts = {name: hold_out(owners[name], self.test_fraction, stream_of(seed, name)) for name in names}
+        cuts = {name: hold_out(owners[name], self._fraction, stream_of(seed, name)) for name in names}
         shards = tuple(Shard(name, tuple(r for r, _ in kept)) for name, (kept, _) in cuts.items())
         by_party = tuple(Shard(name, tuple(r for r, _ in held)) for name, (_, held) in cuts.items() if held)
         return Parties(shards, _by_group(by_party), labels, account, own=by_party)
@@ -294,18 +321,18 @@ def _by_group(shards: tuple[Shard, ...]) -> tuple[Shard, ...]:
 
 
 def _unseen(rows: Sequence[tuple[Piece, Pairs]], faults: Faults) -> None:
-    """Note the labels of test rows that no training row has."""
+    """Note the labels of test rows and of the server's that no training row has."""
     known = {r["label"] for p, pairs in rows if p.split == "train" for r, _ in pairs if "label" in r}
     if faults.problems:
         return  # of the training rows perhaps, whose labels are then missing here
     for piece, pairs in rows:
-        if piece.split != "test":
+        if piece.split == "train":
             continue
         strange = Counter(r["label"] for r, _ in pairs if "label" in r and r["label"] not in known)
         for label, n in sorted(strange.items()):
             faults.add(
                 piece.place,
-                f"the label '{label}' is in the test rows only ({n})",
+                f"the label '{label}' is in the {piece.split} rows only ({n})",
                 f"training has: {', '.join(sorted(known)[:12])}",
                 "correct the spelling, or add training rows",
             )
@@ -329,7 +356,7 @@ def _shapes(rows: Sequence[tuple[Piece, Pairs]], faults: Faults) -> None:
                     faults.add(piece.place, what, "a batch needs one shape", fix.strip())
 
 
-def _labels_stay(parties: Parties, fraction: float) -> Parties:
+def _labels_stay(parties: Parties) -> Parties:
     """Leave out, and count, the randomly held-out rows whose label nobody trains on."""
     trained = {r["label"] for s in parties.shards for r in s.rows if "label" in r}
     if not trained:

@@ -71,6 +71,9 @@ class Parties:
     labels: tuple[str, ...] | None = None
     account: Account = field(default_factory=Account)
     own: tuple[Shard, ...] = field(default=(), repr=False)
+    valid: tuple[Shard, ...] = field(
+        default=(), repr=False
+    )  # what each party keeps to find the best round by
     house: Shard | None = field(default=None, repr=False)  # the server's rows
     shown: Shard | None = field(default=None, repr=False)  # the public rows
     notes: tuple[str, ...] = ()
@@ -110,6 +113,7 @@ class Parties:
         """SHA-256 over the names and digests of all shards, the server's and the public ones too (hex)."""
         parts = [[[s.party, s.digest] for s in part] for part in (self.shards, self.held_out)]
         parts += [[[s.party, s.digest] for s in self.own]] if self.own else []
+        parts += [[["validation", s.party, s.digest] for s in self.valid]] if self.valid else []
         parts += [[[what, s.digest]] for what, s in (("server", self.house), ("public", self.shown)) if s]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
@@ -132,6 +136,15 @@ class Parties:
                 "data.own_test=0.2"
             )
         return _named(self.own, id, "party with test rows")
+
+    def validation(self, id: str) -> Shard:
+        """What one party keeps to find the best round by; raises `DataError` where it keeps nothing."""
+        if not self.valid:
+            raise DataError(
+                "the parties keep no rows to find the best round by: data.own_validation=0.1 splits them from the "
+                "training rows (a model that is everybody's is judged by data.server_rows)"
+            )
+        return _named(self.valid, id, "party with validation rows")
 
     def group(self, name: str) -> Shard:
         """The held-out rows of one test group; raises `DataError` when there is no such group."""

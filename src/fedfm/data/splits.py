@@ -14,9 +14,10 @@ from fedfm.cards.registry import knob
 from fedfm.core.errors import DataError
 from fedfm.core.schema import Column
 from fedfm.data.partition.deal import apportion
-from fedfm.data.source import Parties, Row, Shard, stream, topic, written
+from fedfm.data.source import Parties, Row, Shard, group_rows, lost, stream, topic, written
 
 _NAMES = 6  # shown of many
+UNUSED = "validation row beside test rows; data.server_rows takes them"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,13 +25,23 @@ class Source:
     """Base of the data specs: what the server and the public get is split from the held-out rows, the same way for all."""
 
     server_rows: int = knob(
-        0, "rows of the server's own, for valuing and guiding, taken from the held-out rows", low=0
+        0,
+        "rows of the server's own, for valuing and guiding: of a validation file beside a test file, else of the held-out "
+        "rows (about so many where a chat gives several)",
+        low=0,
     )
     public_rows: int = knob(0, "rows that everybody sees, taken from the held-out rows", low=0)
     public: Source | None = knob(None, "a data set of its own that everybody sees, all of its rows")
     own_test: float = knob(
         0.0,
-        "share of each party's rows that are held out as its own test rows, for scores by party",
+        "share of each party's rows that are held out as its own test rows, drawn by group and label, for scores by "
+        "party; they join the common test rows, unless these were given as such",
+        low=0.0,
+        high=0.9,
+    )
+    own_validation: float = knob(
+        0.0,
+        "share of each party's rows that it keeps to find the best round by, where parties have models of their own",
         low=0.0,
         high=0.9,
     )
@@ -50,7 +61,19 @@ class Source:
         parties = self.read(seed, columns)
         _has(parties, columns, type(self).__name__)
         if self.own_test:
-            parties = _own_tests(parties, self.own_test, seed)
+            if parties.own:
+                raise DataError(
+                    "data.own_test: the parties of this data set have test rows of their own already; leave it out"
+                )
+            shards, own = _apart(parties, self.own_test, "own_test", "source/own", seed)
+            parties = replace(parties, shards=shards, own=own)
+            if "test" not in self.agreed:  # what every party holds out is scored in common too
+                parties = replace(
+                    parties, held_out=group_rows([r for s in (*parties.held_out, *own) for r in s.rows])
+                )
+        if self.own_validation:
+            shards, valid = _apart(parties, self.own_validation, "own_validation", "source/validation", seed)
+            parties = replace(parties, shards=shards, valid=valid)
         common = None
         if self.public is not None:
             if self.public_rows:
@@ -72,8 +95,9 @@ def opened(data: Any, seed: int, task: Any) -> Parties:
 
 
 def settle(parties: Parties, server: int, public: int, common: Parties | None, seed: int) -> Parties:
-    """Give the server and the public their rows, drawn from the held-out rows by group and label."""
-    parties, house = _taken(parties, server, "server_rows", seed)
+    """Give the server and the public their rows, drawn by group and label: the server's from `parties.house` where the
+    data set has rows for it, else, as the public's, from the held-out rows."""
+    parties, house = (_taken if parties.house is None else _spared)(parties, server, "server_rows", seed)
     parties, shown = _taken(parties, public, "public_rows", seed)
     if common is not None:
         rows = (*common.pooled().rows, *common.test().rows)
@@ -99,7 +123,7 @@ def _taken(parties: Parties, count: int, what: str, seed: int) -> tuple[Parties,
             f"hold out more (data.test_fraction), or lower data.{what}"
         )
     kinds = [f"{g}/{topic(r)}" for g, r in rows]
-    chosen = set(sample(kinds, count, stream(seed, f"source/{what}")))
+    chosen = set(sample_whole(kinds, [r for _, r in rows], count, stream(seed, f"source/{what}")))
     mine = {id(r) for i, (_, r) in enumerate(rows) if i in chosen}
     taken = tuple(r for i, (_, r) in enumerate(rows) if i in chosen)
 
@@ -109,23 +133,57 @@ def _taken(parties: Parties, count: int, what: str, seed: int) -> tuple[Parties,
     return replace(parties, held_out=without(parties.held_out), own=without(parties.own)), taken
 
 
-def _own_tests(parties: Parties, fraction: float, seed: int) -> Parties:
-    """Move a share of every party's rows, drawn by group and label, to test rows of its own; none is left without."""
-    if parties.own:
+def _spared(parties: Parties, count: int, what: str, seed: int) -> tuple[Parties, Any]:
+    """The server's rows out of those that the data set has for it; the others are lost, and counted."""
+    assert parties.house is not None
+    rows = parties.house.rows
+    if count > len(rows):
         raise DataError(
-            "data.own_test: the parties of this data set have test rows of their own already; leave it out"
+            f"data.{what}={count}, and there are {len(rows)} validation rows\n    fix: data.{what}={len(rows)}"
         )
+    chosen = (
+        sample_whole([_kind(r) for r in rows], rows, count, stream(seed, f"source/{what}")) if count else []
+    )
+    left = lost({UNUSED: len(rows) - len(chosen)}, "server")
+    return replace(parties, house=None, account=parties.account + left), tuple(
+        rows[i] for i in chosen
+    ) or None
+
+
+def _kind(row: Row) -> str:
+    """What a row is drawn by: its group and its label."""
+    group = row.get("group")
+    return f"{group}/{topic(row)}" if group is not None and "label" in row else topic(row) or ""
+
+
+def sample_whole(
+    kinds: Sequence[str], rows: Sequence[Row], count: int, rng: np.random.Generator
+) -> list[int]:
+    """`sample`, with the rows of one chat (of those that begin with one question) together: about `count` of them."""
+    if not any("history" in r for r in rows):
+        return sample(kinds, count, rng)
+    of: dict[str, list[int]] = defaultdict(list)
+    for i, r in enumerate(rows):
+        asked = (t["content"] for t in r.get("history", ()) if t["role"] == "user")
+        of[str(next(asked, r.get("instruction")))].append(i)
+    chats = list(of.values())
+    n = min(max(round(count * len(chats) / len(rows)), 1), len(chats))
+    return sorted(i for k in sample([kinds[c[0]] for c in chats], n, rng) for i in chats[k])
+
+
+def _apart(
+    parties: Parties, fraction: float, what: str, purpose: str, seed: int
+) -> tuple[tuple[Shard, ...], tuple[Shard, ...]]:
+    """Training rows without a share of every party's, drawn by group and label, and that share; none is left without."""
     shards, own = [], []
     for s in parties.shards:
-        count = max(1, round(fraction * len(s)))
-        if count >= len(s):
-            raise DataError(
-                f"data.own_test={fraction:g} would leave {s.party} no training row of its {len(s)}"
-            )
-        held = set(sample([topic(r) or "" for r in s.rows], count, stream(seed, f"source/own/{s.party}")))
+        count, rng = max(1, round(fraction * len(s))), stream(seed, f"{purpose}/{s.party}")
+        held = set(sample_whole([_kind(r) for r in s.rows], s.rows, count, rng)) if count < len(s) else set()
+        if not 0 < len(held) < len(s):
+            raise DataError(f"data.{what}={fraction:g} would leave {s.party} no training row of its {len(s)}")
         shards.append(Shard(s.party, tuple(r for i, r in enumerate(s.rows) if i not in held)))
         own.append(Shard(s.party, tuple(r for i, r in enumerate(s.rows) if i in held)))
-    return replace(parties, shards=tuple(shards), own=tuple(own))
+    return tuple(shards), tuple(own)
 
 
 def sample(kinds: Sequence[str], count: int, rng: np.random.Generator) -> list[int]:

@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from fedfm.cards.registry import knob, method
+from fedfm.checks.place import forked
 from fedfm.core.errors import FedfmError, MachineFault
 from fedfm.core.job import Job, Said
 from fedfm.core.message import Message, parts, unpack
@@ -250,6 +251,7 @@ def _work(pipe: Connection, others: list[Connection], site: Site) -> None:
     for other in others:
         other.close()
     torch.set_num_threads(site.fed.threads)
+    forked()
     inbox: queue.SimpleQueue[tuple[dict[str, Any], Message | None]] = queue.SimpleQueue()
     threading.Thread(target=_drain, args=(pipe, inbox), daemon=True).start()
     desk = _Desk(site)

@@ -13,6 +13,7 @@ from fedfm.cards.registry import knob, method
 from fedfm.core.errors import DataError
 from fedfm.core.protocols import Bound, Evaluator, Scores
 from fedfm.core.schema import Parties
+from fedfm.evaluation.held_out import BEST, STOP
 from fedfm.evaluation.perturb import KINDS, fitting, perturbed
 from fedfm.tasks.bound import evaluating
 
@@ -53,6 +54,8 @@ class ByParty(Evaluator):
     )
     occlusion: float = knob(0.25, "share of a picture that is covered", low=0.0, high=1.0)
     typos: float = knob(0.05, "share of letters that are dropped, doubled or swapped", low=0.0, high=1.0)
+    stop_after: int = knob(0, STOP, low=0)
+    keep_best: bool = knob(False, BEST)
 
     collects = True
 

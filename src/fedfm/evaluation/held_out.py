@@ -3,15 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from fedfm.cards.registry import knob, method
 from fedfm.core.protocols import Evaluator
+
+STOP = "rounds without a gain on validation rows (data.server_rows) after which the run ends; 0: never"
+BEST = "the run's model is that of the best round on validation rows (data.server_rows), not the last"
 
 
 @method("held-out", slot="evaluate", section="VII")
 @dataclass(frozen=True)
 class HeldOut(Evaluator):
-    """Score the global model on the common held-out data, in parts wherever sessions run."""
+    """Score the global model on the common held-out data, in parts wherever sessions run, or at each party.
+
+    With `where=parties` no test row leaves its party: each measures the model on its own test rows and sends the sums;
+    the metrics are over all of these rows, `METRIC/PARTY` and `parties/METRIC` (mean, worst, worst tenth) beside them.
+    """
 
     every: int = knob(1, "rounds between two scores (the last round is always scored)", low=1)
     parts: int = knob(2, "pieces of the held-out data, scored side by side", low=1)
+    where: Literal["server", "parties"] = knob(
+        "server",
+        "of the test rows: common ones at the server, or each party's own",
+        choices=("server", "parties"),
+    )
+    stop_after: int = knob(0, STOP, low=0)
+    keep_best: bool = knob(False, BEST)

@@ -34,10 +34,11 @@ class LossThreshold(Audit):
     """Guess that a row was trained on when the final model's loss on it is small: training rows against held-out rows.
 
     Members are the training rows of the parties whose work was used; the others are held-out rows that nobody trained
-    on (a party's own where the data have them). For each party and for all: `auc` (the chance that a member's loss is
-    the smaller of a pair; ties count half) with Hanley and McNeil's bounds; `advantage`, the largest true minus false
-    positive rate of any threshold; `advantage_yeom`, that at the mean loss of the members; `tpr` and `fpr` with at
-    most `fpr` false positives, with exact bounds. Rates are shares, losses in the task's unit.
+    on (a party's own where the data have them). For each party and for all, and for all after each round that the run
+    kept: `auc` (the chance that a member's loss is the smaller of a pair; ties count half) with Hanley and McNeil's
+    bounds; `advantage`, the largest true minus false positive rate of any threshold; `advantage_yeom`, that at the mean
+    loss of the members; `tpr` and `fpr` with at most `fpr` false positives, with exact bounds. Rates are shares, losses
+    in the task's unit.
     """
 
     fpr: float = knob(0.01, "false positive rate at which the true one is reported", low=0.0, below=1.0)
@@ -55,6 +56,7 @@ class LossThreshold(Audit):
             test = parties.test()
             fresh = _unseen(test, trained)
             others = losses(bound, fresh)
+            over = {k: self._after(k, opened, fresh) for k in sorted(opened.kept)} if len(fresh) else {}
             own = {s.party: losses(bound, _unseen(s, trained)) for s in getattr(parties, "own", ())}
         if not len(others):
             raise FedfmError(
@@ -62,6 +64,7 @@ class LossThreshold(Audit):
                 "    fix: hold out more (data.test_fraction, data.test_path)"
             )
         cases = {ALL: self.compare(torch.cat(list(members.values())), others)}
+        cases |= {f"{ALL}, after round {k}": self.compare(*both) for k, both in over.items()}
         for i, mine in members.items():
             theirs = own.get(i, others)
             if len(mine) and len(theirs):
@@ -73,6 +76,15 @@ class LossThreshold(Audit):
             "held_out_rows_also_trained_on": len(test) - len(fresh),
             "parties_whose_work_was_not_used": len(parties.ids) - len(members),
         }
+
+    def _after(self, round: int, opened: Any, fresh: Any) -> tuple[Tensor, Tensor]:
+        """Losses of members and others under the model of a round that was kept."""
+        bound = opened.bound
+        bound.load(opened.at(round))
+        found = [losses(bound, opened.parties.train(i)) for i in opened.contributors]
+        others = losses(bound, fresh)
+        bound.load(opened.model)
+        return torch.cat(found), others
 
     def compare(self, members: Tensor, others: Tensor) -> dict[str, Any]:
         """The attack's numbers from the losses of members (n,) and of others (m,); a loss of NaN counts as infinite."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fedfm.cards.registry import load, methods
+from fedfm.checks.place import settled
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.errors import FedfmError
 from fedfm.core.federation import Federation
@@ -190,7 +191,8 @@ def play(
             return play(fed, Path(temporary), resume=resume, around=around)
     parties, engine = fed.data.open(fed.seed), fed.engine.make()
     fed = planned(fed, len(parties.ids))
-    site = Site(fed, fed.task.open(parties), parties, Store(folder / "clients"))
+    device = settled(fed) if fed.device == "cuda" else "cpu"
+    site = Site(fed, fed.task.open(parties, device), parties, Store(folder / "clients"))
     engine.open(site)
     try:
         run = Run(fed, folder, site.home, engine, resume=resume)

@@ -86,7 +86,7 @@ def what_it_keeps_is_declared(client: Client, within: Federation | None) -> None
         home = opened(client, within, Path(folder))
         _, version, error = home.session(home.ids[0])
         hold(not error, error)
-        kept = thaw(home.store._path(home.ids[0], version)).get("client", {}) if version else {}
+        kept = thaw(home.store.path(home.ids[0], version)).get("client", {}) if version else {}
     large = [k for k, v in kept.items() if not isinstance(v, int | float | str | bool)]
     hold(not large, f"it keeps {', '.join(large)}: declare remembers = True")
 
@@ -113,12 +113,12 @@ def sessions_leave_no_trace(client: Client, within: Federation | None) -> None:
         home = opened(client, within, Path(folder))
         first, version, error = home.session(home.ids[0], round=2)
         hold(not error, error)
-        before = thaw(home.store._path(home.ids[0], version)) if version else {}
+        before = thaw(home.store.path(home.ids[0], version)) if version else {}
         home.session(home.ids[1], round=5)
         again, version, _ = home.session(home.ids[0], round=2)
         hold(same(first, again), "something of another session is left in the model")
         hold(
-            same(before, thaw(home.store._path(home.ids[0], version)) if version else {}),
+            same(before, thaw(home.store.path(home.ids[0], version)) if version else {}),
             "another state was kept",
         )
 

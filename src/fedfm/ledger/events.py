@@ -143,10 +143,10 @@ class RoundFailed(Event):
 
 @dataclass(frozen=True)
 class Stopped(Event):
-    """The run ended before its last round: one more would exceed a budget."""
+    """The run ended before its last round: one more would exceed a budget, or validation rows gain no more."""
 
     reason: str
-    shows = ("reason",)
+    shows = ()
     server = True
 
 

@@ -4,10 +4,10 @@
 into what `transformers` loads. Importing this module loads neither `torch` nor `transformers`.
 """
 
-from fedfm.models.identity import Base, base, digest
+from fedfm.models.identity import Base, base, digest, words
 from fedfm.models.packaged import Packaged, catalog
 from fedfm.models.random_init import tiny
-from fedfm.models.store import Row, fetch, here, local, path, status
+from fedfm.models.store import Row, fetch, here, local, only_here, path, status
 
 __all__ = [
     "Base",
@@ -19,7 +19,9 @@ __all__ = [
     "fetch",
     "here",
     "local",
+    "only_here",
     "path",
     "status",
     "tiny",
+    "words",
 ]

@@ -38,7 +38,7 @@ def snapshot(model: str) -> Path:
 
 
 def cached(model: str) -> Path | None:
-    """The folder of a model of the hub that is in its cache already; nothing is asked and nothing downloaded."""
+    """The folder of a model of the hub that is whole in its cache; nothing is asked and nothing downloaded."""
     from huggingface_hub import snapshot_download
 
     name, _, revision = model.partition("@")
@@ -46,7 +46,8 @@ def cached(model: str) -> Path | None:
         found = Path(snapshot_download(name, revision=revision or None, local_files_only=True))
     except Exception:  # noqa: BLE001 - whatever the reason is, it is not here
         return None
-    return found if (found / "config.json").is_file() else None
+    weights = any(next(found.glob(pattern), None) is not None for pattern in ("*.safetensors", "*.bin"))
+    return found if weights and (found / "config.json").is_file() else None
 
 
 def commit(folder: str | os.PathLike[str]) -> str | None:

@@ -24,6 +24,7 @@ _WORDS = (
     "added_tokens.json",
     "merges.txt",
     "chat_template*",
+    "preprocessor_config.json",
 )
 
 
@@ -49,12 +50,18 @@ def base(model: str | os.PathLike[str]) -> Base:
     from fedfm.models.store import local
 
     folder = local(model)
-    found = [p for pattern in _WORDS for p in sorted(folder.glob(pattern)) if p.is_file()]
-    total = hashlib.sha256()
-    for file in dict.fromkeys(found):
-        total.update(f"{file.name}\0{_sha256(file)}\n".encode())
-    words = total.hexdigest() if found else ""
-    return Base(os.fspath(model), str(folder.absolute()), commit(folder), digest(folder), words)
+    total, found = hashlib.sha256(), words(folder)
+    for name, sha256 in found.items():
+        total.update(f"{name}\0{sha256}\n".encode())
+    said = total.hexdigest() if found else ""
+    return Base(os.fspath(model), str(folder.absolute()), commit(folder), digest(folder), said)
+
+
+def words(folder: str | os.PathLike[str]) -> dict[str, str]:
+    """SHA-256 (hex) by name of the files that turn text or pictures into what the network sees, the template's too."""
+    where = Path(folder)
+    found = [p for pattern in _WORDS for p in sorted(where.glob(pattern)) if p.is_file()]
+    return {file.name: _sha256(file) for file in dict.fromkeys(found)}
 
 
 def digest(folder: str | os.PathLike[str]) -> str:

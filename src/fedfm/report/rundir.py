@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from fedfm.report.folds import Facts, fold
 from fedfm.report.ledgers import Events, read_lines
 from fedfm.report.numbers import count, finite, natural
 
-SWEEP = "sweep.json"
+SWEEP, AUDIT = "sweep.json", "audit.json"
 PARTS = ("summary.json", "metrics.jsonl", "events.jsonl")
 
 
@@ -29,6 +29,7 @@ class Run:
     config: str | None
     notes: tuple[str, ...]
     sampled: bool
+    audits: dict[str, Any] = field(default_factory=dict)  # findings by the audit's name
 
 
 def read_runs(dirs: list[Path]) -> list[Run]:
@@ -105,17 +106,22 @@ def _read(path: Path, label: str) -> Run:
         config = (path / "config.yaml").read_text(encoding="utf-8", errors="replace")
     else:
         notes.append("config.yaml is missing: the run cannot be repeated from this directory")
-    return Run(path, label, summary, tuple(rounds), facts, config, tuple(notes), sampled)
+    audits = mapping(_record(path / AUDIT, notes).get("audits")) if (path / AUDIT).is_file() else {}
+    return Run(path, label, summary, tuple(rounds), facts, config, tuple(notes), sampled, audits)
 
 
 def _summary(path: Path, notes: list[str]) -> dict[str, Any]:
     if not path.is_file():
         notes.append("summary.json is missing: the run was interrupted or still goes on")
         return {}
+    return _record(path, notes)
+
+
+def _record(path: Path, notes: list[str]) -> dict[str, Any]:
     try:
         return mapping(json.loads(path.read_bytes()))
     except (ValueError, RecursionError):
-        notes.append("summary.json is damaged and was left out")
+        notes.append(f"{path.name} is damaged and was left out")
         return {}
 
 

@@ -1,4 +1,4 @@
-"""Audits of finished runs: the run is opened again from its folder, an audit asks its questions, audit.json keeps the answers."""
+"""Audits of finished runs: one is opened again from its folder, an audit asks, audit.json and the report keep the answers."""
 
 from __future__ import annotations
 
@@ -11,36 +11,40 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedfm import report
 from fedfm.cards.registry import name_of
+from fedfm.checks.place import settled
 from fedfm.config import plain as configs
 from fedfm.config import text
 from fedfm.config.marker import unspoken
 from fedfm.config.setup import Setup
+from fedfm.core.best import Best
 from fedfm.core.books import checkpoint, checkpoints
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ConfigError, FedfmError, Problem, ResumeError
 from fedfm.core.federation import Federation
 from fedfm.core.memory import RunState
+from fedfm.core.message import Message
 from fedfm.core.protocols import Audit, Bound
 from fedfm.core.state import write
 from fedfm.data.splits import opened as open_data
 from fedfm.ledger import file as ledger
-from fedfm.running.record import own
+from fedfm.report.rundir import AUDIT
+from fedfm.running.process import borrowed
+from fedfm.running.record import kept, own
 from fedfm.running.record.folder import CONFIG, FORMAT, owned, recorded, versioned, writing
 from fedfm.running.record.identity import Identity, imports_differ, of_base, of_data
 from fedfm.running.summary import versions
 from fedfm.running.verdict import tally
 from fedfm.tasks.probing import open_task
 
-AUDIT = "audit.json"
-
 
 @dataclass(frozen=True)
 class Opened:
     """A finished run, opened again. Nothing of it is written to.
 
-    `model` is the final vector, `contributors` are the parties whose work was used in some round, `kept` has the
-    checkpoints that are still there by round.
+    `model` is the vector of the run's model, `round` the number of its rounds, `contributors` are the parties whose
+    work was used in some round, `kept` has the checkpoints of the rounds that it kept (`keep_rounds`), by round.
     """
 
     folder: Path
@@ -53,8 +57,12 @@ class Opened:
     kept: Mapping[int, Path] = field(default_factory=dict)
 
     def at(self, round: int) -> Tensor:
-        """The model after a round whose checkpoint was kept."""
+        """The model after a round that was kept."""
         return self.fed.serving.model(RunState.load(self.kept[round]).server)
+
+    def messages(self, round: int) -> dict[str, Message]:
+        """What the server read of each party in a round, made anew; the round before it must have been kept."""
+        return kept.messages(self.folder, self.fed, self.bound, self.parties, round)
 
 
 def audit(
@@ -67,19 +75,20 @@ def audit(
     """
     folder, spec = Path(folder), chosen(what) if isinstance(what, str) else what
     recorded(folder)  # before a lock is put into a folder that is none of ours
-    with owned(folder):
+    with owned(folder), borrowed():
         path = folder / AUDIT
         known: dict[str, Any] = versioned(path) if path.exists() else {"format": FORMAT, "audits": {}}
         run = reopened(folder, federation)
-        if spec.needs_rounds and (gone := sorted(set(range(1, run.round + 1)) - set(run.kept))):
+        if spec.needs_rounds and not run.kept:
             raise FedfmError(
-                f"{folder}: {name_of(spec)} needs the models of all rounds, and those of {len(gone)} rounds "
-                f"(round {gone[0]} first) were not kept"
+                f"{folder}: {name_of(spec)} asks the models of single rounds, and this run kept none\n"
+                "    fix: run it with keep_rounds=1 (every round) or another number: --keep-rounds N"
             )
         found = spec.run(run, Ctx(run.fed.seed, run.round))
         known["audits"][name_of(spec)] = {"spec": configs.to_config(spec), "round": run.round, **found}
         with writing(folder):
             write(path, json.dumps(known, indent=1, allow_nan=False).encode())
+        report.write([folder])
     return found
 
 
@@ -98,10 +107,10 @@ def reopened(folder: Path, federation: Federation | None = None) -> Opened:
             f"{folder}: {name_of(fed.client)} leaves no single model, but one for each party or cluster\n"
             "    why: an audit asks the model that everybody gets"
         )
+    torch.set_num_threads(fed.threads)  # `borrowed`
     last = max(checkpoints(folder), default=None)
     if last is None:
         raise ResumeError(f"{folder} has no checkpoint: restore it (copy a run directory as a whole)")
-    torch.set_num_threads(fed.threads)
     try:
         parties = open_data(fed.data, fed.seed, fed.task)
     except FedfmError as e:
@@ -109,21 +118,22 @@ def reopened(folder: Path, federation: Federation | None = None) -> Opened:
             f"{folder} cannot be audited: the rows that it was trained on cannot be read again\n    why: {e}\n"
             "    fix: put the data back where config.yaml says"
         ) from e
-    device = fed.device if fed.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    device = settled(fed)
     bound = open_task(fed.task, parties, device)
     base, template = of_base(config, bound)
     now = Identity(config, of_data(parties), base, template, before.imports, versions())
     _same(before.differs(now, done=last), folder)
-    state = RunState.load(checkpoint(folder, last))
+    state, best = RunState.load(checkpoint(folder, last)), Best(fed.evaluate, bound.objective, folder)
+    best.see(ledger.read(folder / "metrics.jsonl"))
     return Opened(
         folder,
         fed,
         parties,
         bound,
-        fed.serving.model(state.server),
+        fed.serving.model(state.server) if (of_best := best.model(state.round)) is None else of_best,
         _contributors(folder, parties.ids),
         state.round,
-        {k: checkpoint(folder, k) for k in checkpoints(folder)},
+        kept.kept(folder),
     )
 
 
@@ -138,7 +148,7 @@ def _federation(folder: Path, given: Federation | None) -> tuple[configs.Config,
                 f"{folder} cannot be audited from its folder alone: it was run on objects of a Python process, which "
                 "its config only records: "
                 + ", ".join(f"{where} ({name})" for where, name in objects)
-                + "\n    fix: make them again, and call fedfm.running.audits.audit"
+                + "\n    fix: make them again, and call fedfm.audit"
                 f"('{folder}', 'loss-threshold', federation)"
             )
         setup = Setup.of(found)
@@ -173,19 +183,3 @@ def chosen(said: str) -> Audit:
         raise ConfigError(problems)
     assert isinstance(spec, Audit)
     return spec
-
-
-# ---- shown ----------------------------------------------------------------------------------------------------
-def table(found: Mapping[str, Any]) -> list[list[str]]:
-    """The `cases` of findings as lines of text, the names of the columns first; `X_bounds` stand behind X."""
-    cases = found.get("cases", {})
-    columns = [c for c in dict.fromkeys(c for case in cases.values() for c in case) if "_bounds" not in c]
-    return [["", *(c.replace("_", " ") for c in columns)]] + [
-        [name, *(_said(case.get(c), case.get(f"{c}_bounds")) for c in columns)]
-        for name, case in cases.items()
-    ]
-
-
-def _said(value: Any, bounds: Any = None) -> str:
-    between = f" ({bounds[0]:.2f}-{bounds[1]:.2f})" if bounds else ""
-    return "" if value is None else (f"{value:.3f}" if isinstance(value, float) else str(value)) + between

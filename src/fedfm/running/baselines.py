@@ -1,6 +1,6 @@
 """What a federated result is worth: each party alone, and all data in one place.
 
-`local`: every party trains alone for as many steps as it takes in the federation; the mean of their scores.
+`local`: every party trains alone for as many steps as it took in the federation's rounds; the mean of their scores.
 `pooled`: one owner of all data takes as many steps as the busiest party, each on a batch as large as all parties' together.
 So all three see the same number of examples in all, with the same local method and rate.
 """
@@ -46,13 +46,14 @@ def parse(text: str | Sequence[str]) -> tuple[str, ...]:
 def baselines(run: Run, kinds: Sequence[str], tick: Callable[[int, int], None]) -> dict[str, Any]:
     """Scores by kind: {"local": {party: scores}, "pooled": scores}; kept in the run directory, so a resume does not repeat them."""
     path = run.folder / "baselines.json"
-    known: dict[str, Any] = kept(path, run.fed.rounds)
+    rounds = run.state.round  # those that were run: one may stop before its last
+    known: dict[str, Any] = kept(path, rounds)
     todo = [k for k in kinds if k not in known]
     if not todo:
         return known
     fed, parties = run.fed, run.parties
     client = fed.client.alone()
-    steps = {i: fed.rounds * client.steps_for(n) for i, n in parties.items()}
+    steps = {i: rounds * client.steps_for(n) for i, n in parties.items()}
     jobs = []
     if "pooled" in todo:  # the longest first
         jobs.append(
@@ -80,7 +81,7 @@ def baselines(run: Run, kinds: Sequence[str], tick: Callable[[int, int], None]) 
     if "local" in todo:
         known["local"] = scores
     with writing(run.folder):
-        write(path, json.dumps({"format": FORMAT, "rounds": fed.rounds, "scores": known}, indent=1).encode())
+        write(path, json.dumps({"format": FORMAT, "rounds": rounds, "scores": known}, indent=1).encode())
     return known
 
 

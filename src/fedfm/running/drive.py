@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fedfm.checks.place import forks, settled, tried
 from fedfm.config import plain as configs
 from fedfm.config import text
+from fedfm.config.names import strange
 from fedfm.core.books import checkpoints
 from fedfm.core.errors import ConfigError, MachineFault
 from fedfm.core.federation import Federation
@@ -25,14 +27,15 @@ from fedfm.data.splits import opened
 from fedfm.ledger import file as ledger
 from fedfm.running import baselines as base
 from fedfm.running.feasible import feasible, idle
+from fedfm.running.process import borrowed
 from fedfm.running.progress import Progress, Silent
-from fedfm.running.record import own
+from fedfm.running.record import kept, own
 from fedfm.running.record.folder import CONFIG, record, writing
 from fedfm.running.record.identity import Identity, of_base, of_data, refuse
 from fedfm.running.record.public import publish
-from fedfm.running.summary import dumps, summarise, versions
+from fedfm.running.summary import best_round, dumps, of_best, summarise, versions
 from fedfm.running.verdict import FAILED, INTERRUPTED, Result, Verdict, judge
-from fedfm.tasks.probing import open_task, probe
+from fedfm.tasks.probing import open_task, probe, probe_apart
 
 Callback = Callable[[dict[str, Any]], None]  # called with a copy of each round's record
 
@@ -66,20 +69,21 @@ class Plan:
 
 
 def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
-    """Open data and model, and encode all data once (workers are forked from this)."""
+    """Open data and model (workers are forked from this). To be called where torch is `borrowed`."""
     import torch
 
-    torch.set_num_threads(fed.threads)
     with progress.step("data"):
         parties = opened(fed.data, fed.seed, fed.task)
-    device = fed.device if fed.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    device = settled(fed)
     sizes = {i: len(parties.train(i)) for i in parties.ids}
     if problems := feasible(fed, sizes):
         raise ConfigError(problems)
     with progress.step("model"):
         bound = open_task(fed.task, parties, device)
     with progress.step("probing"):
-        if problems := probe(fed.task, bound, parties):
+        look = probe_apart if torch.cuda.is_available() and forks(fed) else probe
+        found = tried(lambda: look(fed.task, bound, parties))
+        if problems := [*strange(fed, sizes, bound.layout), *found]:
             raise ConfigError(problems)
     site = Site(planned(fed, len(sizes)), bound, parties, Store(folder / "clients"))
     if problems := idle(site):
@@ -90,6 +94,11 @@ def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
 # ---- one run --------------------------------------------------------------------------------------------------
 def drive(plan: Plan) -> Result:
     """Open, identify, run the rounds, judge; then write what a finished run leaves."""
+    with borrowed(plan.fed.threads):
+        return _drive(plan)
+
+
+def _drive(plan: Plan) -> Result:
     folder, fed, progress, start = plan.folder, plan.fed, plan.progress, time.perf_counter()
     with _listening(plan) as heard:
         site = open_site(fed, folder, progress)
@@ -107,11 +116,13 @@ def drive(plan: Plan) -> Result:
             engine.open(site)
             run = Run(site.fed, folder, site.home, engine, plan.resume)
             with progress.rounds(fed.rounds, run) as shown:
+                kept.keep(folder, plan.record["keep_rounds"])  # it may have been killed before it could
                 for line in _lines(run, folder):
+                    kept.keep(folder, plan.record["keep_rounds"])
                     shown(line)
                     heard(line)
             with progress.bar("baselines") as tick:
-                found = base.baselines(run, plan.kinds, tick) if plan.kinds and fed.rounds else {}
+                found = base.baselines(run, plan.kinds, tick) if plan.kinds and run.state.round else {}
             verdict, ended = _judged(run), True
         except KeyboardInterrupt as e:
             verdict = Verdict(INTERRUPTED, ("it was interrupted by hand",))
@@ -171,7 +182,8 @@ def _judged(run: Run) -> Verdict:
         rows=run.parties,
         malicious=run.malicious,
         primary=run.bound.objective.primary,
-        finite=finite(run.model()),
+        finite=finite(run.final()),
+        best=best["round"] if (best := best_round(run))["kept"] else None,
     )
 
 
@@ -194,8 +206,11 @@ def _leave(plan: Plan, run: Run, summary: dict[str, Any]) -> None:
     with writing(folder):
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir()
-        bound.load(run.model())
+        bound.load(run.final())
         bound.objective.save(bound.module, str(part))
+        if (best := summary["best"]) and best["kept"]:
+            with (part / "README.md").open("a", encoding="utf-8") as f:
+                f.write(f"\n## Which round\n\n{of_best(best).capitalize()}.\n")
         if summary["privacy"]:  # whoever gets the model gets the definition of its epsilon with it
             with (part / "README.md").open("a", encoding="utf-8") as f:
                 f.write(f"\n## Privacy\n\n{summary['privacy']['sentence']}.\n")

@@ -32,6 +32,7 @@ def run(
     settings: str | Iterable[str] | Mapping[str, Any] = (),
     callbacks: Callback | Iterable[Callback] = (),
     trackers: str | Iterable[Any] = (),
+    keep_rounds: int = 0,
     progress: bool = False,
     strict: bool = False,
     **slots: Any,
@@ -42,9 +43,10 @@ def run(
     folder or a hub id. `data`: a data spec; a file, folder, glob or a list of them, one file a party; or what is in
     memory (a dict of parties, a DataFrame, a data set, rows). `clients`: how many parties a partition makes.
     `settings`: "client.lr=0.1", a list of such, or {"client.lr": 0.1}. `engine`: a name or a spec. `callbacks`: called
-    with each round's record. `trackers`: names, or objects with `log(round, metrics)` and `close()`. `progress`: print
-    a line a round. Other keywords fill slots. Raises ConfigError with all problems, RunFailed for a run that failed,
-    with `strict` also for one that has findings.
+    with each round's record. `trackers`: names, or objects with `log(round, metrics)` and `close()`. `keep_rounds`: of
+    every so many rounds keep the states, for audits (0: none). `progress`: print a line a round. Other keywords fill
+    slots. Raises ConfigError with all problems, RunFailed for a run that failed, with `strict` also for one that has
+    findings.
     """
     fed = Federation.__dataclass_fields__
     if strange := [k for k in slots if k not in fed]:
@@ -58,6 +60,7 @@ def run(
             "settings",
             "callbacks",
             "trackers",
+            "keep_rounds",
             "progress",
             "strict",
         )
@@ -85,6 +88,7 @@ def run(
         progress=Lines() if progress else None,
         trackers=trackers,
         callbacks=callbacks,
+        keep_rounds=keep_rounds,
         strict=strict,
     )
 

@@ -32,6 +32,7 @@ from fedfm.running.verdict import Result
 PLAN: dict[str, Any] = {
     "baselines": "none",
     "trackers": [],
+    "keep_rounds": 0,
     "seconds": 0.0,
     "complete": False,
     "history": [],
@@ -46,13 +47,18 @@ def execute(
     progress: Progress | None = None,
     trackers: Iterable[Any] = (),
     callbacks: Callback | Iterable[Callback] = (),
+    keep_rounds: int = 0,
     strict: bool = False,
 ) -> Result:
     """Run a federation, or a complete config, into `out` (default: a new folder under runs/).
 
     `trackers`: names, or objects with `log(round, metrics)` and `close()`. `callbacks`: called with each round's record.
+    `keep_rounds`: keep the states of every so many rounds for audits (0: none).
     Raises RunFailed, with the result, for a run that failed, and with `strict` also for one with findings.
     """
+    if isinstance(keep_rounds, bool) or not isinstance(keep_rounds, int) or keep_rounds < 0:
+        fix, why = "1 keeps all, 5 every fifth, 0 none", "every so many are kept"
+        raise ConfigError([Problem("keep_rounds", f"{keep_rounds!r} is no number of rounds", why, fix)])
     kinds, names, objects = base.parse(baselines), *_trackers(trackers)
     setup = Setup.of(what)
     with begun(None if out is None else Path(out), setup.recipe or "run") as folder:
@@ -60,7 +66,9 @@ def execute(
             folder, setup.config, setup.fed, {}, False, _several(callbacks), objects, progress or Silent()
         )
         plan.write_config()
-        plan.keep(**PLAN | {"baselines": ",".join(kinds) or "none", "trackers": names})
+        plan.keep(
+            **PLAN | {"baselines": ",".join(kinds) or "none", "trackers": names, "keep_rounds": keep_rounds}
+        )
         return drive(plan).judged(strict)
 
 
@@ -129,7 +137,10 @@ def resume(
         if rounds is not None and rounds > done and (why := _stopped(folder)):
             raise ResumeError(f"{folder} cannot be extended: {why}")
         whole = all((folder / part).exists() for part in ("summary.json", "model", "report.html"))
-        if was["complete"] and whole and config["rounds"] <= done:
+        ended = max(
+            done, before.config["rounds"] if before else 0
+        )  # it may have stopped before its last round
+        if was["complete"] and whole and config["rounds"] <= ended:
             return Result.read(folder).judged(strict)
         names, objects = (was["trackers"], []) if trackers is None else _trackers(trackers)
         changes = [{"after": done, "what": d.what, "was": d.was, "now": d.now} for d in differences]

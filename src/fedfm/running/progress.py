@@ -152,10 +152,14 @@ def _scores(summary: dict[str, Any]) -> list[Row]:
     ]
     known = [(name, value) for name, value in rows if value is not None]
     digits = decimals(value for _, value in known)
-    return [
+    shown = [
         (name, f"{metric['name']} {fixed(value, digits)}", "bold green" if name == "federated" else "")
         for name, value in known
     ]
+    if best := summary.get("best"):
+        of = f"{best['round']} of {best['of']}" + ("" if best["kept"] else ", the model is of the last")
+        shown.append(("best round on validation rows", of, ""))
+    return [*shown, ("stopped early", line(why), "")] if (why := summary.get("stopped")) else shown
 
 
 def _by_party(summary: dict[str, Any]) -> list[Row]:

@@ -21,7 +21,9 @@ from fedfm.core.message import raw
 from fedfm.core.session import Site
 from fedfm.ledger import events
 from fedfm.ledger import file as ledger
+from fedfm.report.numbers import finite, score
 from fedfm.running.verdict import LOST, Verdict
+from fedfm.tasks.probing import left_out
 
 
 def summarise(
@@ -36,17 +38,20 @@ def summarise(
     """The public record of a run (keys are a contract); the verdict comes first."""
     fed, bound = run.fed, run.bound
     records = list(ledger.read(run.folder / "metrics.jsonl"))
-    scored = [r["metrics"] for r in records if r.get("metrics")]
+    best = best_round(run)
+    scored = [
+        r["metrics"]
+        for r in records
+        if r.get("metrics") and not (best["kept"] and r["round"] > best["round"])
+    ]
     name = bound.objective.primary
     local = {i: s[name] for i, s in baseline.get("local", {}).items() if name in s}
     total = {way: sum(r["bytes"][way] for r in records) for way in ("up", "down", "talk")}
-    model = run.model()
-    dropped = sum(
-        (Counter(getattr(site.data(i), "dropped", {})) for i in run.parties),
-        Counter(site.parties.account.reasons()),
-    )
-    federated = scored[-1].get(name) if len(scored) > 1 or run.state.round == 0 and scored else None
+    model = run.final()
+    dropped = (site.parties.account + left_out(site)).reasons()
     trained = [r for r in records if r["round"]]
+    scores = [r for r in records if r.get("metrics")]
+    federated = scored[-1].get(name) if len(scores) > 1 or run.state.round == 0 and scored else None
     if trained and all(r.get("failed") for r in trained):
         federated = None  # no round made a model: the last score is the base model's
     return {
@@ -66,6 +71,8 @@ def summarise(
             "local_parties": local,
         },
         "metrics": scored[-1] if scored else {},
+        "best": best if best["round"] is not None else None,
+        "stopped": stopped(run),
         "baselines": dict(baseline),
         "bytes": total
         | {"per_round": (total["up"] + total["down"] + total["talk"]) / max(1, run.state.round)},
@@ -81,7 +88,7 @@ def summarise(
             for (i, n), dist in zip(run.parties.items(), site.parties.distribution().values(), strict=True)
         },
         "adversaries": sorted(run.malicious),
-        "dropped": dict(dropped),
+        "dropped": dropped,
         "failures": dict(
             Counter(
                 e["kind"]
@@ -95,6 +102,31 @@ def summarise(
         "model_digest": hashlib.sha256(raw(model)).hexdigest(),
         "ledger_digest": ledger.digest(run.folder / "events.jsonl"),
     }
+
+
+def best_round(run: Run) -> dict[str, Any]:
+    """The best round by the validation rows, of how many, by which score, and whether its model is the run's."""
+    k = run.best.round(run.state.round)
+    told = {"round": k, "of": run.state.round, "metric": run.best.name}
+    kept = run.fed.evaluate.keep_best and k is not None
+    value = run.best.value(k) if k is not None else None
+    return told | {"value": finite(value), "kept": kept}
+
+
+def of_best(best: Mapping[str, Any]) -> str:
+    """Which round a kept model is of, as a phrase."""
+    return (
+        f"the model is that of round {best['round']} of {best['of']}, the best by {best['metric']} on the validation "
+        f"rows ({score(best['value'])})"
+    )
+
+
+def stopped(run: Run) -> str:
+    """Why the run ended before its last round; empty: it did not."""
+    if run.state.round >= run.fed.rounds:
+        return ""
+    reasons = [e["reason"] for e in ledger.read(run.folder / "events.jsonl") if e["kind"] == "stopped"]
+    return str(reasons[-1]) if reasons else ""
 
 
 def privacy(fed: Federation, events: Path, parties: int) -> dict[str, Any] | None:

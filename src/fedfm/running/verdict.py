@@ -85,11 +85,12 @@ def judge(
     malicious: Collection[str],
     primary: str,
     finite: bool = True,
+    best: int | None = None,
 ) -> Verdict:
     """The verdict on a run that came to its end.
 
     `records`: the lines of metrics.jsonl. `rows`: training rows by party. `malicious`: those that the adversary
-    drew. `finite`: whether the last model holds numbers only.
+    drew. `finite`: whether the model holds numbers only. `best`: the round of the model, where it was chosen.
     """
     rounds = [r for r in records if r["round"]]
     failed = {r["round"]: str(r["failed"]) for r in rounds if r.get("failed")}
@@ -98,7 +99,7 @@ def judge(
         why = f"{_rounds(failed, len(rounds))}; the model is the one it began with"
         return Verdict(FAILED, (why, *_absent(found, rows, malicious)))
     if not finite:
-        return Verdict(FAILED, ("the last model holds values that are not finite (NaN or Inf)",))
+        return Verdict(FAILED, ("the model holds values that are not finite (NaN or Inf)",))
     scored = [r["metrics"] for r in records if r.get("metrics") is not None]
     last = scored[-1].get(primary) if scored else None
     if scored and last is not None and last != last:
@@ -106,6 +107,10 @@ def judge(
     reasons = [*_adversary(found, malicious, bool(rounds)), *_absent(found, rows, malicious)]
     if failed:
         reasons.append(_rounds(failed, len(rounds)))
+    if best == 0 and rounds:
+        reasons.append(
+            "no round was better than the base model on the validation rows; the model is the one it began with"
+        )
     if scored and last is None:
         reasons.append(f"the model was never scored: there is no test row with a {primary}")
     return Verdict(FINDINGS if reasons else FINISHED, tuple(reasons))

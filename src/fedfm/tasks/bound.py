@@ -107,10 +107,13 @@ def running_statistics(module: nn.Module) -> tuple[str, ...]:
 
 def undeclared(names: Sequence[str]) -> str:
     """The refusal of a module whose forward pass changes what the vector does not hold."""
+    some = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
+    those = repr(tuple(names)) if not names[3:] else "(those names)"
     return (
-        f"the module's forward pass changes {', '.join(names)}, which the parameter vector does not hold: "
+        f"the module's forward pass changes {some}, which the parameter vector does not hold: "
         "parties would share it in one process, and lose it in another\n"
-        f"    fix: declare it, BoundModule(..., buffers={tuple(names)!r}), or freeze it (track_running_stats=False)"
+        f"    fix: declare it in your own module's task (Torch or BoundModule), buffers={those}, or freeze it "
+        "(track_running_stats=False); else take another model"
     )
 
 
@@ -212,6 +215,13 @@ class BoundModule(Bound):
             for name, t, data, grad in self._pointers
             if t.data_ptr() != data or (grad and (t.grad is None or t.grad.data_ptr() != grad))
         ]
+        still = [e.name for e in self.layout.entries if not e.trainable]
+        if gone and gone[0] in still:
+            raise FedfmError(
+                f"the module's forward pass puts another tensor in the place of its buffer '{gone[0]}'\n"
+                "    why: the buffer lies in the parameter vector, which the other tensor does not\n"
+                f"    fix: write it in place: self.{gone[0].rpartition('.')[2]}.copy_(...)"
+            )
         if gone:
             raise FedfmError(
                 f"tensor '{gone[0]}' no longer lies in the flat buffer: something called zero_grad(set_to_none"

@@ -60,10 +60,10 @@ class Tuned:
     module: nn.Module
     objective: Any
 
-    def predict(self, texts: Sequence[str]) -> list[str]:
-        """The label of each text, or the answer to each instruction."""
+    def predict(self, texts: Sequence[Any]) -> list[Any]:
+        """The label or number of each text (or pair of texts), or the answer to each instruction."""
         with torch.no_grad():
-            found: list[str] = self.objective.predict(
+            found: list[Any] = self.objective.predict(
                 self.module, texts, next(self.module.parameters()).device
             )
         return found

@@ -24,8 +24,15 @@ class Features:
         self._chunk: dict[int, Tensor] = {}
         self._row: dict[int, Tensor] = {}
 
+    @classmethod
+    def known(cls, found: Tensor) -> Features:
+        """Features (n, width) that were computed before."""
+        made = cls(Ragged.of([[] for _ in found]))
+        made._row = dict(enumerate(found))
+        return made
+
     def __call__(self, index: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
-        if not self._chunk:
+        if not self._chunk and not self._row:
             self._chunk = {i: chunk for chunk in self.tokens.chunks(CHUNK) for i in chunk.tolist()}
         for i in index.tolist():
             if i not in self._row:

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import itertools
+import json
+import multiprocessing
+import os
+import traceback
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import Any
 
 import torch
 
-from fedfm.core.errors import FedfmError, Problem
+from fedfm.checks.place import forked
+from fedfm.core.errors import FedfmError, MachineFault, Problem
 from fedfm.core.protocols import Bound, Task
+from fedfm.core.schema import Account, Lost
 
 ROWS = 4  # of each party that is looked at
 PARTIES = 8
+FORKED = "autograd's threading"  # of torch's words for a fork that cannot compute gradients
 
 
 def open_task(task: Task, data: Any, device: str = "cpu") -> Bound:
@@ -49,11 +56,88 @@ def probe(task: Task, bound: Bound, parties: Any) -> list[Problem]:
                 "task", text[0], found["why"] or "a few real rows were tried", found["fix"] or "see above"
             )
         ]
+    except MemoryError:
+        raise
+    except Exception as e:  # noqa: BLE001 - nobody can list what networks of strangers raise
+        problems = [_broken(e)]
     finally:
         bound.load(before)
         for module, training in modes:
             module.training = training
     return problems
+
+
+def left_out(site: Any) -> Account:
+    """Rows that the task leaves out when it encodes them, of each party and of the test set; all are encoded for it."""
+    found = [(i, "train", site.data(i)) for i in site.parties.ids]
+    cases, parts = site.home.cases, site.fed.evaluate.parts
+    for case in ("",) if "" in cases else cases:  # the common test rows hold those of the other cases
+        found += [(case, "test", site.home.test(case, k, parts)) for k in range(parts)]
+    return Account() + Account(
+        tuple(
+            Lost(who, split, why, n)
+            for who, split, encoded in found
+            for why, n in getattr(encoded, "dropped", {}).items()
+        )
+    )
+
+
+def _broken(e: Exception) -> Problem:
+    """What a network raised on a few real rows, and where: of the user's own code, if there is any on the way."""
+    frames = traceback.extract_tb(e.__traceback__)
+    own = [
+        f for f in frames if "site-packages" not in f.filename and f"{os.sep}fedfm{os.sep}" not in f.filename
+    ]
+    at = (own or frames)[-1]
+    said = " ".join(str(e).split())[:300]
+    return Problem(
+        "task",
+        f"the model fails on a few real rows: {type(e).__name__}: {said}",
+        f"raised in {at.name} ({os.path.basename(at.filename)}, line {at.lineno})",
+        "mend the module if it is yours; else take another model, or settings that it can work with",
+    )
+
+
+def probe_apart(task: Task, bound: Bound, parties: Any) -> list[Problem]:
+    """`probe` in a process of its own, for a process that is to be forked where CUDA is.
+
+    There torch starts a thread per device at the first backward pass, and its forks cannot take another. Raises
+    FedfmError when this process has taken one already, and MachineFault when the other dies.
+    """
+    fork = multiprocessing.get_context("fork")
+    ours, theirs = fork.Pipe(duplex=False)
+
+    def work() -> None:
+        forked()
+        try:
+            told: dict[str, Any] = {"problems": [astuple(p) for p in probe(task, bound, parties)]}
+        except Exception as e:  # noqa: BLE001 - whatever it is, it is told
+            told = {"error": f"{type(e).__name__}: {e}"}
+        theirs.send_bytes(json.dumps(told).encode())
+
+    process = fork.Process(target=work, daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        told = json.loads(ours.recv_bytes())
+    except EOFError:
+        process.join()
+        raise MachineFault(
+            f"the process that tried the model died (exit code {process.exitcode}): use engine=inprocess"
+        ) from None
+    process.join()
+    problems = [Problem(*p) for p in told.get("problems", ())]
+    if any(FORKED in p.what for p in problems):
+        raise FedfmError(
+            "worker processes cannot train here\n    why: this process has computed gradients already, and a fork of it "
+            "cannot where there is a CUDA device\n    fix: engine=inprocess, a fresh process, or CUDA_VISIBLE_DEVICES= "
+            "in its environment"
+        )
+    if "error" not in told:
+        return problems
+    raise FedfmError(
+        f"the model cannot be tried on a few rows\n    why: {told['error']}\n    fix: engine=inprocess shows where"
+    )
 
 
 def _sample(parties: Any) -> Any:

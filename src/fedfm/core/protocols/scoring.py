@@ -28,11 +28,18 @@ class Evaluator(Slot):
     every: int = 1  # rounds between two scores; the last round is always scored
     parts: int = 1  # pieces of a case, scored side by side
     personal: bool = False  # each party's own model on its own test rows too
-    where: Literal["server", "parties"] = "server"  # whose machine the scored rows stay on
+    where: Literal["server", "parties"] = "server"  # of the test rows: the common ones, or each party's own
+    stop_after: int = 0  # rounds without a gain on validation rows, after which a run ends; 0: never
+    keep_best: bool = False  # the run's model is that of the best round on validation rows, not the last
     collects: bool = False  # it reads parties' own test rows at the server (a simulation)
 
+    @property
+    def validates(self) -> bool:
+        """Does it look for the best round? By the server's rows; with no single model, by rows that parties keep for it."""
+        return self.keep_best or self.stop_after > 0
+
     def cases(self, parties: Parties) -> Sequence[str]:
-        """Names of what is scored; "" is the common test set."""
+        """Names of what is scored at the server; "" is the common test set."""
         return ("",)
 
     def rows(self, case: str, parties: Parties) -> Any:

@@ -39,11 +39,16 @@ class Piece:
         return source.lost(lost, self.split, self.party)
 
 
-def lacking(wanted: Wanted, mapping: Map, has: Sequence[str]) -> list[str]:
-    """The required columns that rows with these columns cannot give."""
-    given = {c.name for c in wanted if sources(c.name, mapping, has)}
-    spared = {name for c in wanted if c.name in given for name in _instead(c.kind)}
-    return [c.name for c in wanted if c.required and c.name not in given | spared]
+def lacking(wanted: Wanted, mapping: Map, has: Sequence[str], lines: Lines = ()) -> list[str]:
+    """The required columns that rows with these columns cannot give; `lines`: some of the rows."""
+    given = {c.name: s for c in wanted if (s := sources(c.name, mapping, has))}
+    spared = {
+        name
+        for c in wanted
+        if c.name in given and _asking(c.kind, given[c.name], lines)
+        for name in _instead(c.kind)
+    }
+    return [c.name for c in wanted if c.required and c.name not in {*given, *spared}]
 
 
 def clean(piece: Piece, wanted: Wanted, mapping: Map, faults: Faults, lost: Counter[str]) -> Pairs:
@@ -79,18 +84,38 @@ def clean(piece: Piece, wanted: Wanted, mapping: Map, faults: Faults, lost: Coun
                 lost[f"no {c.name}" if str(e) == "no value" else f"{c.name}: {e}"] += 1
                 break
         else:
+            lost.update(
+                why
+                for c in wanted
+                if isinstance(c.kind, kinds.Chat) and c.name in row
+                for why in c.kind.passed(row[c.name])
+            )
             row = {k: v for k, v in row.items() if answers == [{}] or k not in chats}
             kept += [({**answer, **row}, theirs) for answer in answers]
     return kept
 
 
 def _instead(kind: Any) -> tuple[str, ...]:
-    return kind.instead if isinstance(kind, kinds.Turns) else ()
+    return kind.instead if isinstance(kind, kinds.Turns | kinds.Reply) else ()
+
+
+def _asking(kind: Any, names: Sequence[str], lines: Lines) -> bool:
+    """Do the replies of a pair hold the question (as the first that is there does)? Chats always do."""
+    values = (row[s] for _, row in lines for s in names if not kinds.empty(row.get(s)))
+    first = next(values, None) if isinstance(kind, kinds.Reply) else None
+    try:
+        return first is None or kinds.Reply.asks(kind.clean(first))
+    except Unfit:
+        return True  # what is wrong with it is said of its row
 
 
 def _spared(name: str, row: Row, wanted: Wanted) -> bool:
-    """Does the row have a chat, which stands instead of this column?"""
-    return any(c.name in row and name in _instead(c.kind) for c in wanted)
+    """Does the row have a chat, or a reply with its question, which stands instead of this column?"""
+    return any(
+        name in _instead(c.kind) and (not isinstance(c.kind, kinds.Reply) or c.kind.asks(row[c.name]))
+        for c in wanted
+        if c.name in row
+    )
 
 
 def _why(column: str, value: Any) -> str:

@@ -58,8 +58,19 @@ EXTRA = {  # what a layout may have besides; a name of another layout's is not t
 }
 ALIASES = {"messages": ("conversations", "conversation")}  # the same thing under the name of another tool
 USUAL = {  # what people call them, to propose a column
-    "text": ("review", "body", "sentence", "sentence1", "premise", "content", "message", "comment"),
-    "text_pair": ("sentence2", "hypothesis", "question2"),
+    "text": (
+        "review",
+        "body",
+        "sentence",
+        "sentence1",
+        "premise",
+        "question1",
+        "text_a",
+        "content",
+        "message",
+        "comment",
+    ),
+    "text_pair": ("sentence2", "hypothesis", "question2", "text_b"),
     "label": ("topic", "class", "category", "target", "sentiment", "stars"),
     "number": ("score", "similarity", "rating", "target", "value"),
     "instruction": ("question", "prompt", "query"),

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fedfm.cards.registry import load, methods
 from fedfm.core.schema import Column, Unfit
 from fedfm.data import kinds
 from fedfm.data.cleaning.columns import Map, Piece, clean, lacking
@@ -27,29 +28,48 @@ def headless(piece: Piece) -> bool:
 
 def proposal(pieces: Sequence[Piece], needs: Wanted, mapping: Map, maps: Mapping[str, Map]) -> str:
     """The fix for rows that lack columns: a map that was tried on all pieces, or what to do by hand."""
-    odd = next((p for p in pieces if lacking(needs, maps.get(p.party, mapping), p.has)), pieces[0])
+    odd = next((p for p in pieces if lacking(needs, maps.get(p.party, mapping), p.has, p.lines)), pieces[0])
     if headless(odd):
         return f"{odd.place} looks as if it has no header: put the columns' names on its first line"
     other = layout_of(odd.has)
     needed = [c.name for c in needs if c.required]
+    named = f"these rows are {other}; the task reads {', '.join(needed)}: {_readers(other)}" if other else ""
     if other and not set(needed) & set(LAYOUTS[other]):
-        return f"these rows are {other}; the task reads {', '.join(needed)}: take another task, or other rows"
+        return named
     found: dict[str, list[str]] = {c: list(s) for c, s in mapping.items() if c in {w.name for w in needs}}
     for piece in pieces:
         own = maps.get(piece.party, mapping)
-        missing = lacking(needs, own, piece.has)
+        missing = lacking(needs, own, piece.has, piece.lines)
         taken = {s for c, names in found.items() if c not in missing for s in names}
         taken |= {s for c in needs if c.name not in missing for s in sources(c.name, own, piece.has)}
         for column in missing:
             theirs = _candidate(column, own, piece, taken)
             if theirs is None:
-                return _by_hand(needed)
+                return named or _by_hand(needed)
             kept = [s for s in found.get(column, []) if any(s in p.has for p in pieces)]
             found[column] = list(dict.fromkeys([*kept, theirs]))
             taken.add(theirs)
+        for column in (c.name for c in needs if not c.required and type(c.kind) is kinds.Text):
+            low = {f.lower(): f for f in piece.has if f not in taken}  # a second text is not left behind
+            if found.keys() and (theirs := next((low[n] for n in USUAL.get(column, ()) if n in low), None)):
+                found.setdefault(column, []).append(theirs)
     offered = {c: names[0] if len(names) == 1 else names for c, names in found.items() if names}
     tried = {c: tuple(names) for c, names in found.items()}
-    return setting(offered) if _works(pieces, needs, tried) else _by_hand(needed)
+    return setting(offered) if _works(pieces, needs, tried) else named or _by_hand(needed)
+
+
+def _readers(layout: str) -> str:
+    """What to do about rows of a layout that the task does not read."""
+    known = (name for name, card in methods().items() if card.slot == "task")
+    tasks = {name: tuple(getattr(load(name, "task"), "columns", ())) for name in known}
+    fit = [
+        name
+        for name, columns in tasks.items()
+        if {c.name for c in columns}.issuperset(LAYOUTS[layout]) and not lacking(columns, {}, LAYOUTS[layout])
+    ]
+    if not fit:
+        return f"no task learns from {layout} yet, give other rows"
+    return f"take another task (task={' or task='.join(fit)}), or other rows"
 
 
 def _by_hand(needed: Sequence[str]) -> str:
@@ -107,7 +127,7 @@ def _works(pieces: Sequence[Piece], needs: Wanted, mapping: Map) -> bool:
     for piece in pieces:
         if not piece.lines:
             continue
-        if lacking(needs, mapping, piece.has):
+        if lacking(needs, mapping, piece.has, piece.lines):
             return False
         faults, few = Faults("a trial"), Piece(piece.place, piece.lines[:_ROWS])
         rows = clean(few, needs, mapping, faults, Counter())

@@ -20,13 +20,13 @@ _UNREAD = (  # data for certain, in a folder that stands for a federation
     *(".pkl", ".pickle", ".npy", ".npz", ".pt", ".sqlite", ".db", ".h5", ".dat", ".tab", ".psv", ".log"),
 )
 _ABOUT = ("readme", "license", "licence", "notice", "requirements", "dataset_info")  # a folder's own papers
-_SPLITS = {
+SPLITS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("test", "testing", "eval"), "test"),
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
 }
 _SPLIT_NAME = re.compile(
-    rf"(?:(?P<who>.+)[-_.])?(?P<split>{'|'.join(_SPLITS)})(?:[-_.]\d+(?:-of-\d+)?)?", re.IGNORECASE
+    rf"(?:(?P<who>.+)[-_.])?(?P<split>{'|'.join(SPLITS)})(?:[-_.]\d+(?:-of-\d+)?)?", re.IGNORECASE
 )
 
 
@@ -131,7 +131,7 @@ def places(paths: Sequence[Path], *, by_name: bool, grouped: bool = False) -> li
         for p in paths:
             if match := _SPLIT_NAME.fullmatch(stem(p)):
                 key = (p.parent, match["who"] or "")
-                families.setdefault(key, []).append((p, _SPLITS[match["split"].lower()]))
+                families.setdefault(key, []).append((p, SPLITS[match["split"].lower()]))
         for (folder, who), family in families.items():
             splits, stems_ = {split for _, split in family}, {stem(p) for p, _ in family}
             if "train" in splits and len(stems_) == len(family) > 1:

@@ -55,6 +55,7 @@ def main_curve(run: Run, columns: int) -> Card | None:
         return fixed(value, digits)
 
     words = course.growth_words(run, course.points(xs, ys), show, digits)
+    words += f" {told}" if (told := outline.chosen(run)) else ""
     marks = sorted(outline.failed_rounds(run))
     chart = both(
         lambda w: lines(
@@ -62,8 +63,15 @@ def main_curve(run: Run, columns: int) -> Card | None:
         ),
         columns,
     )
+    judged = dict(zip(*outline.series(run, "validation", name), strict=True))
+    there = bool(outline.known(list(judged.values())))
     numbers = table(
-        ("round", name), [(short(x), show(y)) for x, y in zip(xs, ys, strict=True) if y is not None]
+        ("round", name, *(["on validation rows"] if there else [])),
+        [
+            (short(x), show(y), *([fixed(judged.get(x), digits)] if there else []))
+            for x, y in zip(xs, ys, strict=True)
+            if y is not None
+        ],
     )
     title = f"{name.replace('_', ' ').capitalize()} over rounds"
     figure = Figure(words, tip=line_tip([line], show), **chart)

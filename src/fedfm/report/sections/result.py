@@ -129,10 +129,33 @@ def _numbers(runs: Sequence[Run]) -> list[_Row]:
         _Row("sent in conversations", told("talk", outline.traffic), size, less),
         _Row("time of the rounds", [outline.round_seconds(r) for r in runs], span, less),
         _Row("whole time, with baselines", [outline.seconds(r) for r in runs], span),
-        _Row("privacy spent, ε", told("epsilon", outline.privacy), short, less),
+        *_epsilons(runs, told("epsilon", outline.privacy), less),
         _Row("at δ", told("delta", outline.privacy), short),
         _Row("trainable parameters", told("trainable_parameters", lambda r: r.summary), count),
         _Row("party-rounds lost", lost, count, less),
+    ]
+
+
+def _promises(runs: Sequence[Run]) -> list[str]:
+    """What each run's epsilon is of, in the words that tell it from the others'; empty for a run without one."""
+    found = [outline.promise(r) for r in runs]
+    apart = [k for k in ("unit", "neighbours", "observer", "δ") if len({p[k] for p in found if p}) > 1]
+    return [", ".join(p[k] for k in apart) or "the same" if p else "" for p in found]
+
+
+def _epsilons(runs: Sequence[Run], values: Sequence[float | None], less: Sequence[float]) -> list[_Row]:
+    """A row a promise: numbers of different promises say nothing of each other, and none is the best of them."""
+    promises = _promises(runs)
+    kinds = list(dict.fromkeys(p for p in promises if p))
+    if len(kinds) < 2:
+        return [_Row("privacy spent, ε", values, short, less)]
+    return [
+        _Row(
+            f"privacy spent, ε ({kind})",
+            [v if p == kind else None for v, p in zip(values, promises, strict=True)],
+            short,
+        )
+        for kind in kinds
     ]
 
 
@@ -209,6 +232,20 @@ def _gain(run: Run) -> float | None:
 
 
 def _winner(runs: Sequence[Run]) -> str:
+    return " ".join(part for part in (_ranking(runs), _unlike_promises(runs)) if part)
+
+
+def _unlike_promises(runs: Sequence[Run]) -> str:
+    kinds = list(dict.fromkeys(p for p in _promises(runs) if p))
+    if len(kinds) < 2:
+        return ""
+    return (
+        f"Their epsilons are of different promises ({'; '.join(kinds)}): no number is smaller than one of another "
+        "promise, and each has a row of its own."
+    )
+
+
+def _ranking(runs: Sequence[Run]) -> str:
     scored = [(outline.scores(r)["federated"], r) for r in runs]
     ranked = [(v, r) for v, r in scored if v is not None]
     if why := matching.obstacle(runs):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from fedfm import models
 from fedfm.config.setup import Setup
-from fedfm.core.errors import ConfigError
+from fedfm.core.errors import ConfigError, ModelError
 from fedfm.core.schema import Account
 from fedfm.data.splits import opened
-from fedfm.running.estimate import estimate
+from fedfm.running.commands.estimate import estimate
 from fedfm.running.feasible import feasible, promise
 from fedfm.running.record.identity import models_of
 
@@ -53,27 +53,15 @@ def probe(setup: Setup) -> Checked:
     if problems := feasible(fed, rows):
         raise ConfigError(problems)
     absent = tuple(name for name in dict.fromkeys(models_of(setup.config.get("task"))) if not here(name))
-    taken = {} if absent else estimate(setup)
-    return Checked(
-        rows, len(parties.test()), parties.account, parties.notes, absent, taken, promise(fed, len(rows))
-    )
+    with models.only_here():
+        taken = {} if absent else estimate(setup)
+    lost = parties.account + taken.get("lost", Account())
+    return Checked(rows, len(parties.test()), lost, parties.notes, absent, taken, promise(fed, len(rows)))
 
 
 def here(name: str) -> bool:
     """Are its weights on this machine? (A model that is made on the spot always is.) Asks no network."""
-    from fedfm import models
-
-    if name in models.catalog():
-        return any(r.cached or r.package == "made on the spot" for r in models.status() if r.name == name)
-    if Path(name).expanduser().exists() or name.startswith((".", "/", "~")):
-        return True  # a folder: what is wrong with it is for the loader to say
-    from huggingface_hub import try_to_load_from_cache
-
-    repository, _, revision = name.partition("@")
-    files = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
     try:
-        return any(
-            isinstance(try_to_load_from_cache(repository, f, revision=revision or None), str) for f in files
-        )
-    except ValueError:  # no hub id at all: for the loader to say
-        return True
+        return models.here(name) is not None
+    except ModelError:
+        return True  # what is wrong with it is for the loader to say

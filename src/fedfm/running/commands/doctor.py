@@ -73,7 +73,12 @@ def _machine() -> Iterator[tuple[str, str]]:
     import torch
 
     cuda = torch.cuda.is_available()
-    yield "device", torch.cuda.get_device_name() if cuda else "cpu (no CUDA device)"
+    yield (
+        "device",
+        f"{torch.cuda.get_device_name()} (engine=inprocess; worker processes stay on the CPU)"
+        if cuda
+        else "cpu (no CUDA device)",
+    )
     where = cache()
     held = sum(f.stat().st_size for f in where.rglob("*") if f.is_file()) if where.is_dir() else 0
     yield "cache", f"{where} ({size(held)})"

@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from fedfm import report
 from fedfm.config import plain as configs
 from fedfm.config.setup import Setup
 from fedfm.core.errors import ConfigError, FedfmError, Problem, RunFailed
@@ -75,7 +76,7 @@ def sweep(
 
     Called again with the same `out` it goes on: finished runs are read, interrupted ones resumed, and those that
     another process is writing are left to it. All configs are checked before the first run. A run that fails is a
-    row of the table. Raises ConfigError.
+    row of the table; `report.html` is one page on all of them. Raises ConfigError.
     """
     grid, plain = axes(settings)
     out, points, problems = Path(out), [], list[Problem]()
@@ -97,6 +98,8 @@ def sweep(
         done.append(_run(point, setup, baselines, progress(point, k, len(points))))
         with writing(out):
             write(out / "sweep.json", json.dumps({"format": 1, "table": table(done)}, indent=1).encode())
+    if any(p.result is not None for p in done):
+        report.write([out])
     return done
 
 

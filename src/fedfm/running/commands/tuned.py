@@ -16,6 +16,8 @@ from fedfm.config import text
 from fedfm.core.errors import DataError, FedfmError, ModelError
 from fedfm.core.protocols.scoring import means
 from fedfm.data.splits import opened
+from fedfm.running.process import borrowed
+from fedfm.running.summary import of_best
 
 COLUMNS = ("text", "instruction")
 FAR = 1e-3  # relative difference of a loss that merging may make in float32
@@ -45,15 +47,26 @@ def model_of(folder: Path) -> Path:
     )
 
 
-def predict(folder: Path, texts: list[str]) -> list[str]:
-    """The label of each text, or the answer to each instruction."""
+def round_of(folder: Path) -> str:
+    """Which round a run's model is of, where it is not the last one; empty: it is, or there is no record."""
+    try:
+        best = json.loads((folder / "summary.json").read_text(encoding="utf-8")).get("best")
+    except (OSError, ValueError):
+        return ""
+    return of_best(best) if best and best["kept"] else ""
+
+
+def predict(folder: Path, texts: list[Any]) -> list[Any]:
+    """The label or number of each text (or pair of texts), or the answer to each instruction."""
     from fedfm.tasks import load_tuned
 
-    return load_tuned(model_of(folder)).predict(texts) if texts else []
+    with borrowed():
+        return load_tuned(model_of(folder)).predict(texts) if texts else []
 
 
-def read_texts(file: Path, column: str = "") -> list[str]:
-    """Texts of a file: one a line, or a column of .jsonl or .csv (default: text, else instruction). Raises DataError."""
+def read_texts(file: Path, column: str = "") -> list[Any]:
+    """Texts of a file: one a line, or a column of .jsonl or .csv (default: text, else instruction), as a pair where a
+    row has `text_pair`. Raises DataError."""
     try:
         content = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as e:
@@ -79,7 +92,7 @@ def read_texts(file: Path, column: str = "") -> list[str]:
         )
     if bad := [n for n, r in enumerate(rows, 1) if not isinstance(r.get(found), str)]:
         raise DataError(f"{file}: row {bad[0]} has no text in the column {found}")
-    return [r[found] for r in rows]
+    return [(r[found], r["text_pair"]) if isinstance(r.get("text_pair"), str) else r[found] for r in rows]
 
 
 def export(folder: Path, to: Path | None, *, merged: bool) -> Exported:
@@ -97,9 +110,10 @@ def export(folder: Path, to: Path | None, *, merged: bool) -> Exported:
         source, to, ignore=lambda _, names: [n for n in names if n in skipped], dirs_exist_ok=True
     )
     try:
-        if merged:
-            _merge(source, to)
-        return _scored(folder, to)
+        with borrowed():
+            if merged:
+                _merge(source, to)
+            return _scored(folder, to)
     except BaseException:
         shutil.rmtree(to, ignore_errors=True)
         raise

@@ -13,22 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fedfm import models
 from fedfm.config.plain import Config
 from fedfm.core.errors import ModelError, ResumeError
 from fedfm.core.message import raw
 
 BITS = 1  # grows with every change of this package that moves the bits of a run under the same config
 CHANGEABLE = ("rounds", "evaluate.every", "engine")  # keys of a config that a resumed run may change
-# Whatever turns text or pictures into what the network sees; chat templates are among them.
-_TEMPLATES = (
-    "tokenizer*",
-    "*token*.json",
-    "vocab*",
-    "merges.txt",
-    "*.model",
-    "chat_template*",
-    "preprocessor_config.json",
-)
 
 
 @dataclass(frozen=True)
@@ -79,7 +70,7 @@ class Identity:
         `done`: rounds that are kept (a plan of fewer is refused). `accept`: "imports" lets changed own modules pass.
         """
         found = [
-            Difference(what, _short(was), _short(now), _may(what, now, done))
+            Difference(what, _short(was), _short(now), self._may(what, now, done))
             for what, was, now in _unlike(_settled(self.config), _settled(other.config), "")
         ]
         if self.data.get("all") != other.data.get("all"):
@@ -99,6 +90,14 @@ class Identity:
             Difference(w, str(a), str(b), True) for w, a, b in _unlike(self.versions, other.versions, "")
         ]
         return found
+
+    def _may(self, what: str, now: Any, done: int) -> bool:
+        if what == "rounds":
+            return isinstance(now, int) and now >= done
+        evaluate = self.config.get("evaluate") or {}
+        if what == "evaluate.every" and (evaluate.get("stop_after") or evaluate.get("keep_best")):
+            return False  # which rounds are compared decides which is the best
+        return any(what == key or what.startswith(f"{key}.") for key in CHANGEABLE)
 
 
 def imports_differ(
@@ -161,38 +160,15 @@ def of_base(config: Config, bound: Any) -> tuple[dict[str, str], dict[str, str]]
     base = {"start": hashlib.sha256(raw(bound.init)).hexdigest()}
     template: dict[str, str] = {}
     for name in sorted(set(models_of(config.get("task")))):
-        for where in _folders(name):
-            from fedfm import models
-
-            try:
-                base[f"weights of {name}"] = models.digest(where)
-            except ModelError:
-                continue  # no folder in the usual layout: its start says what can be said
-            if where.parent.name == "snapshots":
-                base[f"revision of {name}"] = where.name
-            for file in sorted({f for pattern in _TEMPLATES for f in where.glob(pattern) if f.is_file()}):
-                with file.open("rb") as f:
-                    template[f"{name}/{file.name}"] = hashlib.file_digest(f, "sha256").hexdigest()
+        try:
+            found = models.base(name)
+        except ModelError:
+            continue  # no folder in the usual layout: its start says what can be said
+        base[f"weights of {name}"] = found.weights
+        if found.revision:
+            base[f"revision of {name}"] = found.revision
+        template |= {f"{name}/{file}": digest for file, digest in models.words(found.folder).items()}
     return base, template
-
-
-def _folders(name: str) -> Iterator[Path]:
-    """Where the files of a model lie on this machine: a folder, or the snapshot in the cache of the hub."""
-    from fedfm import models
-
-    try:
-        where = models.path(name, progress=False)
-    except ModelError:
-        return
-    if Path(where).is_dir():
-        yield Path(where)
-        return
-    from huggingface_hub import try_to_load_from_cache
-
-    repository, _, revision = where.partition("@")
-    file = try_to_load_from_cache(repository, "config.json", revision=revision or None)
-    if isinstance(file, str):
-        yield Path(file).parent
 
 
 # ---- comparing ------------------------------------------------------------------------------------------------
@@ -219,12 +195,6 @@ def _unlike(was: Any, now: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
             yield from _unlike(was.get(key, _MISSING), now.get(key, _MISSING), at)
     elif was != now or type(was) is not type(now) and {type(was), type(now)} != {int, float}:
         yield path, was, now
-
-
-def _may(what: str, now: Any, done: int) -> bool:
-    if what == "rounds":
-        return isinstance(now, int) and now >= done
-    return any(what == key or what.startswith(f"{key}.") for key in CHANGEABLE)
 
 
 def _said(module: Mapping[str, str]) -> str:

@@ -9,35 +9,29 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedfm.cards.registry import knob, load, method
-from fedfm.core.errors import DataError, Problem
-from fedfm.core.protocols import Scores, Task
+from fedfm.cards.registry import method
+from fedfm.core.errors import DataError
+from fedfm.core.protocols import Scores
 from fedfm.core.schema import Column
 from fedfm.data.kinds import Anything, Chat, Group, Text
-from fedfm.models.identity import Base
 from fedfm.tasks import limits
-from fedfm.tasks.bound import BoundModule
-from fedfm.tasks.export import in_dtype, source
-from fedfm.tasks.network import load_base, load_tokenizer
 from fedfm.tasks.ragged import Ragged
-from fedfm.tasks.start import begun
+from fedfm.tasks.text.decoder import LanguageTask, build
 from fedfm.tasks.text.dialogue import Dialogue
 from fedfm.tasks.text.tokens import TextObjective
-from fedfm.tasks.tuning import Tuning
 
 IGNORED = -100
 
 
 @method("causal-lm", slot="task", section="II.A", survey=(67,))
 @dataclass(frozen=True)
-class CausalLM(Task):
+class CausalLM(LanguageTask):
     """Tune a language model on instructions and answers; the loss is on the answer's tokens.
 
     Rows: `instruction`, `answer` [, `input`, `group`; `task` and `entry` for an exact scorer]. Scores: loss (mean over
@@ -54,61 +48,8 @@ class CausalLM(Task):
         Column("entry", Anything(), required=False),
     )
 
-    model: str = knob(
-        "smollm2", "a packaged model, a folder in Hugging Face layout, or a hub id (org/name@revision)"
-    )
-    start: str | None = knob(
-        None, "a folder with an adapter to go on from: rank and targets are taken from it"
-    )
-    tuning: Tuning = knob(factory=lambda: load("lora")(), doc="what of the network is trained")
-    max_tokens: int = knob(
-        256, "longer prompt-and-answer pairs are cut; one with no answer left is dropped", low=4
-    )
-    template: str = knob(
-        "chat",
-        "the tokenizer's chat template (plain where it has none), or Instruction/Answer",
-        choices=("chat", "plain"),
-    )
-    score_by: str = knob(
-        "exact", "the primary score; with loss nothing is generated", choices=("exact", "loss")
-    )
-    max_new_tokens: int = knob(16, "length of a generated answer", low=1)
-    score_batch: int = knob(32, "examples scored at once", low=1)
-    dropout: float = knob(0.0, "every dropout rate of the network, in training", low=0.0, high=1.0)
-    dtype: str = knob(
-        "float32", "of the frozen network; what is added is float32", choices=("float32", "bfloat16")
-    )
-    gradient_checkpointing: bool = knob(False, "compute activations twice instead of keeping them")
-
-    def open(self, data: Any, device: str = "cpu") -> BoundModule:
-        """Raises ModelError when the model cannot be used. `data` is not looked at."""
-        return Instruction(begun(self), load_tokenizer(self.model)).bind(device)
-
-    def probe(self, bound: Any, rows: Any) -> list[Problem]:
-        from fedfm.tasks.text.probes import dialogues
-
-        return dialogues(bound, rows)
-
-    def restore(self, folder: Path, labels: None) -> tuple[nn.Module, Any]:
-        """The module and the objective that `save` wrote to `folder`."""
-        where = str(folder) if (folder / "config.json").exists() else self.model
-        module = self.tuning.reload(_network(self, where), folder)
-        return module, Instruction(self, load_tokenizer(where), module)
-
-    def readme(self, folder: Path, labels: None, base: Base) -> str:
-        """How to use the folder without fedfm's classes."""
-        adapter = (folder / "adapter_config.json").exists()
-        line, place, revision = source(base, folder)
-        network = f"AutoModelForCausalLM.from_pretrained(base{revision}{in_dtype(self.dtype)})"
-        return _README.format(
-            peft="from peft import PeftModel\n" if adapter else "",
-            torch="import torch\n" if in_dtype(self.dtype) else "",
-            extra=line,
-            base=place,
-            revision=revision,
-            form=Dialogue(load_tokenizer(self.model), self.template, self.model).form,
-            network=f"PeftModel.from_pretrained({network}, folder)" if adapter else network,
-        )
+    def objective(self, tokenizer: Any, module: nn.Module | None = None) -> Instruction:
+        return Instruction(self, tokenizer, module)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,15 +78,15 @@ class Batch:
 class Instruction(TextObjective):
     """Mean over examples of the mean negative log-likelihood of the answer's tokens."""
 
-    def __init__(self, task: CausalLM, tokenizer: Any, module: nn.Module | None = None):
-        super().__init__(task, tokenizer, _build)
+    def __init__(self, task: LanguageTask, tokenizer: Any, module: nn.Module | None = None):
+        super().__init__(task, tokenizer, build)
         self.whole, self.dialogue = module, Dialogue(tokenizer, task.template, task.model)
         self.primary, self.higher_is_better = task.score_by, task.score_by == "exact"
 
     # ---- rows -------------------------------------------------------------------------------------------------
     def encode(self, rows: Any) -> Dialogues:
         """Tokenise a shard; rows cut to no answer are dropped. Raises DataError for rows without the columns."""
-        kept, cuts = [], []
+        kept, cuts, dropped = [], [], Counter[str]()
         try:
             pairs = self.dialogue.encode(rows.rows)
         except DataError as e:
@@ -155,11 +96,14 @@ class Instruction(TextObjective):
             if len(prompt) < self.limit and answer:
                 kept.append(row)
                 cuts.append(([*prompt, *answer][: self.limit], len(prompt)))
-        lost = len(pairs) - len(kept)
+            else:
+                full = f"the prompt fills task.max_tokens ({self.limit})"
+                dropped["the answer has no token" if not answer else full] += 1
         prompts = torch.tensor([n for _, n in cuts], dtype=torch.long)
-        dropped = {f"the prompt fills task.max_tokens ({self.limit})": lost} if lost else {}
         longer = sum(len(prompt) + len(answer) > self.limit for prompt, answer in pairs)
-        return Dialogues(self.within(Ragged.of([c for c, _ in cuts])), prompts, tuple(kept), dropped, longer)
+        return Dialogues(
+            self.within(Ragged.of([c for c, _ in cuts])), prompts, tuple(kept), dict(dropped), longer
+        )
 
     def few(self, encoded: Dialogues, n: int) -> Dialogues:
         """The first n rows."""
@@ -175,6 +119,7 @@ class Instruction(TextObjective):
             "text": self.tokenizer.decode(ids),
             "tokens": [self.tokenizer.decode([i]) for i in ids],
             "loss_mask": [i >= len(prompt) for i in range(len(ids))],
+            "form": self.dialogue.form,
         }
 
     def batch(self, encoded: Dialogues, index: Tensor, device: torch.device) -> Batch:
@@ -185,8 +130,13 @@ class Instruction(TextObjective):
         return Batch(ids.to(device), mask.to(device), targets.to(device))
 
     # ---- numbers ----------------------------------------------------------------------------------------------
-    def losses(self, module: nn.Module, batch: Batch) -> Tensor:
+    def losses(self, module: nn.Module, batch: Any) -> Tensor:
         """The mean negative log-likelihood of each example's answer tokens (n,), nats."""
+        total, tokens = self.unlikely(module, batch)
+        return total / tokens
+
+    def unlikely(self, module: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The negative log-likelihood of each example's answer (n,), nats, and its number of tokens (n,)."""
         where = (batch.targets != IGNORED).any(0).nonzero()[:, 0]  # the vocabulary's logits at no other place
         first = self.task.tuning.prepends()  # virtual tokens have logits too
         keep = {"logits_to_keep": where + first} if self._keeps else {}
@@ -197,7 +147,7 @@ class Instruction(TextObjective):
         nll = functional.cross_entropy(
             logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED, reduction="none"
         )
-        return nll.view_as(targets).sum(1) / (targets != IGNORED).sum(1)
+        return nll.view_as(targets).sum(1), (targets != IGNORED).sum(1)
 
     @functools.cached_property
     def _keeps(self) -> bool:
@@ -318,37 +268,3 @@ def judge(row: dict[str, Any], text: str, target: str | None = None) -> float:
 
 def _plain(text: str) -> str:
     return re.sub(r"\s+", " ", text).strip().strip(".").casefold()
-
-
-def _network(task: CausalLM, model: str) -> Any:
-    return load_base(
-        "AutoModelForCausalLM",
-        model,
-        dtype=task.dtype,
-        dropout=task.dropout,
-        checkpointing=task.gradient_checkpointing,
-    )
-
-
-def _build(task: CausalLM) -> nn.Module:
-    network: nn.Module = task.tuning.apply(_network(task, task.model))
-    if task.start:
-        task.tuning.resume(network, Path(task.start))
-    return network
-
-
-_README = """# A tuned language model
-
-```python
-{torch}{extra}{peft}from transformers import AutoModelForCausalLM, AutoTokenizer
-
-folder = "."
-base = {base}
-tokenizer = AutoTokenizer.from_pretrained(base{revision})
-model = {network}.eval()
-```
-
-Prompts were written with {form}.
-
-With fedfm: `fedfm.tasks.load_tuned(folder).predict(instructions)`.
-"""

@@ -20,7 +20,7 @@ MUCH = 0.5  # the share of rows, or of tokens, from which on a fault is refused
 def dialogues(bound: Any, rows: Any) -> list[Problem]:
     """Of instruction tuning: causal, an answer that can be reached and judged, room for it, a save that comes back."""
     objective, encoded = bound.objective, bound.encode(rows)
-    found = [*_lost(objective, len(rows), len(encoded)), *_spelled(objective, rows)]
+    found = [*_lost(len(rows), encoded), *_spelled(objective, encoded.rows)]
     if len(encoded):
         found += [*_causal(bound, encoded), *_judged(objective, encoded), *_unknown(objective, encoded)]
         found += _comes_back(bound, encoded)
@@ -33,19 +33,19 @@ def texts(bound: Any, rows: Any) -> list[Problem]:
     return [*_unknown(objective, encoded), *_featured(bound, encoded), *_comes_back(bound, encoded)]
 
 
-def _lost(objective: Any, rows: int, kept: int) -> Iterator[Problem]:
-    if rows and (rows - kept) / rows > MUCH:
+def _lost(rows: int, encoded: Any) -> Iterator[Problem]:
+    if rows and (rows - len(encoded)) / rows > MUCH:
         yield Problem(
             "task.max_tokens",
-            f"{rows - kept} of {rows} rows have no room for an answer",
-            f"their prompts alone fill {objective.limit} tokens",
-            "raise task.max_tokens (if the model has so many positions), or shorten the instructions",
+            f"{rows - len(encoded)} of {rows} rows cannot be learnt from",
+            "; ".join(f"{n}: {why}" for why, n in encoded.dropped.items()),
+            "raise task.max_tokens (if the model has so many positions), or mend the rows",
         )
 
 
 def _spelled(objective: Any, rows: Any) -> Iterator[Problem]:
     """Control tokens inside the text are encoded as characters; data that are full of them were rendered already."""
-    said = [objective.dialogue.spelled(r) for r in rows.rows]
+    said = [objective.dialogue.spelled(r) for r in rows]
     if said and (full := sum(map(bool, said))) / len(said) > MUCH:
         token = next(t for s in said for t in s)
         yield Problem(

@@ -27,25 +27,7 @@ UNFIT = {
     "POLY": "it needs the number of a task with each example",
     "MULTITASK_PROMPT_TUNING": "it needs the number of a task with each example",
 }
-_NOT_SETTINGS = {  # keys of adapter_config.json that say nothing about the function
-    "peft_version",
-    "base_model_name_or_path",
-    "revision",
-    "inference_mode",
-    "auto_mapping",
-    "task_type",
-    "init_lora_weights",
-    "init_ia3_weights",
-    "corda_config",
-    "eva_config",
-    "loftq_config",
-    "tokenizer_name_or_path",
-    "token_dim",
-    "num_transformer_submodules",
-    "num_attention_heads",
-    "num_layers",
-    "modules_to_save",
-}
+DRAWN = (True, False, "gaussian", "orthogonal", "eva")  # beginnings that leave the base network as it is
 
 
 class Peft(Tuning):
@@ -104,7 +86,7 @@ class Peft(Tuning):
         odd = [
             k
             for k, v in saved.items()
-            if k not in _NOT_SETTINGS and k not in self.settings.values() and v and v != usual.get(k, v)
+            if k not in self.settings.values() and v and v != usual.get(k, v) and not _silent(k, saved)
         ]
         if odd or saved.get("modules_to_save"):
             raise ModelError(
@@ -217,6 +199,22 @@ def write(network: Any, tensors: dict[str, torch.Tensor], base: Base, folder: Pa
             record[key] = sorted(record[key])
     text = json.dumps(record | changed, indent=2, sort_keys=True, default=_plain)
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+
+
+def _silent(key: str, saved: Mapping[str, Any]) -> bool:
+    """Does a key of adapter_config.json say nothing about the function, but where the adapter is from or how it began?
+
+    What every kind has says where it is from; what prompts have beside, the shape of the network. A beginning is told
+    by its name; one that changes the base network too (PiSSA, OLoRA, LoftQ, CorDA) is a setting.
+    """
+    from peft import PeftConfig, PromptLearningConfig
+
+    if key in {f.name for kind in (PeftConfig, PromptLearningConfig) for f in dataclasses.fields(kind)}:
+        return True
+    begun = saved.get("init_lora_weights")
+    if key == "init_lora_weights":
+        return begun in DRAWN
+    return bool({"init", "tokenizer"} & set(key.split("_"))) or key == f"{begun}_config"
 
 
 def _plain(value: Any) -> Any:

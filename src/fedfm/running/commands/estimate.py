@@ -17,17 +17,19 @@ from fedfm.core.memory import Memories, RunState
 from fedfm.core.message import Message
 from fedfm.core.session import Site
 from fedfm.core.state import Store
+from fedfm.running.process import borrowed
 from fedfm.running.progress import Silent
+from fedfm.tasks.probing import left_out
 
 STEPS = 3  # local steps that are timed
 
 
 def estimate(setup: Setup) -> dict[str, Any]:
-    """Parameters, bytes a party and round, memory of one process, and seconds of local work (no scoring)."""
+    """Parameters, bytes a party and round, memory of one process, seconds of local work (no scoring), rows that are cut or lost."""
     from fedfm.running.execute import open_site
 
     fed = setup.fed
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, borrowed(fed.threads):
         site = open_site(fed, Path(folder), Silent())
         site.store = Store(Path(folder) / "clients")
         rows = {i: len(site.parties.train(i)) for i in site.parties.ids}
@@ -35,6 +37,7 @@ def estimate(setup: Setup) -> dict[str, Any]:
         seconds = _seconds_a_step(site) * sum(fed.client.steps_for(n) for n in rows.values()) * fed.rounds
         traffic = _traffic(site, rows)
         cut = sum(getattr(site.data(i), "cut", 0) for i in rows)
+        lost = left_out(site)
     workers = fed.engine.make().workers
     return {
         "trainable_parameters": site.bound.layout.trainable,
@@ -48,6 +51,7 @@ def estimate(setup: Setup) -> dict[str, Any]:
         "seconds": seconds / workers,
         "rows": sum(rows.values()),
         "cut": cut,
+        "lost": lost,
     }
 
 

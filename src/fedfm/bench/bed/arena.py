@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fedfm.bench import machine
 from fedfm.core.federation import Federation
 from fedfm.core.loop import Run
 from fedfm.evaluation.held_out import HeldOut
 from fedfm.running.execute import open_site
+from fedfm.running.process import borrowed
 from fedfm.running.progress import Silent
 
 NEVER = HeldOut(every=10**9, parts=1)  # only the starting model is scored, before the first measured round
@@ -58,8 +57,7 @@ class Arena:
 @contextlib.contextmanager
 def opened(fed: Federation) -> Iterator[Arena]:
     """Data, model and engine ready, the starting model scored; torch's number of threads as the federation says."""
-    threads = torch.get_num_threads()
-    with tempfile.TemporaryDirectory(prefix="fedfm-bench-") as folder:
+    with tempfile.TemporaryDirectory(prefix="fedfm-bench-") as folder, borrowed(fed.threads):
         site = open_site(fed, Path(folder), Silent())
         for i in site.parties.ids:
             site.data(i)
@@ -70,4 +68,3 @@ def opened(fed: Federation) -> Iterator[Arena]:
             yield Arena(Run(fed, Path(folder), site.home, engine))
         finally:
             engine.close()
-            torch.set_num_threads(threads)

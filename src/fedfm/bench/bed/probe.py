@@ -1,4 +1,4 @@
-"""`python -m fedfm.bench.probe RECIPE OUT [ENGINE]`: what `fedfm run` does, with the moments on the way told on stdout.
+"""`python -m fedfm.bench.bed.probe RECIPE OUT [ENGINE]`: what `fedfm run` does, with the moments on the way told on stdout.
 
 A line is `mark NAME SECONDS`, by the clock of `time.monotonic`, which all processes of a machine share.
 """
@@ -45,6 +45,7 @@ def _then(call: Callable[..., Any], after: Callable[[], None]) -> Callable[..., 
 def main(recipe: str, out: str, engine: str = "") -> None:
     """Run `recipe` into `out`; whoever started this process ends it after the first step."""
     tell("python")
+    from fedfm.core import scoring
     from fedfm.core.loop import Run
     from fedfm.running import drive, execute
     from fedfm.tasks.bound import BoundModule
@@ -56,7 +57,7 @@ def main(recipe: str, out: str, engine: str = "") -> None:
     vars(execute)["configure"] = telling(execute.configure, "config")
     vars(drive)["open_site"] = telling(_then(drive.open_site, steps), "model")
     Run.__init__ = telling(Run.__init__, "data")  # type: ignore[method-assign]
-    Run.score = telling(Run.score, "score")  # type: ignore[method-assign]
+    vars(scoring)["of_run"] = telling(scoring.of_run, "score")
     execute.execute(execute.configure(recipe, engine=engine or None), out)
 
 

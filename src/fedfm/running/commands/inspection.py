@@ -20,6 +20,16 @@ def lines(found: dict[str, Any], row: int) -> Iterator[Text]:
         yield Text.assemble((_plain(key), "bold"), f": {_plain(value)}")
     if "tokens" not in found:
         return
+    if "form" in found:
+        yield Text(f"written with {found['form']}", style="dim")
+    yield from _tokens(found)
+    if "rejected" in found:
+        yield Text("and, rejected:", style="dim")
+        yield from _tokens(found["rejected"])
+
+
+def _tokens(found: dict[str, Any]) -> Iterator[Text]:
+    """What the model sees, token by token, and where the loss is."""
     text = Text()
     for token, lossy in zip(found["tokens"], found["loss_mask"], strict=True):
         text.append(_plain(token), style="black on green" if lossy else "dim")
@@ -55,5 +65,6 @@ def example(setup: Setup, client: str | None, row: int) -> dict[str, Any]:
     objective = fed.task.open(parties).objective
     if (explain := getattr(objective, "explain", None)) is not None:
         told = explain(raw)
-        found |= {k: told[k] for k in ("text", "tokens", "loss_mask", "label") if k in told}
+        keys = ("text", "tokens", "loss_mask", "label", "form", "rejected")
+        found |= {k: told[k] for k in keys if k in told}
     return found

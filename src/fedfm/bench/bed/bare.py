@@ -56,6 +56,7 @@ def train(
 ) -> float:
     """One party's steps from `start` (by parameter name) on batches of its row numbers; returns the last loss."""
     mine, last = parameters(network.train()), 0.0
+    device = next(iter(mine.values())).device
     with torch.no_grad():
         for name, p in mine.items():
             p.copy_(start[name])
@@ -65,7 +66,9 @@ def train(
         ids = pad_sequence(list(texts), batch_first=True, padding_value=pad)
         mask = pad_sequence([torch.ones_like(t) for t in texts], batch_first=True)
         optimizer.zero_grad()
-        loss = functional.cross_entropy(network(ids, mask), torch.tensor(labels))
+        loss = functional.cross_entropy(
+            network(ids.to(device), mask.to(device)), torch.tensor(labels).to(device)
+        )
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         last = loss.item()

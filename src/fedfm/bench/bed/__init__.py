@@ -1,0 +1,1 @@
+"""The test bed: what the measurements are played on."""

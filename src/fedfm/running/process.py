@@ -1,0 +1,43 @@
+"""What a run borrows of its process: torch's settings, which are everybody's. They are given back, however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+
+@contextlib.contextmanager
+def borrowed(threads: int | None = None) -> Iterator[None]:
+    """Torch as a fresh process has it (number type, device, gradients on), with so many threads; then as it was.
+
+    Also given back are what code of the user's own may change on the way: determinism, precision of products, the
+    global generators. The run's own bits depend on none of the caller's settings but determinism and precision.
+    """
+    before, dtype, device = torch.get_num_threads(), torch.get_default_dtype(), torch.get_default_device()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    precision = torch.get_float32_matmul_precision()
+    cudnn = torch.backends.cudnn
+    flags = {name: getattr(cudnn, name) for name in ("enabled", "benchmark", "deterministic")}
+    cards = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng(devices=list(cards)))
+            stack.enter_context(torch.inference_mode(False))
+            stack.enter_context(torch.enable_grad())
+            if device.type != "cpu":  # a mode that every call goes through, so only where there is need
+                stack.enter_context(torch.device("cpu"))
+            torch.set_default_dtype(torch.float32)
+            torch.set_num_threads(before if threads is None else threads)
+            yield
+    finally:
+        torch.set_num_threads(before)
+        torch.set_default_dtype(dtype)
+        if torch.get_default_device() != device:
+            torch.set_default_device(device if device.type != "cpu" else None)
+        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
+        torch.set_float32_matmul_precision(precision)
+        for name, value in flags.items():
+            setattr(cudnn, name, value)

@@ -1,0 +1,65 @@
+"""Rows that a task cannot learn from stand in one account, for training and test rows, in `check` and in the summary."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import architectures as arch
+from fedfm.config.setup import Setup
+from fedfm.core.federation import Federation
+from fedfm.core.schema import Lost
+from fedfm.data.files import Files
+from fedfm.efficiency.training.local import Local
+from fedfm.evaluation.by_party import ByParty
+from fedfm.models import tiny
+from fedfm.running.commands.checking import probe
+from fedfm.running.entry import run
+from fedfm.tasks.text.causal import CausalLM
+from fedfm.tasks.text.classify import SequenceClassification
+from fedfm.tasks.text.preference import Preference
+
+
+def write(path: Path, rows: list[dict[str, str]]) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+
+def test_of_training_and_test_rows_alike(tmp_path: Path) -> None:
+    rows = [{"instruction": f"q{i}", "answer": f"a{i}"} for i in range(12)]
+    long = {"instruction": "q" * 90, "answer": "a"}
+    write(tmp_path / "d/a.jsonl", [*rows, long, {"instruction": "q", "answer": " "}])
+    write(tmp_path / "d/b.jsonl", rows[::2])
+    write(tmp_path / "t/t.jsonl", [*rows[:4], long, long, {"instruction": "", "answer": "a"}])
+    task = CausalLM(model=arch.decoder(tmp_path / "m"), max_tokens=64, score_by="loss")
+    data = Files(str(tmp_path / "d"), test_path=str(tmp_path / "t/t.jsonl"))
+    fed = Federation(task, data, client=Local(steps=1, batch=2), rounds=1)
+    full = "the prompt fills task.max_tokens (64)"
+    found = probe(Setup(fed))
+    assert set(found.lost.entries) == {
+        Lost("a", "train", "no answer", 1),
+        Lost("", "test", "no instruction", 1),
+        Lost("a", "train", full, 1),
+        Lost("", "test", full, 2),
+    }
+    assert f"all parties, test: 2 rows are left out ({full})" in found.remarks
+    summary = run(fed, out=tmp_path / "run").summary
+    assert summary["dropped"] == {"no answer": 1, "no instruction": 1, full: 3}
+
+
+def test_of_pairs_and_of_an_evaluator_with_several_cases(tmp_path: Path) -> None:
+    rows = [
+        {"instruction": f"q{i}", "chosen": "yes", "rejected": "no" if i % 4 else "yes"} for i in range(40)
+    ]
+    write(tmp_path / "d/a.jsonl", rows)
+    task = Preference(model=arch.decoder(tmp_path / "m"))
+    fed = Federation(task, Files(str(tmp_path / "d")), client=Local(steps=1, batch=2), rounds=1)
+    lost = probe(Setup(fed)).lost
+    assert lost.rows(split="train") + lost.rows(split="test") == 10 and lost.rows(split="test") > 0
+    texts = [{"text": f"t{i}", "label": "ab"[i % 2]} for i in range(20)]
+    write(tmp_path / "c/a.jsonl", [*texts, {"text": "", "label": "a"}])
+    encoder = SequenceClassification(model=str(tiny("encoder", tmp_path / "e")))
+    fed = Federation(
+        encoder, Files(str(tmp_path / "c")), client=Local(steps=1, batch=2), evaluate=ByParty(), rounds=1
+    )
+    assert probe(Setup(fed)).lost.entries == (Lost("a", "train", "no text", 1),)

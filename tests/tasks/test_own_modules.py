@@ -1,0 +1,163 @@
+"""Own modules with and without buffers, as a class, a function or an object: checked, run, saved and read by torch alone."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fedfm.config.setup import Setup
+from fedfm.core.errors import ConfigError, FedfmError
+from fedfm.core.federation import Federation
+from fedfm.data.arrays import Arrays
+from fedfm.efficiency.training.local import Local
+from fedfm.running.commands.checking import probe
+from fedfm.running.entry import run
+from fedfm.tasks.module import Torch
+
+RNG = np.random.default_rng(1)
+
+
+def drawn(n: int) -> tuple[Any, Any]:
+    x = RNG.normal(size=(n, 4)).astype("float32")
+    return x, (x.sum(1) > 0).astype("int64")
+
+
+TEST = drawn(12)
+DATA = Arrays({"a": drawn(20), "b": drawn(16)}, TEST)
+
+
+def plain() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+
+
+def normed() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+
+
+class Fixed(nn.Module):
+    """A buffer that no forward pass changes, and one that is not part of the state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = plain()
+        self.register_buffer("shift", torch.tensor([0.5, -0.5]))
+        self.register_buffer("cache", torch.zeros(2), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x) + self.shift  # type: ignore[no-any-return]
+
+
+class Counting(nn.Module):
+    """A buffer of its own that a forward pass changes in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = plain()
+        self.register_buffer("level", torch.zeros(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.net(x)
+        if self.training:
+            self.level.lerp_(out.detach().mean(0), 0.1)  # type: ignore[operator]
+        return out - self.level
+
+
+class Replacing(Counting):
+    """The same, with another tensor each time."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.net(x)
+        if self.training:
+            self.level = 0.9 * self.level + 0.1 * out.detach().mean(0)
+        return out - self.level
+
+
+class Remembering(nn.Module):
+    """State that is no buffer at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net, self.steps = plain(), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.steps += self.training
+        return self.net(x) / (1 + self.steps)  # type: ignore[no-any-return]
+
+
+class Broken(nn.Module):
+    """A layer that does not fit the rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)  # type: ignore[no-any-return]
+
+
+RIGHT = {
+    "a function": (plain, None),
+    "an object": (plain(), None),
+    "a batch norm": (normed, None),
+    "an object with a batch norm": (normed(), None),
+    "a class with a fixed buffer": (Fixed, None),
+    "a declared buffer": (Counting, ("level",)),
+}
+
+
+def fed(module: Any, buffers: Any = None) -> Federation:
+    task = Torch(module, buffers=buffers)
+    return Federation(task, DATA, client=Local(lr=0.1, steps=3, batch=5), rounds=2)
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_one_score_in_the_run_and_by_torch_alone(name: str, tmp_path: Path) -> None:
+    from safetensors.torch import load_file
+
+    module, buffers = RIGHT[name]
+    federation = fed(module, buffers)
+    assert probe(Setup(federation)).remarks == []
+    metrics = run(federation, out=tmp_path / "run").summary["metrics"]
+    again = copy.deepcopy(module) if isinstance(module, nn.Module) else module()
+    again.load_state_dict(load_file(tmp_path / "run" / "model" / "model.safetensors"))
+    with torch.no_grad():
+        logits = again.eval()(torch.tensor(TEST[0]))
+    loss = F.cross_entropy(logits, torch.tensor(TEST[1]))
+    assert metrics["loss"] == pytest.approx(float(loss), rel=1e-5)
+    assert metrics["accuracy"] == float((logits.argmax(1) == torch.tensor(TEST[1])).double().mean())
+
+
+@pytest.mark.parametrize(
+    ("module", "buffers", "words"),
+    [
+        (Replacing, ("level",), r"fix: write it in place: self\.level\.copy_"),
+        (Counting, None, "forward pass changes level, which the parameter vector does not hold"),
+        (Remembering, None, "keeps something from one step to the next"),
+        (
+            Broken,
+            None,
+            "the model fails on a few real rows: RuntimeError: mat1 and mat2 shapes cannot be multiplied",
+        ),
+    ],
+)
+def test_what_cannot_be_right_is_refused_before_the_work(
+    module: Any, buffers: Any, words: str, tmp_path: Path
+) -> None:
+    for go in (
+        lambda: probe(Setup(fed(module, buffers))),
+        lambda: run(fed(module, buffers), out=tmp_path / "run"),
+    ):
+        with pytest.raises(FedfmError, match=words) as raised:
+            go()
+        assert "fix: " in str(raised.value)
+    if module is Broken:
+        assert isinstance(raised.value, ConfigError) and "raised in forward (test_own_modules.py" in str(
+            raised.value
+        )

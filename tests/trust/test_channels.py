@@ -223,3 +223,13 @@ def test_roster_and_draw_are_private_where_they_carry_the_guarantee() -> None:
     apart = quadratics()
     object.__setattr__(apart, "simulated", False)
     assert str(exposure(apart)["time"]) == "private"
+
+
+def test_a_fixed_share_of_all_tells_how_many_there_are() -> None:
+    from fedfm.incentives.selection.uniform import Uniform
+
+    added = CENTRAL | {"uplink": ClipNoise(relation="add-or-remove")}
+    told = check(quadratics(**added | {"select": Uniform(count=2)}))
+    assert [p.where for p in told] == ["select"] and "depend on that number" in told[0].why
+    assert not check(quadratics(**CENTRAL | {"select": Uniform(count=2)}))  # the roster is public
+    assert not check(quadratics(**added))

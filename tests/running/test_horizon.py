@@ -10,8 +10,10 @@ import pytest
 import fedfm
 from fedfm.config.plain import digest, to_config
 from fedfm.config.text import dump, load
+from fedfm.core.combine import ByClient
 from fedfm.core.errors import ConfigError, ResumeError
 from fedfm.core.federation import Federation
+from fedfm.efficiency.training.fedprox import FedProx
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.mean import Mean
 from fedfm.efficiency.training.schedule import Cosine, Linear
@@ -20,7 +22,10 @@ from fedfm.laws.homes import quadratics
 from fedfm.trust.privacy.mechanism.gaussian import ClipNoise
 from fedfm.trust.privacy.mechanism.local_gaussian import LocalGaussian
 
-FALLING = {"client": Local(lr=0.1, steps=2, schedule=Cosine()), "server": Apply(lr=0.5, schedule=Linear())}
+FALLING = {
+    "client": Local(lr=0.1, steps=2, schedule=Cosine(end=0.2)),
+    "server": Apply(lr=0.5, schedule=Linear(end=0.5)),
+}
 PUBLIC = Mean("equal", denominator=5.0)
 CALIBRATED = {"uplink": ClipNoise(epsilon=8.0), "aggregate": PUBLIC}
 
@@ -85,3 +90,24 @@ def test_the_horizon_is_what_a_run_is_of(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="horizon"):
         fedfm.run(to_config(quadratics(rounds=2)) | {"horizon": 0}, out=tmp_path / "none")
     assert Federation.__dataclass_fields__["horizon"].default is None
+
+
+@pytest.mark.parametrize(
+    "slots,where",
+    [
+        ({"client": Local(schedule=Cosine())}, "client.schedule"),
+        ({"client": FedProx(local=Local(schedule=Linear(warmup=1)))}, "client.local.schedule"),
+        (
+            {"client": ByClient({"party-0": Local(schedule=Cosine()), "*": Local()})},
+            "client.rules.party-0.schedule",
+        ),
+        ({"server": Apply(schedule=Cosine())}, "server.schedule"),
+    ],
+    ids=lambda v: v if isinstance(v, str) else "",
+)
+def test_rounds_whose_rate_is_zero_are_refused(slots: dict[str, Any], where: str, tmp_path: Path) -> None:
+    fedfm.run(quadratics(rounds=2, **slots), out=tmp_path / "run", baselines="none")
+    with pytest.raises(ConfigError, match="fallen to 0 after 2 rounds, and 3 are asked for") as e:
+        fedfm.resume(tmp_path / "run", rounds=3)
+    assert [p.where for p in e.value.problems] == [where]
+    assert len(fedfm.resume(tmp_path / "run").history) == 3  # as it was

@@ -16,13 +16,14 @@ from fedfm.core.federation import Federation
 from fedfm.core.protocols import Adversary
 from fedfm.core.session import Site
 from fedfm.core.spending import noises, planned, schedule
+from fedfm.efficiency.training.schedule import standing
 
 
 def feasible(fed: Federation, rows: Mapping[str, int]) -> list[Problem]:
     """What would fail in every round, or do nothing in any, with these parties and their numbers of rows."""
     found: list[Problem] = []
     for k, stage in enumerate(replace(s, stages=()) for s in fed.each):
-        here = [*strange(stage, rows), *_few(stage, len(rows)), *_nobody(stage, rows)]
+        here = [*strange(stage, rows), *standing(stage), *_few(stage, len(rows)), *_nobody(stage, rows)]
         at = f"stages.{k}." if k < len(fed.stages) else ""
         here += _travels(stage, rows) if at else ()  # of the last one below
         found += [replace(p, where=at + p.where) for p in here]

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from fedfm.checks.place import forked
+from fedfm.checks.place import INEXACT, forked
 from fedfm.core.errors import FedfmError, MachineFault, Problem
 from fedfm.core.protocols import Bound, Task
 from fedfm.core.schema import Account, Lost
@@ -62,6 +62,8 @@ def probe(task: Task, bound: Bound, parties: Any) -> list[Problem]:
     except MemoryError:
         raise
     except Exception as e:  # noqa: BLE001 - nobody can list what networks of strangers raise
+        if INEXACT in str(e):
+            raise  # no fault of the network's: `tried` goes on without
         problems = [_broken(e)]
     finally:
         for name, (_, own, _) in each.items():

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
+from fedfm.core.errors import Problem
 from fedfm.core.protocols import Slot
+
+if TYPE_CHECKING:
+    from fedfm.core.federation import Federation
 
 
 class Schedule(Slot):
@@ -75,3 +82,27 @@ class Cosine(Schedule):
 
     def shape(self, p: float) -> float:
         return self.end + (1.0 - self.end) * (1.0 + math.cos(math.pi * p)) / 2
+
+
+def standing(fed: Federation) -> Iterator[Problem]:
+    """Rounds beyond the horizon whose rate is 0: they would train, send and change nothing."""
+    for slot, filled in fed.methods().items() if fed.rounds > fed.span else ():
+        for where, schedule in _within(filled, slot):
+            if schedule.factor(fed.span, fed.span) == 0.0:
+                what = f"its rate has fallen to 0 after {fed.span} rounds, and {fed.rounds} are asked for"
+                fix = f"rounds={fed.span}; or a new run of {fed.rounds} rounds, or one whose schedule has end > 0"
+                yield Problem(
+                    where, what, "a schedule belongs to the horizon: rounds beyond it change nothing", fix
+                )
+
+
+def _within(spec: Any, where: str) -> Iterator[tuple[str, Schedule]]:
+    """The schedules of a method and of what it is made of."""
+    if isinstance(spec, Schedule):
+        yield where, spec
+    elif isinstance(spec, Mapping):
+        for key, value in spec.items():
+            yield from _within(value, f"{where}.{key}")
+    elif dataclasses.is_dataclass(spec) and not isinstance(spec, type):
+        for f in dataclasses.fields(spec):
+            yield from _within(getattr(spec, f.name, None), f"{where}.{f.name}")

@@ -62,7 +62,7 @@ ALL: dict[str, dict[str, Any]] = {
     "ef21": {"uplink": EF21(TopK(0.1))},
     "discrete gaussian": {
         "uplink": Pipe(
-            DiscreteGaussian(clip_norm=1.0, noise_multiplier=0.5, shares=5), SecAgg(threshold=0.62)
+            DiscreteGaussian(clip_norm=1.0, noise_multiplier=1.0, shares=5), SecAgg(threshold=0.62)
         ),
         "aggregate": Mean(weights="equal", denominator=8.0),
     },

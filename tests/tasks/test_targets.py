@@ -36,6 +36,8 @@ def test_a_loss_of_torch_that_would_pair_every_output_with_every_target_is_refus
 ) -> None:
     with pytest.raises(ConfigError, match=r"task.loss: the module gives \(\d+, 1\)[\s\S]*squeeze"):
         trained(Torch(nn.Linear(3, 1), loss=loss), NUMBERS, tmp_path)
+    with pytest.raises(ConfigError, match=r"task.loss: the module gives \(\d+, 1\)"):  # counts and ages too
+        trained(Torch(nn.Linear(3, 1), loss=loss), NUMBERS.round().astype("int64"), tmp_path)
 
 
 @pytest.mark.parametrize("column", [False, True])

@@ -224,10 +224,13 @@ def _unmeasured(task: Torch) -> Iterator[Problem]:
 def _paired(given: Any, wanted: Tensor) -> None:
     """Torch pairs every output of a batch with every target where (n, 1) meets (n,), and no more than warns."""
     shape = tuple(getattr(given, "shape", wanted.shape))
-    if not wanted.is_floating_point() or shape == tuple(wanted.shape):
+    column = shape == (*wanted.shape, 1)
+    if shape == tuple(wanted.shape) or not (
+        wanted.is_floating_point() or column
+    ):  # (n, classes) beside (n,) is right
         return
-    fix = "a module whose outputs have the shape of the targets"
-    if shape == (*wanted.shape, 1):
+    fix = "a module whose outputs have the shape of the targets; integer targets, if they are class numbers"
+    if column:
         fix = "a module that ends in .squeeze(-1), or targets with a last axis of 1"
     raise ModelError(
         f"task.loss: the module gives {shape} where the targets are {tuple(wanted.shape)}\n    why: torch would pair "

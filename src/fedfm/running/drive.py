@@ -237,7 +237,9 @@ def _listening(plan: Plan) -> Iterator[Callback]:
     def heard(line: dict[str, Any]) -> None:
         for listener in plan.listeners:
             listener(dict(line))
-        found = line.get("metrics", {}) | {f"validation/{k}": v for k, v in line.get("validation", {}).items()}
+        found = line.get("metrics", {}) | {
+            f"validation/{k}": v for k, v in line.get("validation", {}).items()
+        }
         for logger in loggers:
             logger.log(line["round"], found)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fedfm.checks.rules import check
-from fedfm.core.combine import ByClient, ByPath, Pipe
+from fedfm.core.combine import ByPath, Pipe
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ConfigError
 from fedfm.core.federation import Federation, replace
@@ -43,6 +43,7 @@ from fedfm.efficiency.training.hierarchy import Edges
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.majority_vote import MajorityVote
 from fedfm.efficiency.training.mean import Mean
+from fedfm.efficiency.training.personal.by_client import ByClient
 from fedfm.efficiency.training.personal.fedrep import FedRep
 from fedfm.efficiency.training.personal.ifca import IFCA, ClusterMean
 from fedfm.efficiency.training.scaffold import Scaffold

@@ -11,7 +11,7 @@ import torch
 
 from fedfm.checks.exposure import exposure, leaks
 from fedfm.checks.rules import check
-from fedfm.core.combine import ByClient, Pipe
+from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx
 from fedfm.core.errors import MethodFault
 from fedfm.core.federation import Federation
@@ -21,6 +21,7 @@ from fedfm.data.files import Files
 from fedfm.efficiency.training.drift.feddyn import FedDyn, FedDynServer
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.mean import Mean
+from fedfm.efficiency.training.personal.by_client import ByClient
 from fedfm.efficiency.training.personal.fedrep import FedRep
 from fedfm.efficiency.training.servers import Apply
 from fedfm.evaluation.by_party import ByParty
@@ -222,3 +223,13 @@ def test_roster_and_draw_are_private_where_they_carry_the_guarantee() -> None:
     apart = quadratics()
     object.__setattr__(apart, "simulated", False)
     assert str(exposure(apart)["time"]) == "private"
+
+
+def test_a_fixed_share_of_all_tells_how_many_there_are() -> None:
+    from fedfm.incentives.selection.uniform import Uniform
+
+    added = CENTRAL | {"uplink": ClipNoise(relation="add-or-remove")}
+    told = check(quadratics(**added | {"select": Uniform(count=2)}))
+    assert [p.where for p in told] == ["select"] and "depend on that number" in told[0].why
+    assert not check(quadratics(**CENTRAL | {"select": Uniform(count=2)}))  # the roster is public
+    assert not check(quadratics(**added))

@@ -29,7 +29,7 @@ from fedfm.efficiency.communication.submodel.heterofl import HeteroFL
 from fedfm.efficiency.computation.split.splitfed import SplitFed, SplitFedServer
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.mean import Mean
-from fedfm.engines.pace import AllArrive, Buffered, Quorum
+from fedfm.engines.pace import AllArrive, Buffered, Quorum, Speed
 from fedfm.incentives.auction.proportional_share import ProportionalShare
 from fedfm.incentives.selection.poisson import Poisson
 from fedfm.incentives.selection.power_of_choice import PowerOfChoice
@@ -163,7 +163,7 @@ class FirstTwo(Pace):
     [
         Quorum(0.5, eager=True),
         Quorum(0.5, late="keep"),
-        Quorum(0.5, eager=True, deadline_s=3.0),
+        Quorum(0.5, eager=True, deadline_s=3.0, speed=Speed(1.0)),
         Buffered(2, 4),
         FirstTwo(),
     ],
@@ -175,7 +175,9 @@ def test_rounds_in_which_a_party_may_push_another_out_are_refused(pace: Pace) ->
 
 
 @pytest.mark.parametrize(
-    "pace", [Quorum(0.5), Quorum(0.5, deadline_s=3.0), AllArrive(dropout=0.2), AllArrive()], ids=repr
+    "pace",
+    [Quorum(0.5), Quorum(0.5, deadline_s=3.0, speed=Speed(1.0)), AllArrive(dropout=0.2), AllArrive()],
+    ids=repr,
 )
 def test_a_deadline_and_own_drop_outs_are_fine_with_a_public_divisor_alone(pace: Any) -> None:
     assert check(quadratics(**CENTRAL | {"pace": pace})) == []

@@ -14,7 +14,7 @@ from typing import Any
 from fedfm.config import plain as configs
 from fedfm.config import text
 from fedfm.core.federation import Federation
-from fedfm.core.spending import observers
+from fedfm.core.spending import noises, observers
 from fedfm.ledger import file as ledger
 from fedfm.ledger.events import shown
 from fedfm.running.record.folder import CONFIG, writing
@@ -34,11 +34,14 @@ def publish(folder: Path, fed: Federation, config: configs.Config, summary: Mapp
 
     if not observers(fed):
         return None
+    roster = not any(stage.relation == "add-or-remove" for stage in noises(fed))
     part, place = folder / f".{PUBLIC}.0", folder / PUBLIC
     with writing(folder):
         shutil.rmtree(part, ignore_errors=True)
-        shutil.copytree(folder / "model", part / "model")
-        (part / CONFIG).write_text(text.dump(unseeded(config)), encoding="utf-8")
+        part.mkdir()
+        if (folder / "model").is_dir():  # models of parties' own are theirs
+            shutil.copytree(folder / "model", part / "model")
+        (part / CONFIG).write_text(text.dump(unseeded(config, roster)), encoding="utf-8")
         with (part / "events.jsonl").open("w", encoding="utf-8") as f:
             for event in ledger.read(folder / "events.jsonl"):
                 if (line := shown(event)) is not None:
@@ -50,8 +53,24 @@ def publish(folder: Path, fed: Federation, config: configs.Config, summary: Mapp
     return place
 
 
-def unseeded(config: configs.Config) -> configs.Config:
-    """A config without seeds: who knows the seed can draw seeded noise, the cohort and the splits again."""
-    data = config.get("data")
-    bare = {k: v for k, v in config.items() if k != "seed"}
-    return bare | {"data": {k: v for k, v in data.items() if k != "seed"}} if isinstance(data, dict) else bare
+def unseeded(config: configs.Config, roster: bool = True) -> configs.Config:
+    """A config without seeds: who knows the seed can draw seeded noise, the cohort and the splits again.
+
+    Objects that were given as data keep their class alone: what they print and their digest are functions of rows.
+    Without `roster` nothing is said of the data, for its settings tell how many parties there are, and their names.
+    """
+    bare, data = {k: v for k, v in config.items() if k != "seed"}, config.get("data")
+    if not isinstance(data, dict):
+        return bare
+    if not roster:
+        return bare | {"data": {k: data[k] for k in ("name", "object") if k in data}}
+    return bare | {"data": {k: _classes(v) for k, v in data.items() if k not in ("seed", "repr", "digest")}}
+
+
+def _classes(node: Any) -> Any:
+    """The same with every object of a process named by its class alone."""
+    if isinstance(node, dict):
+        if isinstance(node.get("object"), str):
+            return {k: _classes(v) for k, v in node.items() if k not in ("repr", "digest")}
+        return {k: _classes(v) for k, v in node.items()}
+    return [_classes(v) for v in node] if isinstance(node, list) else node

@@ -16,12 +16,12 @@ from fedfm.cards.registry import knob, load
 from fedfm.core.errors import DataError, Problem
 from fedfm.core.protocols import Task
 from fedfm.models.identity import Base
+from fedfm.tasks.beginning.adapter import begun
 from fedfm.tasks.bound import BoundModule
 from fedfm.tasks.export import in_dtype, source, write_weights
 from fedfm.tasks.features import Features
 from fedfm.tasks.network import fresh, guarded, load_base
 from fedfm.tasks.ragged import Ragged
-from fedfm.tasks.start import begun
 from fedfm.tasks.text.tokens import TextObjective
 from fedfm.tasks.tuning import Tuning
 

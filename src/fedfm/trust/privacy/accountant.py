@@ -280,7 +280,9 @@ class _Fold:
         notes = [SEEDED] if self.seeded else []
         if self.own:
             notes.append("of the party that spent most")
-        if parties and delta >= 1.0 / parties:
+        if (
+            parties and self.change != "add-or-remove" and delta >= 1.0 / parties
+        ):  # else their number is private
             notes.append(f"delta {delta:g} is not below 1/{parties}: it allows exposing one party")
         return "; ".join(notes)
 

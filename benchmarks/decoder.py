@@ -28,7 +28,7 @@ from typing import Any
 import torch
 
 from fedfm.bench import machine
-from fedfm.bench.arena import ENDLESS, NEVER, opened
+from fedfm.bench.bed.arena import ENDLESS, NEVER, opened
 from fedfm.core.context import Ctx
 from fedfm.core.federation import Federation
 from fedfm.core.message import Message

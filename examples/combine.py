@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import fedfm
-from fedfm.core.ledger import read
+from fedfm.ledger.file import read
 
 
 def combined() -> Any:

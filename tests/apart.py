@@ -21,12 +21,14 @@ from fedfm.core.job import Job, Said
 from fedfm.core.loop import Run
 from fedfm.core.message import Message
 from fedfm.core.session import Guard
-from fedfm.core.state import Store
+from fedfm.core.state import Store, freeze, thaw, write
 from fedfm.data.splits import opened
 from fedfm.engines.inprocess import InProcessEngine
 from fedfm.engines.processes import _receive, _send, _work
 from fedfm.laws.homes import Played
 from fedfm.ledger import file as ledger
+from fedfm.running.course.stages import begun
+from fedfm.tasks.beginning.warm import begin, trail
 
 
 class Only:
@@ -125,21 +127,36 @@ class Apart:
 def _party(pipe: Connection, others: list[Connection], fed: Federation, folder: Path, id: str) -> None:
     torch.set_num_threads(1)
     parties = Only(opened(fed.data, fed.seed, fed.task), id)
-    guard = Guard(fed, fed.task.open(parties), parties, Store(folder / "sites" / id))
+    bound = fed.task.open(parties)
+    if fed.stages:  # told by the server
+        bound.init = thaw(folder / "start.safetensors")["start"]
+    guard = Guard(fed, bound, parties, Store(folder / "sites" / str(len(fed.stages)) / id))
     _send(pipe, {"rows": len(parties.train(id))}, None)
     _work(pipe, others, guard)
 
 
 @contextmanager
-def _opened(fed: Federation, folder: Path, ids: tuple[str, ...], resume: bool) -> Iterator[Run]:
+def _opened(
+    fed: Federation, folder: Path, ids: tuple[str, ...], resume: bool, last: Run | None
+) -> Iterator[Run]:
+    kept = 1.0
+    if last is not None:
+        bound = fed.task.open(Only(opened(fed.data, fed.seed, fed.task), ""))
+        start, kept = begin(bound, trail(last.bound, last.model()))
+        write(folder / "start.safetensors", freeze({"start": start}))
     engine = Apart(fed, folder, ids)  # before anything is opened here
     try:
         parties = Only(opened(fed.data, fed.seed, fed.task), "")
         bound = fed.task.open(parties)
+        if last is not None:
+            bound.init = start
         rows: Mapping[str, int] = {i: engine.rows[i] for i in ids}
         home = Home(fed, bound, rows, parties)
         engine.open(home)
-        yield Run(fed, folder, home, engine, resume=resume)
+        run = Run(fed, folder, home, engine, resume, last.state if last else None)
+        if last is not None:
+            begun(run, len(fed.stages), kept)
+        yield run
     finally:
         engine.close()
 
@@ -147,7 +164,11 @@ def _opened(fed: Federation, folder: Path, ids: tuple[str, ...], resume: bool) -
 def play(fed: Federation, folder: Path, *, resume: bool = False) -> Played:
     """Run `fed` with its parties apart."""
     ids = opened(fed.data, fed.seed, fed.task).ids  # what a server's config would name
-    with _opened(fed, folder, ids, resume) as run:
-        records = list(run.rounds())
+    records: list[dict[str, Any]] = []
+    last: Run | None = None
+    for part in fed.each:
+        with _opened(part, folder, ids, resume, last) as run:
+            records += run.rounds()
+        last = run
     events = folder / "events.jsonl"
     return Played(run, records, list(ledger.read(events)), ledger.digest(events))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from fedfm.core.combine import ByClient, ByPath, Pipe
+from fedfm.core.combine import ByPath, Pipe
 from fedfm.core.federation import Federation
 from fedfm.data.digits import Digits
 from fedfm.data.partition.dirichlet import Dirichlet
@@ -36,6 +36,8 @@ from fedfm.efficiency.training.hierarchy import Edges
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.majority_vote import MajorityVote
 from fedfm.efficiency.training.mean import Mean
+from fedfm.efficiency.training.personal.by_client import ByClient
+from fedfm.efficiency.training.personal.fedmd import FedMD
 from fedfm.efficiency.training.personal.fedrep import FedRep
 from fedfm.efficiency.training.personal.ifca import IFCA, ClusterMean
 from fedfm.efficiency.training.scaffold import Scaffold, ScaffoldServer
@@ -53,6 +55,7 @@ from fedfm.incentives.reward.budget_split import BudgetSplit
 from fedfm.incentives.selection.poisson import Poisson
 from fedfm.incentives.selection.power_of_choice import PowerOfChoice
 from fedfm.incentives.selection.uniform import Uniform
+from fedfm.tasks.by_client import TaskByClient
 from fedfm.tasks.vision.image import ImageClassification
 from fedfm.trust.privacy.mechanism.gaussian import ClipNoise
 from fedfm.trust.privacy.mechanism.local_gaussian import LocalGaussian
@@ -71,6 +74,12 @@ VALUED = Digits(
     train_rows=120, test_rows=40, partition=Dirichlet(alpha=0.5, parties=6, min_rows=5), server_rows=12
 )
 OWN_TESTS = replace(VALUED, server_rows=0, own_test=0.2)
+BY_CLIENT: dict[str, Any] = {
+    "task": TaskByClient(
+        {"party-[01]": ImageClassification(channels=(6,)), "*": ImageClassification(channels=(4, 8))}
+    ),
+    "data": replace(VALUED, server_rows=0, own_test=0.2, public_rows=10),
+}
 EQUAL = Mean(weights="equal")
 FIXED = Mean(weights="equal", denominator=6.0)  # who drops out does not change the scale of the noise
 WEIGHTS = {"client": Local(lr=0.1, steps=2, batch=8, send="weights"), "server": Apply(takes="weights")}
@@ -101,6 +110,7 @@ FEDERATIONS: dict[str, dict[str, Any]] = {
     "greedy soup": {"aggregate": GreedySoup(), "data": VALUED},
     "fedrep": {"client": FedRep(local=SGD, head_steps=2), "data": OWN_TESTS},
     "ifca": {"client": IFCA(local=SGD), "aggregate": ClusterMean(), "data": OWN_TESTS},
+    "fedmd": {"client": FedMD(local=SGD, digest=SGD, rows=12, transfer=1), "aggregate": EQUAL} | BY_CLIENT,
     "contract menu": {"select": ContractMenu()},
     "datainf": {"value": DataInf(), "reward": BudgetSplit(), "data": VALUED},
     "scaffold by path": {
@@ -210,6 +220,14 @@ FEDERATIONS: dict[str, dict[str, Any]] = {
         "client": FedRep(local=SGD, head_steps=2),
         "evaluate": ByParty(personal=True, perturb=("noise",)),
         "data": OWN_TESTS,
+    },
+    "stages": {
+        "stages": (
+            digits(client=Scaffold(SGD), rounds=2, select=Uniform(count=4)),
+            digits(uplink=ErrorFeedback(TopK(0.3)), rounds=1),
+        ),
+        "client": Local(lr=0.1, steps=2, batch=8, schedule=Cosine()),
+        "uplink": ErrorFeedback(TopK(0.1)),
     },
     "all at once": {
         "client": FedProx(mu=0.1, local=SGD),

@@ -25,7 +25,6 @@ from fedfm.cards.registry import knob as knob
 from fedfm.cards.registry import method as method
 from fedfm.cards.registry import recipe as recipe
 from fedfm.checks.rules import check as check
-from fedfm.core.combine import ByClient as ByClient
 from fedfm.core.combine import ByPath as ByPath
 from fedfm.core.combine import Pipe as Pipe
 from fedfm.core.context import Ctx as Ctx
@@ -86,6 +85,7 @@ from fedfm.efficiency.computation.tuning.lora import LoRA as LoRA
 from fedfm.efficiency.computation.tuning.peft import AnyPeft as AnyPeft
 from fedfm.efficiency.computation.tuning.prompt import PromptTuning as PromptTuning
 from fedfm.efficiency.computation.tuning.prompt import PTuning as PTuning
+from fedfm.efficiency.computation.tuning.sparse import Sparse as Sparse
 from fedfm.efficiency.training.adaptive import FedAdagrad as FedAdagrad
 from fedfm.efficiency.training.adaptive import FedAdam as FedAdam
 from fedfm.efficiency.training.adaptive import FedYogi as FedYogi
@@ -105,6 +105,9 @@ from fedfm.efficiency.training.local import Local as Local
 from fedfm.efficiency.training.lora_exact import FedExLoRA as FedExLoRA
 from fedfm.efficiency.training.majority_vote import MajorityVote as MajorityVote
 from fedfm.efficiency.training.mean import Mean as Mean
+from fedfm.efficiency.training.personal.by_client import ByClient as ByClient
+from fedfm.efficiency.training.personal.fedmd import FedMD as FedMD
+from fedfm.efficiency.training.personal.fedmd import FedMDServer as FedMDServer
 from fedfm.efficiency.training.personal.fedrep import FedRep as FedRep
 from fedfm.efficiency.training.personal.fedrep import FedRepServer as FedRepServer
 from fedfm.efficiency.training.personal.ifca import IFCA as IFCA
@@ -141,6 +144,7 @@ from fedfm.running.audits import audit as audit
 from fedfm.running.entry import recipe_of as recipe_of
 from fedfm.running.entry import resume as resume
 from fedfm.running.entry import run as run
+from fedfm.tasks.by_client import TaskByClient as TaskByClient
 from fedfm.tasks.module import Torch as Torch
 from fedfm.tasks.quadratic import Quadratic as Quadratic
 from fedfm.tasks.quadratic import Quadratics as Quadratics

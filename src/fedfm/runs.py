@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fedfm.running.commands.sweep import Point
 
 Baselines = Annotated[str, typer.Option(help="what to compare with: local,pooled or none")]
+Party = Annotated[str | None, typer.Option(help="whose model, where each party has its own")]
 RunDir = Annotated[Path, typer.Argument(metavar="DIR", help="the run directory")]
 
 
@@ -267,6 +268,7 @@ def predict(
     column: Annotated[
         str, typer.Option(help="which column of --file (default: text, else instruction)")
     ] = "",
+    party: Party = None,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON line a text")] = False,
 ) -> None:
     """The tuned model's label of each text, or its answer to each instruction."""
@@ -279,7 +281,7 @@ def predict(
         raise ConfigError(
             [Problem("--text", "there is no text", "nothing was given", "--text '...' or --file F")]
         )
-    answers = go(folder, texts)
+    answers = go(folder, texts, party)
     if which := round_of(folder):
         err.print(which, style="dim")
     for given, said in zip(texts, answers, strict=True):
@@ -292,6 +294,7 @@ def export(
         bool, typer.Option("--merged", help="add the adapter to the weights: a model of its own")
     ] = False,
     to: Annotated[Path | None, typer.Option("--to", help="where to (default: inside the run)")] = None,
+    party: Party = None,
 ) -> None:
     """Write the tuned model as others expect it, read it back, and score it again on the run's test rows."""
     from fedfm.report.numbers import fixed
@@ -299,7 +302,7 @@ def export(
     from fedfm.running.commands.tuned import round_of
 
     try:
-        found = go(folder, to, merged=merged)
+        found = go(folder, to, merged=merged, party=party)
     except OSError as e:
         raise MachineFault(f"{to or folder}: {e.strerror}\n    fix: give another folder with --to") from e
     out.print(str(found.folder))

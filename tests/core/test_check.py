@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fedfm.checks.rules import check
-from fedfm.core.combine import ByClient, ByPath, Pipe
+from fedfm.core.combine import ByPath, Pipe
 from fedfm.core.protocols import Wire
 from fedfm.efficiency.communication.codec.error_feedback import ErrorFeedback
 from fedfm.efficiency.communication.codec.qsgd import QSGD
@@ -21,6 +21,7 @@ from fedfm.efficiency.training.fedprox import FedProx
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.lora_exact import FedExLoRA
 from fedfm.efficiency.training.mean import Mean
+from fedfm.efficiency.training.personal.by_client import ByClient
 from fedfm.efficiency.training.scaffold import Scaffold, ScaffoldServer
 from fedfm.efficiency.training.servers import Apply
 from fedfm.engines.pace import Buffered, Quorum

@@ -23,7 +23,7 @@ from fedfm.engines.processes import Processes
 from fedfm.laws.compare import near
 from fedfm.models import tiny
 from fedfm.tasks.bound import BoundModule
-from fedfm.tasks.probing import open_task, probe_apart
+from fedfm.tasks.probing import open_task, probe, probe_apart
 from fedfm.tasks.text.causal import CausalLM
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -40,21 +40,24 @@ def test_auto_takes_a_gpu_only_where_the_engine_can_use_it(monkeypatch: pytest.M
     assert places.place(digits()) == "cpu"
 
 
-def test_a_step_without_a_deterministic_kernel_is_taken_all_the_same() -> None:
-    asked = []
+def test_a_step_without_a_deterministic_kernel_is_taken_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    fed, asked = digits(), list[bool]()
+    parties = fed.data.open(0)
+    bound = open_task(fed.task, parties)
 
-    def step() -> int:
+    def step(*a: Any) -> list[Problem]:
         asked.append(torch.is_deterministic_algorithms_warn_only_enabled())
         if len(asked) == 1:
             raise RuntimeError("pool_backward does not have a deterministic implementation, but you set x.")
-        return 7
+        return []
 
     def other() -> None:
         raise RuntimeError("out of memory")
 
+    monkeypatch.setattr(type(fed.task), "probe", step)
     try:
         with pytest.warns(UserWarning, match="same bits again: pool_backward"):
-            assert places.tried(step) == 7
+            assert places.tried(lambda: probe(fed.task, bound, parties)) == []
         assert asked == [False, True]
         with pytest.raises(RuntimeError, match="out of memory"):
             places.tried(other)
@@ -87,8 +90,8 @@ def test_what_the_other_process_finds_is_told(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(type(fed.task), "probe", lambda *a: [wrong])
     assert probe_apart(fed.task, bound, parties) == [wrong]
     for said, told in {
-        "in combination with fork-based": "gradients already",
-        "odd": "why: RuntimeError: odd",
+        "cannot handle autograd's threading in combination with fork": "gradients already",
+        "pool has no deterministic implementation": "why: RuntimeError: pool",
     }.items():
 
         def fail(*a: Any, said: str = said) -> None:

@@ -57,7 +57,7 @@ def twice(drive: Any, fed: Federation) -> Played:
 @pytest.mark.parametrize("name", FEDERATIONS)
 def test_workers_change_nothing(name: str, drive: Any) -> None:
     played = twice(drive, digits(**FEDERATIONS[name]))
-    assert len(played.records) == played.run.fed.rounds + 1
+    assert len(played.records) == played.run.fed.last + 1
     moved = not torch.equal(played.model, played.run.bound.init)
     assert moved == any(not r.get("failed", "round 0") for r in played.records), played.failed
     errors = [e for e in played.events if e["kind"] == "failed" and "simulated" not in e["error"]]

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 
-from fedfm.core.combine import ByClient
 from fedfm.core.context import Ctx
 from fedfm.core.errors import FedfmError, ResumeError
 from fedfm.core.federation import Federation
@@ -20,6 +19,7 @@ from fedfm.core.state import Store
 from fedfm.efficiency.communication.codec.error_feedback import ErrorFeedback
 from fedfm.efficiency.communication.codec.topk import TopK
 from fedfm.efficiency.training.local import Local
+from fedfm.efficiency.training.personal.by_client import ByClient
 from fedfm.efficiency.training.scaffold import Scaffold
 from fedfm.engines.pace import AllArrive
 from fedfm.laws.homes import quadratics

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 from bring import jsonl
 from doors import DOORS, LAYOUTS, N
-from fedfm.running.inspection import example
 
 import architectures as arch
 from fedfm.config.setup import Setup
@@ -25,6 +24,7 @@ from fedfm.efficiency.computation.tuning.head import Head
 from fedfm.efficiency.computation.tuning.lora import LoRA
 from fedfm.efficiency.training.local import Local
 from fedfm.running.commands.checking import probe
+from fedfm.running.commands.inspection import example
 from fedfm.running.entry import run
 from fedfm.tasks.text.causal import CausalLM
 from fedfm.tasks.text.classify import SequenceClassification

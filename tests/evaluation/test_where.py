@@ -90,20 +90,21 @@ def test_it_is_refused_where_no_party_has_test_rows(tmp_path: Path) -> None:
         fedfm.run(at_parties(data=replace(DATA, own_test=0.0)), out=tmp_path / "run")
 
 
-def test_files_under_masks_need_no_row_at_the_server(tmp_path: Path) -> None:
-    """A share of each party's rows would be moved to the server, which the masks are against; this way none is."""
+def test_no_row_moves_to_the_server_and_the_sums_that_do_are_no_secret_under_masks(tmp_path: Path) -> None:
     for k in range(3):
         rows = [{"text": f"{w} {n}", "label": w} for n in range(8) for w in ("up", "down")]
         (tmp_path / f"p{k}.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     fed = fedfm.replace(
         fedfm.recipe_of("quickstart"),
         data=Files(str(tmp_path / "*.jsonl"), test_fraction=0.25, labels=("down", "up")),
-        uplink=SecAgg(),
     )
-    assert any("test" in p.what for p in check(fed))
-    assert check(fedfm.replace(fed, evaluate=HeldOut(where="parties"))) == []
-    told = exposure(fedfm.replace(fed, evaluate=HeldOut(where="parties")))
-    assert told["test"].sort == "public" and "in no account" in told["scores"].why
+    there = fedfm.replace(fed, evaluate=HeldOut(where="parties"))
+    assert check(there) == [] and exposure(there)["test"].sort == "public"
+    (moved,) = check(
+        fedfm.replace(fed, uplink=SecAgg())
+    )  # a share of every party's rows would be the server's
+    (told,) = check(fedfm.replace(there, uplink=SecAgg()))  # no row, but each party's score in clear
+    assert "(test)" in moved.what and "(own scores)" in told.what and "test_path" in told.fix
 
 
 def test_page_and_table_show_every_party(tmp_path: Path) -> None:

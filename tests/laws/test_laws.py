@@ -15,7 +15,7 @@ from fedfm.cards.registry import knob, load, methods, recipes
 from fedfm.checks.rules import check
 from fedfm.config import plain as config
 from fedfm.config.text import dump, parse
-from fedfm.core.combine import ByClient, ByPath, Pipe
+from fedfm.core.combine import ByPath, Pipe
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.federation import Federation
 from fedfm.core.message import Message
@@ -41,6 +41,7 @@ from fedfm.efficiency.communication.codec.topk import TopK
 from fedfm.efficiency.communication.submodel.heterofl import HeteroFL
 from fedfm.efficiency.training.fedprox import FedProx
 from fedfm.efficiency.training.local import Local
+from fedfm.efficiency.training.personal.by_client import ByClient
 from fedfm.engines.pace import Buffered, Quorum, Speed
 from fedfm.incentives.selection.uniform import Uniform
 from fedfm.laws.reduction import parsed, target

@@ -18,7 +18,7 @@ from fedfm.config.plain import from_config
 from fedfm.config.record import digest, to_config
 from fedfm.config.setup import Setup
 from fedfm.config.text import load
-from fedfm.core.combine import ByClient, Pipe
+from fedfm.core.combine import Pipe
 from fedfm.core.errors import ConfigError, ResumeError
 from fedfm.core.federation import Federation, replace
 from fedfm.core.message import Message
@@ -26,6 +26,7 @@ from fedfm.efficiency.communication.codec.error_feedback import ErrorFeedback
 from fedfm.efficiency.communication.codec.topk import TopK
 from fedfm.efficiency.training.fedprox import FedProx
 from fedfm.efficiency.training.local import Local
+from fedfm.efficiency.training.personal.by_client import ByClient
 from fedfm.efficiency.training.servers import Apply
 from fedfm.engines.inprocess import InProcess
 from fedfm.engines.processes import Processes

@@ -260,6 +260,7 @@ def test_dir_shows_every_method_and_every_name_is_there() -> None:
 
 
 @pytest.mark.slow  # a type checker over the whole package
+@pytest.mark.timeout(3600)
 def test_types_are_known(tmp_path: Path) -> None:
     pytest.importorskip("mypy")
     (tmp_path / "use.py").write_text(

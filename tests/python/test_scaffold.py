@@ -45,7 +45,8 @@ def module_of(path: Path) -> ModuleType:
 
 
 @pytest.mark.parametrize(
-    "slot", sorted(set(BODIES) - {"tuning", "data", "task", "partition", "speed", "schedule", "audit"})
+    "slot",
+    sorted(set(BODIES) - {"tuning", "data", "task", "partition", "speed", "link", "schedule", "audit"}),
 )
 def test_it_fills_its_slot_and_runs(slot: str, tmp_path: Path) -> None:
     spec = made(slot, tmp_path)()
@@ -77,7 +78,7 @@ def test_parts_of_slots_run_in_theirs(tmp_path: Path) -> None:
     assert made("audit", tmp_path)().run(None, None)["meaning"]
     data = Digits(train_rows=30, test_rows=10, partition=partition)
     fed = fedfm.Federation(ImageClassification(channels=(2,)), data, engine=InProcess(), rounds=1)
-    fed = replace(fed, pace=AllArrive(speed=speed))
+    fed = replace(fed, pace=AllArrive(speed=speed, links={"party-*": made("link", tmp_path)(latency_s=0.5)}))
     assert fedfm.run(fed, out=tmp_path / "run").summary["parties"].keys() == {f"party-{i}" for i in range(3)}
     assert set(data.open(0).ids) == set(Digits(train_rows=30, partition=Iid(parties=3)).open(0).ids)
 

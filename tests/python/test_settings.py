@@ -16,12 +16,13 @@ from fedfm.config.configure import configure
 from fedfm.config.names import strange
 from fedfm.config.plain import from_config
 from fedfm.config.record import to_config
-from fedfm.core.combine import ByClient, ByPath
+from fedfm.core.combine import ByPath
 from fedfm.core.errors import ConfigError
 from fedfm.core.federation import Federation, replace
 from fedfm.core.tree import Layout
 from fedfm.efficiency.communication.codec.topk import TopK
 from fedfm.efficiency.training.local import Local
+from fedfm.efficiency.training.personal.by_client import ByClient
 from fedfm.efficiency.training.scaffold import Scaffold, ScaffoldServer
 from fedfm.engines.pace import AllArrive, Quorum, Speed
 from fedfm.incentives.auction.proportional_share import ProportionalShare

@@ -72,7 +72,7 @@ def lawful(module: types.ModuleType) -> None:
 
 
 def test_every_block_is_tried() -> None:
-    assert set(BLOCKS) == {"guided", "offer", "blend", "carry", "worst", "rings", "biases"}
+    assert set(BLOCKS) == {"guided", "offer", "blend", "carry", "worst", "rings", "biases", "strides"}
     assert PAGE.count("```python") == len(BLOCKS)
 
 
@@ -130,6 +130,14 @@ def test_an_evaluator_and_a_data_set(taught: Taught) -> None:
     assert check(fed) == []
     metrics = laws.play(fed).records[-1]["metrics"]
     assert metrics["loss/worst"] == max(metrics["loss/low"], metrics["loss/high"]) > metrics["loss"]
+
+
+def test_an_audit(taught: Taught, tmp_path: Path) -> None:
+    lawful(module := taught("strides"))
+    fedfm.run(quadratics(), out=tmp_path / "run", keep_rounds=1)
+    found = fedfm.audit(tmp_path / "run", module.Strides(), quadratics())
+    assert list(found["cases"]) == ["rounds 0 to 1", "rounds 1 to 2"]
+    assert all(case["moved"] > 0 for case in found["cases"].values())
 
 
 def test_a_tuning(taught: Taught, tmp_path: Path) -> None:

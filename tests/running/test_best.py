@@ -150,6 +150,23 @@ def test_an_extended_run_is_the_run_of_more_rounds(rounds: int, every: int, tmp_
         assert one[key] == two[key], key
 
 
+def test_history_and_trackers_see_the_validation_rows(tmp_path: Path) -> None:
+    class Tracker:
+        def __init__(self) -> None:
+            self.logged: list[Any] = []
+
+        def log(self, round: int, metrics: Any) -> None:
+            self.logged.append((round, metrics["loss"], metrics["validation/loss"]))
+
+        def close(self) -> None: ...
+
+    tracker = Tracker()
+    result = fedfm.run(straying(stop_after=2), out=tmp_path / "run", trackers=[tracker])
+    told = [(r["round"], r["metrics"]["loss"], r["validation"]["loss"]) for r in lines(result.folder)]
+    assert tracker.logged == told
+    assert [float(v) for v in result.history["validation/loss"]] == [v for _, _, v in told]
+
+
 def test_a_run_that_stopped_early_is_over(tmp_path: Path) -> None:
     fed = straying(stop_after=2)
     result = fedfm.run(fed, out=tmp_path / "run")

@@ -10,6 +10,7 @@ import fedfm
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_federated_beats_parties_alone(seed: int, tmp_path: Path) -> None:
     metric = fedfm.run("quickstart", seed=seed, baselines="local,pooled", out=tmp_path / "run").metric
@@ -19,6 +20,7 @@ def test_federated_beats_parties_alone(seed: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_saved_adapter_scores_as_the_run_reported(tmp_path: Path) -> None:
     """`model/` alone (plain PEFT adapter and head) gives the accuracy that the summary states."""
     from fedfm.data.wordnet_topics import WordnetTopics

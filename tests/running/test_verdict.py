@@ -71,8 +71,10 @@ def test_a_model_that_is_not_finite_and_a_score_that_is_no_number_fail() -> None
     lines = [{"round": r, "metrics": {"loss": 1.0}} for r in range(3)]
     assert judge(records=lines, **whole).status == "finished"
     assert "not finite" in judge(records=lines, finite=False, **whole).reasons[0]
-    lines[-1]["metrics"] = {"loss": float("nan")}
-    assert judge(records=lines, **whole).status == "failed"
+    for no_number in (float("nan"), float("inf"), None):  # the records write null for both
+        lines[-1]["metrics"] = {"loss": no_number}
+        found = judge(records=lines, **whole)
+        assert found.status == "failed" and "cannot be scored" in found.reasons[0]
     lines[-1]["metrics"] = {}
     assert judge(records=lines, **whole).reasons == (
         "the model was never scored: there is no test row with a loss",

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fedfm.core.combine import ByClient, ByPath, Pipe
+from fedfm.core.combine import ByPath, Pipe
 from fedfm.efficiency.communication.coarse.natural import Natural
 from fedfm.efficiency.communication.coarse.terngrad import TernGrad
 from fedfm.efficiency.communication.codec.error_feedback import ErrorFeedback
@@ -17,6 +17,7 @@ from fedfm.efficiency.computation.split.splitfed import SplitFed, SplitFedServer
 from fedfm.efficiency.training.drift.rolora import RoLoRA
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.lora_exact import FedExLoRA
+from fedfm.efficiency.training.personal.by_client import ByClient
 from fedfm.efficiency.training.personal.ifca import IFCA, ClusterMean
 from fedfm.efficiency.training.scaffold import Scaffold
 from fedfm.efficiency.training.servers import Apply

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from fedfm.checks.rules import check
-from fedfm.core.combine import ByClient, ByPath, Pipe
+from fedfm.core.combine import ByPath, Pipe
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ConfigError
-from fedfm.core.federation import replace
+from fedfm.core.federation import Federation, replace
 from fedfm.core.fold import Fold
+from fedfm.core.loop import Run
 from fedfm.core.message import Message
 from fedfm.core.protocols import Wire
 from fedfm.core.tree import Layout
@@ -42,11 +43,14 @@ from fedfm.efficiency.training.hierarchy import Edges
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.majority_vote import MajorityVote
 from fedfm.efficiency.training.mean import Mean
+from fedfm.efficiency.training.personal.by_client import ByClient
 from fedfm.efficiency.training.personal.fedrep import FedRep
 from fedfm.efficiency.training.personal.ifca import IFCA, ClusterMean
 from fedfm.efficiency.training.scaffold import Scaffold
 from fedfm.efficiency.training.servers import Apply
 from fedfm.engines.pace import Buffered, Quorum
+from fedfm.incentives.contribution.datainf import DataInf
+from fedfm.incentives.selection.power_of_choice import PowerOfChoice
 from fedfm.laws.homes import factored, play
 from fedfm.trust.privacy.mechanism.discrete_gaussian import DiscreteGaussian
 from fedfm.trust.privacy.mechanism.gaussian import ClipNoise
@@ -251,6 +255,35 @@ def test_an_attack_that_knows_the_honest_needs_them() -> None:
     told = {i: Message(torch.tensor([1.0, -2.0])) for i in ("a", "b")}
     forged, _ = SignFlip(scale=3.0, omniscient=True).forge(told, frozenset(told), {}, Ctx(0))
     assert [m.x.tolist() for m in forged.values()] == [[-3.0, 6.0]] * 2  # a round without an honest party
+
+
+@pytest.mark.parametrize(
+    "fed",
+    [
+        POINTS,
+        replace(POINTS, select=PowerOfChoice(2)),
+        replace(POINTS, value=DataInf()),
+        replace(POINTS, **CLUSTERS),
+        replace(IMAGES, **SPLIT),
+    ],
+    ids=["plain", "asked", "valued", "clusters", "split"],
+)
+def test_a_model_that_one_update_broke_ends_no_run(fed: Federation) -> None:
+    """Finite and huge: every honest party's loss overflows from then on, and says so; no method is blamed."""
+
+    def broken(run: Run) -> None:
+        step = run._step
+
+        def huge(r: Any, messages: Any, ctx: Ctx) -> Any:
+            agg, server = step(r, messages, ctx)
+            return agg, server | {"w": server["w"].new_full(server["w"].shape, 3e38)}
+
+        run._step = huge  # type: ignore[method-assign]
+
+    played = play(replace(fed, rounds=3), around=broken)
+    assert len(played.records) == 4 and not played.records[1]["failed"]
+    said = {e.get("error") or e["reason"] for e in played.events if e["kind"] in ("failed", "refused")}
+    assert said and all("the loss of" in why or "not finite" in why for why in said), said
 
 
 def test_running_statistics_do_not_vote() -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from fedfm.running.inspection import example
 from torch.nn import functional
 
 import architectures as arch
@@ -22,6 +21,7 @@ from fedfm.efficiency.computation.tuning.full import Full
 from fedfm.efficiency.computation.tuning.lora import LoRA
 from fedfm.efficiency.training.local import Local
 from fedfm.engines.processes import Processes
+from fedfm.running.commands.inspection import example
 from fedfm.running.commands.tuned import export
 from fedfm.running.entry import run
 from fedfm.tasks import load_tuned

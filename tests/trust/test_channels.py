@@ -11,7 +11,7 @@ import torch
 
 from fedfm.checks.exposure import exposure, leaks
 from fedfm.checks.rules import check
-from fedfm.core.combine import ByClient, Pipe
+from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx
 from fedfm.core.errors import MethodFault
 from fedfm.core.federation import Federation
@@ -21,6 +21,7 @@ from fedfm.data.files import Files
 from fedfm.efficiency.training.drift.feddyn import FedDyn, FedDynServer
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.mean import Mean
+from fedfm.efficiency.training.personal.by_client import ByClient
 from fedfm.efficiency.training.personal.fedrep import FedRep
 from fedfm.efficiency.training.servers import Apply
 from fedfm.evaluation.by_party import ByParty

@@ -236,7 +236,8 @@ FIXES = {  # channel -> where it is mended, and how
     "server rows": ("data", "data.test_path=FILES that no party trains on"),
     "own scores": (
         "evaluate",
-        "evaluate=held-out with personal=false, and a client with one model for all; or drop the protection",
+        "evaluate=held-out with personal=false and where=server (data.test_path), and a client with one model for all; "
+        "or drop the protection",
     ),
     "validation": (
         "evaluate.stop_after",

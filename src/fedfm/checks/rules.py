@@ -15,6 +15,7 @@ from fedfm.checks import codes, protection
 from fedfm.checks.exposure import exposed
 from fedfm.checks.place import forks
 from fedfm.checks.ranges import ranges
+from fedfm.checks.stages import staged
 from fedfm.core.combine import Pipe, stages_of
 from fedfm.core.errors import Problem
 from fedfm.core.federation import Federation, readers
@@ -32,6 +33,7 @@ def check(fed: Federation) -> list[Problem]:
         _groups,
         _guided,
         _personal,
+        _architectures,
         protection.hidden_messages,
         protection.central_noise,
         _sub_models,
@@ -40,7 +42,8 @@ def check(fed: Federation) -> list[Problem]:
         _idle_switches,
         _place,
     )
-    return [problem for rule in rules for problem in rule(fed)]
+    found = [problem for rule in rules for problem in rule(fed)]
+    return [*found, *staged(fed, check)] if fed.stages else found
 
 
 def _pairs(fed: Federation) -> Iterator[Problem]:
@@ -122,6 +125,39 @@ def _guided(fed: Federation) -> Iterator[Problem]:
             "the server's own rows have nobody to talk to",
             f"drop aggregate={name_of(fed.aggregate)}, or take a client that does not converse",
         )
+
+
+def _architectures(fed: Federation) -> Iterator[Problem]:
+    """Parties of unlike architectures have no weights in common, only what their models say."""
+    if fed.task.whole == fed.client.mixed:
+        yield Problem(
+            "client",
+            f"{name_of(fed.client)} sends "
+            + (
+                "outputs of models"
+                if fed.task.whole
+                else "weights, and each party has an architecture of its own"
+            ),
+            "parties of task-by-client share no vector of weights, only what their models say of public rows",
+            "client=fedmd with task=task-by-client (a single rule '*' gives everybody one architecture)",
+        )
+    if fed.client.mixed and fed.pace.late == "keep":
+        yield Problem(
+            "pace",
+            f"{name_of(fed.pace)} lets work outlive its round",
+            f"{name_of(fed.client)} speaks of the public rows of one round; a mean with those of another says nothing",
+            "pace=synchronous, or quorum with late=cancel",
+        )
+    if not fed.task.whole and fed.serving.whole:
+        yield Problem(
+            "server",
+            f"{name_of(fed.serving)} keeps one model",
+            "there are as many as architectures",
+            "server=null",
+        )
+    if not fed.task.whole and fed.select.cuts:
+        what = f"{name_of(fed.select)} cuts sub-models out of one model"
+        yield Problem("select", what, "there are several", f"drop {name_of(fed.select)}")
 
 
 def _personal(fed: Federation) -> Iterator[Problem]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,15 @@ from fedfm.config.compose import Composition, resolved
 from fedfm.config.marker import live, plain_scalar
 from fedfm.config.plain import from_config
 from fedfm.config.setup import Setup
+from fedfm.config.stages import joined
 from fedfm.core.errors import ConfigError, Problem
-from fedfm.core.federation import Federation
+from fedfm.core.federation import SHARED, Federation
 from fedfm.data.arrays import as_source
 from fedfm.models import catalog
 
 
 def configure(
-    what: str | Path | Mapping[str, Any] | Federation | Setup,
+    what: str | Path | Mapping[str, Any] | Federation | Sequence[Federation] | Setup,
     settings: str | Iterable[str] | Mapping[str, Any] = (),
     *,
     rounds: int | None = None,
@@ -62,6 +63,8 @@ def configure(
 def _begin(what: Any) -> tuple[Composition, str | None]:
     if isinstance(what, Setup):
         return _begin(what.fed)[0], what.recipe
+    if isinstance(what, list | tuple) and what and all(isinstance(f, Federation) for f in what):
+        what = joined(what)
     if isinstance(what, Federation):
         made = Composition(what)
         made.config["data"] = given(what.data)
@@ -69,7 +72,7 @@ def _begin(what: Any) -> tuple[Composition, str | None]:
     if isinstance(what, Mapping):
         return _resolved(what)
     if not isinstance(what, str | Path):
-        why = "a recipe's name, a YAML file, a mapping or a Federation is expected"
+        why = "a recipe's name, a YAML file, a mapping, a Federation or a list of these is expected"
         raise ConfigError([Problem("run", f"{type(what).__name__} cannot be run", why, "give one of these")])
     if str(what) in recipes() or not (Path(what).suffix in (".yaml", ".yml") or Path(what).is_file()):
         return _resolved({"recipe": str(what)})  # an unknown name raises, and names the nearest
@@ -103,10 +106,17 @@ def given(value: Any) -> Any:
     raise ConfigError([Problem("data", what, why, "for arrays: {party: (x, y)}; for files: their paths")])
 
 
+_PATHS = (("data", "path"), ("data", "test_path"), ("task", "model"), ("task", "start"))
+
+
 def _anchor(made: Composition) -> None:
     """Paths that exist from here become absolute: a run is resumed, and its model loaded, from anywhere."""
-    for slot, key in (("data", "path"), ("data", "test_path"), ("task", "model"), ("task", "start")):
-        spec = made.config.get(slot)
+    stages = [(f"stages.{k}.", node) for k, node in enumerate(made.config.get("stages") or ())]
+    for slot, key, (at, node) in (
+        *((slot, key, ("", made.config)) for slot, key in _PATHS),
+        *((slot, key, stage) for slot, key in _PATHS if slot not in SHARED for stage in stages),
+    ):
+        spec = node.get(slot) if isinstance(node, dict) else getattr(node, slot, None)
         value = spec.get(key) if isinstance(spec, dict) else getattr(spec, key, None)
         several = [value] if isinstance(value, str | Path) else value
         if not isinstance(several, list | tuple) or not all(isinstance(v, str | Path) for v in several):
@@ -115,7 +125,7 @@ def _anchor(made: Composition) -> None:
             continue  # a packaged model wins over a folder of its name
         placed = [_absolute(str(v)) for v in several]
         if placed != list(several):
-            made.put(f"{slot}.{key}", placed[0] if isinstance(value, str | Path) else placed)
+            made.put(f"{at}{slot}.{key}", placed[0] if isinstance(value, str | Path) else placed)
 
 
 def _absolute(path: str) -> str:

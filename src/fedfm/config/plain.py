@@ -23,6 +23,7 @@ from fedfm.config.hints import misspelt
 from fedfm.config.limits import out_of_range, unfit
 from fedfm.config.marker import live, plain_scalar, refusal
 from fedfm.config.record import digest, to_config
+from fedfm.config.stages import completed
 from fedfm.core.combine import Pipe
 from fedfm.core.errors import ConfigError, Problem, nearest
 from fedfm.core.federation import Federation
@@ -35,7 +36,7 @@ _SCALARS: dict[Any, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int
 def from_config(config: Mapping[str, Any]) -> Federation:
     """Build the federation; raises ConfigError with every problem found."""
     problems: list[Problem] = []
-    fed: Federation = _fields(Federation, config, "", problems)
+    fed: Federation = _fields(Federation, completed(config, problems), "", problems)
     if problems:
         raise ConfigError(misspelt(problems, config))
     return fed
@@ -58,6 +59,8 @@ def build(hint: Any, value: Any, where: str, problems: list[Problem], slot: str 
         and specs[0] not in (Task, Client, Aggregator)
     ):
         return specs[0]()
+    if Federation in specs and isinstance(value, Mapping):  # a stage
+        return _fields(Federation, value, where, problems)
     if isinstance(value, list | tuple) and Wire in specs:
         return Pipe(*(build(Wire, stage, f"{where}.{i}", problems, "wire") for i, stage in enumerate(value)))
     if isinstance(value, dict) and isinstance(value.get("object"), str):

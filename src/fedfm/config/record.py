@@ -11,7 +11,7 @@ from typing import Any
 from fedfm.cards.registry import registered
 from fedfm.config.marker import fingerprint, live, marker, plain_scalar
 from fedfm.core.combine import Pipe
-from fedfm.core.federation import Federation
+from fedfm.core.federation import SHARED, Federation
 
 
 def to_config(value: Any) -> Any:
@@ -27,7 +27,8 @@ def to_config(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: _field(f, getattr(value, f.name)) for f in dataclasses.fields(value) if f.init}
         if type(value) is Federation:
-            return fields
+            own = [{k: v for k, v in s.items() if k not in SHARED} for s in fields.pop("stages")]
+            return fields | ({"stages": own} if own else {})
         if (name := registered(type(value))) is not None:
             return {"name": name, **fields}
         return {"object": f"{type(value).__module__}:{type(value).__qualname__}", **fields}

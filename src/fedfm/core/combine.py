@@ -1,4 +1,4 @@
-"""Four combinators and no fifth: `Pipe`, *wrap* (same protocol in and out), `ByPath`, `ByClient`."""
+"""Combinators of wires, `Pipe` and `ByPath`, and what all combinators share. (*wrap* is in `around.py`.)"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
 from fedfm.core.message import DTYPES, Message
-from fedfm.core.protocols import Bound, Client, Replies, Say, Server, State, Wire
+from fedfm.core.protocols import Bound, Replies, Say, State, Wire
 from fedfm.core.tree import Entry, Layout
 
 
@@ -22,7 +22,7 @@ def _fact(of: Callable[[Iterable[Any]], Any], name: str) -> Any:
     return property(lambda self: of(getattr(s, name) for s in self.stages))
 
 
-def _union(sets: Iterable[frozenset[str]]) -> frozenset[str]:
+def union(sets: Iterable[frozenset[str]]) -> frozenset[str]:
     return frozenset[str]().union(*sets)
 
 
@@ -57,7 +57,7 @@ class Pipe(Wire):
     linear, unbiased, lossless = (_fact(all, name) for name in ("linear", "unbiased", "lossless"))
     takes = property(lambda self: self.stages[0].takes if self.stages else "any")
     makes = property(lambda self: "codes" if any(s.makes == "codes" for s in self.stages) else "values")
-    needs, info, covers = (_fact(_union, name) for name in ("needs", "info", "covers"))
+    needs, info, covers = (_fact(union, name) for name in ("needs", "info", "covers"))
     least = property(lambda self: max([1, *(s.least for s in self.stages)]))
 
     def gives(self, layout: Layout) -> Layout | None:
@@ -130,7 +130,7 @@ def below(side: Mapping[str, Tensor], prefix: int | str) -> dict[str, Tensor]:
 _TYPES = list(DTYPES)
 
 
-def _first(patterns: Iterable[str], name: str, rule: str) -> str:
+def first(patterns: Iterable[str], name: str, rule: str) -> str:
     """The first pattern that matches."""
     for pattern in patterns:
         if fnmatch.fnmatchcase(name, pattern):
@@ -158,7 +158,7 @@ class ByPath(Wire):
     def _groups(self, layout: Layout) -> list[tuple[str, Wire, list[Entry]]]:
         groups: dict[str, list[Entry]] = {p: [] for p in self.rules}
         for e in layout.entries:
-            groups[_first(self.rules, e.name, "by-path")].append(e)
+            groups[first(self.rules, e.name, "by-path")].append(e)
         return [(p, self.rules[p], entries) for p, entries in groups.items() if entries]
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
@@ -198,64 +198,3 @@ class ByPath(Wire):
             for name, view in sub.views(y).items():
                 views[name].copy_(view)
         return out, state
-
-
-@method("by-client", slot="client", section="core")
-@dataclass(frozen=True)
-class ByClient(Client):
-    """Other clients for other parties: `{"party-0": FedProx(), "*": Local()}`; the first pattern that matches wins."""
-
-    rules: Mapping[str, Client] = knob(
-        factory=dict, doc="pattern of parties -> client", names=("parties", "")
-    )
-
-    @property
-    def dialect(self) -> str:  # type: ignore[override]
-        return " and ".join(sorted({c.dialect for c in self.rules.values()}))
-
-    @property
-    def makes(self) -> str:
-        return " and ".join(sorted({c.makes for c in self.rules.values()}))
-
-    @property
-    def per_step(self) -> int:
-        return max(c.per_step for c in self.rules.values())
-
-    @property
-    def info(self) -> frozenset[str]:  # type: ignore[override]
-        return _union(c.info for c in self.rules.values())
-
-    @property
-    def needs(self) -> frozenset[str]:  # type: ignore[override]
-        return _union(c.needs for c in self.rules.values())
-
-    remembers = property(lambda self: any(c.remembers for c in self.rules.values()))
-    alternates = property(lambda self: any(c.alternates for c in self.rules.values()))
-    exact = property(lambda self: tuple(sorted({n for c in self.rules.values() for n in c.exact})))
-
-    def feasible(self, parties: int, bound: Bound) -> str:
-        return next((why for c in self.rules.values() if (why := c.feasible(parties, bound))), "")
-
-    def server_half(self) -> Server | None:
-        return next((half for c in self.rules.values() if (half := c.server_half()) is not None), None)
-
-    def alone(self) -> Client:
-        return ByClient({p: c.alone() for p, c in self.rules.items()})
-
-    def steps_for(self, rows: int) -> int:
-        return max(c.steps_for(rows) for c in self.rules.values())
-
-    def gives(self, layout: Layout) -> Layout:
-        if len(given := {c.gives(layout) for c in self.rules.values()}) != 1:
-            raise ValueError("by-client: all clients of one federation must give messages of one layout")
-        return given.pop()
-
-    def work(self, brief: Message, data: Any, state: State, ctx: Ctx, bound: Any) -> Any:
-        return self.of(ctx.client).work(brief, data, state, ctx, bound)
-
-    def own(self, brief: Message, state: State, ctx: Ctx, bound: Any) -> Tensor:
-        return self.of(ctx.client).own(brief, state, ctx, bound)
-
-    def of(self, party: str) -> Client:
-        """The client of one party."""
-        return self.rules[_first(self.rules, party, "by-client")]

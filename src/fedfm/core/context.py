@@ -129,7 +129,11 @@ class Ctx:
     simulated: bool = True
     brief: str = ""  # digest of the model that this party was given; masks are bound to it
     path: str = ""
-    horizon: int = 0  # rounds of the whole run: schedules and calibrated noise belong to it
+    horizon: int = 0  # rounds that schedules are made for: those of this stage (most runs have one)
+    since: int = 0  # rounds of the stages before
+    public: Any = field(
+        default=None, repr=False, compare=False
+    )  # at a party: gives the rows that everybody sees, encoded
     unseen: bool = False  # cohorts are drawn from the operating system
     house: Any = field(
         default=None, repr=False, compare=False

@@ -25,10 +25,16 @@ from fedfm.core.protocols import (
     Wire,
 )
 
+SHARED = ("data", "seed", "threads", "device", "engine")  # of a run: all of its stages have them in common
+
 
 @dataclass(frozen=True)
 class Federation:
-    """Every slot of a federation; all but `task` and `data` have a default."""
+    """Every slot of a federation; all but `task` and `data` have a default.
+
+    With `stages` it is the last one of a run of several: each begins from the model of the one before, with states of
+    its own; what is SHARED is that of the last. Rounds are numbered through.
+    """
 
     task: Task = knob(doc="foundation model, tuning and objective")
     data: Any = knob(doc="who holds what")
@@ -61,7 +67,29 @@ class Federation:
     )
     device: str = knob("auto", "auto, cpu or cuda")
 
+    stages: tuple[Federation, ...] = knob((), "federations that run before this one, as a warm start")
+
     simulated = True  # a real party's process says otherwise
+
+    def __post_init__(self) -> None:
+        shared = {k: getattr(self, k) for k in SHARED}
+        flat = (part for s in self.stages for part in (*s.stages, s))
+        object.__setattr__(self, "stages", tuple(replace(s, **shared, stages=()) for s in flat))
+
+    @property
+    def each(self) -> tuple[Federation, ...]:
+        """All stages in order, this one last; each knows those before it."""
+        return *(replace(s, stages=self.stages[:k]) for k, s in enumerate(self.stages)), self
+
+    @property
+    def since(self) -> int:
+        """Rounds of the stages before."""
+        return sum(s.rounds for s in self.stages)
+
+    @property
+    def last(self) -> int:
+        """The number of rounds done after which this stage ends."""
+        return self.since + self.rounds
 
     @property
     def span(self) -> int:

@@ -41,19 +41,29 @@ STATEFUL = ("aggregate", "adversary", "detect", "value", "reward")  # the select
 class Run:
     """A federation in motion: the loop, its checkpoints and its ledger, under `folder`. It holds no party's rows."""
 
-    def __init__(self, fed: Federation, folder: Path, home: Home, engine: Engine, resume: bool = False):
+    def __init__(
+        self,
+        fed: Federation,
+        folder: Path,
+        home: Home,
+        engine: Engine,
+        resume: bool = False,
+        before: RunState | None = None,
+    ):
+        """`before`: the state in which the stage before ended; what it counted goes on, all else starts anew."""
         self.fed, self.folder, self.home, self.engine = fed, folder, home, engine
         self.bound: Bound = home.bound
         self.parties = home.parties
-        self.ctx0 = Ctx(fed.seed, simulated=fed.simulated, horizon=fed.span)
+        self.ctx0 = Ctx(fed.seed, simulated=fed.simulated, horizon=fed.span, since=fed.since)
         self.malicious = fed.adversary.members(tuple(self.parties), self.ctx0)
         self.layout = fed.client.gives(self.bound.layout)
         state = latest(folder) if resume else None
         if state is None:
             state = RunState(server=fed.serving.init(self.bound, self.ctx0), slots=self._slots())
+            state = state if before is None else before.succeeded(state)
         self.state, self.books = state, Books(folder, state)
         self.best = Best(fed.evaluate, self.bound.objective, folder)
-        self.best.see(read(self.books.metrics.path))
+        self.best.see(r for r in read(self.books.metrics.path) if not fed.since or r["round"] > fed.since)
         self.briefs = Briefs(fed, self.bound, state, self.books.receivers)
         self.hub = Hub(fed, engine, self.bound)
         self.hub.accept, self.hub.epoch = self._check_upload, self._epoch
@@ -68,7 +78,7 @@ class Run:
             ctx = self.ctx0.at(events=[])
             yield self._commit({"round": 0} | scoring.of_run(self, ctx), list(ctx.drain()))
         stop = self._overspent([]) or self.best.stale(st.round)
-        while st.round < fed.rounds and not stop:
+        while st.round < fed.last and not stop:
             r = self._round()
             try:
                 self._begin(r)
@@ -90,7 +100,7 @@ class Run:
             stop = self._overspent(r.ctx.events or [])
             record: dict[str, Any] = {"round": st.round, "clients": len(r.kept), "planned": len(r.plan.jobs)}
             record |= {"clock": st.clock, "failed": r.failed}
-            if st.round % fed.evaluate.every == 0 or st.round == fed.rounds or stop:
+            if st.round % fed.evaluate.every == 0 or st.round == fed.last or stop:
                 record |= scoring.of_run(self, r.ctx)
                 self.best.see([record])
                 stop = stop or self.best.stale(st.round)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from fedfm.core.context import Ctx
@@ -24,7 +24,8 @@ Replaced = tuple[str, set[int], int]  # a party whose states moved, the versions
 class RunState:
     """All that the server must remember between rounds; one file a round."""
 
-    round: int = 0
+    stage: int = 0
+    round: int = 0  # numbered through all stages
     attempt: int = 0
     clock: float = 0.0  # simulated seconds
     epoch: int = 0  # sessions begun so far, those of dead attempts included
@@ -40,6 +41,11 @@ class RunState:
     briefs: dict[str, State] = field(default_factory=dict)  # what they started from, by version and terms
     ledger: int = 0  # committed bytes
     metrics: int = 0
+
+    def succeeded(self, fresh: RunState) -> RunState:
+        """The first state of the next stage: `fresh`, and what is counted through."""
+        counted = {k: vars(self)[k] for k in ("round", "attempt", "clock", "epoch", "ledger", "metrics")}
+        return replace(fresh, stage=self.stage + 1, **counted)
 
     def save(self, path: Path) -> None:
         plain = vars(self) | {"busy": {i: asdict(j) for i, j in self.busy.items()}}

@@ -11,7 +11,7 @@ import itertools
 import time
 from collections.abc import Generator
 from dataclasses import replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,7 +19,7 @@ import torch
 from fedfm.cards.registry import name_of
 from fedfm.core import scoring
 from fedfm.core.combine import Pipe
-from fedfm.core.context import Ctx
+from fedfm.core.context import Ctx, Terms
 from fedfm.core.errors import ClientFailed, MethodFault
 from fedfm.core.fold import weights_behind
 from fedfm.core.home import Home
@@ -46,32 +46,29 @@ class Guard:
     def __init__(self, fed: Federation, bound: Bound, parties: Any, store: Store):
         self.fed, self.bound, self.parties, self.store = fed, bound, parties, store
         self.data, self.tests = cache(self._data), cache(self._tests)  # encoded once
+        self.public: Any = cache(self._public)  # once an architecture
         self.checks = cache(self._checks)
 
     def _data(self, client: str) -> Any:
         """A party's training data, or everybody's."""
-        return self.bound.encode(self.parties.pooled() if client == POOLED else self.parties.train(client))
+        rows = self.parties.pooled() if client == POOLED else self.parties.train(client)
+        return self.bound.at(client, Terms()).encode(rows)
 
     def _tests(self, client: str) -> Any:
         """A party's own test rows."""
-        return self.bound.encode(self.parties.test(client))
+        return self.bound.at(client, Terms()).encode(self.parties.test(client))
+
+    def _public(self, bound: Any) -> Any:
+        """The rows that everybody sees."""
+        return bound.encode(self.parties.public())
 
     def _checks(self, client: str) -> Any:
         """Rows that a party keeps to find the best round by."""
-        return self.bound.encode(self.parties.validation(client))
+        return self.bound.at(client, Terms()).encode(self.parties.validation(client))
 
     def run(self, job: Job, brief: Message) -> Generator[Said, Message, None]:
         """The session of `job`."""
-        ctx = Ctx(
-            self.fed.seed,
-            job.round,
-            job.attempt,
-            job.id,
-            job.terms,
-            simulated=self.fed.simulated,
-            horizon=self.fed.span,
-            events=[],
-        )
+        ctx = self.context(job)
         kinds = {
             "train": self._train,
             "ask": self._ask,
@@ -80,6 +77,13 @@ class Guard:
             "visit": self._visit,
         }
         return words(job, kinds[job.kind](job, brief, ctx), ctx)
+
+    def context(self, job: Job) -> Ctx:
+        """What a session of `job` knows."""
+        fed = self.fed
+        ctx = Ctx(fed.seed, job.round, job.attempt, job.id, job.terms, simulated=fed.simulated, events=[])
+        bound = self.bound.at(job.id, Terms())
+        return ctx.at(horizon=fed.span, since=fed.since, public=partial(self.public, bound))
 
     @cached_property
     def weighed(self) -> bool:
@@ -180,27 +184,39 @@ class Guard:
     def _ask(self, job: Job, brief: Message, ctx: Ctx) -> Talk:
         slot: Any = {"select": self.fed.select, "aggregate": self.fed.aggregate, "value": self.fed.value,
                      "server": self.fed.serving, "detect": self.fed.detect, "reward": self.fed.reward}[job.case]  # fmt: skip
-        answer = replace(slot.answer(brief, self.data(job.id), ctx, self.bound), sender=job.id)
+        bound = self.bound.at(job.id, Terms())
+        answer = replace(slot.answer(brief, self.data(job.id), ctx, bound), sender=job.id)
         ctx.note(events.Bytes("talk", answer.nbytes, {}))
         yield Say("answer", answer, last=True)
 
     def _alone(self, job: Job, brief: Message, ctx: Ctx) -> Talk:
-        """A baseline: train without the others; the message is the model."""
+        """A baseline: train without the others; the message is the model, or its score where each party has its own."""
+        bound, fed = self.bound.at(job.id, Terms()), self.fed
+        brief = brief if fed.task.whole else replace(brief, x=bound.init)
         with ctx.ambient():
-            out = self.fed.client.alone().work(brief, self.data(job.id), {}, ctx, self.bound)
-        assert isinstance(out, tuple), "what a party runs alone does not converse"
-        ctx.drain()
-        yield Say("model", Message(self.bound.read(), "weights", sender=job.id), last=True)
+            out = fed.client.alone().work(brief, self.data(job.id), {}, ctx, bound)
+            assert isinstance(out, tuple), "what a party runs alone does not converse"
+            ctx.drain()
+            m = Message(bound.read(), "weights", sender=job.id)
+            if not fed.serving.whole and job.id != POOLED:
+                m = scoring.tell(fed.evaluate.measure(self.tests(job.id), bound))
+        yield Say("model", m, last=True)
 
     def _own(self, job: Job, brief: Message, ctx: Ctx) -> Talk:
         """Score what this party would use, on its own test or validation rows."""
-        kept = self.store.load(job.id, job.base)
+        bound = self.own(job, brief, ctx)
+        with ctx.ambient():
+            rows = self.checks(job.id) if job.case == VALIDATION else self.tests(job.id)
+            scores = self.fed.evaluate.measure(rows, bound)
+        yield Say("score", scoring.tell(scores), last=True)
+
+    def own(self, job: Job, brief: Message, ctx: Ctx) -> Bound:
+        """The model that this party would use, loaded."""
+        kept, bound = self.store.load(job.id, job.base), self.bound.at(job.id, Terms())
         brief, _ = self._opened(brief, kept.get("down", {}), ctx, self.bound)
         with ctx.ambient():
-            self.bound.load(self.fed.client.own(brief, kept.get("client", {}), ctx, self.bound))
-            rows = self.checks(job.id) if job.case == VALIDATION else self.tests(job.id)
-            scores = self.fed.evaluate.measure(rows, self.bound)
-        yield Say("score", scoring.tell(scores), last=True)
+            bound.load(self.fed.client.own(brief, kept.get("client", {}), ctx, bound))
+        return bound
 
     def _visit(self, job: Job, brief: Message, ctx: Ctx) -> Talk:
         """Score the model that is given on this party's own test rows: its sums leave, its rows do not."""

@@ -79,7 +79,7 @@ def schedule(fed: Federation, parties: int, rounds: int | None = None) -> tuple[
     ctx, pool = Ctx(fed.seed, unseen=unseen(fed)), {f"party-{i}": 1 for i in range(parties)}
     state, found = fed.select.init(pool, ctx), []
     for t in range(rounds):
-        plan, state = fed.select.select(pool, state, ctx.at(round=t), {})
+        plan, state = fed.select.select(pool, state, ctx.at(round=fed.since + t), {})
         found.append({**({"secret": False} if ctx.unseen else {}), **plan.sampling})
     return tuple(found)
 
@@ -95,11 +95,19 @@ def always(fed: Federation) -> bool:
 
 
 def planned(fed: Federation, parties: int) -> Federation:
-    """The federation with every epsilon turned into the noise that it needs; `parties`: how many there are."""
-    stages = stages_of(fed.uplink)
-    if not any(s.accountant is not None for s in stages):
+    """The federation with every epsilon turned into the noise that it needs; `parties`: how many there are.
+
+    In a run of several stages an epsilon is the whole run's: each stage gets the noise that all rounds need.
+    """
+    if all(w.accountant is None for s in fed.each for w in stages_of(s.uplink)):
         return fed
-    draws = schedule(fed, parties, fed.span)
+    draws = tuple(d for s in fed.each for d in schedule(s, parties, s.span))
+    ready = tuple(_ready(s, draws) for s in fed.stages)
+    return _ready(fed if ready == fed.stages else replace(fed, stages=ready), draws)
+
+
+def _ready(fed: Federation, draws: Sequence[Sampling]) -> Federation:
+    stages = stages_of(fed.uplink)
     ready = tuple(s if s.accountant is None else s.accountant.planned(s, draws) for s in stages)
     return fed if ready == stages else replace(fed, uplink=ready[0] if len(ready) == 1 else Pipe(*ready))
 

@@ -316,6 +316,14 @@ class Reply(Kind):
 
 
 @dataclass(frozen=True)
+class Words(Kind):
+    """A text that was cut into words: a list of texts, or a list as JSON text."""
+
+    def clean(self, value: Any) -> tuple[str, ...]:
+        return tuple(Text(numbers=True).clean(v) for v in _listed(value, "a list of words"))
+
+
+@dataclass(frozen=True)
 class Tags(Kind):
     """A label for each token or word: a list, or a list as JSON text."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -37,7 +38,6 @@ from fedfm.core.protocols import (
     Wire,
 )
 from fedfm.core.session import Site
-from fedfm.core.spending import planned
 from fedfm.core.state import Store
 from fedfm.data.source import Parties, Shard
 from fedfm.efficiency.training.local import Local
@@ -45,7 +45,9 @@ from fedfm.evaluation.held_out import HeldOut
 from fedfm.laws.examples import knobs, turned
 from fedfm.ledger import file as ledger
 from fedfm.ledger.events import Line
+from fedfm.running.course.stages import Stages
 from fedfm.tasks.bound import BoundModule, Objective
+from fedfm.tasks.by_client import TaskByClient
 from fedfm.tasks.quadratic import Quadratic, Quadratics
 from fedfm.tasks.vision.image import ImageClassification
 
@@ -87,7 +89,8 @@ class Pictures:
         )
         held_out = (Shard("", tuple(row(k) for k in range(4))),)
         own = tuple(Shard(s.party, tuple(row(k) for k in range(2))) for s in shards)
-        return Parties(shards, held_out, labels=("0", "1"), own=own)
+        shown = Shard("public", tuple(row(k) for k in range(5)))
+        return Parties(shards, held_out, labels=("0", "1"), own=own, shown=shown)
 
 
 @dataclass(frozen=True)
@@ -154,6 +157,12 @@ def pictures(**slots: Any) -> Federation:
     return Federation(**base | slots)
 
 
+def mixed(**slots: Any) -> Federation:
+    """The pictures, where the first party has another network than the others."""
+    rules = {"party-0": ImageClassification(channels=(3,)), "*": ImageClassification(channels=(2, 4))}
+    return pictures(**{"task": TaskByClient(rules)} | slots)
+
+
 def factored(**slots: Any) -> Federation:
     """The quadratics with a product of two factors as their model."""
     return quadratics(**{"task": Factored()} | slots)
@@ -185,21 +194,23 @@ def play(
     resume: bool = False,
     around: Callable[[Run], None] = lambda run: None,
 ) -> Played:
-    """Run `fed` in `folder` (None: a temporary one); `around(run)` sees the run before its first round."""
+    """Run `fed` in `folder` (None: a temporary one); `around(run)` sees each stage's run before its first round."""
     if folder is None:
         with tempfile.TemporaryDirectory() as temporary:
             return play(fed, Path(temporary), resume=resume, around=around)
-    parties, engine = fed.data.open(fed.seed), fed.engine.make()
-    fed = planned(fed, len(parties.ids))
+    parties = fed.data.open(fed.seed)
     device = settled(fed) if fed.device == "cuda" else "cpu"
-    site = Site(fed, fed.task.open(parties, device), parties, Store(folder / "clients"))
-    engine.open(site)
-    try:
-        run = Run(fed, folder, site.home, engine, resume=resume)
-        around(run)
-        records = list(run.rounds())
-    finally:
-        engine.close()
+    store = Store(folder / "clients")
+    stages = Stages(
+        fed, folder, lambda part: Site(part, part.task.open(parties, device), parties, store), resume
+    )
+    stages.rehearse()
+    records: list[dict[str, Any]] = []
+    with contextlib.closing(iter(stages)) as each:
+        for stage in each:
+            run = stage.run
+            around(run)
+            records += run.rounds()
     events = folder / "events.jsonl"
     return Played(run, records, list(ledger.read(events)), ledger.digest(events))
 
@@ -285,7 +296,8 @@ def tries(spec: Any) -> Iterator[Federation]:
     if client is not None and client.makes not in ("delta", "weights"):
         halves["aggregate"] = _taker(client)
     split = isinstance(spec, Client | Server) and spec.dialect.startswith("split")
-    for make in (pictures, quadratics) if split else (quadratics, pictures, factored):
+    homes = (pictures, quadratics) if split else (quadratics, pictures, factored)
+    for make in (mixed,) if client is not None and client.mixed else homes:
         fed = make(**halves | {slot_of(spec): spec})
         if not fed.serving.whole and make is quadratics:
             fed = dataclasses.replace(fed, data=dataclasses.replace(fed.data, own_test=0.25))

@@ -18,6 +18,7 @@ from fedfm.checks.rules import check
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.errors import FedfmError
 from fedfm.core.federation import Federation
+from fedfm.core.job import Job
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregate, Client, Server
 from fedfm.core.state import freeze, thaw
@@ -47,18 +48,33 @@ def _still(home: Home, client: Client) -> None:
     hold(torch.equal(x, start), f"it moved by {float((x - start).abs().max()):g} without a step")
 
 
-@law(Client, when=lambda c: {"steps", "epochs"} <= knobs(c))
+@law(Client, when=lambda c: {"steps", "epochs"} <= knobs(c) and not c.mixed)
 def no_steps_no_change(client: Client, within: Federation | None) -> None:
     """With steps=0 the message is a zero difference (or the model that was sent)."""
     with tempfile.TemporaryDirectory() as folder:
         _still(opened(client, within, Path(folder)), turned(client, steps=0, epochs=None))
 
 
-@law(Client, when=lambda c: "lr" in knobs(c))
+@law(Client, when=lambda c: "lr" in knobs(c) and not c.mixed)
 def no_rate_no_change(client: Client, within: Federation | None) -> None:
     """With lr=0 the message is a zero difference (or the model that was sent)."""
     with tempfile.TemporaryDirectory() as folder:
         _still(opened(client, within, Path(folder)), turned(client, lr=0.0))
+
+
+@law(Client, when=lambda c: "lr" in knobs(c) and c.mixed)
+def no_rate_leaves_the_own_model(client: Client, within: Federation | None) -> None:
+    """With lr=0 the party's own model is the one that its task begins with, whatever its architecture."""
+    still = turned(client, lr=0.0)
+    with tempfile.TemporaryDirectory() as folder:
+        home = opened(still, within, Path(folder))
+        for id in home.ids[:2]:
+            _, version, error = home.session(id)
+            hold(not error, error)
+            job = Job("own", id, 0, base=version)
+            brief = home.fed.serving.brief(home.fed.serving.init(home.bound, Ctx(0)), Terms())
+            own = home.site.guard.own(job, brief, home.site.guard.context(job))
+            hold(torch.equal(own.read(), own.init), f"the model of {id} moved without a rate")
 
 
 @law(Client, when=lambda c: {"lr", "send"} <= knobs(c))
@@ -130,11 +146,12 @@ def what_it_runs_alone_needs_no_server(client: Client, within: Federation | None
         home = opened(client, within, Path(folder))
         alone = client.alone()
         hold(alone.dialect == "model", f"alone() speaks '{alone.dialect}'")
-        brief = Message(home.bound.init.clone(), "weights")
-        ctx = Ctx(3, client=home.ids[0], layout=home.bound.layout, events=[])
-        out = alone.work(brief, home.site.data(home.ids[0]), {}, ctx, home.bound)
+        bound = home.bound.at(home.ids[0], Terms())
+        brief = Message(bound.init.clone(), "weights")
+        ctx = home.site.guard.context(Job("alone", home.ids[0], 0)).at(layout=bound.layout)
+        out = alone.work(brief, home.site.data(home.ids[0]), {}, ctx, bound)
         hold(not inspect.isgenerator(out), "alone() converses")
-        hold(torch.equal(brief.x, home.bound.init), "it changed the brief in place")
+        hold(torch.equal(brief.x, bound.init), "it changed the brief in place")
 
 
 @law(Server)
@@ -145,12 +162,13 @@ def its_vectors_have_their_lengths(server: Server, within: Federation | None) ->
     state, agg, ctx = _stepping(home)
     for s in (state, server.step(state, agg, ctx)):
         hold(
-            server.model(s).shape == (home.bound.layout.size,),
+            not home.fed.task.whole or server.model(s).shape == (home.bound.layout.size,),
             f"the model has {tuple(server.model(s).shape)} values",
         )
         got, wanted = server.brief(s, Terms()).x.shape, server.gives(home.bound.layout).size
         hold(got == (wanted,), f"gives() declares {wanted} values, the brief has {tuple(got)}")
-    hold(torch.equal(server.model(state), home.bound.init), "it does not begin with the task's initial model")
+    same_start = not home.fed.task.whole or torch.equal(server.model(state), home.bound.init)
+    hold(same_start, "it does not begin with the task's initial model")
 
 
 @law(Server)
@@ -207,7 +225,7 @@ def _ends(layout: Layout, name: str) -> list[str]:
     return [e.name for e in layout.entries if e.name.rpartition("/")[2] == name]
 
 
-@law(Client)
+@law(Client, when=lambda c: not c.mixed)
 def it_trains_weights_alone(client: Client, within: Federation | None) -> None:
     """A residual and a statistic of the module come back as the module left them, bit for bit, decay or not."""
     tries = [client]

@@ -174,3 +174,15 @@ class Pay(Event):
 
     amount: float
     server = True
+
+
+@dataclass(frozen=True)
+class Stage(Event):
+    """A stage began (`stage`, from 1) from the model of the one before; `kept`: the share of what that one moved which its
+    tuning can say; `metrics`: the scores of the start."""
+
+    stage: int
+    kept: float
+    metrics: Mapping[str, float]
+    shows = ("stage",)
+    server = True

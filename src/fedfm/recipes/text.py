@@ -8,6 +8,7 @@ from fedfm.cards.registry import recipe
 from fedfm.core.federation import Federation, replace
 from fedfm.data.wordnet_topics import WordnetTopics
 from fedfm.efficiency.computation.tuning.lora import LoRA
+from fedfm.efficiency.computation.tuning.sparse import Sparse
 from fedfm.efficiency.training.adaptive import FedAdam
 from fedfm.efficiency.training.fedasync import FedAsync
 from fedfm.efficiency.training.fedbuff import FedBuff
@@ -165,3 +166,19 @@ def fedex_lora() -> Federation:
         client=dataclasses.replace(LOCAL, send="weights"),
         server=Apply(takes="weights"),
     )
+
+
+@recipe(
+    "slora",
+    section="IV.B",
+    survey=(44,),
+    atlas=("slora",),
+    paper="Babakniya et al., SLoRA: Federated Parameter Efficient Fine-Tuning of Language Models, 2023",
+)
+def slora() -> Federation:
+    """Two stages: a few entries of the weights are tuned, then LoRA from the singular vectors of what they have moved."""
+    lora = quickstart()
+    sparse = replace(
+        lora, task=SequenceClassification(model="minilm", tuning=Sparse(r=8), max_tokens=24), rounds=3
+    )
+    return replace(lora, stages=(sparse,), rounds=3)

@@ -12,7 +12,7 @@ from fedfm.report import outline, seeds
 from fedfm.report.drawing import paper
 from fedfm.report.drawing.blocks import Card, Tag
 from fedfm.report.rundir import Run, read_runs
-from fedfm.report.sections import audit, cohort, cost, learning, record, result, trust
+from fedfm.report.sections import audit, cohort, cost, learning, record, result, stages, trust
 from fedfm.report.sections.head import head
 from fedfm.report.sections.roles import tag
 
@@ -110,7 +110,7 @@ def _by_run(runs: Sequence[Run]) -> list[tuple[str, str, list[Card | None]]]:
     money = _row(runs, cohort.own_card, trust.value_card, trust.pay_card, trust.trouble_card)
     return [
         ("result", "Result", _result(runs)),
-        ("learning", "Learning", list(learning.cards(runs))),
+        ("learning", "Learning", [*learning.cards(runs), *_row(runs, stages.stages_card)]),
         ("parties", "Parties", [*grids, *money]),
         ("cost", "Cost", _row(runs, sent, cost.wire_card, spent)),
         ("privacy", "Privacy", _row(runs, trust.privacy_card, audit.audit_card)),

@@ -1,6 +1,7 @@
 """What a federated result is worth: each party alone, and all data in one place.
 
-`local`: every party trains alone for as many steps as it took in the federation's rounds; the mean of their scores.
+`local`: every party trains alone for as many steps as it took in the federation's rounds; the mean of their scores (each
+on its own test rows, where parties have models of their own).
 `pooled`: one owner of all data takes as many steps as the busiest party, each on a batch as large as all parties' together.
 So all three see the same number of examples in all, with the same local method and rate.
 """
@@ -13,12 +14,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from fedfm.core import scoring
 from fedfm.core.context import Terms
 from fedfm.core.errors import ConfigError, Problem, nearest
 from fedfm.core.job import POOLED, Job
 from fedfm.core.loop import Run
 from fedfm.core.message import Message
+from fedfm.core.protocols.scoring import means
 from fedfm.core.state import write
 from fedfm.running.record.folder import FORMAT, versioned, writing
 
@@ -43,8 +47,13 @@ def parse(text: str | Sequence[str]) -> tuple[str, ...]:
     return words
 
 
-def baselines(run: Run, kinds: Sequence[str], tick: Callable[[int, int], None]) -> dict[str, Any]:
-    """Scores by kind: {"local": {party: scores}, "pooled": scores}; kept in the run directory, so a resume does not repeat them."""
+def baselines(
+    run: Run, kinds: Sequence[str], tick: Callable[[int, int], None], start: Tensor
+) -> dict[str, Any]:
+    """Scores by kind: {"local": {party: scores}, "pooled": scores}; kept in the run directory, so a resume does not repeat them.
+
+    They begin from `start`, as nobody else has trained, and take the steps of all stages.
+    """
     path = run.folder / "baselines.json"
     rounds = run.state.round  # those that were run: one may stop before its last
     known: dict[str, Any] = kept(path, rounds)
@@ -53,7 +62,8 @@ def baselines(run: Run, kinds: Sequence[str], tick: Callable[[int, int], None]) 
         return known
     fed, parties = run.fed, run.parties
     client = fed.client.alone()
-    steps = {i: rounds * client.steps_for(n) for i, n in parties.items()}
+    done = [(s, max(0, min(rounds, s.last) - s.since)) for s in fed.each]
+    steps = {i: sum(k * s.client.alone().steps_for(n) for s, k in done) for i, n in parties.items()}
     jobs = []
     if "pooled" in todo:  # the longest first
         jobs.append(
@@ -68,13 +78,18 @@ def baselines(run: Run, kinds: Sequence[str], tick: Callable[[int, int], None]) 
         )
     if "local" in todo:
         jobs += [_job(run, i, Terms(steps=steps[i] or None)) for i in parties]
-    brief = Message(fed.serving.model(fed.serving.init(run.bound, run.ctx0)), "weights")
+    brief = Message(start, "weights")
     scores, window = dict[str, Any](), max(1, run.engine.workers)
     for at in range(0, len(jobs), window):  # each leaves a model, which is scored and forgotten
         tick(at, len(jobs))
         for s in run.hub.collect(jobs[at : at + window], lambda job: brief):
             told = s.upload
-            scores[s.job.id] = scoring.scores(run, told.x) if told is not None else {"failed": s.error}
+            if told is None:
+                scores[s.job.id] = {"failed": s.error}
+            elif told.kind == "scores":  # of the party's own model, on its own test rows
+                scores[s.job.id] = means([scoring.told(told)])
+            else:
+                scores[s.job.id] = scoring.scores(run, told.x)
     tick(len(jobs), len(jobs))
     if "pooled" in todo:
         known["pooled"] = scores.pop(POOLED)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +25,8 @@ from fedfm.core.state import Store, write
 from fedfm.data.splits import opened
 from fedfm.ledger import file as ledger
 from fedfm.running import baselines as base
+from fedfm.running.course.leaving import leave
+from fedfm.running.course.stages import Stage, Stages, named, told
 from fedfm.running.feasible import feasible, idle
 from fedfm.running.process import borrowed
 from fedfm.running.progress import Progress, Silent
@@ -99,31 +100,24 @@ def drive(plan: Plan) -> Result:
 
 
 def _drive(plan: Plan) -> Result:
-    folder, fed, progress, start = plan.folder, plan.fed, plan.progress, time.perf_counter()
+    folder, progress, start = plan.folder, plan.progress, time.perf_counter()
     with _listening(plan) as heard:
-        site = open_site(fed, folder, progress)
+        stages = Stages(plan.fed, folder, lambda fed: open_site(fed, folder, progress), plan.resume)
+        site = stages.rehearse()
         with progress.step("identity"):
-            _identify(plan, site)
-        with progress.step("encoding"):
-            for i in site.parties.ids:
-                site.data(i)
-            for case in site.home.cases:
-                for k in range(fed.evaluate.parts):
-                    site.home.test(case, k, fed.evaluate.parts)
-        engine = fed.engine.make()
+            _identify(plan, site, stages)
         verdict, found, run, ended = None, dict[str, Any](), None, False
         try:
-            engine.open(site)
-            run = Run(site.fed, folder, site.home, engine, plan.resume)
-            with progress.rounds(fed.rounds, run) as shown:
-                kept.keep(folder, plan.record["keep_rounds"])  # it may have been killed before it could
-                for line in _lines(run, folder):
-                    kept.keep(folder, plan.record["keep_rounds"])
-                    shown(line)
-                    heard(line)
-            with progress.bar("baselines") as tick:
-                found = base.baselines(run, plan.kinds, tick) if plan.kinds and run.state.round else {}
-            verdict, ended = _judged(run), True
+            with contextlib.closing(iter(stages)) as each:
+                for stage in each:
+                    run, site = stage.run, stage.site
+                    _rounds(stage, plan, heard)
+                    if stage.final:
+                        with progress.bar("baselines") as tick:
+                            kinds = plan.kinds if run.state.round else ()
+                            kinds = tuple(k for k in kinds if k != "pooled" or stage.fed.task.whole)
+                            found = base.baselines(run, kinds, tick, stage.origin) if kinds else {}
+                        verdict, ended = _judged(run), True
         except KeyboardInterrupt as e:
             verdict = Verdict(INTERRUPTED, ("it was interrupted by hand",))
             e.add_note(_kept(plan, run))
@@ -135,17 +129,39 @@ def _drive(plan: Plan) -> Result:
             verdict = Verdict(FAILED, (f"{type(e).__name__}: {e}".split("\n")[0],))
             raise
         finally:
-            engine.close()
             seconds = plan.record["seconds"] + time.perf_counter() - start
             with contextlib.nullcontext() if ended else contextlib.suppress(MachineFault):
                 plan.keep(seconds=seconds)
                 if run is not None and verdict is not None:
                     summary = summarise(run, site, plan.config, verdict, seconds=seconds, baseline=found)
-                    summary["history"] = plan.record["history"]
+                    summary["history"], summary["stages"] = plan.record["history"], told(stages.fed, run)
                     with writing(folder):
                         write(folder / "summary.json", dumps(summary))
-    _leave(plan, run, summary)
+    assert run is not None
+    _leave(plan, run, site, summary)
     return Result(folder, summary)
+
+
+def _rounds(stage: Stage, plan: Plan, heard: Callback) -> None:
+    """The rounds of one stage that are left, with everything encoded once before."""
+    site, fed, parts = stage.site, stage.fed, stage.fed.evaluate.parts
+    folder, progress = plan.folder, plan.progress
+    with progress.step("encoding"):
+        for i in site.parties.ids:
+            site.data(i)
+        for _, bound, _ in (
+            fed.task.each(site.bound, ()).values() if "public rows" in fed.client.needs else ()
+        ):
+            site.guard.public(bound)
+        for case in site.home.cases if fed.serving.whole else ():
+            for k in range(parts):
+                site.home.test(case, k, parts)
+    with progress.rounds(fed.last, stage.run) as shown:
+        kept.keep(folder, plan.record["keep_rounds"])  # it may have been killed before it could
+        for line in _lines(stage.run, folder):
+            kept.keep(folder, plan.record["keep_rounds"])
+            shown(line)
+            heard(line)
 
 
 def _lines(run: Run, folder: Path) -> Iterator[dict[str, Any]]:
@@ -159,9 +175,9 @@ def _lines(run: Run, folder: Path) -> Iterator[dict[str, Any]]:
         yield line
 
 
-def _identify(plan: Plan, site: Site) -> None:
+def _identify(plan: Plan, site: Site, stages: Stages) -> None:
     """Compare with the record, or make it; durable before the first round."""
-    base_model, template = of_base(plan.config, site.bound)
+    base_model, template = of_base(plan.config, stages.starts)
     now = Identity(
         plan.config, of_data(site.parties), base_model, template, own.modules(plan.fed), versions()
     )
@@ -189,33 +205,25 @@ def _judged(run: Run) -> Verdict:
 
 def _kept(plan: Plan, run: Run | None) -> str:
     """What is kept of a run that stopped, and how it goes on."""
-    done = run.state.round if run is not None else 0
     if run is None or not checkpoints(plan.folder):
         return f"nothing is kept yet of {plan.folder}: start it again"
     return (
-        f"{done} of {plan.fed.rounds} rounds are kept in {plan.folder}; `fedfm resume {plan.folder}` goes on"
+        f"{named(plan.fed, run.state.round)} are kept in {plan.folder}; `fedfm resume {plan.folder}` goes on"
     )
 
 
-def _leave(plan: Plan, run: Run, summary: dict[str, Any]) -> None:
+def _leave(plan: Plan, run: Run, site: Site, summary: dict[str, Any]) -> None:
     """The tuned model, the page, and the public copy of both; a run is complete when all are there."""
     from fedfm import report
 
-    folder, bound = plan.folder, run.bound
-    part, model = folder / ".model.0", folder / "model"
+    folder, said = plan.folder, ""
+    if (best := summary["best"]) and best["kept"]:
+        which = of_best(best)
+        said += f"\n## Which round\n\n{which[0].upper()}{which[1:]}.\n"
+    if summary["privacy"]:  # whoever gets the model gets the definition of its epsilon with it
+        said += f"\n## Privacy\n\n{summary['privacy']['sentence']}.\n"
     with writing(folder):
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
-        bound.load(run.final())
-        bound.objective.save(bound.module, str(part))
-        if (best := summary["best"]) and best["kept"]:
-            with (part / "README.md").open("a", encoding="utf-8") as f:
-                f.write(f"\n## Which round\n\n{of_best(best).capitalize()}.\n")
-        if summary["privacy"]:  # whoever gets the model gets the definition of its epsilon with it
-            with (part / "README.md").open("a", encoding="utf-8") as f:
-                f.write(f"\n## Privacy\n\n{summary['privacy']['sentence']}.\n")
-        shutil.rmtree(model, ignore_errors=True)
-        part.replace(model)
+        leave(run, site, said)
         with plan.progress.step("report"):
             report.write([folder])
             publish(folder, plan.fed, plan.config, summary)
@@ -237,8 +245,11 @@ def _listening(plan: Plan) -> Iterator[Callback]:
     def heard(line: dict[str, Any]) -> None:
         for listener in plan.listeners:
             listener(dict(line))
+        found = line.get("metrics", {}) | {
+            f"validation/{k}": v for k, v in line.get("validation", {}).items()
+        }
         for logger in loggers:
-            logger.log(line["round"], line.get("metrics", {}))
+            logger.log(line["round"], found)
 
     try:
         yield heard

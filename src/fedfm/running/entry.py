@@ -10,6 +10,7 @@ from typing import Any
 
 from fedfm.cards.registry import load
 from fedfm.config.configure import given
+from fedfm.config.stages import joined
 from fedfm.core.errors import ConfigError, Problem, nearest
 from fedfm.core.federation import Federation
 from fedfm.running import execute
@@ -19,7 +20,7 @@ from fedfm.running.verdict import Result
 
 
 def run(
-    what: str | Path | Mapping[str, Any] | Federation,
+    what: str | Path | Mapping[str, Any] | Federation | Sequence[Federation],
     *,
     out: str | Path | None = None,
     model: str | Path | None = None,
@@ -38,6 +39,8 @@ def run(
     **slots: Any,
 ) -> Result:
     """Run a recipe (by name), a YAML file, a mapping or a `Federation`; returns its `Result` (folder and summary).
+
+    A list of federations is one run of several stages, each from the model of the one before; settings are the last one's.
 
     The objects that are given are the objects that run; config.yaml records them. `model`: a packaged name, a local
     folder or a hub id. `data`: a data spec; a file, folder, glob or a list of them, one file a party; or what is in
@@ -95,7 +98,7 @@ def run(
 
 def resume(
     folder: str | Path,
-    federation: Federation | None = None,
+    federation: Federation | Sequence[Federation] | None = None,
     *,
     rounds: int | None = None,
     accept: Iterable[str] = (),
@@ -111,7 +114,7 @@ def resume(
     """
     return execute.resume(
         folder,
-        federation,
+        joined(federation) if isinstance(federation, Sequence) else federation,
         rounds=rounds,
         accept=accept,
         progress=Lines() if progress else None,

@@ -21,6 +21,8 @@ from fedfm.core.state import Store
 from fedfm.ledger import file as ledger
 from fedfm.ledger.events import Stopped
 from fedfm.running import baselines as base
+from fedfm.running.course.leaving import MODEL, MODELS
+from fedfm.running.course.stages import extended
 from fedfm.running.drive import Callback, Plan, drive, open_site
 from fedfm.running.progress import Progress, Silent
 from fedfm.running.record import own
@@ -115,13 +117,12 @@ def resume(
         own.load(found)
         config = _config(folder, before, federation)
         kept = span(before.config if before else config)
+        fed = federation or configs.from_config(config)
         if rounds is not None:
-            config["rounds"] = rounds
+            config["rounds"] = extended(fed, rounds).rounds
         if config.get("horizon") is None and config["rounds"] != kept:
             config["horizon"] = kept  # schedules and noise stay those of the run that is extended
-        fed = dataclasses.replace(
-            federation or configs.from_config(config), rounds=config["rounds"], horizon=config.get("horizon")
-        )
+        fed = dataclasses.replace(fed, rounds=config["rounds"], horizon=config.get("horizon"))
         if problems := check(fed):
             raise ConfigError(problems)
         done, missing = _standing(folder)
@@ -130,17 +131,17 @@ def resume(
             now = dataclasses.replace(
                 before, config=config, imports=found, versions=versions(), bits=Identity(config).bits
             )
-            differences = before.differs(now, done=done, accept=accept)
+            differences = before.differs(now, done=max(0, done - fed.since), accept=accept)
             refuse(differences, folder)
         if missing:
             raise ResumeError(missing)
         if rounds is not None and rounds > done and (why := _stopped(folder)):
             raise ResumeError(f"{folder} cannot be extended: {why}")
-        whole = all((folder / part).exists() for part in ("summary.json", "model", "report.html"))
-        ended = max(
-            done, before.config["rounds"] if before else 0
-        )  # it may have stopped before its last round
-        if was["complete"] and whole and config["rounds"] <= ended:
+        model = MODEL if fed.serving.whole else MODELS
+        whole = all((folder / part).exists() for part in ("summary.json", model, "report.html"))
+        # it may have stopped before its last round
+        ended = max(done, fed.since + before.config["rounds"] if before else 0)
+        if was["complete"] and whole and fed.last <= ended:
             return Result.read(folder).judged(strict)
         names, objects = (was["trackers"], []) if trackers is None else _trackers(trackers)
         changes = [{"after": done, "what": d.what, "was": d.was, "now": d.now} for d in differences]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from fedfm.cards.registry import name_of
@@ -20,13 +21,13 @@ from fedfm.efficiency.training.schedule import standing
 
 def feasible(fed: Federation, rows: Mapping[str, int]) -> list[Problem]:
     """What would fail in every round, or do nothing in any, with these parties and their numbers of rows."""
-    return [
-        *strange(fed, rows),
-        *standing(fed),
-        *_few(fed, len(rows)),
-        *_nobody(fed, rows),
-        *affordable(fed, rows),
-    ]
+    found: list[Problem] = []
+    for k, stage in enumerate(replace(s, stages=()) for s in fed.each):
+        here = [*strange(stage, rows), *standing(stage), *_few(stage, len(rows)), *_nobody(stage, rows)]
+        at = f"stages.{k}." if k < len(fed.stages) else ""
+        here += _travels(stage, rows) if at else ()  # of the last one below
+        found += [replace(p, where=at + p.where) for p in here]
+    return [*found, *affordable(fed, rows)]
 
 
 def _few(fed: Federation, parties: int) -> Iterator[Problem]:
@@ -88,12 +89,24 @@ def promise(fed: Federation, parties: int) -> str:
     """What the plan's epsilon is, and whom it protects, before anything runs; empty without a guarantee."""
     if not (stages := noises(planned(fed, parties))):
         return ""
-    spent = stages[0].accountant.planned_cost(stages, schedule(fed, parties), parties)
+    spent = _spent(planned(fed, parties), parties)
     budget = min((s.budget for s in stages if s.budget is not None), default=None)
     stop = (
         f"; the run stops before epsilon {budget:g}" if budget is not None and budget < spent.epsilon else ""
     )
-    return f"{fed.rounds} rounds would spend {spent}{stop}"
+    return f"{fed.last} rounds would spend {spent}{stop}"
+
+
+def _spent(ready: Federation, parties: int) -> Any:
+    """The cost of the plan of a federation whose noise is known: all of its stages are one ledger."""
+    from fedfm.trust.privacy import accountant
+
+    events = [
+        e | {"round": e["round"] + stage.since}
+        for stage in ready.each
+        for e in accountant.plan(noises(stage), schedule(stage, parties))
+    ]
+    return accountant.spent(events, parties=parties)
 
 
 def affordable(fed: Federation, sizes: Mapping[str, int]) -> list[Problem]:
@@ -101,9 +114,11 @@ def affordable(fed: Federation, sizes: Mapping[str, int]) -> list[Problem]:
     found = []
     if stages := noises(fed):
         try:
-            ready = noises(planned(fed, len(sizes)))
-            epsilon = ready[0].accountant.cost(ready, plan := schedule(fed, len(sizes)))
-            first = ready[0].accountant.cost(ready, plan[:1])
+            ready = planned(fed, len(sizes))
+            spent = _spent(ready, len(sizes))
+            epsilon = 0.0 if spent is None else spent.epsilon
+            begun = ready.each[0]
+            first = stages[0].accountant.cost(noises(begun), schedule(begun, len(sizes))[:1])
         except FedfmError as e:
             what = "the plan's epsilon cannot be computed"
             return [Problem("uplink", what, str(e), "another selector, or other settings")]
@@ -117,25 +132,29 @@ def affordable(fed: Federation, sizes: Mapping[str, int]) -> list[Problem]:
             found.append(
                 Problem(
                     "uplink",
-                    f"{fed.rounds} rounds under {names} would spend epsilon {epsilon:.1f}",
+                    f"{fed.last} rounds under {names} would spend epsilon {epsilon:.1f}",
                     f"beyond epsilon {HIGHEST:g} no meaningful guarantee is left",
                     "more noise (or give epsilon), fewer rounds; or say so: no_guarantee=true",
                 )
             )
+    return [*found, *_travels(fed, sizes)]
+
+
+def _travels(fed: Federation, sizes: Mapping[str, int]) -> Iterator[Problem]:
+    """Shares of noise that drop out with their party, and weights that a stage of the uplink cannot carry."""
     stages, cohort = stages_of(fed.uplink), fed.select.most(len(sizes))
     few = min((s.survivors(cohort) for s in stages if s.opaque), default=cohort)
     for stage in stages:
         if stage.shares and stage.against and few < stage.shares:
             what = f"{name_of(stage)} divides its noise among {stage.shares} parties, {few} of {cohort} may remain"
             why = "who drops out takes a share of the noise along: the sum would be noisy by less than was promised"
-            found.append(Problem("uplink", what, why, f"shares={few}, or a higher threshold of the masks"))
+            yield Problem("uplink", what, why, f"shares={few}, or a higher threshold of the masks")
     who, most = max(sizes.items(), key=lambda kv: kv[1], default=("", 0))
     weight = most if fed.aggregate.alpha_max is None else 1
     for i, stage in enumerate(stages_of(fed.uplink)):
         if why := stage.fits(float(weight), len(sizes)):
             what = f"{name_of(stage)} cannot carry the weight of {who}, which holds {most} rows"
             harm, _, fix = why.rpartition(": ")
-            found.append(
-                Problem(f"uplink.{i}", what, f"{harm}; it would fail in every round, after its training", fix)
+            yield Problem(
+                f"uplink.{i}", what, f"{harm}; it would fail in every round, after its training", fix
             )
-    return found

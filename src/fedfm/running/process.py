@@ -20,7 +20,7 @@ def borrowed(threads: int | None = None) -> Iterator[None]:
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     precision = torch.get_float32_matmul_precision()
     cudnn = torch.backends.cudnn
-    flags = {name: getattr(cudnn, name) for name in ("enabled", "benchmark", "deterministic")}
+    flags = {name: getattr(cudnn, name) for name in ("enabled", "benchmark", "deterministic", "allow_tf32")}
     cards = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
     try:
         with contextlib.ExitStack() as stack:

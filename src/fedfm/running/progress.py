@@ -173,7 +173,8 @@ def _by_party(summary: dict[str, Any]) -> list[Row]:
         return fixed(value, digits)
 
     if len(own) <= PARTIES:
-        beside = {i: f" (alone {shown(alone[i])} on all rows)" if i in alone else "" for i in own}
+        rows = "" if metric.get("personal") else " on all rows"
+        beside = {i: f" (alone {shown(alone[i])}{rows})" if i in alone else "" for i in own}
         return [(f"  {line(i)}, its own rows", f"{shown(v)}{beside[i]}", "") for i, v in own.items()]
     up = metric.get("higher_is_better", True)
     worst, best = sorted(own, key=lambda i: own[i], reverse=not up)[:: len(own) - 1]

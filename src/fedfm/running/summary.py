@@ -21,7 +21,7 @@ from fedfm.core.message import raw
 from fedfm.core.session import Site
 from fedfm.ledger import events
 from fedfm.ledger import file as ledger
-from fedfm.report.numbers import finite, score
+from fedfm.report.numbers import finite
 from fedfm.running.verdict import LOST, Verdict
 from fedfm.tasks.probing import left_out
 
@@ -37,6 +37,7 @@ def summarise(
 ) -> dict[str, Any]:
     """The public record of a run (keys are a contract); the verdict comes first."""
     fed, bound = run.fed, run.bound
+    each = fed.task.each(bound, tuple(run.parties))
     records = list(ledger.read(run.folder / "metrics.jsonl"))
     best = best_round(run)
     scored = [
@@ -69,6 +70,7 @@ def summarise(
             "pooled": baseline.get("pooled", {}).get(name),
             "higher_is_better": bound.objective.higher_is_better,
             "local_parties": local,
+            "personal": not fed.serving.whole,  # parties have models of their own, scored on their own test rows
         },
         "metrics": scored[-1] if scored else {},
         "best": best if best["round"] is not None else None,
@@ -77,8 +79,13 @@ def summarise(
         "bytes": total
         | {"per_round": (total["up"] + total["down"] + total["talk"]) / max(1, run.state.round)},
         "privacy": privacy(fed, run.folder / "events.jsonl", len(run.parties)),
-        "trainable_parameters": bound.layout.trainable,
+        "trainable_parameters": sum(b.layout.trainable for _, b, _ in each.values()),
         "total_parameters": bound.total,
+        "architectures": {
+            name: {"parties": list(ids), "trainable": b.layout.trainable, "total": b.total}
+            for name, (_, b, ids) in each.items()
+            if name
+        },
         "engine": name_of(fed.engine),
         "workers": run.engine.workers,
         "threads": fed.threads,
@@ -115,10 +122,7 @@ def best_round(run: Run) -> dict[str, Any]:
 
 def of_best(best: Mapping[str, Any]) -> str:
     """Which round a kept model is of, as a phrase."""
-    return (
-        f"the model is that of round {best['round']} of {best['of']}, the best by {best['metric']} on the validation "
-        f"rows ({score(best['value'])})"
-    )
+    return f"the model is that of round {best['round']} of {best['of']}, the best by {best['metric']} on the validation rows"
 
 
 def stopped(run: Run) -> str:

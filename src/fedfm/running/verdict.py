@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -102,7 +103,7 @@ def judge(
         return Verdict(FAILED, ("the model holds values that are not finite (NaN or Inf)",))
     scored = [r["metrics"] for r in records if r.get("metrics") is not None]
     last = scored[-1].get(primary) if scored else None
-    if scored and last is not None and last != last:
+    if scored and primary in scored[-1] and (last is None or not math.isfinite(last)):  # null in the records
         return Verdict(FAILED, (f"the last model cannot be scored: its {primary} is not a number",))
     reasons = [*_adversary(found, malicious, bool(rounds)), *_absent(found, rows, malicious)]
     if failed:

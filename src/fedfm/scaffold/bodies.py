@@ -138,6 +138,7 @@ from torch import Tensor
 
 from fedfm.core.context import Ctx
 from fedfm.core.protocols import State, Wire
+from fedfm.core.tree import Layout
 from fedfm.cards.registry import method
 from fedfm.efficiency.communication.codec.finite import finite
 """,
@@ -146,6 +147,9 @@ from fedfm.efficiency.communication.codec.finite import finite
     linear = True  # decode commutes with the sum; declare only what holds, the laws try it
     unbiased = True
     lossless = True
+
+    def gives(self, layout: Layout) -> Layout | None:
+        return layout  # of the payload: Layout.flat(n) for n values without names; None: its length depends on x
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
         # draw from ctx.rng("purpose"), as in torch.rand(x.shape, generator=ctx.rng("purpose")); a code must repeat

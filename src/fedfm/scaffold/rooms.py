@@ -169,11 +169,11 @@ from fedfm.core.context import Ctx
 from fedfm.cards.registry import method
 from fedfm.engines.pace import Speed
 """,
-        "seconds = mean_s times a lognormal factor of the party and one of the round.",
+        "seconds = mean_s and step_s a local step, times a lognormal factor of the party and one of the round.",
         """\
-    def duration(self, ctx: Ctx) -> float:
+    def duration(self, ctx: Ctx, steps: int = 0) -> float:
         # draw from ctx.rng("a purpose"): the party's own stream in this round
-        return super().duration(ctx)
+        return super().duration(ctx, steps)
 """,
     ),
     "link": Body(

@@ -51,6 +51,10 @@ class Objective:
         found = [self.losses(module, self.batch(encoded, index, device)).double().cpu() for index in chunks]
         return math.fsum(x for part in found for x in part.tolist()), len(encoded)
 
+    def logits(self, module: nn.Module, batch: Any) -> Tensor:
+        """Class scores before the softmax (n, classes), where the task has classes."""
+        raise FedfmError("this task has no classes")
+
     def classify(self, module: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
         """Class numbers (n,) of a batch, where the task has classes: the most likely ones, and the true ones."""
         raise FedfmError("this task has no classes")
@@ -77,6 +81,10 @@ class Objective:
     def narrow(self, terms: Terms) -> nn.Module:
         """A module of the sub-model's shape."""
         raise FedfmError("this task has no sub-models; a width below 1 needs a task that can be narrowed")
+
+    def tuned(self, module: nn.Module) -> tuple[Any, Any, str] | None:
+        """The tuning, the network that it made, and that network's prefix in `module`; None: all is trained."""
+        return None
 
     def save(self, module: nn.Module, folder: str) -> None:
         """Write the tuned model for its own ecosystem (PEFT adapter, Hugging Face layout)."""

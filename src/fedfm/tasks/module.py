@@ -148,6 +148,10 @@ class _Objective(Objective):
                 sums[name] += float(value.double().sum()) if value.dim() else float(value) * len(index)
         return {n: (s, len(encoded)) for n, s in sums.items()} | {"loss": self.risk(module, encoded, device)}
 
+    def logits(self, module: nn.Module, batch: Any) -> Tensor:
+        out: Tensor = module(batch[0])
+        return out
+
     def classify(self, module: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
         return module(batch[0]).argmax(-1), batch[1]
 

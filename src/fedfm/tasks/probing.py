@@ -7,13 +7,13 @@ import json
 import multiprocessing
 import os
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, replace
 from typing import Any
 
 import torch
 
-from fedfm.checks.place import forked
+from fedfm.checks.place import INEXACT, forked
 from fedfm.core.errors import FedfmError, MachineFault, Problem
 from fedfm.core.protocols import Bound, Task
 from fedfm.core.schema import Account, Lost
@@ -38,13 +38,16 @@ def probe(task: Task, bound: Bound, parties: Any) -> list[Problem]:
 
     The model's parameters and modes, and torch's generators, are afterwards what they were.
     """
-    some = _sample(parties)
+    some = _sample(parties, parties.ids)
     if not len(some):
         return []
-    before, modes = bound.read(), [(m, m.training) for m in bound.module.modules()]
+    each = task.each(bound, parties.ids)
+    before = {name: own.read() for name, (_, own, _) in each.items()}
+    modes = [(m, m.training) for m in bound.module.modules()]
     try:
         with torch.random.fork_rng(devices=[]):
-            problems = [*_steady(bound, some), *task.probe(bound, some)]
+            problems = [p for _, own, ids in each.values() for p in _steady(own, _sample(parties, ids))]
+            problems += task.probe(bound, some)
     except FedfmError as e:
         text = str(e).split("\n")
         found = {
@@ -59,9 +62,12 @@ def probe(task: Task, bound: Bound, parties: Any) -> list[Problem]:
     except MemoryError:
         raise
     except Exception as e:  # noqa: BLE001 - nobody can list what networks of strangers raise
+        if INEXACT in str(e):
+            raise  # no fault of the network's: `tried` goes on without
         problems = [_broken(e)]
     finally:
-        bound.load(before)
+        for name, (_, own, _) in each.items():
+            own.load(before[name])
         for module, training in modes:
             module.training = training
     return problems
@@ -70,7 +76,7 @@ def probe(task: Task, bound: Bound, parties: Any) -> list[Problem]:
 def left_out(site: Any) -> Account:
     """Rows that the task leaves out when it encodes them, of each party and of the test set; all are encoded for it."""
     found = [(i, "train", site.data(i)) for i in site.parties.ids]
-    cases, parts = site.home.cases, site.fed.evaluate.parts
+    cases, parts = site.home.cases if site.fed.task.whole else (), site.fed.evaluate.parts
     for case in ("",) if "" in cases else cases:  # the common test rows hold those of the other cases
         found += [(case, "test", site.home.test(case, k, parts)) for k in range(parts)]
     return Account() + Account(
@@ -140,16 +146,16 @@ def probe_apart(task: Task, bound: Bound, parties: Any) -> list[Problem]:
     )
 
 
-def _sample(parties: Any) -> Any:
-    """A few rows of some parties, as one shard."""
-    shards = [parties.train(i) for i in itertools.islice(parties.ids, PARTIES)]
+def _sample(parties: Any, ids: Sequence[str]) -> Any:
+    """A few rows of some of these parties, as one shard."""
+    shards = [parties.train(i) for i in itertools.islice(ids, PARTIES)]
     rows = tuple(row for shard in shards for row in shard.rows[:ROWS])
     return replace(shards[0], rows=rows) if shards else ()
 
 
 def _steady(bound: Bound, rows: Any) -> Iterator[Problem]:
     """A step leaves nothing behind but its gradient: the loss at the same parameters is the same bits."""
-    encoded = bound.encode(rows)
+    encoded = bound.encode(rows) if len(rows) else ()
     if not len(encoded):
         return
     start = bound.read()

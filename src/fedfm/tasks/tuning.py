@@ -5,10 +5,11 @@ A task loads the base, hands it to the tuning, and adds what is its own (a class
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from fedfm.core.errors import FedfmError, ModelError
 from fedfm.models.identity import Base
@@ -62,6 +63,26 @@ class Tuning:
 
     def resume(self, network: Any, folder: Path) -> None:
         """Take the trained tensors of the folder that `like` read. Raises ModelError."""
+
+    # ---- a warm start -----------------------------------------------------------------------------------------
+    def moved(
+        self, network: Any, start: Mapping[str, Tensor], end: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """By how much each parameter of the base has moved, by its name there, when the trained tensors went from `start`
+        to `end` (by their names in `network`). Here what is trained are parameters of the base. Raises ModelError."""
+        return {n: t - start[n] for n, t in end.items()}
+
+    def begin(
+        self, network: Any, start: Mapping[str, Tensor], before: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Trained tensors with which the network does what the base does once it has moved by `before`, as well as they
+        can; those left out stay at `start`. Raises ModelError where the tuning cannot say it."""
+        if missing := sorted(before.keys() - start.keys()):
+            raise ModelError(
+                f"the tuning '{self.name}' does not train {', '.join(missing[:3])}\n    why: the stage before has "
+                "moved it, and that would be lost\n    fix: full, lora, or what the stage before trains"
+            )
+        return {n: start[n] + u for n, u in before.items()}
 
     @property
     def name(self) -> str:

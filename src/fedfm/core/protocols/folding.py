@@ -41,7 +41,7 @@ class Aggregator(Slot):
         "sum"  # folded one by one (`lift`, `finish`), or all at once (`combine`)
     )
     shares: ClassVar[bool] = False  # `share` exists: the lift can run on the client, under masks
-    takes: ClassVar[tuple[str, ...]] = ("delta", "weights")  # kinds of messages that it understands
+    takes: ClassVar[tuple[str, ...]] = ("delta", "weights", "logits")  # kinds of messages that it understands
     plain: ClassVar[bool] = False  # the lift only scales: a clipped update stays as long as it was
     widens: ClassVar[bool] = False  # knows sub-models: lifts them to the whole model, with their coverage
     rescales: ClassVar[bool] = False  # what all agree on comes back in another length

@@ -56,7 +56,12 @@ class Bound(Protocol):
 class Task(Slot):
     """A foundation model, a tuning and an objective; the frozen spec holds no loaded model."""
 
-    columns: ClassVar[tuple[Column, ...]] = ()  # what it reads of a row
+    columns: tuple[Column, ...] = ()  # what it reads of a row
+    whole: ClassVar[bool] = True  # one architecture for all; False: `Bound.at` gives each party its own
+
+    def each(self, bound: Bound, ids: Sequence[str]) -> Mapping[str, tuple[Task, Bound, tuple[str, ...]]]:
+        """By name: each architecture's task, bound, and which of the parties `ids` have it."""
+        return {"": (self, bound, tuple(ids))}
 
     def open(self, data: Any, device: str = "cpu") -> Bound:
         """Load the model and bind its trainable tensors to one flat buffer; once per process."""
@@ -75,9 +80,11 @@ class Client(Slot):
     exact: tuple[str, ...] = ()  # tensors of its message that no code may change: the others are read by them
     alternates: ClassVar[bool] = False  # unlike rounds take turns, so they must not overlap
 
+    mixed: ClassVar[bool] = False  # what it sends does not depend on the architecture (outputs, not weights)
+
     @property
     def makes(self) -> str:
-        """The kind of its messages: "delta", "weights", "mask", ..."""
+        """The kind of its messages: "delta", "weights", "logits", "mask", ..."""
         return "delta"
 
     @property

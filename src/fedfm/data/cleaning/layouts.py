@@ -29,6 +29,7 @@ KNOWN = {
         Column("messages", kinds.Turns()),
         Column("chosen", kinds.Reply()),
         Column("rejected", kinds.Reply()),
+        Column("words", kinds.Words()),
         Column("tags", kinds.Tags()),
         Column("spans", kinds.Spans()),
         Column("x", kinds.Array()),
@@ -44,9 +45,11 @@ LAYOUTS = {  # what rows of each kind of task are called; the first that fits is
     "chats": ("messages",),
     "preference pairs": ("chosen", "rejected"),
     "labelled pictures": ("image", "label"),
+    "pictures with numbers": ("image", "number"),
     "texts with numbers": ("text", "number"),
     "texts with several labels": ("text", "labels"),
     "tagged texts": ("text", "tags"),
+    "tagged words": ("words", "tags"),
     "texts with spans": ("text", "spans"),
     "arrays": ("x", "y"),
 }
@@ -56,7 +59,11 @@ EXTRA = {  # what a layout may have besides; a name of another layout's is not t
     "preference pairs": ("instruction",),
     "texts with numbers": ("text_pair",),
 }
-ALIASES = {"messages": ("conversations", "conversation")}  # the same thing under the name of another tool
+ALIASES = {  # the same thing under the name of another tool
+    "messages": ("conversations", "conversation"),
+    "words": ("tokens",),
+    "tags": ("ner_tags", "pos_tags"),
+}
 USUAL = {  # what people call them, to propose a column
     "text": (
         "review",

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 class Schedule(Slot):
     """By what factor a rate is multiplied in a round.
 
-    Round t of a run of T rounds (t from 0; T is the run's horizon). A warm-up of w rounds climbs (t + 1)/(w + 1), so
-    round w is the first at the full rate; what follows has gone p = (t - w)/(T - w) of its way: no round is without
-    a rate unless `end` is 0 and the run goes on beyond its horizon.
+    Round t of T (t from 0; T is the run's horizon; in a run of several stages, both are the stage's own). A
+    warm-up of w rounds climbs (t + 1)/(w + 1), so round w is the first at the full rate; what follows has
+    gone p = (t - w)/(T - w) of its way: no round is without a rate unless `end` is 0 and the run goes on
+    beyond its horizon.
     """
 
     warmup: int = 0
@@ -41,7 +42,7 @@ class Schedule(Slot):
 
     def rate(self, lr: float, ctx: Ctx, later: int = 0) -> float:
         """The rate of this round (of the one `later` rounds on)."""
-        return lr * self.factor(ctx.round + later, ctx.horizon)
+        return lr * self.factor(max(0, ctx.round - ctx.since) + later, ctx.horizon)
 
 
 @method("constant", slot="schedule", section="IV.A")

@@ -90,6 +90,10 @@ class PowerOfChoice(Selector):
                 total = math.fsum(bound.loss(bound.batch(data, part)) * len(part) for part in parts)
         finally:
             bound.module.train(training)
+        if not math.isfinite(total):
+            raise ClientFailed(
+                f"the loss of {ctx.client} is {total}; the model that it was asked about is broken"
+            )
         return nothing(loss=total / take)
 
     def select(

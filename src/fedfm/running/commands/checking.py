@@ -52,7 +52,8 @@ def probe(setup: Setup) -> Checked:
     rows = {i: len(parties.train(i)) for i in parties.ids}
     if problems := feasible(fed, rows):
         raise ConfigError(problems)
-    absent = tuple(name for name in dict.fromkeys(models_of(setup.config.get("task"))) if not here(name))
+    tasks = [setup.config.get("task"), *(s.get("task") for s in setup.config.get("stages", ()))]
+    absent = tuple(name for name in dict.fromkeys(models_of(tasks)) if not here(name))
     with models.only_here():
         taken = {} if absent else estimate(setup)
     lost = parties.account + taken.get("lost", Account())

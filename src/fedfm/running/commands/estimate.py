@@ -12,6 +12,7 @@ from typing import Any
 from fedfm.config.setup import Setup
 from fedfm.core.briefs import Briefs
 from fedfm.core.context import Ctx, Terms
+from fedfm.core.federation import Federation
 from fedfm.core.job import UPLOAD, Job
 from fedfm.core.memory import Memories, RunState
 from fedfm.core.message import Message
@@ -25,13 +26,30 @@ STEPS = 3  # local steps that are timed
 
 
 def estimate(setup: Setup) -> dict[str, Any]:
-    """Parameters, bytes a party and round, memory of one process, seconds of local work (no scoring), rows that are cut or lost."""
+    """Parameters, bytes a party and round, memory of one process, seconds of local work (no scoring), rows that are cut or lost.
+
+    Of several stages the last is told of; bytes, seconds and rounds are those of all. Raises ConfigError where one
+    cannot begin from the one before.
+    """
+    from fedfm.running.course.stages import Stages
     from fedfm.running.execute import open_site
 
     fed = setup.fed
-    with tempfile.TemporaryDirectory() as folder, borrowed(fed.threads):
+    with borrowed(fed.threads):
+        if fed.stages:
+            with tempfile.TemporaryDirectory() as folder:
+                Stages(fed, Path(folder), lambda part: open_site(part, Path(folder), Silent())).rehearse()
+        each = [_of(stage) for stage in fed.each]
+    return each[-1] | {k: sum(e[k] for e in each) for k in ("rounds", "seconds", "total_bytes")}
+
+
+def _of(fed: Federation) -> dict[str, Any]:
+    from fedfm.running.execute import open_site
+
+    with tempfile.TemporaryDirectory() as folder:
         site = open_site(fed, Path(folder), Silent())
         site.store = Store(Path(folder) / "clients")
+        each = fed.task.each(site.bound, site.parties.ids)
         rows = {i: len(site.parties.train(i)) for i in site.parties.ids}
         steps = fed.client.steps_for(max(rows.values()))
         seconds = _seconds_a_step(site) * sum(fed.client.steps_for(n) for n in rows.values()) * fed.rounds
@@ -40,7 +58,7 @@ def estimate(setup: Setup) -> dict[str, Any]:
         lost = left_out(site)
     workers = fed.engine.make().workers
     return {
-        "trainable_parameters": site.bound.layout.trainable,
+        "trainable_parameters": sum(b.layout.trainable for _, b, _ in each.values()),
         "total_parameters": site.bound.total,
         "parties": len(rows),
         "rounds": fed.rounds,
@@ -59,11 +77,12 @@ def _seconds_a_step(site: Site) -> float:
     """Of the middle-sized party's plain local work."""
     client, ids = site.fed.client.alone(), sorted(site.parties.ids, key=lambda i: len(site.parties.train(i)))
     middle = ids[len(ids) // 2]
-    data, brief = site.data(middle), Message(site.bound.init, "weights")
-    ctx = Ctx(site.fed.seed, client=middle, terms=Terms(steps=STEPS))
-    client.work(brief, data, {}, ctx.at(terms=Terms(steps=1)), site.bound)  # warm up
+    bound = site.bound.at(middle, Terms())
+    data, brief = site.data(middle), Message(bound.init, "weights")
+    ctx = site.guard.context(Job("alone", middle, 0, terms=Terms(steps=STEPS))).muted()
+    client.work(brief, data, {}, ctx.at(terms=Terms(steps=1)), bound)  # warm up
     start = time.perf_counter()
-    client.work(brief, data, {}, ctx, site.bound)
+    client.work(brief, data, {}, ctx, bound)
     return (time.perf_counter() - start) / STEPS
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from rich.text import Text
 
 from fedfm.config.setup import Setup
+from fedfm.core.context import Terms
 from fedfm.core.errors import DataError, nearest
 from fedfm.data.splits import opened
 
@@ -62,7 +63,7 @@ def example(setup: Setup, client: str | None, row: int) -> dict[str, Any]:
     raw = shard.rows[row]
     shown = {k: (tuple(v.shape) if hasattr(v, "shape") else v) for k, v in raw.items() if k != "entry"}
     found: dict[str, Any] = {"party": client, "rows": len(shard), "row": shown}
-    objective = fed.task.open(parties).objective
+    objective = fed.task.open(parties).at(client, Terms()).objective
     if (explain := getattr(objective, "explain", None)) is not None:
         told = explain(raw)
         keys = ("text", "tokens", "loss_mask", "label", "form", "rejected")

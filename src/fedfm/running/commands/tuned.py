@@ -16,6 +16,7 @@ from fedfm.config import text
 from fedfm.core.errors import DataError, FedfmError, ModelError
 from fedfm.core.protocols.scoring import means
 from fedfm.data.splits import opened
+from fedfm.running.course import leaving
 from fedfm.running.process import borrowed
 from fedfm.running.summary import of_best
 
@@ -35,12 +36,14 @@ class Exported:
     unscored: str = ""
 
 
-def model_of(folder: Path) -> Path:
-    """The tuned model of a run directory (or the folder itself, if it is one). Raises ModelError."""
-    for place in (folder / "model", folder):
+def model_of(folder: Path, party: str | None = None) -> Path:
+    """The tuned model of a run directory, or one party's (or the folder itself, if it is one). Raises ModelError."""
+    for place in (leaving.model_of(folder, party), folder):
         if (place / "fedfm-task.json").is_file():
             return place
-    if (folder / "run.json").is_file() and not (folder / "model").is_dir():
+    if (folder / "run.json").is_file() and not any(
+        (folder / m).is_dir() for m in (leaving.MODEL, leaving.MODELS)
+    ):
         raise ModelError(f"{folder}: this run has no model yet\n    fix: fedfm resume {folder}")
     raise ModelError(
         f"{folder}: there is no tuned text model here\n    fix: give the directory of a finished run of a text task"
@@ -56,12 +59,13 @@ def round_of(folder: Path) -> str:
     return of_best(best) if best and best["kept"] else ""
 
 
-def predict(folder: Path, texts: list[Any]) -> list[Any]:
-    """The label or number of each text (or pair of texts), or the answer to each instruction."""
+def predict(folder: Path, texts: list[Any], party: str | None = None) -> list[Any]:
+    """The label or number of each text (or pair of texts), or the answer to each instruction; by one party's model,
+    where each has its own."""
     from fedfm.tasks import load_tuned
 
     with borrowed():
-        return load_tuned(model_of(folder)).predict(texts) if texts else []
+        return load_tuned(model_of(folder, party)).predict(texts) if texts else []
 
 
 def read_texts(file: Path, column: str = "") -> list[Any]:
@@ -95,12 +99,14 @@ def read_texts(file: Path, column: str = "") -> list[Any]:
     return [(r[found], r["text_pair"]) if isinstance(r.get("text_pair"), str) else r[found] for r in rows]
 
 
-def export(folder: Path, to: Path | None, *, merged: bool) -> Exported:
+def export(folder: Path, to: Path | None, *, merged: bool, party: str | None = None) -> Exported:
     """Copy the tuned model to `to`, merged into its base or as it is, and score it on the run's test rows.
+
+    `party`: whose, where each has its own; it is scored on that party's own test rows.
 
     Raises ModelError when the merged model is not the model that was scored (its loss moved), and leaves nothing then.
     """
-    source = model_of(folder)
+    source = model_of(folder, party)
     to = to or folder / ("merged" if merged else "export")
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise ModelError(f"{to} is not empty\n    fix: give another folder with --to")
@@ -113,7 +119,7 @@ def export(folder: Path, to: Path | None, *, merged: bool) -> Exported:
         with borrowed():
             if merged:
                 _merge(source, to)
-            return _scored(folder, to)
+            return _scored(folder, to, party)
     except BaseException:
         shutil.rmtree(to, ignore_errors=True)
         raise
@@ -140,18 +146,20 @@ def _merge(source: Path, to: Path) -> None:
     write_task(whole, tuned.objective.labels, tuned.objective.base, to)
 
 
-def _scored(folder: Path, model: Path) -> Exported:
+def _scored(folder: Path, model: Path, party: str | None) -> Exported:
     """Score what lies in `model` on the run's test rows, and compare with what the run reported."""
     from fedfm.tasks import load_tuned
 
     if not (folder / "summary.json").is_file():
         return Exported(model, {}, {}, "it is no run directory")
     reported = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["metrics"]
+    if party is not None:
+        reported = {k.removesuffix(f"/{party}"): v for k, v in reported.items() if k.endswith(f"/{party}")}
     tuned = load_tuned(model)
     try:
         config = text.parse((folder / "config.yaml").read_text(encoding="utf-8"), str(folder / "config.yaml"))
         fed = configs.from_config(config)
-        rows = opened(fed.data, fed.seed, fed.task).test()
+        rows = opened(fed.data, fed.seed, fed.task).test(party)
     except FedfmError as e:
         return Exported(model, {}, reported, str(e).split("\n")[0])
     import torch

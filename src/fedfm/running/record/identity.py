@@ -151,15 +151,16 @@ def of_data(parties: Any) -> dict[str, str]:
     }
 
 
-def of_base(config: Config, bound: Any) -> tuple[dict[str, str], dict[str, str]]:
+def of_base(config: Config, starts: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
     """Digests of the base model and of what makes its inputs, for every model that the task names.
 
-    The start (the vector that training begins from) is a part of the base: an adapter or a module given from
-    Python has no folder to look at.
+    The starts (by name, the vector from which each stage's training begins) are a part of the base: an adapter or a
+    module given from Python has no folder to look at.
     """
-    base = {"start": hashlib.sha256(raw(bound.init)).hexdigest()}
+    base = {name: hashlib.sha256(raw(start)).hexdigest() for name, start in starts.items()}
     template: dict[str, str] = {}
-    for name in sorted(set(models_of(config.get("task")))):
+    tasks = [config.get("task"), *(stage.get("task") for stage in config.get("stages", ()))]
+    for name in sorted(set(models_of(tasks))):
         try:
             found = models.base(name)
         except ModelError:

@@ -38,7 +38,9 @@ def publish(folder: Path, fed: Federation, config: configs.Config, summary: Mapp
     part, place = folder / f".{PUBLIC}.0", folder / PUBLIC
     with writing(folder):
         shutil.rmtree(part, ignore_errors=True)
-        shutil.copytree(folder / "model", part / "model")
+        part.mkdir()
+        if (folder / "model").is_dir():  # models of parties' own are theirs
+            shutil.copytree(folder / "model", part / "model")
         (part / CONFIG).write_text(text.dump(unseeded(config, roster)), encoding="utf-8")
         with (part / "events.jsonl").open("w", encoding="utf-8") as f:
             for event in ledger.read(folder / "events.jsonl"):

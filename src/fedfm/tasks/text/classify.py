@@ -83,6 +83,9 @@ class Classification(Pooled):
             raise DataError(f"{party}: {'; '.join(which)}\n    labels known: {', '.join(self.labels)}")
         return torch.tensor([numbers[r["label"]] for r in rows], dtype=torch.long)
 
+    def logits(self, module: nn.Module, batch: Batch) -> Tensor:
+        return self.outputs(module, batch)
+
     def classify(self, module: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         return self.outputs(module, batch).argmax(-1), batch.labels
 

@@ -12,10 +12,10 @@ from fedfm.cards.registry import knob, load
 from fedfm.core.errors import Problem
 from fedfm.core.protocols import Task
 from fedfm.models.identity import Base
+from fedfm.tasks.beginning.adapter import begun
 from fedfm.tasks.bound import BoundModule
 from fedfm.tasks.export import in_dtype, source
 from fedfm.tasks.network import load_base, load_tokenizer
-from fedfm.tasks.start import begun
 from fedfm.tasks.text.dialogue import Dialogue
 from fedfm.tasks.tuning import Tuning
 

@@ -16,12 +16,12 @@ from fedfm.cards.registry import knob, load
 from fedfm.core.errors import DataError, Problem
 from fedfm.core.protocols import Task
 from fedfm.models.identity import Base
+from fedfm.tasks.beginning.adapter import begun
 from fedfm.tasks.bound import BoundModule
 from fedfm.tasks.export import in_dtype, source, write_weights
 from fedfm.tasks.features import Features
 from fedfm.tasks.network import fresh, guarded, load_base
 from fedfm.tasks.ragged import Ragged
-from fedfm.tasks.start import begun
 from fedfm.tasks.text.tokens import TextObjective
 from fedfm.tasks.tuning import Tuning
 
@@ -251,37 +251,34 @@ class Pooled(TextObjective):
 
         A tokenizer without a separator gets a pair as two lines.
         """
-        parted = (
-            self.tokenizer.num_special_tokens_to_add(pair=True) > self.tokenizer.num_special_tokens_to_add()
+        alone = self.tokenizer.num_special_tokens_to_add()
+        if self.tokenizer.num_special_tokens_to_add(pair=True) <= alone:
+            texts = [t if isinstance(t, str) else "\n".join(t) for t in texts]
+        pairs = {i: t for i, t in enumerate(texts) if not isinstance(t, str)}
+        ids = self._ids([t for t in texts if isinstance(t, str)])["input_ids"]
+        if not pairs:
+            return self.within(Ragged.of(ids)), None
+        both = self._ids(*map(list, zip(*pairs.values(), strict=True)))
+        typed, types = both.get("token_type_ids"), iter(both.get("token_type_ids") or ())
+        single, double = iter(ids), iter(both["input_ids"])
+        found = [next(double if i in pairs else single) for i in range(len(texts))]
+        tokens = self.within(Ragged.of(found))
+        if not typed:
+            return tokens, None
+        return tokens, Ragged.of([next(types) if i in pairs else [0] * len(f) for i, f in enumerate(found)])
+
+    def _ids(self, *texts: list[str]) -> Mapping[str, list[list[int]]]:
+        """The tokenizer's lists for texts, or for texts and their seconds (these with segments)."""
+        if not texts[0]:
+            return {"input_ids": []}
+        found: Mapping[str, list[list[int]]] = self.tokenizer(
+            *texts,
+            truncation=True,
+            max_length=self.limit,
+            return_attention_mask=False,
+            return_token_type_ids=len(texts) > 1 and self._segments,
         )
-        texts = [t if isinstance(t, str) or parted else "\n".join(t) for t in texts]
-        found: dict[int, tuple[list[int], list[int]]] = {}
-        for pair in (False, True):
-            mine = [i for i, t in enumerate(texts) if isinstance(t, tuple) == pair]
-            typed = pair and self._segments
-            given = (
-                ([texts[i][0] for i in mine], [texts[i][1] for i in mine])
-                if pair
-                else ([texts[i] for i in mine],)
-            )
-            out = (
-                self.tokenizer(
-                    *given,
-                    truncation=True,
-                    max_length=self.limit,
-                    return_attention_mask=False,
-                    return_token_type_ids=typed,
-                )
-                if mine
-                else {"input_ids": []}
-            )
-            ids = out["input_ids"]
-            types = out["token_type_ids"] if typed and mine else [[0] * len(i) for i in ids]
-            found |= dict(zip(mine, zip(ids, types, strict=True), strict=True))
-        tokens = Ragged.of([found[i][0] for i in range(len(texts))])
-        if not self._segments or not any(isinstance(t, tuple) for t in texts):
-            return self.within(tokens), None
-        return self.within(tokens), Ragged.of([found[i][1] for i in range(len(texts))])
+        return found
 
     @property
     def _segments(self) -> bool:

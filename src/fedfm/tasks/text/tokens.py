@@ -69,6 +69,11 @@ class TextObjective(Objective):
             self.tokenizer.save_pretrained(place)
         write_task(self.task, self.labels, self.base, place)
 
+    def tuned(self, module: nn.Module) -> tuple[Any, Any, str]:
+        network = self.network(module)
+        name = next(n for n, m in module.named_modules() if m is network)
+        return self.task.tuning, network, f"{name}." if name else ""
+
     @functools.cached_property
     def base(self) -> Base:
         """The identity of the base model."""

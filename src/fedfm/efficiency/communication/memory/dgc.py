@@ -49,7 +49,8 @@ class DGC(Wire):
             raise ValueError("momentum must be below 1: at 1 what waits grows without bound")
 
     def _share(self, ctx: Ctx) -> float:
-        return max(self.fraction, 0.25 ** (ctx.round + 1)) if ctx.round < self.warmup else self.fraction
+        t = ctx.round - ctx.since
+        return max(self.fraction, 0.25 ** (t + 1)) if t < self.warmup else self.fraction
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
         fresh = length.real(finite(x, "dgc"), ctx).float()

@@ -10,6 +10,7 @@ import torch
 
 from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx, Terms
+from fedfm.core.errors import MessageRefused
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregate, Bound, Client, Replies, Say, Server, State
 from fedfm.core.tree import Layout
@@ -140,6 +141,10 @@ class SplitFedServer(Server):
             with torch.enable_grad():
                 loss = bound.part("back", back.views(leaf), acts, m.side["target"].to(bound.device))
                 g_acts, g_leaf = torch.autograd.grad(loss, (acts, leaf))
+            if not bool(loss.isfinite()):
+                raise MessageRefused(
+                    f"the loss of {client} is {float(loss)}; lower the rates, or look at its data"
+                )
             copies[client] = {"w": (leaf.detach() - self.lr * g_leaf).cpu(), "mass": m.mass}
             replies[client] = Message(
                 g_acts.reshape(-1).cpu(), "gradients", info={"loss": float(loss.detach())}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedfm.cards.registry import knob, method
+from fedfm.core.errors import ModelError
 from fedfm.efficiency.computation.tuning.peft import ADAPTER, Peft, write
 from fedfm.efficiency.computation.tuning.targets import targets
 from fedfm.models.identity import Base
+
+_A, _B = f"lora_A.{ADAPTER}.weight", f"lora_B.{ADAPTER}.weight"
 
 
 @method(
@@ -91,11 +94,57 @@ class LoRA(Peft):
             tensors[f"{name}.lora_B.weight"] = functional.pad(b, (0, rank - b.shape[1])).contiguous()
         write(network, tensors, base, folder, r=rank, lora_alpha=scale * rank)
 
+    # ---- a warm start -----------------------------------------------------------------------------------------
+    def moved(
+        self, network: Any, start: Mapping[str, Tensor], end: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """(alpha / r) (B A + R) of each adapted layer (out, in)."""
+        found = {}
+        for name, layer in adapted(network):
+            b, a = end[f"{name}.{_B}"], end.get(f"{name}.{_A}", layer.lora_A[ADAPTER].weight.detach().cpu())
+            update = b.double() @ a.double()
+            if self.residual:
+                update += end[f"{name}.lora_R"].double()
+            found[f"{inner(name)}.weight"] = (update * (self.alpha / self.r)).float()
+        return found
+
+    def begin(
+        self, network: Any, start: Mapping[str, Tensor], before: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """The best rank-r factors of each layer's movement U: U s^-1 = P S Q^T, B = P S^1/2, A = S^1/2 Q^T, s = alpha / r.
+
+        Directions that U does not have keep their random A and B = 0, so that they can still learn. With `residual`
+        the rest of U goes there, and nothing is lost.
+        """
+        if self.train == "B" or not self.alpha:
+            raise ModelError(
+                "the tuning 'lora' with train=B or alpha=0 cannot go on from a base that has moved\n    why: A stays as "
+                "it was drawn\n    fix: train=both, alpha above 0"
+            )
+        found, scale = dict[str, Tensor](), self.alpha / self.r
+        for name, _ in adapted(network):
+            if (update := before.get(f"{inner(name)}.weight")) is None:
+                continue
+            a, b = start[f"{name}.{_A}"].clone(), start[f"{name}.{_B}"].clone()
+            p, s, q = torch.linalg.svd(update.double() / scale, full_matrices=False)
+            there = s[: self.r] > s[0] * max(update.shape) * torch.finfo(torch.float32).eps
+            k, root = int(there.sum()), s.sqrt()
+            a[:k], b[:, :k] = (root[:k, None] * q[:k]).float(), (p[:, :k] * root[:k]).float()
+            found |= {f"{name}.{_A}": a, f"{name}.{_B}": b}
+            if self.residual:
+                found[f"{name}.lora_R"] = (update.double() / scale - b.double() @ a.double()).float()
+        return found
+
     def merged(self, network: Any) -> Any:
         for _, layer in adapted(network):
             if hasattr(layer, "lora_R"):
                 layer.base_layer.weight.data += layer.scaling[ADAPTER] * layer.lora_R.data
         return network.merge_and_unload()
+
+
+def inner(name: str) -> str:
+    """A layer's name in the base network, from its name in the PEFT model."""
+    return name.removeprefix("base_model.model.")
 
 
 def adapted(network: nn.Module) -> Iterator[tuple[str, Any]]:

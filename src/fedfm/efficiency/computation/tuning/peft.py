@@ -21,6 +21,7 @@ from fedfm.tasks.tuning import Tuning
 
 ADAPTER = "default"
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+WARM = "fix: stages of the tunings sparse, full and lora, the last one full or lora"
 UNFIT = {
     "ADALORA": "its ranks change by a call after each step, which no client makes",
     "XLORA": "it mixes adapters that must exist already",
@@ -122,6 +123,16 @@ class Peft(Tuning):
             )
         with quiet(), torch.no_grad():
             set_peft_model_state_dict(network, tensors)
+
+    def moved(
+        self, network: Any, start: Mapping[str, torch.Tensor], end: Mapping[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        raise ModelError(f"the tuning '{self.name}' does not say by how much it moves the base\n    {WARM}")
+
+    def begin(
+        self, network: Any, start: Mapping[str, torch.Tensor], before: Mapping[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        raise ModelError(f"the tuning '{self.name}' cannot go on from a base that has moved\n    {WARM}")
 
     @property
     def peft_type(self) -> str:

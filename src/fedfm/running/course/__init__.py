@@ -1,0 +1,1 @@
+"""The course of a run: its stages, and the models that it leaves."""

@@ -1,0 +1,1 @@
+"""Where training begins: from an adapter that somebody has, or from the stage before."""

@@ -65,7 +65,7 @@ def _readers(layout: str) -> str:
     fit = [
         name
         for name, columns in tasks.items()
-        if isinstance(columns, tuple)  # a combination reads what its parts read
+        if isinstance(columns, tuple)  # not those of the parts that a task of tasks is made of
         and {c.name for c in columns}.issuperset(LAYOUTS[layout])
         and not lacking(columns, {}, LAYOUTS[layout])
     ]

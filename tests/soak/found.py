@@ -18,6 +18,7 @@ from fedfm.efficiency.training.drift.rolora import RoLoRA
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.lora_exact import FedExLoRA
 from fedfm.efficiency.training.personal.by_client import ByClient
+from fedfm.efficiency.training.personal.fedmd import FedMD
 from fedfm.efficiency.training.personal.ifca import IFCA, ClusterMean
 from fedfm.efficiency.training.scaffold import Scaffold
 from fedfm.efficiency.training.servers import Apply
@@ -49,6 +50,11 @@ class Found:
 
 OPEN: dict[str, Found] = {}
 MENDED: dict[str, Found] = {
+    "a mixed population of mixed models": Found(
+        "by-client does not tell that its clients need a task for several architectures: no classes, in round one",
+        {"client": ByClient({"*": FedMD(local=SGD, digest=SGD)})},
+        ("this task has no classes",),
+    ),
     "no sub-models there": Found(
         "sub-models of a task that has none end the run in its first round",
         {"task": FACTORS.task, "select": HeteroFL(widths=(1.0, 0.5))},

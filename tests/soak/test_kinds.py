@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from fedfm.checks.rules import check
+from fedfm.core.around import facts
 from fedfm.core.combine import ByPath, Pipe
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ConfigError
@@ -17,7 +18,7 @@ from fedfm.core.federation import Federation, replace
 from fedfm.core.fold import Fold
 from fedfm.core.loop import Run
 from fedfm.core.message import Message
-from fedfm.core.protocols import Wire
+from fedfm.core.protocols import Client, Wire
 from fedfm.core.tree import Layout
 from fedfm.data.source import Parties
 from fedfm.efficiency.communication.coarse.natural import Natural
@@ -168,6 +169,10 @@ PASSES: list[dict[str, Any]] = [
 @pytest.mark.parametrize("slots", PASSES, ids=range(len(PASSES)))
 def test_and_nothing_beside_it(slots: dict[str, Any]) -> None:
     assert check(replace(POINTS, **slots)) == []
+
+
+def test_a_mixed_population_tells_every_fact_of_its_clients() -> None:
+    assert set(facts(Client)) <= set(vars(ByClient)), set(facts(Client)) - set(vars(ByClient))
 
 
 @pytest.mark.parametrize("mechanism", [ClipNoise, LocalGaussian, DiscreteGaussian])

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from fedfm.checks.rules import check
+from fedfm.core.errors import FedfmError
 from fedfm.core.federation import Federation
 from fedfm.laws.soak.drawing import DRAWN, drawn, fits
 from soak.found import known
 from soak.promises import is_calm
-from soak.trial import FACTORS, IMAGES, POINTS, Way, complaints, refused
+from soak.trial import FACTORS, IMAGES, MIXED, POINTS, Way, complaints, refused
 
-FEW, MANY, AGAIN = 40, 5000, 7
+FEW, MANY, AGAIN = 40, 5000, 8
 NAMES = sorted({name for slot in DRAWN for name in fits(slot)})
 
 
@@ -35,13 +36,16 @@ def combination(seed: int, k: int) -> tuple[Federation, Way]:
     """The k-th federation of a seed, and how it is tried; each method of the registry takes its turn."""
     number, must = seed * 10_000 + k, NAMES[(seed + k) % len(NAMES)]
     homes = (POINTS, IMAGES, FACTORS) if k % 5 != 4 else (IMAGES, FACTORS, POINTS)
+    fed, many = None, 0.85 if k % 7 == 3 else 0.45
     for again in range(AGAIN):  # what cannot act there is tried elsewhere
-        many = 0.85 if k % 7 == 3 else 0.45
-        fed = drawn(
-            number + again * 10**13, homes[again % len(homes)], must=must, wild=k % 4 != 0, crowd=many
-        )
+        home = (*homes, MIXED)[again % 4]
+        try:
+            fed = drawn(number + again * 10**13, home, must=must, wild=k % 4 != 0, crowd=many)
+        except FedfmError:  # nothing with it passes check there
+            continue
         if not refused(fed):
             break
+    assert fed is not None, f"{must} goes with nothing"
     return fed, Way(2 * (k % 3 == 1), (number % 37 + 2) * (k % 5 == 2), twin=k % 3 == 0)
 
 

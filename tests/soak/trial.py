@@ -23,7 +23,7 @@ from fedfm.efficiency.communication.codec.entropy import Entropy
 from fedfm.efficiency.training.hierarchy import Edges
 from fedfm.engines.inprocess import InProcess
 from fedfm.engines.processes import Processes
-from fedfm.laws.homes import Pictures, factored, pictures, play, quadratics
+from fedfm.laws.homes import Pictures, factored, mixed, pictures, play, quadratics
 from fedfm.running.feasible import feasible, idle
 from fedfm.tasks.quadratic import Quadratics
 from soak.promises import descends, indifferent, is_smooth, private, sane, told, unlike
@@ -51,6 +51,7 @@ class Housed:
 POINTS = quadratics(data=Housed(SIDE, 5))
 IMAGES = pictures(data=Housed(Pictures(parties=4), 4))
 FACTORS = factored(data=Housed(SIDE, 5))
+MIXED = mixed(data=Housed(Pictures(parties=4), 4))
 
 
 class Stop(BaseException):

@@ -10,9 +10,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from fedfm.cards.registry import load
-from fedfm.core.protocols import Client, Selector, Wire
+from fedfm.core.protocols import Client, Selector, Task, Wire
 
-INNER = {Wire: "topk", Client: "local", Selector: "uniform"}  # what a wrapper wraps when it says nothing
+INNER = {
+    Wire: "topk",
+    Client: "local",
+    Selector: "uniform",
+    Task: "image-classification",
+}  # what a wrapper wraps when it says nothing
 
 
 def examples(cls: type) -> list[Any]:

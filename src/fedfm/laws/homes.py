@@ -72,6 +72,7 @@ class Pictures:
 
     parties: int = 5
     rows: int = 6
+    house: int = 0  # rows of the server's own
 
     agreed: ClassVar[frozenset[str]] = frozenset({"schema", "test"})
 
@@ -90,7 +91,8 @@ class Pictures:
         held_out = (Shard("", tuple(row(k) for k in range(4))),)
         own = tuple(Shard(s.party, tuple(row(k) for k in range(2))) for s in shards)
         shown = Shard("public", tuple(row(k) for k in range(5)))
-        return Parties(shards, held_out, labels=("0", "1"), own=own, shown=shown)
+        house = Shard("server", tuple(row(k) for k in range(self.house))) if self.house else None
+        return Parties(shards, held_out, labels=("0", "1"), own=own, house=house, shown=shown)
 
 
 @dataclass(frozen=True)
@@ -302,6 +304,9 @@ def tries(spec: Any) -> Iterator[Federation]:
         if not fed.serving.whole and make is quadratics:
             fed = dataclasses.replace(fed, data=dataclasses.replace(fed.data, own_test=0.25))
         yield fed
+    yield pictures(
+        **halves | {slot_of(spec): spec, "data": Pictures(house=4)}
+    )  # for whom a server's rows are needed
 
 
 def _taker(client: Client) -> Aggregator:

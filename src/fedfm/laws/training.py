@@ -194,7 +194,7 @@ def _stepping(home: Home) -> tuple[dict[str, Any], Aggregate, Ctx]:
     ctx = Ctx(fed.seed, 1, layout=layout, events=[])
     return (
         fed.serving.init(home.bound, ctx),
-        Aggregate(0.1 * normal(fed.aggregate.lifted(layout)), len(ids), ids, len(home.ids)),
+        Aggregate(0.1 * normal(fed.aggregate.lifted(layout)), len(ids), ids, len(home.ids), (1,) * len(ids)),
         ctx,
     )
 
@@ -278,7 +278,9 @@ def it_steps_weights_alone(server: Server, within: Federation | None) -> None:
             for name in _ends(layout, COUNT):
                 layout.views(x)[name].fill_(seen if sends == "weights" else moved)
             ids = home.ids[:2]
-            state = tried.step(state, Aggregate(x, len(ids), ids, len(home.ids)), ctx.at(round=1 + t))
+            state = tried.step(
+                state, Aggregate(x, len(ids), ids, len(home.ids), (1 + t,) * len(ids)), ctx.at(round=1 + t)
+            )
             model, brief = tried.model(state), tried.brief(state, Terms()).x
             now = whole.views(model)
             hold(same(now["residual"], before["residual"]), f"round {t}: it made {now['residual'].tolist()}")

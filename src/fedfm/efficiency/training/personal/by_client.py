@@ -47,6 +47,7 @@ class ByClient(Client):
 
     remembers = property(lambda self: any(c.remembers for c in self.rules.values()))
     alternates = property(lambda self: any(c.alternates for c in self.rules.values()))
+    mixed = property(lambda self: any(c.mixed for c in self.rules.values()))
     exact = property(lambda self: tuple(sorted({n for c in self.rules.values() for n in c.exact})))
 
     def feasible(self, parties: int, bound: Bound) -> str:

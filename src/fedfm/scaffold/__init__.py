@@ -81,8 +81,10 @@ def hint(name: str, paths: list[Path]) -> str:
     if PACKAGE in paths[0].resolve().parents:
         return f"{todo}\nfedfm show {name}   # found by its card"
     return (
-        f"{todo}\nTo use it by name, publish its module from a package of yours, in pyproject.toml:\n"
-        f'    [project.entry-points."fedfm.methods"]\n    {name} = "YOUR_PACKAGE.{stem}"'
+        f"{todo}\nTo use it by name, publish its module: a pyproject.toml beside it, and pip install -e .\n"
+        f'    [project]\n    name = "{name}"\n    version = "0.1"\n'
+        f'    [tool.setuptools]\n    py-modules = ["{stem}"]\n'
+        f'    [project.entry-points."fedfm.methods"]\n    {name} = "{stem}"'
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
-import tomllib
 import types
 from pathlib import Path
 from typing import Any
@@ -183,19 +182,6 @@ def test_inside_the_package_the_test_goes_to_tests(tmp_path: Path, monkeypatch: 
     assert paths == [package / "trust" / "odd_one.py", tmp_path / "tests" / "test_odd_one.py"]
     assert "from fedfm.trust.odd_one import OddOne\n" in paths[1].read_text()
     assert "entry-points" not in hint("detect", "odd-one", paths)
-
-
-@pytest.mark.parametrize("slot", ["wire", "evaluate", "audit"])
-def test_outside_the_package_the_hint_holds_a_whole_pyproject(slot: str, tmp_path: Path) -> None:
-    paths = new(slot, "odd-one", tmp_path)
-    lines = hint("odd-one", paths).splitlines()
-    project = tomllib.loads("\n".join(line.strip() for line in lines if line.startswith("    ")))
-    assert project["project"] == {
-        "name": "odd-one",
-        "version": "0.1",
-        "entry-points": {"fedfm.methods": {"odd-one": "odd_one"}},
-    }
-    assert project["tool"]["setuptools"]["py-modules"] == [paths[0].stem]
 
 
 def test_new_overwrites_nothing(tmp_path: Path) -> None:

@@ -187,6 +187,7 @@ ENCODERS: dict[str, tuple[str, dict[str, Any]]] = {
 REFUSED = {  # by a probe, with these words: none of them can be tuned faithfully here
     ("nystromformer", ""): "the model fails on a few real rows",  # texts of one length only
     ("mobilebert", ""): "depends on the padding",  # three neighbours make an embedding
+    ("convbert", ""): "depends on the padding",  # convolutions over neighbours
     ("fnet", ""): "depends on the padding",  # it has no mask
     ("ibert", ""): "forward pass changes",  # ranges of its integers
     ("squeezebert", "lora"): "no linear layers",  # convolutions

@@ -25,12 +25,12 @@ from fedfm.efficiency.communication.memory.ef21 import EF21
 from fedfm.efficiency.communication.submodel.heterofl import HeteroFL
 from fedfm.efficiency.computation.split.splitfed import SplitFed, SplitFedServer
 from fedfm.efficiency.training.adaptive import FedAdagrad, FedAdam, FedYogi
+from fedfm.efficiency.training.arrivals.fedasync import FedAsync
+from fedfm.efficiency.training.arrivals.fedbuff import FedBuff
 from fedfm.efficiency.training.drift.feddyn import FedDyn, FedDynServer
 from fedfm.efficiency.training.drift.fednova import FedNova, FedNovaServer
 from fedfm.efficiency.training.drift.fedsam import FedSAM
 from fedfm.efficiency.training.drift.mime import MimeLite, MimeLiteServer
-from fedfm.efficiency.training.fedasync import FedAsync
-from fedfm.efficiency.training.fedbuff import FedBuff
 from fedfm.efficiency.training.fedprox import FedProx
 from fedfm.efficiency.training.hierarchy import Edges
 from fedfm.efficiency.training.local import Local

@@ -21,7 +21,7 @@ from fedfm.data.partition.dirichlet import Dirichlet
 from fedfm.efficiency.communication.codec.error_feedback import ErrorFeedback
 from fedfm.efficiency.communication.codec.qsgd import QSGD
 from fedfm.efficiency.communication.codec.topk import TopK
-from fedfm.efficiency.training.fedbuff import FedBuff
+from fedfm.efficiency.training.arrivals.fedbuff import FedBuff
 from fedfm.efficiency.training.local import Local
 from fedfm.engines.pace import AllArrive, Buffered, Quorum
 from fedfm.incentives.auction.proportional_share import ProportionalShare

@@ -89,6 +89,8 @@ from fedfm.efficiency.computation.tuning.sparse import Sparse as Sparse
 from fedfm.efficiency.training.adaptive import FedAdagrad as FedAdagrad
 from fedfm.efficiency.training.adaptive import FedAdam as FedAdam
 from fedfm.efficiency.training.adaptive import FedYogi as FedYogi
+from fedfm.efficiency.training.arrivals.fedasync import FedAsync as FedAsync
+from fedfm.efficiency.training.arrivals.fedbuff import FedBuff as FedBuff
 from fedfm.efficiency.training.drift.feddyn import FedDyn as FedDyn
 from fedfm.efficiency.training.drift.feddyn import FedDynServer as FedDynServer
 from fedfm.efficiency.training.drift.fednova import FedNova as FedNova
@@ -97,8 +99,6 @@ from fedfm.efficiency.training.drift.fedsam import FedSAM as FedSAM
 from fedfm.efficiency.training.drift.mime import MimeLite as MimeLite
 from fedfm.efficiency.training.drift.mime import MimeLiteServer as MimeLiteServer
 from fedfm.efficiency.training.drift.rolora import RoLoRA as RoLoRA
-from fedfm.efficiency.training.fedasync import FedAsync as FedAsync
-from fedfm.efficiency.training.fedbuff import FedBuff as FedBuff
 from fedfm.efficiency.training.fedprox import FedProx as FedProx
 from fedfm.efficiency.training.hierarchy import Edges as Edges
 from fedfm.efficiency.training.local import Local as Local

@@ -83,7 +83,7 @@ def test_all_problems_come_at_once() -> None:
 def test_ranges_types_and_choices() -> None:
     for setting, words in (
         ("client.lr=-0.1", "lowest allowed is 0"),
-        ("client.momentum=1.5", "highest allowed is 1"),
+        ("client.momentum=1.5", "it must be below 1"),
         ("client.optimizer=sdg", "did you mean 'sgd'"),
         ("client.steps=1.5", "int is expected"),
         ("client.lr=fast", "float is expected"),

@@ -19,7 +19,7 @@ from fedfm.efficiency.communication.codec.error_feedback import ErrorFeedback
 from fedfm.efficiency.communication.codec.qsgd import QSGD
 from fedfm.efficiency.communication.codec.topk import TopK
 from fedfm.efficiency.communication.memory.ef21 import EF21
-from fedfm.efficiency.training.fedbuff import FedBuff
+from fedfm.efficiency.training.arrivals.fedbuff import FedBuff
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.scaffold import Scaffold
 from fedfm.engines.pace import Buffered, Speed

@@ -15,7 +15,7 @@ from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregate, Load
 from fedfm.core.spool import Spool
 from fedfm.efficiency.communication.codec.topk import TopK
-from fedfm.efficiency.training.fedasync import FedAsync
+from fedfm.efficiency.training.arrivals.fedasync import FedAsync
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.servers import Apply
 from fedfm.engines.pace import AllArrive, Buffered, Link, Quorum, Speed

@@ -16,7 +16,7 @@ from fedfm.core.federation import Federation
 from fedfm.core.message import Message
 from fedfm.core.protocols import Load
 from fedfm.core.tree import Layout
-from fedfm.efficiency.training.fedbuff import FedBuff
+from fedfm.efficiency.training.arrivals.fedbuff import FedBuff
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.mean import Mean
 from fedfm.engines.pace import AllArrive, Buffered, Quorum, Speed
@@ -53,8 +53,6 @@ def test_speed_is_lognormal_with_the_given_mean() -> None:
 
 def test_quorum_as_data() -> None:
     q = Quorum(0.8, deadline_s=3.0, speed=Speed(1.0))
-    with pytest.raises(ValueError, match="never late"):
-        Quorum(deadline_s=3.0)
     assert [q.quorum(n) for n in (0, 1, 4, 5, 10)] == [1, 1, 4, 4, 8] and Quorum(0.07).quorum(100) == 7
     assert not q.enough(9, 10, 3.0) and q.enough(0, 10, 3.1)  # done at the deadline is in time
     assert not Quorum(0.8).enough(9, 10, 1e9)

@@ -26,7 +26,7 @@ from fedfm.efficiency.communication.codec.error_feedback import ErrorFeedback
 from fedfm.efficiency.communication.codec.qsgd import QSGD
 from fedfm.efficiency.communication.codec.topk import TopK
 from fedfm.efficiency.computation.split.splitfed import SplitFed, SplitFedServer
-from fedfm.efficiency.training.fedbuff import FedBuff
+from fedfm.efficiency.training.arrivals.fedbuff import FedBuff
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.scaffold import Scaffold, ScaffoldServer
 from fedfm.engines.pace import AllArrive, Buffered, Speed

@@ -17,7 +17,7 @@ from fedfm.core.message import Message, nothing
 from fedfm.core.protocols import Bound, Client, Say, State
 from fedfm.efficiency.communication.codec.entropy import Entropy
 from fedfm.efficiency.computation.split.splitfed import SplitFed, SplitFedServer
-from fedfm.efficiency.training.fedbuff import FedBuff
+from fedfm.efficiency.training.arrivals.fedbuff import FedBuff
 from fedfm.efficiency.training.local import Local
 from fedfm.incentives.reward.budget_split import BudgetSplit
 from fedfm.laws.homes import pictures, quadratics

@@ -144,8 +144,8 @@ def test_tasks_without_classes_and_unlike_scores_are_refused() -> None:
         TaskByClient({"a": ImageClassification(), "*": replace(scored, module=lambda: nn.Linear(2, 2))}).open(
             parties
         )
-    with pytest.raises(ValueError, match="give each party a task"):
-        TaskByClient({})
+    with pytest.raises(ModelError, match="no party has a task"):
+        TaskByClient({}).open(parties)
     with pytest.raises(ValueError, match="one list of rules"):
         TaskByClient({"*": TaskByClient({"*": Quadratic()})})
     bound = mixed().task.open(parties)

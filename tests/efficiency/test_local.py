@@ -194,8 +194,8 @@ def test_kept_moments_survive_workers_and_a_resume(drive: Any, tmp_path: Any) ->
     def stop(run: Any) -> None:
         plain = run._commit
 
-        def commit(record: Any, events: Any) -> Any:
-            done = plain(record, events)
+        def commit(record: Any, *more: Any) -> Any:
+            done = plain(record, *more)
             if record["round"] == 2:
                 raise Stop
             return done

@@ -193,7 +193,7 @@ def test_such_a_run_goes_on_from_python_only(tmp_path: Path) -> None:
         ({"client": Local(lr=-1.0)}, "client.lr", "lowest allowed"),
         ({"client": Local(lr=torch.tensor(0.1))}, "client.lr", "Tensor cannot stand here"),  # type: ignore[arg-type]
         ({"client": Local(steps="5")}, "client.steps", "int is expected"),  # type: ignore[arg-type]
-        ({"client": FedProx(local=Local(momentum=2.0))}, "client.local.momentum", "out of range"),
+        ({"client": FedProx(local=Local(weight_decay=-2.0))}, "client.local.weight_decay", "lowest allowed"),
         ({"data": object}, "data", "is a class"),
         ({"client": ByClient({"*": Apply()})}, "client.rules.*", "it is no Client"),  # type: ignore[dict-item]
     ],

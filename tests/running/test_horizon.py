@@ -10,12 +10,12 @@ import pytest
 import fedfm
 from fedfm.config.plain import digest, to_config
 from fedfm.config.text import dump, load
-from fedfm.core.combine import ByClient
 from fedfm.core.errors import ConfigError, ResumeError
 from fedfm.core.federation import Federation
 from fedfm.efficiency.training.fedprox import FedProx
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.mean import Mean
+from fedfm.efficiency.training.personal.by_client import ByClient
 from fedfm.efficiency.training.schedule import Cosine, Linear
 from fedfm.efficiency.training.servers import Apply
 from fedfm.laws.homes import quadratics

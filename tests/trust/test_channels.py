@@ -25,6 +25,7 @@ from fedfm.efficiency.training.personal.by_client import ByClient
 from fedfm.efficiency.training.personal.fedrep import FedRep
 from fedfm.efficiency.training.servers import Apply
 from fedfm.evaluation.by_party import ByParty
+from fedfm.evaluation.held_out import HeldOut
 from fedfm.laws.homes import pictures, play, quadratics
 from fedfm.tasks.quadratic import Quadratic
 from fedfm.trust.privacy.mechanism.gaussian import ClipNoise
@@ -233,3 +234,16 @@ def test_a_fixed_share_of_all_tells_how_many_there_are() -> None:
     assert [p.where for p in told] == ["select"] and "depend on that number" in told[0].why
     assert not check(quadratics(**CENTRAL | {"select": Uniform(count=2)}))  # the roster is public
     assert not check(quadratics(**added))
+
+
+@GUARDS
+def test_the_best_round_is_found_by_rows_of_nobody_and_ends_no_plan(guard: dict[str, Any]) -> None:
+    fed = Federation(Quadratic(dim=3), Files("clinics/*.jsonl", server_rows=5), **guard)
+    best = replace(fed, evaluate=HeldOut(keep_best=True))
+    assert "server rows" in str(check(best))
+    own = replace(
+        best, data=Files("clinics/*.jsonl", server_rows=5, labels=("a", "b"), test_path="held-out.jsonl")
+    )
+    assert not check(own)
+    ended = found(replace(own, evaluate=HeldOut(stop_after=2)))
+    assert ("evaluate.stop_after" in ended) == ("epsilon" in vars(guard["uplink"]))

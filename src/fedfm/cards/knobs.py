@@ -18,7 +18,7 @@ def knob(
     below: float | None = None,
     choices: tuple[str, ...] = (),
     alternative: str = "",
-    only: tuple[str, Any] | None = None,
+    only: tuple[str | tuple[str, ...], Any] | None = None,
     names: str | tuple[str, str] = "",
     live: bool = False,
     factory: Any = dataclasses.MISSING,
@@ -27,8 +27,8 @@ def knob(
 
     `low`, `high`: the range, ends included; `above`, `below`: without the end. `alternative`: fields of one spec that
     share this word say one thing in several ways; one of them is set, the others are None. `only=(field, value)`: it
-    has an effect only where that field (a dotted path may lead into it) has this value (a tuple: one of these; True:
-    any that is not zero or empty). `names`: the strings name something that the federation must have ("party",
+    has an effect only where that field (a dotted path may lead into it; of several: one of them) has this value (a
+    tuple: one of these; True: any that is not zero or empty). `names`: the strings name something that the federation must have ("party",
     "phase", "parties" or "tensors" for patterns; of a mapping: what keys and values name). `live`: holds what a config
     cannot say; it is recorded by its digest and never written out.
     """

@@ -140,7 +140,8 @@ def _rows(fed: Federation) -> Iterator[Row]:
         )
     else:
         yield _row("test", "private", ALONE, "a share of every party's rows is moved to the server", fed.data)
-    guided = [m for m in fed.methods().values() if "server rows" in m.needs]
+    guided: list[Slot] = [m for m in fed.methods().values() if "server rows" in m.needs]
+    guided += [fed.evaluate] if fed.evaluate.validates and fed.serving.whole else []
     if guided and "test" not in agreed:
         why = "the server's rows are a share of every party's, and guide the model without noise"
         yield _row("server rows", "private", BOTH, why, guided[0])

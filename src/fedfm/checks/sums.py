@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from fedfm.cards.registry import name_of
 from fedfm.core.combine import stages_of
 from fedfm.core.errors import Problem
+from fedfm.core.protocols import Wire
 from fedfm.core.spending import TRIAL, noises
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 def central(fed: Federation) -> Iterator[Problem]:
     """Noise on a sum: one party must move it by no more than the accountant believes."""
     yield from _beyond(fed)
+    yield from _ends(fed)
     stage = next((s for s in noises(fed) if s.after_sum), None)
     if stage is None:
         return
@@ -46,6 +48,12 @@ def central(fed: Federation) -> Iterator[Problem]:
         fix = "pace=synchronous, or quorum with fraction=0"
         fix += "" if select.random_size else f", or {name}.relation=zero-out"
         yield Problem("pace", what, why, fix)
+    yield from _drawn(fed, stage)
+
+
+def _drawn(fed: Federation, stage: Wire) -> Iterator[Problem]:
+    """What the draw of a cohort would tell."""
+    select, name = fed.select, name_of(stage)
     if stage.relation == "add-or-remove" and select.draws == "uniform":
         what = f"{name_of(select)} draws so many of all parties, and {name} hides how many there are"
         why = (
@@ -92,6 +100,16 @@ def _divisor(fed: Federation, name: str, change: str) -> Iterator[Problem]:
         fix += f", or {name}.relation=zero-out"
     if what:
         yield Problem("aggregate.denominator", f"{name_of(aggregate)} divides {what}", why, fix)
+
+
+def _ends(fed: Federation) -> Iterator[Problem]:
+    """An epsilon is of a plan, whatever ends the run."""
+    if noises(fed) and fed.evaluate.stop_after:
+        what = "the run ends at a round that its results choose"
+        why = "an epsilon of the rounds so far would be told, and only that of the whole plan holds"
+        yield Problem(
+            "evaluate.stop_after", what, why, "evaluate.stop_after=0; evaluate.keep_best=true is free"
+        )
 
 
 def _beyond(fed: Federation) -> Iterator[Problem]:

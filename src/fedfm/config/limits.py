@@ -87,18 +87,28 @@ def unfit(cls: type, given: Mapping[str, Any], where: str) -> Iterator[Problem]:
     for name, f in fields.items():
         if not (only := f.metadata.get("only")) or name not in given:
             continue
-        other, wanted = only
-        head, *tail = other.split(".")
-        value, allowed = values.get(head), wanted if isinstance(wanted, tuple) else (wanted,)
-        for part in tail:
-            value = getattr(value, part, None)
-        acts = bool(value) if wanted is True else value in allowed
+        others, wanted = (only[0],) if isinstance(only[0], str) else only[0], only[1]
+        found, allowed = [_led(values, o) for o in others], wanted if isinstance(wanted, tuple) else (wanted,)
+        acts = any(found) if wanted is True else any(v in allowed for v in found)
+        other, value = " or ".join(others), found[0] if len(found) == 1 else found
         if not acts and plain_scalar(given[name]) != default_of(f):
             words = "is set" if wanted is True else f"is {' or '.join(map(str, allowed))}"
             why = f"it acts only where {other} {words}, and {other} is {value!r}"
             yield Problem(
-                at(name), f"{name}={given[name]!r} has no effect", why, f"drop {at(name)}, or set {at(other)}"
+                at(name),
+                f"{name}={given[name]!r} has no effect",
+                why,
+                f"drop {at(name)}, or set {at(others[0])}",
             )
+
+
+def _led(values: Mapping[str, Any], path: str) -> Any:
+    """The value to which a dotted path leads."""
+    head, *tail = path.split(".")
+    value = values.get(head)
+    for part in tail:
+        value = getattr(value, part, None)
+    return value
 
 
 def default_of(f: dataclasses.Field[Any]) -> Any:

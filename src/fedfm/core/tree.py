@@ -129,8 +129,8 @@ class Layout:
 
     @functools.cached_property
     def numbers(self) -> int:
-        """Values, without padding."""
-        return sum(e.size for e in self.entries)
+        """Values, without padding; all of a vector without names."""
+        return sum(e.size for e in self.entries) if self.entries else self.size
 
     @functools.cached_property
     def _sorts(self) -> tuple[tuple[Layout, Tensor], tuple[Layout, Tensor]]:

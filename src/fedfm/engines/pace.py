@@ -25,13 +25,13 @@ class Speed:
     """
 
     mean_s: float = knob(0.0, "mean duration in simulated seconds", low=0.0)
-    spread: float = knob(0.0, "standard deviation of the logarithm between parties", low=0.0)
-    jitter: float = knob(0.0, "the same between rounds of one party", low=0.0)
+    spread: float = knob(
+        0.0, "standard deviation of the logarithm between parties", low=0.0, only=(("mean_s", "step_s"), True)
+    )
+    jitter: float = knob(
+        0.0, "the same between rounds of one party", low=0.0, only=(("mean_s", "step_s"), True)
+    )
     step_s: float = knob(0.0, "mean simulated seconds of one local step", low=0.0)
-
-    def __post_init__(self) -> None:
-        if (self.spread or self.jitter) and not (self.mean_s or self.step_s):
-            raise ValueError("a spread of no time is none: set mean_s or step_s")
 
     def duration(self, ctx: Ctx, steps: int = 0) -> float:
         """Seconds that `ctx.client` needs for so many steps in `ctx.round`."""
@@ -138,13 +138,14 @@ class Quorum(SimulatedPace):
     """
 
     fraction: float = knob(0.8, "share of the planned parties that must contribute", low=0.0, high=1.0)
-    deadline_s: float | None = knob(None, "simulated seconds until a round closes; none: no limit", above=0.0)
+    deadline_s: float | None = knob(
+        None,
+        "simulated seconds until a round closes; none: no limit",
+        above=0.0,
+        only=(("speed.mean_s", "speed.step_s", "links"), True),
+    )
     eager: bool = knob(False, "close as soon as the quorum has arrived")
     late: Literal["cancel", "keep"] = knob("cancel", "what becomes of late work", choices=("cancel", "keep"))
-
-    def __post_init__(self) -> None:
-        if self.deadline_s is not None and not (self.speed.mean_s or self.speed.step_s or self.links):
-            raise ValueError("work that takes no time is never late: set speed.mean_s, speed.step_s or links")
 
     @property
     def partial(self) -> bool:  # type: ignore[override]

@@ -10,8 +10,8 @@ from fedfm.data.wordnet_topics import WordnetTopics
 from fedfm.efficiency.computation.tuning.lora import LoRA
 from fedfm.efficiency.computation.tuning.sparse import Sparse
 from fedfm.efficiency.training.adaptive import FedAdam
-from fedfm.efficiency.training.fedasync import FedAsync
-from fedfm.efficiency.training.fedbuff import FedBuff
+from fedfm.efficiency.training.arrivals.fedasync import FedAsync
+from fedfm.efficiency.training.arrivals.fedbuff import FedBuff
 from fedfm.efficiency.training.fedprox import FedProx
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.lora_exact import FedExLoRA

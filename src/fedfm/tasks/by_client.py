@@ -36,8 +36,6 @@ class TaskByClient(Task):
     whole = False
 
     def __post_init__(self) -> None:
-        if not self.rules:
-            raise ValueError("give each party a task: rules={'party-0': ..., '*': ...}")
         if any(not t.whole for t in self.rules.values()):
             raise ValueError(
                 "a task of task-by-client is for one architecture: write all patterns in one list of rules"
@@ -56,6 +54,8 @@ class TaskByClient(Task):
 
     def open(self, data: Any, device: str = "cpu") -> PartyBounds:
         """Raises ModelError where the models do not say the same kind of thing."""
+        if not self.rules:
+            raise ModelError("task-by-client: no party has a task\n    fix: rules={'party-0': ..., '*': ...}")
         return PartyBounds(self, {name: task.open(data, device) for name, task in self.rules.items()})
 
     def each(self, bound: Any, ids: Sequence[str]) -> dict[str, tuple[Task, Bound, tuple[str, ...]]]:

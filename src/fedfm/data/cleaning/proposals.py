@@ -61,11 +61,13 @@ def proposal(pieces: Sequence[Piece], needs: Wanted, mapping: Map, maps: Mapping
 def _readers(layout: str) -> str:
     """What to do about rows of a layout that the task does not read."""
     known = (name for name, card in methods().items() if card.slot == "task")
-    tasks = {name: tuple(getattr(load(name, "task"), "columns", ())) for name in known}
+    tasks = {name: getattr(load(name, "task"), "columns", ()) for name in known}
     fit = [
         name
         for name, columns in tasks.items()
-        if {c.name for c in columns}.issuperset(LAYOUTS[layout]) and not lacking(columns, {}, LAYOUTS[layout])
+        if isinstance(columns, tuple)  # not those of the parts that a task of tasks is made of
+        and {c.name for c in columns}.issuperset(LAYOUTS[layout])
+        and not lacking(columns, {}, LAYOUTS[layout])
     ]
     if not fit:
         return f"no task learns from {layout} yet, give other rows"

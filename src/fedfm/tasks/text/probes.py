@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional
 
 from fedfm.core.errors import Problem
 from fedfm.tasks import limits
 
 LARGE = 500_000_000  # parameters
+PADDING = 8  # tokens behind a text, to see whether its feature feels them
+NEAR, NEAR_HALF = 1e-3, 2e-2  # of the feature's length, in float32 and bfloat16
 MUCH = 0.5  # the share of rows, or of tokens, from which on a fault is refused
 
 
@@ -138,24 +141,27 @@ def _unknown(objective: Any, encoded: Any) -> Iterator[Problem]:
 
 def _featured(bound: Any, encoded: Any) -> Iterator[Problem]:
     """One vector a token, as wide as the head; padding must not reach the feature of a text."""
-    ids, mask = encoded.tokens.padded(
-        torch.arange(min(2, len(encoded))), bound.objective.tokenizer.pad_token_id
-    )
-    if not ids.numel():
+    objective = bound.objective
+    if not len(encoded):
         return
+    short = int(encoded.tokens.lengths.argmin())
+    ids, mask = encoded.tokens.padded(torch.tensor([short]), objective.tokenizer.pad_token_id)
+    n = ids.shape[1]
+    more = max(0, min(PADDING, objective.limit - n))
+    long = functional.pad(ids, (0, more), value=objective.tokenizer.pad_token_id)
     bound.module.eval()
     with torch.no_grad():
-        whole = bound.module.features(ids.to(bound.device), mask.to(bound.device))
-        n = int(mask[0].sum())
-        alone = bound.module.features(ids[:1, :n].to(bound.device), mask[:1, :n].to(bound.device))
-    if whole.shape != (len(ids), bound.module.head.in_features):
+        alone = bound.module.features(ids.to(bound.device), mask.to(bound.device))
+        whole = bound.module.features(long.to(bound.device), functional.pad(mask, (0, more)).to(bound.device))
+    near = NEAR_HALF if objective.task.dtype == "bfloat16" else NEAR
+    if whole.shape != (1, bound.module.head.in_features):
         yield Problem(
             "task.model",
             f"{bound.objective.task.model} gives features of shape {tuple(whole.shape)}",
             f"a head of width {bound.module.head.in_features} needs one vector a text",
             "take another encoder",
         )
-    elif float((whole[0] - alone[0]).abs().max()) > 0.02 * bound.objective.task.scale:
+    elif float((whole[0] - alone[0]).abs().max()) > near * bound.objective.task.scale:
         yield Problem(
             "task.model",
             f"{bound.objective.task.model}: a text's feature depends on the padding beside it",

@@ -85,7 +85,7 @@ class PowerSGD(Wire):
 
     def _tensors(self, layout: Layout) -> Iterator[tuple[Entry, tuple[int, int, int]]]:
         """Each tensor with (m, n, r) of its matrix; r = 0: it travels whole."""
-        for e in layout.entries:
+        for e in layout.entries or Layout.flat(layout.size).entries:
             m, n = (e.shape[0], math.prod(e.shape[1:])) if len(e.shape) > 1 else (e.size, 1)
             r = min(self.rank, m, n)
             yield e, (m, n, r if r * (m + n) < e.size else 0)
@@ -93,4 +93,5 @@ class PowerSGD(Wire):
 
 def _shapes(size: int, ctx: Ctx) -> Layout:
     """The tensors of a vector; one of which no shape is known is one tensor."""
-    return ctx.layout if ctx.layout is not None and ctx.layout.size == size else Layout.flat(size)
+    known = ctx.layout
+    return known if known is not None and known.size == size and known.entries else Layout.flat(size)

@@ -1,0 +1,1 @@
+"""Asynchronous rounds: contributions of unlike age."""

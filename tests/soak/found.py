@@ -12,6 +12,7 @@ from fedfm.efficiency.communication.coarse.terngrad import TernGrad
 from fedfm.efficiency.communication.codec.error_feedback import ErrorFeedback
 from fedfm.efficiency.communication.codec.qsgd import QSGD
 from fedfm.efficiency.communication.codec.topk import TopK
+from fedfm.efficiency.communication.lowrank.powersgd import PowerSGD
 from fedfm.efficiency.communication.submodel.heterofl import HeteroFL
 from fedfm.efficiency.computation.split.splitfed import SplitFed, SplitFedServer
 from fedfm.efficiency.training.drift.rolora import RoLoRA
@@ -29,12 +30,16 @@ from fedfm.trust.privacy.mechanism.local_gaussian import LocalGaussian
 from fedfm.trust.robustness.attack.label_flip import LabelFlip
 from fedfm.trust.robustness.attack.sign_flip import SignFlip
 from fedfm.trust.robustness.rule.fltrust import FLTrust
-from soak.trial import FACTORS, IMAGES
+from soak.trial import FACTORS, IMAGES, MIXED
 
 PICTURES = {slot: getattr(IMAGES, slot) for slot in ("task", "data", "client")}
 WEIGHTS = {"client": Local(lr=0.05, send="weights"), "server": Apply(takes="weights")}
 SPLIT = {**PICTURES, "client": SplitFed(Local(lr=0.05, steps=2, batch=4))}
 SGD = Local(lr=0.05, steps=3, batch=2)
+SAYS = {
+    **{slot: getattr(MIXED, slot) for slot in ("task", "data")},
+    "client": FedMD(local=SGD, digest=SGD, rows=5),
+}
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,16 @@ class Found:
 
 OPEN: dict[str, Found] = {}
 MENDED: dict[str, Found] = {
+    "a brief of scores under a code": Found(
+        "where architectures differ, parties decode the brief by the layout of their own weights",
+        {**SAYS, "downlink": PowerSGD()},
+        ("values came where", "is invalid for input of size"),
+    ),
+    "an attack on unlike models": Found(
+        "an attack asks what rows look like, and a task of several architectures does not say: no run begins",
+        {**SAYS, "adversary": LabelFlip(count=1)},
+        ("there is no one model",),
+    ),
     "a mixed population of mixed models": Found(
         "by-client does not tell that its clients need a task for several architectures: no classes, in round one",
         {"client": ByClient({"*": FedMD(local=SGD, digest=SGD)})},

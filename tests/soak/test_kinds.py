@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,8 +62,8 @@ from fedfm.trust.robustness.attack.label_flip import LabelFlip
 from fedfm.trust.robustness.attack.sign_flip import SignFlip
 from fedfm.trust.robustness.detection.norm_outliers import NormOutliers
 from fedfm.trust.robustness.rule.fltrust import FLTrust
-from soak.found import PICTURES, SPLIT, WEIGHTS
-from soak.trial import IMAGES, POINTS, refused
+from soak.found import PICTURES, SAYS, SPLIT, WEIGHTS
+from soak.trial import IMAGES, POINTS, Way, complaints, refused
 
 SGD = Local(lr=0.05, steps=3, batch=2)
 KEEPS = Local(momentum=0.9, keep_optimizer=True)
@@ -169,6 +170,24 @@ PASSES: list[dict[str, Any]] = [
 @pytest.mark.parametrize("slots", PASSES, ids=range(len(PASSES)))
 def test_and_nothing_beside_it(slots: dict[str, Any]) -> None:
     assert check(replace(POINTS, **slots)) == []
+
+
+@pytest.mark.parametrize(
+    "wires",
+    [
+        {"downlink": Pipe(DGC(0.5))},
+        {"downlink": EF21(TopK(0.5))},
+        {"uplink": Pipe(QSGD(), Entropy()), "downlink": ByPath({"logits": QSGD()})},
+        {"uplink": ByPath({"logits": QSGD()})},
+    ],
+    ids=range(4),
+)
+def test_scores_of_unlike_models_pass_codes_by_their_own_layout(
+    wires: dict[str, Any], tmp_path: Path
+) -> None:
+    fed = replace(POINTS, **SAYS, **wires)
+    assert check(fed) == [] and refused(fed) == []
+    assert complaints(fed, tmp_path, Way(workers=2, twin=True)) == []
 
 
 def test_a_mixed_population_tells_every_fact_of_its_clients() -> None:

@@ -123,7 +123,11 @@ class PartyBounds(Bound):
             "parties have architectures of their own: there is no one model; ask `at(party, terms)`"
         )
 
-    load = read = encode = batch = loss = losses = gradient = score = risk = part = _none
+    def encode(self, rows: Any) -> Any:
+        """Of no rows: what a party's rows look like (`feasible` asks that)."""
+        return self._none() if len(rows) else next(iter(self.bounds.values())).encode(rows)
+
+    load = read = batch = loss = losses = gradient = score = risk = part = _none
 
 
 class _Common(Objective):

@@ -80,6 +80,8 @@ def central(rng: random.Random, epsilon: float, shape: dict[str, Any]) -> Trial:
     select = rng.choice(
         (None, None, Poisson(rng.choice((0.3, 0.6, 0.9))), Uniform(count=rng.randint(1, n - 1)))
     )
+    if relation == "add-or-remove" and isinstance(select, Uniform):
+        select = None  # refused: the plan tells how many there are
     few = (
         select.rate * n if isinstance(select, Poisson) else select.count if isinstance(select, Uniform) else n
     )

@@ -151,13 +151,14 @@ def new(
     folder: Annotated[Path, typer.Option(help="where to write")] = Path("."),
 ) -> None:
     """Write a method file with its card and a law test, ready to fill."""
-    from fedfm.scaffold import hint
+    from fedfm.scaffold import hint, publish
     from fedfm.scaffold import new as make
 
     paths = make(slot, name, folder)
-    for path in paths:
+    published = publish(name, paths)
+    for path in (*paths, *([published] if published else [])):
         out.print(str(path))
-    out.print(hint(name, paths))
+    out.print(hint(slot, name, paths, published))
 
 
 @app.command()

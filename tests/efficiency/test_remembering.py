@@ -105,6 +105,23 @@ def test_ef21_reaches_the_optimum_where_top_k_does_not(uplink: Any, reaches: boo
     assert bool((got - right).abs().max() < 1e-3) is reaches
 
 
+def test_ef21_both_ways_reaches_the_optimum_with_a_third_of_the_values(drive: Any) -> None:
+    """One value of three travels up and one down; each receiver's estimate of the model follows it, and all agree at the end."""
+    wire = EF21(TopK(count=1))
+    fed = quadratics(
+        task=Quadratic(dim=3),
+        data=Quadratics(a=(1.0, 2.0, 4.0), b=(-3.0, 1.0, 2.0)),
+        client=Local(lr=0.02, steps=1, batch=0),
+        aggregate=Mean(weights="equal"),
+        uplink=wire,
+        downlink=wire,
+        rounds=600,
+    )
+    model = drive(fed, workers=0).model
+    optimum = (1.0 * -3.0 + 2.0 * 1.0 + 4.0 * 2.0) / 7.0
+    assert torch.allclose(model[:3], torch.full((3,), optimum), atol=1e-3), model
+
+
 @pytest.mark.parametrize(
     "slots",
     [{"select": Uniform(count=2)}, {"pace": AllArrive(dropout=0.4)}],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -22,7 +23,7 @@ from fedfm.data.partition.iid import Iid
 from fedfm.engines.inprocess import InProcess
 from fedfm.engines.pace import AllArrive
 from fedfm.laws.homes import quadratics
-from fedfm.scaffold import BODIES, new
+from fedfm.scaffold import BODIES, hint, new, publish
 from fedfm.scaffold.facts import declared, facts
 from fedfm.tasks.vision.image import ImageClassification
 
@@ -138,3 +139,27 @@ def test_uplink_is_a_wire(tmp_path: Path) -> None:
     said = CliRunner().invoke(app, ["new", "uplink", "own-code", "--folder", str(tmp_path)])
     assert said.exit_code == 0 and 'slot="wire"' in (tmp_path / "own_code.py").read_text()
     laws.check(module_of(tmp_path / "own_code.py").OwnCode())
+
+
+def test_what_new_writes_is_known_by_name_once_installed(tmp_path: Path) -> None:
+    """One project for all methods of a folder; a project that is somebody else's is left alone."""
+    mine = tmp_path / "My Rules"
+    mine.mkdir()
+    for slot, name in (("aggregate", "one-rule"), ("wire", "two-code")):
+        path = publish(name, new(slot, name, mine))
+        assert path == mine / "pyproject.toml"
+    found = tomllib.loads((mine / "pyproject.toml").read_text())
+    assert found["project"]["name"] == "my-rules-methods"
+    assert set(found["tool"]["setuptools"]["py-modules"]) == {"one_rule", "two_code"}
+    assert found["project"]["entry-points"]["fedfm.methods"] == {
+        "one-rule": "one_rule",
+        "two-code": "two_code",
+    }
+    below = mine / "below"
+    below.mkdir()
+    paths = new("select", "three-pick", below)
+    assert publish("three-pick", paths) is None and not (below / "pyproject.toml").exists()
+    assert "YOUR_PACKAGE.three_pick" in hint("select", "three-pick", paths)
+    (below / "pyproject.toml").write_text(theirs := "[project]\nname = 'theirs'\n")
+    assert publish("three-pick", paths) is None and (below / "pyproject.toml").read_text() == theirs
+    assert "fedavg uplink=two-code" in hint("wire", "two-code", paths, mine / "pyproject.toml")

@@ -56,7 +56,9 @@ def test_figures_are_plain_data_and_progress_is_not_among_them(capsys: pytest.Ca
     assert json.loads(json.dumps(found)) == found
     assert set(found) >= set(wire.measure(size=100, repeats=1)) | {"took_s"}
     assert found["name"] == "wire" and found["quick"] is True
-    assert found["machine"]["cores"] >= 1 and found["machine"]["versions"]["torch"] == torch.__version__
+    assert found["machine"]["cores"] >= 1 and torch.__version__.startswith(
+        found["machine"]["versions"]["torch"]
+    )
     out, err = capsys.readouterr()
     assert out == "" and "bench wire" in err
 

@@ -127,7 +127,7 @@ def test_a_new_method_keeps_the_laws(slot: str, tmp_path: Path) -> None:
     module_of(method)
     module_of(test).test_it_keeps_the_laws()
     assert max(map(len, method.read_text().splitlines())) <= 120
-    assert f"fresh-{slot}-one" in hint(f"fresh-{slot}-one", [method, test])
+    assert f"fresh-{slot}-one" in hint(slot, f"fresh-{slot}-one", [method, test])
 
 
 def test_the_aggregators_other_form_keeps_the_laws_too(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_inside_the_package_the_test_goes_to_tests(tmp_path: Path, monkeypatch: 
     paths = new("detect", "odd-one", package / "trust")
     assert paths == [package / "trust" / "odd_one.py", tmp_path / "tests" / "test_odd_one.py"]
     assert "from fedfm.trust.odd_one import OddOne\n" in paths[1].read_text()
-    assert "entry-points" not in hint("odd-one", paths)
+    assert "entry-points" not in hint("detect", "odd-one", paths)
 
 
 def test_new_overwrites_nothing(tmp_path: Path) -> None:

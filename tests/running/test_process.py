@@ -24,7 +24,7 @@ def state() -> dict[str, Any]:
     return {
         "threads": torch.get_num_threads(),
         "dtype": torch.get_default_dtype(),
-        "device": torch.get_default_device(),
+        "device": torch.empty(0).device,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "warn": torch.is_deterministic_algorithms_warn_only_enabled(),
         "precision": torch.get_float32_matmul_precision(),
@@ -103,12 +103,9 @@ def test_an_audit_and_a_refusal_give_it_back(tmp_path: Path, callers: dict[str, 
 
 
 def test_a_default_device_is_set_aside() -> None:
-    torch.set_default_device("meta")
-    try:
+    with torch.device("meta"):
         with borrowed(2):
             assert nn.Linear(2, 2).weight.device.type == "cpu" and torch.get_num_threads() == 2
             assert torch.zeros(1).dtype == torch.float32 and torch.is_grad_enabled()
         assert torch.zeros(1).device.type == "meta" and torch.get_num_threads() == 3
         assert not torch.is_grad_enabled()
-    finally:
-        torch.set_default_device(None)

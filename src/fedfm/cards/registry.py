@@ -157,7 +157,10 @@ def find(name: str, slot: str | None = None) -> Card:
         fix = "use one of: " + ", ".join(known)
         raise ConfigError([Problem(slot or "name", f"'{name}' cannot fill this slot", why, fix)])
     what = f"there is no {'recipe' if slot == 'recipe' else 'method'} '{name}'"
-    fix = f"fedfm list{f' --slot {slot}' if slot else ''} shows all"
+    fix = (
+        f"fedfm list{f' --slot {slot}' if slot else ''} shows all; one of your own is known once it is imported, \
+or by the entry point that `fedfm new` writes and `pip install` reads (docs/adding.md)"
+    )
     raise ConfigError([Problem(slot or "name", what, nearest(name, known), fix), *problems()])
 
 

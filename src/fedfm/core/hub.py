@@ -76,9 +76,7 @@ class Hub:
     def __init__(self, fed: Any, engine: Engine, bound: Bound):
         self.fed, self.engine, self.bound = fed, engine, bound
         self.live: dict[str, Session] = {}  # at work, by party
-        self.aside: dict[
-            int, Session
-        ] = {}  # questions, scores and baselines, by epoch: a busy party can be asked
+        self.aside: dict[int, Session] = {}  # by epoch: a busy party can be asked and scored
         self.epoch: Callable[[], int] = lambda: 0  # a new one
         self.accept: Callable[[Message], None] = lambda m: None
         self.stack, self.spool = Pipe(fed.uplink), Spool()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +28,11 @@ ROUND = 4
 
 
 class _House:
-    """A server that has learnt an update of its own, and judges a model by how near it comes to it."""
+    """A server that has learnt an update of its own, and judges a model by how near it comes to it.
+
+    The model is 0, so an update and the model after it are one vector. It has no rows: what a task encodes and what
+    parties answer is tried in a federation (`play`).
+    """
 
     def __init__(self) -> None:
         shapes = {e.name: e.shape for e in LAYOUT.entries}
@@ -41,8 +46,23 @@ class _House:
     def after(self, x: Tensor) -> Tensor:
         return x
 
+    @property
+    def model(self) -> Tensor:
+        return torch.zeros(LAYOUT.size)
+
     def score(self, model: Tensor) -> float:
         return -float((model - self.own).norm())
+
+    def risk(self, model: Tensor) -> float:
+        return float((model - self.own).square().sum()) / 2
+
+    def gradient(self, model: Tensor) -> Tensor:
+        return model - self.own
+
+    def __getattr__(self, name: str) -> Any:
+        offered = ", ".join(n for n in dir(_House) if not n.startswith("_"))
+        why = f"the laws of a rule are tried with a house that offers {offered}, not '{name}'"
+        raise AttributeError(f"{why}; try what needs it with laws.play(federation)")
 
 
 def ctx(events: list[Line] | None = None) -> Ctx:

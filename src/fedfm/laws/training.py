@@ -289,6 +289,17 @@ def it_steps_weights_alone(server: Server, within: Federation | None) -> None:
             hold(not bool(brief[padding(tried.gives(whole))].any()), "values in the padding of the brief")
 
 
+@law(Client, when=lambda c: c.server_half() is not None)
+def its_server_half_keeps_the_laws_of_a_server(client: Client, within: Federation | None) -> None:
+    """What `server_half` returns is tried beside this very client: no test names it, and every run has it."""
+    with tempfile.TemporaryDirectory() as folder:
+        fed = opened(client, within, Path(folder)).fed
+    half = client.server_half()
+    for found in (its_vectors_have_their_lengths, its_step_is_pure, it_steps_weights_alone):
+        why = found.broken(half, fed) if found.binds(half) else ""
+        hold(not why, f"{type(half).__name__} breaks '{found.name}': {why}")
+
+
 @law(Schedule)
 def a_rate_never_exceeds_its_knob(s: Schedule, within: Federation | None) -> None:
     """Factors lie in 0 .. 1 in every round, before, at and beyond the horizon; the first one is above 0."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from fedfm.core.errors import ModelError
@@ -33,6 +34,13 @@ def reachable() -> bool:
     return answered
 
 
+def _chain(e: BaseException | None) -> Iterator[BaseException]:
+    """An error and those behind it: older libraries say in the innermost what newer ones say at once."""
+    while e is not None:
+        yield e
+        e = e.__cause__ or e.__context__
+
+
 def refusal(model: str, where: str, what: str, e: Exception, own_fix: str = "") -> ModelError:
     """The error for a model that a foreign library could not use; its own advice is not passed on."""
     why, other = _told(e), "take one of `fedfm models`"
@@ -45,7 +53,7 @@ def refusal(model: str, where: str, what: str, e: Exception, own_fix: str = "") 
         if brought := code(folder):
             why = f"this folder brings code of its own ({', '.join(brought)}), and fedfm does not run it"
             fix = f"take a model that the installed transformers knows by itself, or {other}"
-        elif "unpickl" in f"{type(e).__name__} {e}".lower():
+        elif any("unpickl" in f"{type(x).__name__} {x}".lower() for x in _chain(e)):
             why = f"{pickles} holds other objects than tensors, and nothing is ever unpickled"
             fix = f"ask its author for safetensors, or {other}"
         elif cut := [p.name for p in folder.glob("*.bin") if not zipfile.is_zipfile(p)]:

@@ -15,7 +15,7 @@ def borrowed(threads: int | None = None) -> Iterator[None]:
     Also given back are what code of the user's own may change on the way: determinism, precision of products, the
     global generators. The run's own bits depend on none of the caller's settings but determinism and precision.
     """
-    before, dtype, device = torch.get_num_threads(), torch.get_default_dtype(), torch.get_default_device()
+    before, dtype, device = torch.get_num_threads(), torch.get_default_dtype(), _device()
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     precision = torch.get_float32_matmul_precision()
@@ -35,9 +35,14 @@ def borrowed(threads: int | None = None) -> Iterator[None]:
     finally:
         torch.set_num_threads(before)
         torch.set_default_dtype(dtype)
-        if torch.get_default_device() != device:
+        if _device() != device:
             torch.set_default_device(device if device.type != "cpu" else None)
         torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
         torch.set_float32_matmul_precision(precision)
         for name, value in flags.items():
             setattr(cudnn, name, value)
+
+
+def _device() -> torch.device:
+    """Where new tensors go (torch 2.6 cannot say it once a default device was set and taken back)."""
+    return torch.empty(0).device

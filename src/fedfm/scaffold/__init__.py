@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import keyword
 import re
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 from fedfm.cards.registry import SLOT_OF, methods
 from fedfm.core.errors import ConfigError, Problem, nearest
+from fedfm.core.federation import Federation
 from fedfm.scaffold.bodies import METHODS, Body
 from fedfm.scaffold.facts import declared
 from fedfm.scaffold.rooms import ROOMS
@@ -50,6 +52,25 @@ def test_it_keeps_the_laws() -> None:
 '''
 
 
+_MARK = "# Begun by `fedfm new`, which adds each method that it writes here."
+_MODULES = "py-modules = [\n"
+_PROJECT = f"""\
+{_MARK}
+[build-system]
+requires = ["setuptools"]
+build-backend = "setuptools.build_meta"
+
+[project]
+name = "FOLDER-methods"
+version = "0.1"
+
+[tool.setuptools]
+{_MODULES}]
+
+[project.entry-points."fedfm.methods"]
+"""
+
+
 def new(slot: str, name: str, folder: str | Path = ".") -> list[Path]:
     """Write NAME.py and test_NAME.py for a method of `slot`; returns both paths.
 
@@ -74,16 +95,45 @@ def new(slot: str, name: str, folder: str | Path = ".") -> list[Path]:
     return paths
 
 
-def hint(name: str, paths: list[Path]) -> str:
+def publish(name: str, paths: list[Path]) -> Path | None:
+    """Write, or add to, the pyproject.toml that makes the files of `new` known by name; None if it is not ours to write.
+
+    It is ours where no folder above has one, or the one beside the files is one that this function began.
+    """
+    here, stem = paths[0].resolve().parent, paths[0].stem
+    if PACKAGE in paths[0].resolve().parents:
+        return None
+    path = here / "pyproject.toml"
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    if not text and any((parent / path.name).exists() for parent in here.parents):
+        return None
+    if text and not (text.startswith(_MARK) and _MODULES in text):
+        return None
+    text = text or _PROJECT.replace(
+        "FOLDER", re.sub(r"[^a-z0-9]+", "-", here.name.lower()).strip("-") or "my"
+    )
+    text = text.replace(_MODULES, f'{_MODULES}    "{stem}",\n', 1)
+    path.write_text(f'{text}{name} = "{stem}"\n', encoding="utf-8")
+    return path
+
+
+def hint(slot: str, name: str, paths: list[Path], published: Path | None = None) -> str:
     """What to do next with the files that `new` wrote."""
     stem = name.replace("-", "_")
     todo = f"python -m pytest {paths[1].name}   # the laws of its slot"
     if PACKAGE in paths[0].resolve().parents:
         return f"{todo}\nfedfm show {name}   # found by its card"
-    return (
-        f"{todo}\nTo use it by name, publish its module from a package of yours, in pyproject.toml:\n"
-        f'    [project.entry-points."fedfm.methods"]\n    {name} = "YOUR_PACKAGE.{stem}"'
-    )
+    if published is None:
+        todo += (
+            "\nTo use it by name, publish its module from your package, in its pyproject.toml, and install that again:"
+            f'\n    [project.entry-points."fedfm.methods"]\n    {name} = "YOUR_PACKAGE.{stem}"'
+        )
+    else:
+        todo += f"\npip install -e {published.parent}   # once, and again after the next `fedfm new`: known by its name"
+    at = {"wire": "uplink"}.get(SLOT_OF.get(slot, slot), SLOT_OF.get(slot, slot))
+    if at not in {f.name for f in dataclasses.fields(Federation)}:
+        return f"{todo}\nfedfm show {name}"
+    return f"{todo}\nfedfm check fedavg {at}={name}   # in a config file: `{at}: {name}`"
 
 
 def _method(body: Body, slot: str, name: str, cls: str) -> str:
@@ -170,4 +220,4 @@ def _problems(slot: str, name: str, stem: str, cls: str, folder: Path, paths: li
     return found
 
 
-__all__ = ["BODIES", "hint", "new"]
+__all__ = ["BODIES", "hint", "new", "publish"]

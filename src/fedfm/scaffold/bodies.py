@@ -149,7 +149,8 @@ from fedfm.efficiency.communication.codec.finite import finite
     lossless = True
 
     def gives(self, layout: Layout) -> Layout | None:
-        return layout  # of the payload: Layout.flat(n) for n values without names; None: its length depends on x
+        # of the payload (x has layout.size values): Layout.flat(n), n without names; None: its length depends on x
+        return layout
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
         # draw from ctx.rng("purpose"), as in torch.rand(x.shape, generator=ctx.rng("purpose")); a code must repeat

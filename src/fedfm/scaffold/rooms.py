@@ -140,7 +140,8 @@ from fedfm.cards.registry import knob, method
     parts: int = knob(1, "pieces of the held-out data, scored side by side", low=1)
 
     def finish(self, scores: Mapping[str, Sequence[Scores]]) -> dict[str, float]:
-        # one entry a case (override `cases` and `rows` for more than one): the sums and counts of its parts
+        # one entry a case: the sums and counts of its parts. For more than one override `cases(self, parties)`
+        # and `rows(self, case, parties)`, which gives a `fedfm.data.source.Shard`
         return super().finish(scores)
 """,
     ),
@@ -157,7 +158,8 @@ from fedfm.core.protocols import Audit
         "What a finished run gives away.",
         """\
     def run(self, opened: Any, ctx: Ctx) -> dict[str, Any]:
-        # `opened` holds the run's federation, its parties and its final model (fedfm.running.audits.Opened)
+        # `opened` holds the run's federation, its parties and its final model (fedfm.running.audits.Opened);
+        # opened.bound.layout.views(opened.model) are its tensors by name
         return {"meaning": "Nothing was looked at yet."}
 """,
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedfm.cards.registry import knob, method
-from fedfm.core.errors import DataError, ModelError
+from fedfm.core.errors import ConfigError, DataError, ModelError, Problem
 from fedfm.core.protocols import Scores, Task
 from fedfm.tasks.bound import BoundModule, Objective, running_statistics
 
@@ -52,6 +52,8 @@ class Torch(Task):
                 f"task.module: gives {type(made).__name__}\n    why: a torch module is trained here\n"
                 "    fix: Torch(Net), Torch(lambda: Net(...)) or Torch(net)"
             )
+        if wrong := list(_unmeasured(self)):
+            raise ConfigError(wrong)
         kept = running_statistics(made) if self.buffers is None else self.buffers
         labels = getattr(data, "labels", None)
         return BoundModule(made.train(), _Objective(self, tuple(labels or ())), buffers=kept, device=device)
@@ -113,9 +115,26 @@ class _Objective(Objective):
             found = torch.stack(values)
         else:
             found = torch.as_tensor(np.stack([np.asarray(v) for v in values]))
+        if column in ("label", "y") and self.task.loss is None and found.is_floating_point():
+            return self._numbered(found)
         if column == "image":
             return found.float().div_(127.5).sub_(1.0)
         return found.float() if found.is_floating_point() else found
+
+    def _numbered(self, found: Tensor) -> Tensor:
+        """Targets of the cross-entropy as class numbers (n,). Raises DataError for those that are none."""
+        if found.dim() == 1 and bool((found == found.floor()).all()):
+            return found.long()
+        given = (
+            f"rows of {tuple(found.shape[1:])}"
+            if found.dim() > 1
+            else f"{found[found != found.floor()][0]:g}"
+        )
+        raise DataError(
+            f"the targets y are no class numbers: {given}\n    why: without a loss the task is the cross-entropy over "
+            "classes, and these would be cut to whole numbers\n    fix: Torch(..., loss=torch.nn.functional.mse_loss) for "
+            "numbers to predict, else integers from 0"
+        )
 
     def batch(self, encoded: Columns, index: Tensor, device: torch.device) -> Any:
         some = {n: t[index].to(device) for n, t in encoded.tensors.items()}
@@ -127,10 +146,12 @@ class _Objective(Objective):
         if loss is None:
             return functional.cross_entropy(module(batch[0]), batch[1].long(), reduction="none")
         if _of_torch(loss):
+            given, wanted = module(batch[0]), batch[1]
+            _paired(given, wanted)
             if not isinstance(loss, nn.Module) and "reduction" in inspect.signature(loss).parameters:
-                found = loss(module(batch[0]), batch[1], reduction="none")
+                found = loss(given, wanted, reduction="none")
             else:
-                found = loss(module(batch[0]), batch[1])
+                found = loss(given, wanted)
         else:
             found = loss(module, batch)
         each: Tensor = found.flatten(1).mean(1) if found.dim() > 1 else found
@@ -178,6 +199,53 @@ class _Objective(Objective):
 def _right(module: nn.Module, batch: Any) -> Tensor:
     right: Tensor = module(batch[0]).argmax(-1) == batch[1]
     return right
+
+
+def _unmeasured(task: Torch) -> Iterator[Problem]:
+    """A loss or a score that cannot be taken of (module, batch)."""
+    named: Any = task.scores if task.scores is not None else {}
+    if not isinstance(named, Mapping):
+        what = f"is a {type(named).__name__}, not a mapping of names to functions"
+        why, fix = "a score is reported under its name", 'scores={"error": lambda module, batch: ...}'
+        yield Problem("task.scores", what, why, fix)
+        named = {}
+    asked = {f"task.scores[{n!r}]": f for n, f in named.items()}
+    if task.loss is not None and not (callable(task.loss) and _of_torch(task.loss)):
+        asked["task.loss"] = task.loss
+    for where, measure in asked.items():
+        fix = "def measure(module, batch): x, y = batch; return ...  # of module(x) and y, (n,) or their mean"
+        why = "it is called with the module and a batch, not with outputs and targets"
+        if not callable(measure):
+            yield Problem(where, f"is a {type(measure).__name__}, not a function", why, fix)
+        elif not _takes(measure, 2):
+            yield Problem(where, "does not take two arguments", why, fix)
+
+
+def _paired(given: Any, wanted: Tensor) -> None:
+    """Torch pairs every output of a batch with every target where (n, 1) meets (n,), and no more than warns."""
+    shape = tuple(getattr(given, "shape", wanted.shape))
+    column = shape == (*wanted.shape, 1)
+    if shape == tuple(wanted.shape) or not (
+        wanted.is_floating_point() or column
+    ):  # (n, classes) beside (n,) is right
+        return
+    fix = "a module whose outputs have the shape of the targets; integer targets, if they are class numbers"
+    if column:
+        fix = "a module that ends in .squeeze(-1), or targets with a last axis of 1"
+    raise ModelError(
+        f"task.loss: the module gives {shape} where the targets are {tuple(wanted.shape)}\n    why: torch would pair "
+        f"outputs of one row with targets of another, and the model would learn their mean\n    fix: {fix}"
+    )
+
+
+def _takes(measure: Callable[..., Any], count: int) -> bool:
+    try:
+        inspect.signature(measure).bind(*[None] * count)
+    except ValueError:  # written in C: no signature to read
+        return True
+    except TypeError:
+        return False
+    return True
 
 
 def _of_torch(loss: Callable[..., Any]) -> bool:

@@ -159,7 +159,7 @@ class Guard:
         ctx.note(events.Upload(m.mass, m.version, told))
 
         sizes, side = {"raw": m.x.nbytes}, dict[str, torch.Tensor]()
-        layout = client.gives(self._common(bound).layout)
+        layout = client.gives((self.bound if client.mixed else bound).layout)  # unlike models: what all share
         if apart := stack.stages and layout.mixed and stack.hidden is None:  # stages see weights only
             side["buffers"] = layout.buffers(m.x)
             m, layout = replace(m, x=layout.weights(m.x)), layout.trained
@@ -231,13 +231,10 @@ class Guard:
         """The brief, decoded under the name that it was encoded under."""
         fed = self.fed
         name = ctx.client if fed.downlink.remembers else ""
-        there = ctx.at(client=name, layout=fed.serving.gives(self._common(bound).layout)).within("down")
+        layout = fed.serving.gives((self.bound if fed.client.mixed else bound).layout)
+        there = ctx.at(client=name, layout=layout).within("down")
         x, down = fed.downlink.decode(brief.x, brief.side, down, there)
         return replace(brief, x=x, side={}), down
-
-    def _common(self, bound: Bound) -> Bound:
-        """Whose layout messages have: of unlike architectures, what all have in common."""
-        return self.bound if self.fed.client.mixed else bound
 
     def _relay(self, talk: Generator[Say, Message, Any], ctx: Ctx) -> Generator[Say, Message, Any]:
         """Pass a method's own conversation on, through the `talk` codec, counting its bytes."""

@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from effort import few
+from fedfm.core.context import Terms
 from fedfm.core.tree import ALIGN, Layout, cut
 from fedfm.laws.compare import normal
+from fedfm.tasks.quadratic import Quadratic
 
 names = st.text("abcdef./_0123456789", min_size=1, max_size=12)
 shapes = st.lists(st.integers(0, 5), max_size=3).map(tuple)
@@ -108,3 +110,15 @@ def test_a_tree_is_a_vector_with_names() -> None:
     assert layout.trainable == 4
     assert hash(layout) == hash(Layout.of({"a": (2, 2), "b": ()}, buffers=("b",)))
     assert layout.digest != Layout.of({"a": (2, 2), "b": ()}).digest
+
+
+@pytest.mark.parametrize(
+    ("width", "n", "kept"), [(0.28, 50, 14), (0.07, 100, 7), (0.55, 100, 55), (0.3, 5, 2)]
+)
+def test_a_share_of_the_width_is_not_rounded_up_by_floats(width: float, n: int, kept: int) -> None:
+    """In the layout, in a network of images and in the quadratic alike."""
+    layout = Layout.of({"x": (n, 3)}, axes={"x": ("width", "")})
+    c = cut(layout, width)
+    assert c is not None and c.layout.entries[0].shape == (kept, 3)
+    quadratic = Quadratic(dim=n).open(None).at("", Terms(width=width))
+    assert quadratic.layout.trainable == kept

@@ -207,6 +207,11 @@ class Cut:
         return full
 
 
+def share(width: float, n: int) -> int:
+    """How many of n hidden units a share holds: ceil(width * n), at least 1 (0.28 * 50 is 14, whatever floats say)."""
+    return max(1, math.ceil(width * n - 1e-9))
+
+
 @functools.lru_cache(maxsize=64)
 def cut(layout: Layout, width: float = 1.0, rank: int | None = None) -> Cut | None:
     """The sub-layout for a share `width` of the hidden units (rounded up) or the first `rank` directions.
@@ -217,7 +222,7 @@ def cut(layout: Layout, width: float = 1.0, rank: int | None = None) -> Cut | No
         return None
 
     def keep(n: int, axis: str) -> int:
-        least = max(1, math.ceil(width * n)) if axis == "width" else rank if axis == "rank" else None
+        least = share(width, n) if axis == "width" else rank if axis == "rank" else None
         return n if least is None else min(least, n)
 
     kept = {

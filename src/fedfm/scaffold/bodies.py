@@ -193,7 +193,7 @@ from fedfm.cards.registry import knob, method
     fraction: float = knob(0.0, "share of the planned parties that must contribute", low=0.0, high=1.0)
 
     def quorum(self, planned: int) -> int:
-        return max(1, math.ceil(self.fraction * planned))
+        return max(1, math.ceil(self.fraction * planned - 1e-9))
 """,
     ),
     "adversary": Body(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fedfm.cards.registry import knob, method
 from fedfm.core.context import Terms
 from fedfm.core.protocols import Scores, Task
+from fedfm.core.tree import share
 from fedfm.data.source import Parties, Shard
 from fedfm.data.splits import Source
 from fedfm.tasks.bound import BoundModule, Objective
@@ -60,7 +61,7 @@ class _Objective(Objective):
         return {"loss": (float(self.loss(module, encoded.to(device))) * n if n else 0.0, n)}
 
     def narrow(self, terms: Terms) -> nn.Module:
-        return _Point(max(1, -int(-terms.width * self.dim // 1)))
+        return _Point(share(terms.width, self.dim))
 
     def save(self, module: nn.Module, folder: str) -> None:
         from pathlib import Path

@@ -15,6 +15,7 @@ from fedfm.core.context import Terms
 from fedfm.core.errors import DataError
 from fedfm.core.protocols import Scores, Task
 from fedfm.core.schema import Column
+from fedfm.core.tree import share
 from fedfm.data.kinds import Group, Image, Label
 from fedfm.tasks.bound import BoundModule, Objective
 
@@ -142,7 +143,7 @@ class _Objective(Objective):
         return batch[1]
 
     def narrow(self, terms: Terms) -> nn.Module:
-        channels = tuple(max(1, -int(-terms.width * c // 1)) for c in self.task.channels)
+        channels = tuple(share(terms.width, c) for c in self.task.channels)
         return _Net(self.inputs, channels, len(self.labels), self.task.cut, scale=terms.width)
 
     def explain(self, row: Any) -> dict[str, Any]:

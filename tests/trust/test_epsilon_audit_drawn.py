@@ -18,7 +18,7 @@ from test_epsilon_audit import Quieter, TellsTheSign, Unclipped
 
 from fedfm.checks.rules import check
 from fedfm.core.combine import Pipe
-from fedfm.core.protocols import Selector, Wire
+from fedfm.core.protocols import Pace, Selector, Wire
 from fedfm.core.spending import noises, schedule
 from fedfm.efficiency.communication.coarse.natural import Natural
 from fedfm.efficiency.communication.coarse.sign import Sign
@@ -142,8 +142,9 @@ def test_planted_leaks_are_caught(seed: int, tmp_path: Path) -> None:
         lies = rng.choice((Unclipped, Quieter))
         knobs = {k: v for k, v in vars(stage).items() if k in ("clip_norm", "noise_multiplier", "relation")}
         t = replace(t, length=60.0, fed=replace(t.fed, uplink=lies(**knobs)))
-        # of everybody: what a rare draw hides, so few plays cannot show
-        t = replace(t, fed=replace(t.fed, client=replace(t.fed.client, against=False), select=Selector()))
+        client = replace(t.fed.client, against=False)
+        # of everybody, all on time: what a rare draw hides, so few plays cannot show
+        t = replace(t, fed=replace(t.fed, client=client, select=Selector(), pace=Pace()))
     else:
         honest = LocalGaussian(noise_multiplier=stage.noise, relation="replace-one")  # type: ignore[attr-defined]
         t = replace(t, fed=replace(t.fed, uplink=Pipe(TellsTheSign(), honest), aggregate=Picks()))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from fedfm.core.tree import Layout
 from fedfm.efficiency.training.arrivals.fedbuff import FedBuff
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.mean import Mean
-from fedfm.engines.pace import AllArrive, Buffered, Quorum, Speed
+from fedfm.engines.pace import AllArrive, Buffered, Link, Quorum, Speed
 from fedfm.incentives.selection.uniform import Uniform
 from fedfm.tasks.quadratic import Quadratic, Quadratics
 from play import play
@@ -112,6 +112,34 @@ def test_deadline_leaves_out_exactly_the_slow(tmp_path: Any) -> None:
     late = [(e["round"], e["client"]) for e in events if e["kind"] == "late"]
     assert len(slow) == 2 and sorted(late) == [(t, i) for t in range(3) for i in sorted(slow)]
     assert records[-1]["clock"] == pytest.approx(3 * deadline)
+
+
+@pytest.mark.parametrize("late", ["cancel", "keep"])
+@pytest.mark.parametrize(
+    ("speed", "links"),
+    [
+        (Speed(mean_s=0.1), {}),  # 0.2 + 0.1 - 0.2 is 0.10000000000000003
+        (Speed(step_s=0.05), {}),
+        (Speed(mean_s=0.07), {"*": Link(latency_s=0.015)}),
+    ],
+)
+def test_work_done_at_the_deadline_is_in_time_at_any_clock(
+    late: Literal["cancel", "keep"], speed: Speed, links: dict[str, Link], tmp_path: Any
+) -> None:
+    pace = Quorum(1.0, deadline_s=0.1, late=late, speed=speed, links=links)
+    records, _, _ = play(fed(3, pace=pace, rounds=30), tmp_path)
+    assert [r["clients"] for r in records[1:]] == [3] * 30 and not any(r["failed"] for r in records[1:])
+    assert [r["clock"] for r in records[1:]] == pytest.approx([0.1 * t for t in range(1, 31)])
+
+
+@pytest.mark.parametrize("later", [2, 3, 4])
+def test_a_round_that_closed_by_its_quorum_did_not_last_until_its_deadline(later: int, tmp_path: Any) -> None:
+    """Whether the next party would have been in time or not, the clock stands at the last arrival that counts."""
+    times = sorted(seconds(SPREAD, 5))
+    deadline = (times[later - 1] + times[later]) / 2
+    pace = Quorum(0.4, deadline_s=deadline, eager=True, speed=SPREAD)
+    records, _, _ = play(fed(5, pace=pace, rounds=1), tmp_path)
+    assert records[-1]["clients"] == 2 and records[-1]["clock"] == pytest.approx(times[1])
 
 
 def test_without_a_quorum_the_round_fails_and_nothing_moves(tmp_path: Any) -> None:

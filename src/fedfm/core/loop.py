@@ -252,8 +252,8 @@ class Run:
         """Nothing more is awaited: last words, forgeries, detection, quorum. Raises RoundFailed."""
         fed, st, late = self.fed, self.state, r.queue[r.seen :]
         wait_s = fed.pace.deadline_s
-        if late and wait_s is not None and late[0].due > r.start + wait_s:
-            st.clock = max(st.clock, r.start + wait_s)  # the round was closed by its deadline
+        if late and wait_s is not None and not fed.pace.enough(len(r.kept), len(r.plan.jobs), 0.0):
+            st.clock = max(st.clock, r.start + wait_s)  # it was the deadline that closed the round
         if fed.pace.late == "cancel":
             self.hub.cancel(j.id for j in late)
         self.hub.finish(r.kept)

@@ -159,7 +159,8 @@ class Quorum(SimulatedPace):
         return max(1, math.ceil(round(self.fraction * planned, 9)))  # 0.07 * 100 is 7.000000000000001
 
     def enough(self, arrived: int, planned: int, waited_s: float) -> bool:
-        if self.deadline_s is not None and waited_s > self.deadline_s:
+        d = self.deadline_s
+        if d is not None and waited_s > d and not math.isclose(waited_s, d):  # 0.2 + 0.1 - 0.2 > 0.1
             return True
         return self.eager and arrived >= self.quorum(planned)
 

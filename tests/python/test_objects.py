@@ -240,6 +240,17 @@ def test_every_keyword_takes_what_a_person_has(tmp_path: Path) -> None:
         fedfm.run(3)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("nothing", ["none", "", (), None, False])
+def test_no_baselines_in_every_spelling(nothing: Any, tmp_path: Path) -> None:
+    assert fedfm.run(fed(), rounds=1, out=tmp_path / "run", baselines=nothing).status == "finished"
+
+
+@pytest.mark.parametrize("wrong", [True, ["local", 3], "locale", 1.5])
+def test_a_baseline_that_there_is_not(wrong: Any) -> None:
+    with pytest.raises(ConfigError, match="there is no baseline"):
+        fedfm.run(fed(), rounds=1, baselines=wrong)
+
+
 def test_paths_of_any_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in "ab":

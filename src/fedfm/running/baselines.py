@@ -29,10 +29,10 @@ from fedfm.running.record.folder import FORMAT, versioned, writing
 KINDS = ("local", "pooled")
 
 
-def parse(text: str | Sequence[str]) -> tuple[str, ...]:
-    """ "local,pooled", "none" or a sequence of kinds to kinds; an unknown word is an error."""
-    given = text.split(",") if isinstance(text, str) else text
-    words = tuple(w.strip() for w in given if w.strip() and w.strip() != "none")
+def parse(text: str | Sequence[str] | None) -> tuple[str, ...]:
+    """ "local,pooled", "none" or None, or a sequence of kinds to kinds; an unknown word is an error."""
+    given = text.split(",") if isinstance(text, str) else text if isinstance(text, Sequence) else [text or ""]
+    words = tuple(w for w in (str(w).strip() for w in given) if w and w != "none")
     if bad := [w for w in words if w not in KINDS]:
         raise ConfigError(
             [

@@ -29,7 +29,7 @@ def run(
     rounds: int | None = None,
     seed: int | None = None,
     engine: Any = None,
-    baselines: str | Sequence[str] = "none",
+    baselines: str | Sequence[str] | None = "none",
     settings: str | Iterable[str] | Mapping[str, Any] = (),
     callbacks: Callback | Iterable[Callback] = (),
     trackers: str | Iterable[Any] = (),

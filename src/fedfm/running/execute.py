@@ -45,7 +45,7 @@ def execute(
     what: Setup | Federation | configs.Config,
     out: str | Path | None = None,
     *,
-    baselines: str | Sequence[str] = "local,pooled",
+    baselines: str | Sequence[str] | None = "local,pooled",
     progress: Progress | None = None,
     trackers: Iterable[Any] = (),
     callbacks: Callback | Iterable[Callback] = (),

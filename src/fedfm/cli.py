@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 import fedfm
-from fedfm import runs
+from fedfm import collector, runs
 from fedfm.core.errors import ConfigError, FedfmError, Problem
 from fedfm.core.text import clean
 from fedfm.running.console import said
@@ -238,6 +238,7 @@ def _dashes(argv: list[str]) -> None:
 
 def main(argv: list[str] | None = None) -> Any:
     """Entry point: every error that fedfm raises on purpose is printed without a traceback."""
+    collector.rarely()
     try:
         return app(args=argv)
     except SystemExit as e:

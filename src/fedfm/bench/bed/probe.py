@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from fedfm import collector
+
 
 def tell(name: str) -> None:
     """Say that `name` is reached, in one write, for workers say it on the same pipe."""
@@ -45,6 +47,7 @@ def _then(call: Callable[..., Any], after: Callable[[], None]) -> Callable[..., 
 def main(recipe: str, out: str, engine: str = "") -> None:
     """Run `recipe` into `out`; whoever started this process ends it after the first step."""
     tell("python")
+    collector.rarely()  # as the command line does
     from fedfm.core import scoring
     from fedfm.core.loop import Run
     from fedfm.running import drive, execute

@@ -31,11 +31,11 @@ from fedfm.cards.registry import recipes
 from fedfm.config.plain import digest
 from fedfm.core.errors import FedfmError, ResumeError, RunFailed
 from fedfm.core.state import write
-from fedfm.core.text import markdown
 from fedfm.report.numbers import decimals, fixed, short, size
 from fedfm.report.seeds import reach
 from fedfm.running.execute import configure, execute, resume
 from fedfm.running.record.identity import BITS
+from fedfm.text import markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS = ROOT / "runs" / "results"

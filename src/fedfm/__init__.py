@@ -19,7 +19,7 @@ NAMES = {
     **dict.fromkeys(("method", "recipe", "knob"), "fedfm.cards.registry"),
     **dict.fromkeys(("Ctx", "Terms"), "fedfm.core.context"),
     **dict.fromkeys(("FedfmError", "ConfigError", "RunFailed"), "fedfm.core.errors"),
-    "Layout": "fedfm.core.tree",
+    "Layout": "fedfm.vectors.layout",
     "Message": "fedfm.core.message",
     "check": "fedfm.checks.rules",
     **dict.fromkeys(

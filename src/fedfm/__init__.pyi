@@ -48,7 +48,7 @@ from fedfm.core.protocols import Server as Server
 from fedfm.core.protocols import Task as Task
 from fedfm.core.protocols import Valuer as Valuer
 from fedfm.core.protocols import Wire as Wire
-from fedfm.core.tree import Layout as Layout
+from fedfm.vectors.layout import Layout as Layout
 from fedfm.data.arrays import Arrays as Arrays
 from fedfm.data.chatterbot import Chatterbot as Chatterbot
 from fedfm.data.digits import Digits as Digits

@@ -13,9 +13,9 @@ from rich.table import Table
 import fedfm
 from fedfm import collector, runs
 from fedfm.core.errors import ConfigError, FedfmError, Problem
-from fedfm.core.text import clean
 from fedfm.running.console import said
 from fedfm.terminal import Settings, What, err, out
+from fedfm.text import clean
 
 app = typer.Typer(
     add_completion=False,

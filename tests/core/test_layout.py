@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 from effort import few
 from fedfm.core.context import Terms
-from fedfm.core.tree import ALIGN, Layout, cut
 from fedfm.laws.compare import normal
 from fedfm.tasks.quadratic import Quadratic
+from fedfm.vectors.cut import cut
+from fedfm.vectors.layout import ALIGN, Layout
 
 names = st.text("abcdef./_0123456789", min_size=1, max_size=12)
 shapes = st.lists(st.integers(0, 5), max_size=3).map(tuple)

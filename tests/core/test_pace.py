@@ -15,13 +15,13 @@ from fedfm.core.context import Ctx, Terms
 from fedfm.core.federation import Federation
 from fedfm.core.message import Message
 from fedfm.core.protocols import Load
-from fedfm.core.tree import Layout
 from fedfm.efficiency.training.arrivals.fedbuff import FedBuff
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.mean import Mean
 from fedfm.engines.pace import AllArrive, Buffered, Link, Quorum, Speed
 from fedfm.incentives.selection.uniform import Uniform
 from fedfm.tasks.quadratic import Quadratic, Quadratics
+from fedfm.vectors.layout import Layout
 from play import play
 
 SPREAD = Speed(mean_s=10.0, spread=1.0)

@@ -21,7 +21,6 @@ from fedfm.core.loop import Run
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregator, Lift, Wire
 from fedfm.core.scoring import View
-from fedfm.core.tree import Layout
 from fedfm.efficiency.communication.codec.error_feedback import ErrorFeedback
 from fedfm.efficiency.communication.codec.topk import TopK
 from fedfm.efficiency.computation.split.splitfed import SplitFed, SplitFedServer
@@ -35,6 +34,7 @@ from fedfm.tasks.bound import BoundModule, Objective
 from fedfm.tasks.quadratic import Quadratics
 from fedfm.trust.privacy.mechanism.gaussian import ClipNoise
 from fedfm.trust.privacy.secure.secagg import SecAgg
+from fedfm.vectors.layout import Layout
 
 EQUAL = Mean(weights="equal")
 

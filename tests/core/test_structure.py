@@ -22,6 +22,8 @@ BELOW = {
     "tasks",
     "engines",
     "ledger",
+    "text",
+    "vectors",
 }  # what methods and recipes stand on
 ABOVE = {
     "recipes",
@@ -37,9 +39,10 @@ MOST_LINES = 400
 CORE_LINES = 3000  # of code, after `ruff format` at 110 columns
 MOST_FILES = 12  # of a folder; core/ is exempt: docs/design.md names its modules one by one
 ALLOWED = {
-    "core": {"core", "cards", "ledger"},
+    "core": {"core", "cards", "ledger", "vectors"},
     **{s: {"core", s, *BELOW} for s in SECTIONS},
     **{b: {"core", *BELOW} for b in BELOW},
+    "vectors": {"vectors"},
 }
 
 
@@ -114,7 +117,7 @@ def test_a_module_imports_only_what_stands_below_it(path: Path) -> None:
 def test_the_core_knows_no_method() -> None:
     for path in (ROOT / "core").glob("*.py"):
         assert all(
-            name.startswith(("fedfm.core", "fedfm.cards", "fedfm.ledger"))
+            name.startswith(("fedfm.core", "fedfm.cards", "fedfm.ledger", "fedfm.vectors"))
             for _, name in imports(path, types=True)
             if name.startswith("fedfm")
         ), path.name
@@ -176,7 +179,7 @@ def test_no_two_tests_share_a_name() -> None:
 
 
 def test_the_core_fits_its_limit() -> None:
-    count = {p.name: code_lines(p) for p in (ROOT / "core").rglob("*.py")}
+    count = {str(p.relative_to(ROOT)): code_lines(p) for p in (ROOT / "core").rglob("*.py")}
     assert sum(count.values()) <= CORE_LINES, sorted(count.items(), key=lambda kv: -kv[1])
 
 

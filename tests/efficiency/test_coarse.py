@@ -14,7 +14,6 @@ from fedfm.core.context import Ctx
 from fedfm.core.errors import ClientFailed, MessageRefused
 from fedfm.core.message import Message
 from fedfm.core.protocols import Wire
-from fedfm.core.tree import Entry, Layout
 from fedfm.efficiency.communication.coarse.natural import Natural
 from fedfm.efficiency.communication.coarse.rotation import Rotation, hadamard
 from fedfm.efficiency.communication.coarse.sign import Sign
@@ -24,6 +23,7 @@ from fedfm.efficiency.communication.codec.quantise import Quantise
 from fedfm.efficiency.communication.lowrank.powersgd import PowerSGD
 from fedfm.efficiency.training.majority_vote import MajorityVote
 from fedfm.laws.compare import normal
+from fedfm.vectors.layout import Entry, Layout
 
 
 def ctx(d: int, round: int = 0) -> Ctx:

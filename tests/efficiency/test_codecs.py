@@ -16,7 +16,6 @@ from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ClientFailed, MessageRefused
 from fedfm.core.protocols import Wire
-from fedfm.core.tree import Layout
 from fedfm.efficiency.communication.codec import rans
 from fedfm.efficiency.communication.codec.entropy import Entropy
 from fedfm.efficiency.communication.codec.error_feedback import ErrorFeedback
@@ -24,6 +23,7 @@ from fedfm.efficiency.communication.codec.qsgd import QSGD
 from fedfm.efficiency.communication.codec.quantise import Quantise
 from fedfm.efficiency.communication.codec.randk import RandK
 from fedfm.efficiency.communication.codec.topk import TopK
+from fedfm.vectors.layout import Layout
 
 
 def ctx(size: int | None = None, client: str = "party-0", **kw: Any) -> Ctx:

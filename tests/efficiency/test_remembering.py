@@ -14,7 +14,6 @@ from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ClientFailed
 from fedfm.core.state import Store
-from fedfm.core.tree import Entry, Layout
 from fedfm.efficiency.communication.codec.entropy import Entropy
 from fedfm.efficiency.communication.codec.error_feedback import ErrorFeedback
 from fedfm.efficiency.communication.codec.qsgd import QSGD
@@ -29,6 +28,7 @@ from fedfm.laws.compare import normal, same
 from fedfm.laws.homes import quadratics
 from fedfm.tasks.quadratic import Quadratic, Quadratics
 from fedfm.trust.privacy.mechanism.local_gaussian import LocalGaussian
+from fedfm.vectors.layout import Entry, Layout
 
 
 def ctx(d: int, t: int = 0) -> Ctx:

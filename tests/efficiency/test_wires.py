@@ -19,7 +19,6 @@ from fedfm.core.context import Ctx
 from fedfm.core.errors import ClientFailed, MessageRefused
 from fedfm.core.message import Message, pack, unpack
 from fedfm.core.protocols import Wire
-from fedfm.core.tree import Layout
 from fedfm.efficiency.communication.coarse.natural import Natural
 from fedfm.efficiency.communication.coarse.rotation import Rotation
 from fedfm.efficiency.communication.coarse.sign import Sign
@@ -34,6 +33,7 @@ from fedfm.efficiency.communication.codec.topk import TopK
 from fedfm.efficiency.communication.lowrank.powersgd import PowerSGD
 from fedfm.efficiency.communication.memory.dgc import DGC
 from fedfm.efficiency.communication.memory.ef21 import EF21
+from fedfm.vectors.layout import Layout
 
 LOSSY: list[Wire] = [
     TopK(0.1),

@@ -9,11 +9,11 @@ import torch
 
 from federations import VALUED, digits
 from fedfm.checks.rules import check
-from fedfm.core.tree import Layout
 from fedfm.efficiency.training.local import Local
 from fedfm.incentives.contribution.datainf import DataInf, influences
 from fedfm.trust.privacy.mechanism.gaussian import ClipNoise
 from fedfm.trust.robustness.attack.label_flip import LabelFlip
+from fedfm.vectors.layout import Layout
 
 
 def test_equals_the_mean_of_explicit_inverses() -> None:

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from effort import few
 from fedfm.core.context import Ctx
 from fedfm.core.federation import Federation, replace
-from fedfm.core.tree import cut
 from fedfm.efficiency.communication.submodel.heterofl import HeteroFL
 from fedfm.efficiency.computation.split.splitfed import SplitFed, SplitFedServer
 from fedfm.efficiency.training.adaptive import FedAdam
@@ -24,6 +23,7 @@ from fedfm.efficiency.training.scaffold import Scaffold, ScaffoldServer
 from fedfm.laws.compare import near
 from fedfm.laws.homes import pictures
 from fedfm.tasks.quadratic import Quadratic, Quadratics
+from fedfm.vectors.cut import cut
 
 
 def quad(**slots: Any) -> Federation:

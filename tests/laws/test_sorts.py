@@ -15,7 +15,6 @@ from fedfm.core.context import Ctx
 from fedfm.core.federation import Federation
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregate, Aggregator, Bound, Client, Lift, Server, State, Wire
-from fedfm.core.tree import Layout
 from fedfm.efficiency.communication.codec.qsgd import QSGD
 from fedfm.efficiency.communication.codec.quantise import Quantise
 from fedfm.efficiency.communication.codec.randk import RandK
@@ -30,6 +29,7 @@ from fedfm.laws.homes import quadratics
 from fedfm.tasks.bound import BoundModule, Objective
 from fedfm.tasks.quadratic import Quadratic
 from fedfm.trust.robustness.attack.sign_flip import SignFlip
+from fedfm.vectors.layout import Layout
 
 MEANS = torch.tensor(
     [[1.0, -2.0, 0.5], [4.0, 8.0, 0.0], [9.0, 3.0, -6.0]]

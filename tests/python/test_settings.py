@@ -19,7 +19,6 @@ from fedfm.config.record import to_config
 from fedfm.core.combine import ByPath
 from fedfm.core.errors import ConfigError
 from fedfm.core.federation import Federation, replace
-from fedfm.core.tree import Layout
 from fedfm.efficiency.communication.codec.topk import TopK
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.personal.by_client import ByClient
@@ -34,6 +33,7 @@ from fedfm.trust.privacy.secure.secagg import SecAgg
 from fedfm.trust.robustness.attack.label_flip import LabelFlip
 from fedfm.trust.robustness.attack.sign_flip import SignFlip
 from fedfm.trust.robustness.rule.trimmed_mean import TrimmedMean
+from fedfm.vectors.layout import Layout
 
 
 def refused(fed: Federation, *settings: str) -> list[tuple[str, str]]:

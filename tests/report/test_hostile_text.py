@@ -18,10 +18,10 @@ from rich.table import Table
 from typer.testing import CliRunner
 
 from fedfm.cli import app, main
-from fedfm.core.text import clean, line, markdown
 from fedfm.running.console import Terminal, said
 from fedfm.running.progress import round_line, table, verdict
 from fedfm.running.verdict import Result
+from fedfm.text import clean, line, markdown
 from recorded import edited, lines, rewrite
 
 Recorded = Callable[[str], Path]

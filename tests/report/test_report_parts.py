@@ -12,13 +12,13 @@ from typing import Any
 
 from page_outline import card, page
 
-from fedfm.core.text import clip
 from fedfm.report import outline, rundir
 from fedfm.report.drawing.charts import apart, bins, labelled, thin, ticks
 from fedfm.report.drawing.letters import fit, wide
 from fedfm.report.drawing.markup import data, esc
 from fedfm.report.folds import fold, log_rows
 from fedfm.report.numbers import alike, decimals, fixed, share, short, size, span
+from fedfm.text import clip
 from recorded import edited, lines, rewrite
 
 Recorded = Callable[[str], Path]

@@ -20,7 +20,6 @@ from fedfm.core.fold import Fold
 from fedfm.core.loop import Run
 from fedfm.core.message import Message
 from fedfm.core.protocols import Client, Wire
-from fedfm.core.tree import Layout
 from fedfm.data.source import Parties
 from fedfm.efficiency.communication.coarse.natural import Natural
 from fedfm.efficiency.communication.coarse.rotation import Rotation
@@ -62,6 +61,7 @@ from fedfm.trust.robustness.attack.label_flip import LabelFlip
 from fedfm.trust.robustness.attack.sign_flip import SignFlip
 from fedfm.trust.robustness.detection.norm_outliers import NormOutliers
 from fedfm.trust.robustness.rule.fltrust import FLTrust
+from fedfm.vectors.layout import Layout
 from soak.found import PICTURES, SAYS, SPLIT, WEIGHTS
 from soak.trial import IMAGES, POINTS, Way, complaints, refused
 

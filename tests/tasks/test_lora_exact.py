@@ -12,8 +12,8 @@ from fedfm.core.context import Ctx
 from fedfm.core.errors import ConfigError, RoundFailed
 from fedfm.core.fold import Fold
 from fedfm.core.message import Message
-from fedfm.core.tree import Layout
 from fedfm.efficiency.training.lora_exact import FedExLoRA, pairs
+from fedfm.vectors.layout import Layout
 
 HEADS = {
     "net.q.": (6, 5, 2),

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from fedfm.core.context import Terms
 from fedfm.core.errors import FedfmError, ModelError
-from fedfm.core.tree import cut
 from fedfm.data.source import Parties, Shard
 from fedfm.efficiency.computation.tuning.full import Full
 from fedfm.efficiency.computation.tuning.head import Head
@@ -23,6 +22,7 @@ from fedfm.models import tiny
 from fedfm.tasks.bound import BoundModule
 from fedfm.tasks.text.causal import CausalLM
 from fedfm.tasks.text.classify import SequenceClassification
+from fedfm.vectors.cut import cut
 
 WIDTH, LAYERS = 32, 2  # of the tiny models
 

@@ -14,11 +14,11 @@ from fedfm.checks.rules import check
 from fedfm.core.context import Ctx
 from fedfm.core.errors import DataError
 from fedfm.core.message import Message
-from fedfm.core.tree import Layout
 from fedfm.trust.privacy.mechanism.gaussian import ClipNoise
 from fedfm.trust.privacy.secure.secagg import SecAgg
 from fedfm.trust.robustness.attack.sign_flip import SignFlip
 from fedfm.trust.robustness.rule.fltrust import FLTrust
+from fedfm.vectors.layout import Layout
 
 LAYOUT = Layout.of({"w": (16,)})
 

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from fedfm.core.context import Ctx, Noise
 from fedfm.core.errors import ClientFailed
-from fedfm.core.tree import Layout
 from fedfm.trust.privacy.accountant import per_round, spent
 from fedfm.trust.privacy.mechanism.clipping import clip, perturb
 from fedfm.trust.privacy.mechanism.gaussian import ClipNoise
 from fedfm.trust.privacy.mechanism.local_gaussian import LocalGaussian
+from fedfm.vectors.layout import Layout
 
 DELTA = 1e-5
 DRAWN = {"kind": "plan", "round": 0, "clients": [], "sampling": {"kind": "all"}}

@@ -20,7 +20,6 @@ from fedfm.core.context import Ctx
 from fedfm.core.errors import ClientFailed, RoundFailed
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregator, Client, Say
-from fedfm.core.tree import Layout
 from fedfm.trust.robustness.attack.label_flip import LabelFlip
 from fedfm.trust.robustness.attack.sign_flip import SignFlip
 from fedfm.trust.robustness.detection.norm_outliers import NormOutliers
@@ -28,6 +27,7 @@ from fedfm.trust.robustness.rule import order
 from fedfm.trust.robustness.rule.krum import Krum, distances, scores
 from fedfm.trust.robustness.rule.median import CoordinateMedian
 from fedfm.trust.robustness.rule.trimmed_mean import TrimmedMean
+from fedfm.vectors.layout import Layout
 
 CTX = Ctx(3)
 

@@ -22,10 +22,10 @@ from fedfm.core.context import Ctx
 from fedfm.core.federation import Federation
 from fedfm.core.fold import Fold, gather, settle, validate
 from fedfm.core.message import Message
-from fedfm.core.tree import Layout
 from fedfm.efficiency.training.mean import Mean
 from fedfm.trust.robustness.rule.krum import Krum
 from fedfm.trust.robustness.rule.median import CoordinateMedian
+from fedfm.vectors.layout import Layout
 
 TARGETS = {"mean": 2.0}  # times the plain sum
 

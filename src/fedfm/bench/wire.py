@@ -17,7 +17,7 @@ from fedfm.cards.registry import load, methods
 from fedfm.core.context import Ctx
 from fedfm.core.message import Message, pack
 from fedfm.core.protocols import Wire
-from fedfm.core.tree import Layout
+from fedfm.vectors.layout import Layout
 
 COMBINATORS = {"pipe": (), "by-path": ({"*": Wire()},)}  # what their defaults leave empty
 

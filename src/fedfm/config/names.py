@@ -10,7 +10,7 @@ from typing import Any
 from fedfm.core.errors import Problem, nearest
 from fedfm.core.federation import Federation
 from fedfm.core.job import UPLOAD
-from fedfm.core.tree import Layout
+from fedfm.vectors.layout import Layout
 
 
 def strange(fed: Federation, parties: Iterable[str], layout: Layout | None = None) -> list[Problem]:

@@ -14,7 +14,7 @@ from fedfm.core.job import Job
 from fedfm.core.memory import Memories, RunState
 from fedfm.core.message import Message
 from fedfm.core.protocols import Bound
-from fedfm.core.tree import cut
+from fedfm.vectors.cut import cut
 
 
 class Briefs:

@@ -14,7 +14,7 @@ from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
 from fedfm.core.message import DTYPES, Message
 from fedfm.core.protocols import Bound, Replies, Say, State, Wire
-from fedfm.core.tree import Entry, Layout
+from fedfm.vectors.layout import Entry, Layout
 
 
 def _fact(of: Callable[[Iterable[Any]], Any], name: str) -> Any:

@@ -13,14 +13,14 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fedfm.core.tree import Layout
 from fedfm.ledger.events import Event, Line
+from fedfm.vectors.layout import Layout
 
 
 @dataclass(frozen=True)
@@ -142,15 +142,21 @@ class Ctx:
 
     def at(self, **changes: Any) -> Ctx:
         """The same context with some fields changed."""
-        return replace(self, **changes)
+        if unknown := changes.keys() - vars(self).keys():
+            raise TypeError(f"a context has no {min(unknown)}")
+        new = object.__new__(
+            Ctx
+        )  # `dataclasses.replace` takes ten times as long, eight times a client and round
+        vars(new).update(vars(self) | changes)
+        return new
 
     def within(self, name: str | int) -> Ctx:
         """The context of a part (a pipe's second stage draws other numbers than its first)."""
-        return replace(self, path=f"{self.path}/{name}")
+        return self.at(path=f"{self.path}/{name}")
 
     def muted(self) -> Ctx:
         """The same streams, no events: for what-if computations such as coalition utilities."""
-        return replace(self, events=None)
+        return self.at(events=None)
 
     # ---- randomness -------------------------------------------------------------------------------------------
     def _seed(self, stream: str, purpose: str, client: str) -> int:

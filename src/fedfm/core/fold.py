@@ -21,7 +21,7 @@ from fedfm.core.errors import MessageRefused, RoundFailed
 from fedfm.core.message import Message, finite
 from fedfm.core.protocols import Aggregate, Lift, State, Wire
 from fedfm.core.spending import always
-from fedfm.core.tree import Layout
+from fedfm.vectors.layout import Layout
 
 if TYPE_CHECKING:
     from fedfm.core.federation import Federation

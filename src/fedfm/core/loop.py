@@ -29,10 +29,10 @@ from fedfm.core.message import Message, nothing
 from fedfm.core.protocols import Aggregate, Bound, Load, Outcome, Plan, State
 from fedfm.core.spending import always, overspends, unseen
 from fedfm.core.state import whole
-from fedfm.core.tree import cut
 from fedfm.ledger import events
 from fedfm.ledger.events import Line
 from fedfm.ledger.file import read
+from fedfm.vectors.cut import cut
 
 T = TypeVar("T")
 STATEFUL = ("aggregate", "adversary", "detect", "value", "reward")  # the selector's starts from the pool

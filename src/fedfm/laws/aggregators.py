@@ -14,10 +14,10 @@ from fedfm.core.federation import Federation
 from fedfm.core.fold import Fold
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregator, State
-from fedfm.core.tree import Layout
 from fedfm.laws.compare import kept, near, normal, padding, same
 from fedfm.laws.law import hold, law
 from fedfm.ledger.events import Line
+from fedfm.vectors.layout import Layout
 
 # It has the tensors that exact averaging of low-rank factors asks for; the others do not mind.
 LAYOUT = Layout.of(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedfm.core.message import Message
-from fedfm.core.tree import Layout
+from fedfm.vectors.layout import Layout
 
 
 def same(a: Any, b: Any) -> bool:

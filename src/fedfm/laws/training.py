@@ -22,13 +22,13 @@ from fedfm.core.job import Job
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregate, Client, Server
 from fedfm.core.state import freeze, thaw
-from fedfm.core.tree import Layout
 from fedfm.efficiency.training.schedule import Schedule
 from fedfm.laws.compare import kept, normal, padding, same
 from fedfm.laws.examples import knobs, turned
 from fedfm.laws.homes import Home, opened, tries
 from fedfm.laws.law import hold, law
 from fedfm.tasks.bound import BoundModule
+from fedfm.vectors.layout import Layout
 
 STILL = torch.tensor([1.5, -2.25, 1e-3])  # a fixed residual: nothing may touch it
 COUNT = "counted"  # a running statistic: one more with every loss that is computed in training

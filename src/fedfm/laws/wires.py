@@ -20,12 +20,12 @@ from fedfm.core.federation import Federation, replace
 from fedfm.core.message import Message, pack, unpack
 from fedfm.core.protocols import State, Wire
 from fedfm.core.state import freeze, lasting, thaw
-from fedfm.core.tree import Entry, Layout
 from fedfm.efficiency.training.mean import Mean
 from fedfm.laws.compare import kept, near, normal, same
 from fedfm.laws.examples import knobs
 from fedfm.laws.homes import play, quadratics
 from fedfm.laws.law import hold, law
+from fedfm.vectors.layout import Entry, Layout
 
 LENGTHS = (0, 1, 7, 1000)
 DRAWS = 600  # of an estimator whose mean is tested

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from fedfm.core.errors import ResumeError
-from fedfm.core.text import line
 from fedfm.report.folds import Facts, fold
 from fedfm.report.ledgers import Events, read_lines
 from fedfm.report.numbers import count, finite, natural
+from fedfm.text import line
 
 SWEEP, AUDIT = "sweep.json", "audit.json"
 PARTS = ("summary.json", "metrics.jsonl", "events.jsonl")

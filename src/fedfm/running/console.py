@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from fedfm.core.text import clean
+from fedfm.text import clean
 
 
 class Terminal(Console):

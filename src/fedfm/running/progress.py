@@ -16,9 +16,9 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from fedfm.core.text import line
 from fedfm.report.numbers import decimals, finite, fixed, score, short, size
 from fedfm.running.console import said
+from fedfm.text import line
 
 Shown = Callable[[dict[str, Any]], None]
 

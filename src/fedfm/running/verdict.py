@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from fedfm.core.errors import RunFailed
-from fedfm.core.text import line
 from fedfm.ledger import file as ledger
 from fedfm.ledger.events import Dropout, Failed, Late, Line, Planned, Refused, Upload
 from fedfm.report.drawing.markup import esc
 from fedfm.report.numbers import score
+from fedfm.text import line
 
 FINISHED, FINDINGS, FAILED, INTERRUPTED = "finished", "finished with findings", "failed", "interrupted"
 MOST = 0.5  # a party that fails in more than this share of the rounds that asked it is a finding

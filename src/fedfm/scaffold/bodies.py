@@ -138,7 +138,7 @@ from torch import Tensor
 
 from fedfm.core.context import Ctx
 from fedfm.core.protocols import State, Wire
-from fedfm.core.tree import Layout
+from fedfm.vectors.layout import Layout
 from fedfm.cards.registry import method
 from fedfm.efficiency.communication.codec.finite import finite
 """,

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from fedfm.core.context import Terms
 from fedfm.core.errors import FedfmError, nearest
 from fedfm.core.protocols import Bound, Loss, Scores
-from fedfm.core.tree import Cut, Layout, cut
+from fedfm.vectors.cut import Cut, cut
+from fedfm.vectors.layout import Layout
 
 CHUNK = 256  # examples scored at once
 

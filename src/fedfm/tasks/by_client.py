@@ -15,8 +15,8 @@ from fedfm.core.context import Terms
 from fedfm.core.errors import FedfmError, ModelError, Problem
 from fedfm.core.protocols import Bound, Task
 from fedfm.core.schema import Column
-from fedfm.core.tree import Layout
 from fedfm.tasks.bound import Objective, evaluating
+from fedfm.vectors.layout import Layout
 
 PROBED = 4  # rows of the probe
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from fedfm.cards.registry import knob, method
 from fedfm.core.context import Terms
 from fedfm.core.protocols import Scores, Task
-from fedfm.core.tree import share
 from fedfm.data.source import Parties, Shard
 from fedfm.data.splits import Source
 from fedfm.tasks.bound import BoundModule, Objective
+from fedfm.vectors.cut import share
 
 
 @method("quadratic", slot="task", section="VII")

@@ -11,7 +11,7 @@ from torch import Tensor
 from fedfm.core.context import Ctx
 from fedfm.core.message import Message
 from fedfm.core.protocols.slot import Slot, State
-from fedfm.core.tree import Layout
+from fedfm.vectors.layout import Layout
 
 
 @dataclass(frozen=True)

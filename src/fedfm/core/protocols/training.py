@@ -14,7 +14,7 @@ from fedfm.core.message import Message
 from fedfm.core.protocols.folding import Aggregate
 from fedfm.core.protocols.slot import Barrier, Replies, Say, Scores, Slot, State
 from fedfm.core.schema import Column
-from fedfm.core.tree import Layout
+from fedfm.vectors.layout import Layout
 
 Loss = Callable[[Any, Any], Tensor]  # of a module and a batch
 

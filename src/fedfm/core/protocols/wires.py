@@ -10,7 +10,7 @@ from torch import Tensor
 from fedfm.core.context import Ctx
 from fedfm.core.message import Message
 from fedfm.core.protocols.slot import NOTHING, Barrier, Replies, Say, Slot, State
-from fedfm.core.tree import Layout
+from fedfm.vectors.layout import Layout
 
 
 class Wire(Slot):

@@ -11,7 +11,7 @@ from fedfm.core.context import Ctx
 from fedfm.core.errors import ConfigError, Problem, RoundFailed
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregator, Bound, Lift, State
-from fedfm.core.tree import Layout
+from fedfm.vectors.layout import Layout
 
 A, B, R = "lora_A.default.weight", "lora_B.default.weight", "lora_R"
 

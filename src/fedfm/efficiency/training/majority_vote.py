@@ -11,7 +11,7 @@ from fedfm.cards.registry import method
 from fedfm.core.context import Ctx
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregator, Lift, State
-from fedfm.core.tree import Layout
+from fedfm.vectors.layout import Layout
 
 
 @method(

@@ -14,7 +14,7 @@ from fedfm.core.context import Ctx
 from fedfm.core.errors import ConfigError, Problem, RoundFailed, nearest
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregator, Lift, State
-from fedfm.core.tree import cut
+from fedfm.vectors.cut import cut
 
 
 @method(

@@ -10,8 +10,8 @@ from torch import Tensor
 from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
 from fedfm.core.protocols import Aggregate, Server, State
-from fedfm.core.tree import Layout
 from fedfm.efficiency.training.schedule import Constant, Schedule
+from fedfm.vectors.layout import Layout
 
 
 @method(

@@ -13,7 +13,7 @@ from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
 from fedfm.core.message import Message
 from fedfm.core.protocols import Bound, State, Valuer
-from fedfm.core.tree import Layout
+from fedfm.vectors.layout import Layout
 
 ROWS = 64  # of one pass
 

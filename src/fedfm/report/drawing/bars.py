@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from fedfm.core.text import clip
 from fedfm.report.drawing.charts import labelled, ticks
 from fedfm.report.drawing.letters import BOLD, dagger, fit, name_at, widest
 from fedfm.report.drawing.markup import esc, svg
+from fedfm.text import clip
 
 NAMES = 0.36  # of a chart's width that names may take
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from fedfm.core.text import clip
 from fedfm.report.drawing.letters import BOLD, widest
 from fedfm.report.drawing.markup import esc, svg
 from fedfm.report.numbers import short
+from fedfm.text import clip
 
 
 @dataclass(frozen=True)

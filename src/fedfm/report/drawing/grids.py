@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from fedfm.core.text import clip
 from fedfm.report.drawing.letters import dagger, fit, name_at, wide, widest
 from fedfm.report.drawing.markup import esc, svg
+from fedfm.text import clip
 
 # Outcomes differ in height as well as in colour, so that the grid reads without colour too.
 CELLS = {

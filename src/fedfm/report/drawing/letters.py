@@ -6,8 +6,8 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from fedfm.core.text import clip
 from fedfm.report.drawing.markup import esc
+from fedfm.text import clip
 
 # Widths in em, of the widest of the page's fonts: what is left is a gap, never an overlap.
 _NARROW, _SLIM, _BROAD = 0.4, 0.5, 1.0

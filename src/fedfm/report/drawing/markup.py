@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from fedfm.core.text import clean
+from fedfm.text import clean
 
 
 def esc(value: Any) -> str:

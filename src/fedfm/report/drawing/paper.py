@@ -11,8 +11,8 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from fedfm.core.text import clean, clip
 from fedfm.report.drawing.markup import data
+from fedfm.text import clean, clip
 
 FOLDER = Path(__file__).resolve().parents[1] / "templates"
 

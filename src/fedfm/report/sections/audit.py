@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fedfm.core.text import clip
 from fedfm.report.drawing.blocks import Block, Card, Note, Tag, table
 from fedfm.report.numbers import finite, short
 from fedfm.report.rundir import Run, mapping
+from fedfm.text import clip
 
 
 def audit_card(run: Run, tag: Tag | None, columns: int) -> Card | None:

@@ -9,7 +9,6 @@ from typing import Any
 
 from markupsafe import Markup
 
-from fedfm.core.text import clip
 from fedfm.report import outline
 from fedfm.report.drawing.bars import Bar, bars, stacked
 from fedfm.report.drawing.blocks import SPANS, Block, Card, Figure, Legend, Note, Table, Tag, both, table
@@ -19,6 +18,7 @@ from fedfm.report.drawing.letters import dagger
 from fedfm.report.folds import OUTCOMES, SEVERITY
 from fedfm.report.numbers import alike, count, decimals, finite, fixed, natural, plural, share, short
 from fedfm.report.rundir import Run, mapping
+from fedfm.text import clip
 
 PARTIES, LABELS, OWN = 60, 30, 24
 THROWN = "sent in failed rounds"

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from fedfm.core.text import clip
 from fedfm.report import outline
 from fedfm.report.drawing.blocks import Tag, Tile
 from fedfm.report.drawing.charts import spark
 from fedfm.report.numbers import brief, finite, fixed, plural, share, short, size, span
 from fedfm.report.rundir import Run, mapping
 from fedfm.report.sections.roles import ROLES, tag
+from fedfm.text import clip
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from itertools import accumulate
 
 from markupsafe import Markup
 
-from fedfm.core.text import clip
 from fedfm.report import course, matching, outline
 from fedfm.report.drawing.blocks import (
     NARROW,
@@ -25,6 +24,7 @@ from fedfm.report.drawing.charts import Line, Rule, line_tip, lines
 from fedfm.report.numbers import decimals, finite, fixed, short, size
 from fedfm.report.rundir import Run, mapping
 from fedfm.report.sections.roles import ROLES, colour
+from fedfm.text import clip
 
 MULTIPLES = 24
 TRAIN = "train_loss"

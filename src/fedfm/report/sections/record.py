@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from fedfm.core.text import clip
 from fedfm.report.drawing.blocks import Block, Card, Cites, Code, Fold, Note, Pairs, Tag, table
 from fedfm.report.folds import log_rows
 from fedfm.report.numbers import count, finite, plural
 from fedfm.report.rundir import Run, mapping
+from fedfm.text import clip
 
 CONFIG_CHARS = 60_000
 

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from fedfm.core.text import clip
 from fedfm.report import matching, outline
 from fedfm.report.drawing.bars import Rung, ladder
 from fedfm.report.drawing.blocks import Card, Cell, Figure, Table, Tag, both, table
@@ -15,6 +14,7 @@ from fedfm.report.numbers import count, decimals, finite, fixed, plural, rounded
 from fedfm.report.rundir import Run, mapping
 from fedfm.report.sections.roles import ROLES, colour
 from fedfm.report.seeds import Group, reach, spread
+from fedfm.text import clip
 
 BOLD = "Bold marks the best score and the least cost."
 Show = Callable[[float | None], str]

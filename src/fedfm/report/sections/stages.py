@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from fedfm.core.text import line
 from fedfm.report import outline
 from fedfm.report.drawing.blocks import Card, Tag, table
 from fedfm.report.numbers import decimals, finite, fixed, share
 from fedfm.report.rundir import Run, mapping
+from fedfm.text import line
 
 
 def stages_card(run: Run, tag: Tag | None, columns: int) -> Card | None:

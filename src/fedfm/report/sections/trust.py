@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from fedfm.core.text import clip
 from fedfm.report import outline
 from fedfm.report.drawing.bars import Bar, bars
 from fedfm.report.drawing.blocks import (
@@ -25,6 +24,7 @@ from fedfm.report.drawing.charts import Line, line_tip, lines
 from fedfm.report.numbers import alike, count, finite, plural, share, short
 from fedfm.report.rundir import Run, mapping
 from fedfm.report.sections.cohort import attack_note, marked, read_only, sample
+from fedfm.text import clip
 
 SHOWN = 24
 

@@ -15,11 +15,11 @@ from fedfm.cards.registry import method
 from fedfm.core.errors import DataError, nearest
 from fedfm.core.protocols import Scores
 from fedfm.core.schema import Column
-from fedfm.core.text import markdown
 from fedfm.data.kinds import Group, Label, Text
 from fedfm.tasks.bound import BoundModule
 from fedfm.tasks.network import load_tokenizer
 from fedfm.tasks.text.encoder import Batch, EncoderTask, Pooled, Texts
+from fedfm.text import markdown
 
 
 @method("sequence-classification", slot="task", section="II.A")

@@ -15,9 +15,9 @@ from fedfm.core.context import Terms
 from fedfm.core.errors import DataError
 from fedfm.core.protocols import Scores, Task
 from fedfm.core.schema import Column
-from fedfm.core.tree import share
 from fedfm.data.kinds import Group, Image, Label
 from fedfm.tasks.bound import BoundModule, Objective
+from fedfm.vectors.cut import share
 
 
 @method("image-classification", slot="task", section="VII")

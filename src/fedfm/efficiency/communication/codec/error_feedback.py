@@ -12,10 +12,10 @@ from fedfm.core.combine import Pipe, stages_of
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ClientFailed
 from fedfm.core.protocols import State, Wire
-from fedfm.core.tree import Layout
 from fedfm.efficiency.communication.codec.finite import finite
 from fedfm.efficiency.communication.codec.randk import RandK
 from fedfm.efficiency.communication.codec.topk import TopK
+from fedfm.vectors.layout import Layout
 
 
 @method(

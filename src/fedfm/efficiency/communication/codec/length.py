@@ -15,7 +15,7 @@ from torch import Tensor
 from fedfm.core.context import Ctx
 from fedfm.core.errors import MessageRefused
 from fedfm.core.message import finite
-from fedfm.core.tree import Layout
+from fedfm.vectors.layout import Layout
 
 FREE = 4096  # bytes that anybody may claim
 MOST = 16  # bytes that a stage makes of one value at most: masked integers with a weight a coordinate

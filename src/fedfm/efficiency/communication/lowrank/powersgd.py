@@ -13,9 +13,9 @@ from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
 from fedfm.core.errors import MessageRefused
 from fedfm.core.protocols import State, Wire
-from fedfm.core.tree import Entry, Layout
 from fedfm.efficiency.communication.codec import length
 from fedfm.efficiency.communication.codec.finite import finite
+from fedfm.vectors.layout import Entry, Layout
 
 
 @method(

@@ -13,8 +13,8 @@ from fedfm.core.context import Ctx, Terms
 from fedfm.core.errors import MessageRefused
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregate, Bound, Client, Replies, Say, Server, State
-from fedfm.core.tree import Layout
 from fedfm.efficiency.training.local import Local, batches, plain_sgd
+from fedfm.vectors.layout import Layout
 
 FRONT = "front.*"  # the client's tensors; the rest is the server's
 

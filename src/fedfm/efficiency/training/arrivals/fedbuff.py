@@ -10,8 +10,8 @@ from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregator, Lift, State
-from fedfm.core.tree import cut
 from fedfm.ledger.events import Event
+from fedfm.vectors.cut import cut
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregate, Bound, Client, Server, State
-from fedfm.core.tree import Layout
 from fedfm.efficiency.training.local import Local, descend, outcome, weights
 from fedfm.efficiency.training.schedule import Constant, Schedule
 from fedfm.efficiency.training.servers import apart, together
+from fedfm.vectors.layout import Layout
 
 
 @method(

@@ -12,8 +12,8 @@ from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
 from fedfm.core.message import Message
 from fedfm.core.protocols import Bound, Client, State
-from fedfm.core.tree import Layout
 from fedfm.efficiency.training.local import Local, descend, outcome, weights
+from fedfm.vectors.layout import Layout
 
 
 @method(

@@ -13,7 +13,7 @@ from fedfm.core.combine import first, union
 from fedfm.core.context import Ctx
 from fedfm.core.message import Message
 from fedfm.core.protocols import Bound, Client, Server, State
-from fedfm.core.tree import Layout
+from fedfm.vectors.layout import Layout
 
 
 @method("by-client", slot="client", section="IV.A")

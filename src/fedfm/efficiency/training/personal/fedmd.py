@@ -12,9 +12,9 @@ from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregate, Bound, Client, Server, State
-from fedfm.core.tree import Layout
 from fedfm.efficiency.training.local import Local, descend
 from fedfm.tasks.bound import evaluating
+from fedfm.vectors.layout import Layout
 
 CHUNK = 64  # public rows scored at once
 

@@ -14,8 +14,8 @@ from fedfm.core.context import Ctx, Terms
 from fedfm.core.errors import MessageRefused
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregate, Aggregator, Bound, Client, Lift, Server, State
-from fedfm.core.tree import Layout
 from fedfm.efficiency.training.local import Local, descend, outcome
+from fedfm.vectors.layout import Layout
 
 ROWS = 64  # of one pass when the losses are compared
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fedfm.core.context import Noise
 from fedfm.core.errors import ClientFailed
-from fedfm.core.tree import Layout
+from fedfm.vectors.layout import Layout
 
 CHUNK = 1 << 16  # elements: the fp64 temporaries stay in cache
 MARGIN = (

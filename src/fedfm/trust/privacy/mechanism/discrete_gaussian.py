@@ -14,9 +14,9 @@ from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx, Noise
 from fedfm.core.errors import ClientFailed
 from fedfm.core.protocols import Bound, State
-from fedfm.core.tree import Layout
 from fedfm.trust.privacy.mechanism.clipping import clip
 from fedfm.trust.privacy.mechanism.promise import CHANGES, Promise
+from fedfm.vectors.layout import Layout
 
 SLACK = 1.02  # what rounding may add to the sensitivity: the grid is made fine enough for it
 COARSEST = (

@@ -10,8 +10,8 @@ from fedfm.cards.registry import knob
 from fedfm.core.context import Ctx
 from fedfm.core.errors import FedfmError
 from fedfm.core.protocols import Bound, Wire
-from fedfm.core.tree import Layout
 from fedfm.ledger.events import Event
+from fedfm.vectors.layout import Layout
 
 CHANGES = ("zero-out", "replace-one", "add-or-remove")
 BOTH = "epsilon and noise_multiplier are two ways to say one thing: set one of them to null"

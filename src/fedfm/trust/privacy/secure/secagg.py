@@ -15,9 +15,9 @@ from fedfm.core.context import Ctx
 from fedfm.core.errors import ClientFailed, RoundFailed
 from fedfm.core.message import Message, nothing
 from fedfm.core.protocols import Barrier, Replies, Say, State, Wire
-from fedfm.core.tree import Layout
 from fedfm.trust.privacy.secure import masks, shamir
 from fedfm.trust.privacy.secure.words import message, rows, unrow, usable
+from fedfm.vectors.layout import Layout
 
 CHUNK = 1 << 16  # elements: the fp64 temporaries stay in cache
 SEALED = 2 * shamir.WIDTH + masks.TAG  # bytes: a share of the mask key, a share of the seed, the tag

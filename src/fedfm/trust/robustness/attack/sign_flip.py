@@ -14,8 +14,8 @@ from fedfm.core.around import AroundClient
 from fedfm.core.context import Ctx
 from fedfm.core.message import Message
 from fedfm.core.protocols import Adversary, Bound, Client, Say, State
-from fedfm.core.tree import Layout
 from fedfm.trust.robustness.attack.membership import drawn
+from fedfm.vectors.layout import Layout
 
 
 @method(

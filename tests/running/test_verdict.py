@@ -81,6 +81,20 @@ def test_a_model_that_is_not_finite_and_a_score_that_is_no_number_fail() -> None
     )
 
 
+def test_a_second_score_that_ends_as_no_number_fails_too() -> None:
+    """A finite model of which the loss overflows still has an accuracy: that of chance."""
+    whole = {"events": [], "rows": {"a": 1}, "malicious": (), "primary": "accuracy"}
+    first, last = {"accuracy": 0.1, "loss": 2.3}, {"accuracy": 0.1, "loss": None}
+    found = judge(records=[{"round": 0, "metrics": first}, {"round": 1, "metrics": last}], **whole)
+    assert found.status == "failed" and "its loss is not a number" in found.reasons[0]
+    both = judge(records=[{"round": 0, "metrics": last}, {"round": 1, "metrics": last}], **whole)
+    assert both.status == "finished"  # it never was a number here
+    named = judge(
+        records=[{"round": 0, "metrics": first}, {"round": 1, "metrics": {**last, "accuracy": None}}], **whole
+    )
+    assert "its accuracy" in named.reasons[0]
+
+
 # ---- findings -------------------------------------------------------------------------------------------------
 def test_an_attack_that_cannot_act_is_refused_before_work(tmp_path: Path) -> None:
     """Label flipping on a task without labels would drop the attackers: the defence would only look perfect."""

@@ -98,6 +98,38 @@ def of_nothing_there_are_no_metrics(e: Evaluator, within: Federation | None) -> 
         hold(e.finish(scores) == {}, f"metrics of nothing: {e.finish(scores)} from {scores}")
 
 
+class _Watched:
+    """Parties whose own rows tell when somebody reads them."""
+
+    def __init__(self, parties: Any):
+        self._parties = parties
+        self.read: set[str] = set()
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("own", "train", "shards"):
+            self.read.add(f"parties.{name}")
+        return getattr(self._parties, name)
+
+    def test(self, party: str | None = None) -> Any:
+        if party:
+            self.read.add("parties.test(PARTY)")
+        return self._parties.test(party)
+
+
+@law(Evaluator)
+def whoever_reads_rows_of_parties_says_so(e: Evaluator, within: Federation | None) -> None:
+    """Cases and rows come from the common test set, unless `collects` is declared; training rows are no test rows."""
+    parties = _Watched(_home(e, within).parties)
+    for case in e.cases(parties):
+        e.rows(case, parties)
+    trained = parties.read & {"parties.train", "parties.shards"}
+    hold(not trained, f"it scores on training rows ({', '.join(sorted(trained))})")
+    hold(
+        e.collects or not parties.read,
+        f"it reads rows of parties ({', '.join(sorted(parties.read))}) and does not say so: declare `collects = True`",
+    )
+
+
 # ---- audits -------------------------------------------------------------------------------------------------------
 def _run(within: Federation | None, folder: Path) -> Any:
     """A finished run as an audit sees it (`fedfm.running.audits.Opened`)."""

@@ -301,7 +301,7 @@ def tries(spec: Any) -> Iterator[Federation]:
     homes = (pictures, quadratics) if split else (quadratics, pictures, factored)
     for make in (mixed,) if client is not None and client.mixed else homes:
         fed = make(**halves | {slot_of(spec): spec})
-        if not fed.serving.whole and make is quadratics:
+        if make is quadratics and (isinstance(spec, Evaluator) or not fed.serving.whole):
             fed = dataclasses.replace(fed, data=dataclasses.replace(fed.data, own_test=0.25))
         yield fed
     yield pictures(

@@ -103,8 +103,8 @@ def judge(
         return Verdict(FAILED, ("the model holds values that are not finite (NaN or Inf)",))
     scored = [r["metrics"] for r in records if r.get("metrics") is not None]
     last = scored[-1].get(primary) if scored else None
-    if scored and primary in scored[-1] and (last is None or not math.isfinite(last)):  # null in the records
-        return Verdict(FAILED, (f"the last model cannot be scored: its {primary} is not a number",))
+    if scored and (lost := _lost(scored[0], scored[-1], primary)):
+        return Verdict(FAILED, (f"the last model cannot be scored: its {lost} is not a number",))
     reasons = [*_adversary(found, malicious, bool(rounds)), *_absent(found, rows, malicious)]
     if failed:
         reasons.append(_rounds(failed, len(rounds)))
@@ -115,6 +115,16 @@ def judge(
     if scored and last is None:
         reasons.append(f"the model was never scored: there is no test row with a {primary}")
     return Verdict(FINDINGS if reasons else FINISHED, tuple(reasons))
+
+
+def _lost(first: Mapping[str, Any], last: Mapping[str, Any], primary: str) -> str:
+    """A score that is no number in the end: the primary one, or another that was one in the beginning."""
+
+    def number(x: Any) -> bool:  # null in the records
+        return x is not None and math.isfinite(x)
+
+    gone = [n for n, x in last.items() if not number(x) and (n == primary or number(first.get(n)))]
+    return primary if primary in gone else min(gone, default="")
 
 
 def _rounds(failed: Mapping[int, str], n: int) -> str:

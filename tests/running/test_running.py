@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,10 +28,12 @@ from fedfm.incentives.selection.uniform import Uniform
 from fedfm.models import tiny
 from fedfm.running.commands.estimate import estimate
 from fedfm.running.execute import Result, configure, resume
+from fedfm.running.feasible import mute
 from fedfm.tasks.text.classify import SequenceClassification
 from fedfm.tasks.vision.image import ImageClassification
 from fedfm.trust.privacy.secure.secagg import SecAgg
 from fedfm.trust.robustness.rule.krum import Krum
+from fedfm.vectors.layout import Layout
 
 OWN = '''
 from dataclasses import dataclass
@@ -41,6 +45,16 @@ from fedfm.efficiency.training.mean import Mean
 class MyOwnMean(Mean):
     """The mean under another name."""
 '''
+
+
+@dataclass(frozen=True)
+class PartOf(Local):
+    """Trains everything, shares the tensors that match."""
+
+    part: str = "*"
+
+    def gives(self, layout: Layout) -> Layout:
+        return layout.sub(self.part)[0]
 
 
 def small(parties: int = 3, **slots: Any) -> Federation:
@@ -172,3 +186,18 @@ def test_no_rounds_no_baselines(tmp_path: Path) -> None:
         and result.metric["pooled"] is None
         and result.summary["status"] == "finished"
     )
+
+
+@pytest.mark.parametrize("part", ["nothing*", ""])
+def test_a_client_that_shares_nothing_is_refused(part: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="sends nothing of this model"):
+        fedfm.run(small(client=PartOf(lr=0.05, steps=1, batch=4, part=part)), out=tmp_path / "run")
+
+
+def test_a_client_that_shares_a_part_is_not() -> None:
+    layout = Layout.of({"body": (2,), "head": (3,)})
+    for part, problems in (("head*", 0), ("*", 0), ("heads", 1), ("", 1)):
+        site = SimpleNamespace(
+            fed=small(client=PartOf(part=part)), home=SimpleNamespace(bound=SimpleNamespace(layout=layout))
+        )
+        assert len(mute(site)) == problems  # type: ignore[arg-type]

@@ -27,7 +27,7 @@ from fedfm.ledger import file as ledger
 from fedfm.running import baselines as base
 from fedfm.running.course.leaving import leave
 from fedfm.running.course.stages import Stage, Stages, named, told
-from fedfm.running.feasible import feasible, idle
+from fedfm.running.feasible import feasible, idle, mute
 from fedfm.running.process import borrowed
 from fedfm.running.progress import Progress, Silent
 from fedfm.running.record import kept, own
@@ -87,7 +87,7 @@ def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
         if problems := [*strange(fed, sizes, bound.layout), *found]:
             raise ConfigError(problems)
     site = Site(planned(fed, len(sizes)), bound, parties, Store(folder / "clients"))
-    if problems := idle(site):
+    if problems := [*mute(site), *idle(site)]:
         raise ConfigError(problems)
     return site
 

@@ -85,6 +85,23 @@ def idle(site: Site) -> list[Problem]:
     return [Problem("adversary", what, f"{first}: {why[first]}", f"fedfm show {name}")]
 
 
+def mute(site: Site) -> list[Problem]:
+    """A client whose part of the model is empty: nothing would be learnt together, and every round would succeed."""
+    client, layout = site.fed.client, site.home.bound.layout
+    if client.gives(layout).numbers or not layout.numbers:
+        return []
+    names = ", ".join(e.name for e in layout.entries[:6])
+    return [
+        Problem(
+            "client",
+            f"{name_of(client)} sends nothing of this model",
+            f"no tensor is in the part that travels; the model has {names}"
+            + ", ..." * (len(layout.entries) > 6),
+            f"another pattern of {name_of(client)} (fedfm show {name_of(client)})",
+        )
+    ]
+
+
 def promise(fed: Federation, parties: int) -> str:
     """What the plan's epsilon is, and whom it protects, before anything runs; empty without a guarantee."""
     if not (stages := noises(planned(fed, parties))):

@@ -6,7 +6,7 @@ fold adds in release order; `fixed` adds 64-bit integers and is exact in any ord
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from fedfm.core.errors import MessageRefused, RoundFailed
 from fedfm.core.message import Message, finite
 from fedfm.core.protocols import Aggregate, Lift, State, Wire
 from fedfm.core.spending import always
+from fedfm.ledger import events
 from fedfm.vectors.layout import Layout
 
 if TYPE_CHECKING:
@@ -145,6 +146,19 @@ def gather(fed: Federation, m: Message, fold: Fold, ctx: Ctx) -> None:
     else:
         fold.add(fed.aggregate.lift(m, ctx), m.sender)
     fold.versions.append(m.version)
+
+
+def rooted(folds: Mapping[str, Fold], ctx: Ctx) -> Fold:
+    """The sum of the edges' sums, by group; each edge sends its own up, once."""
+    root = Fold()
+    for group, fold in sorted(folds.items()):
+        if group and fold.x is not None:
+            ctx.note(events.Edge(group, len(fold.ids), fold.x.nbytes))
+        if not root.ids:
+            root = fold
+        else:
+            root.merge(fold)
+    return root
 
 
 def settle(

@@ -293,7 +293,7 @@ class Run:
     def _step(self, r: Round, messages: Mapping[str, Message], ctx: Ctx) -> tuple[Aggregate, State]:
         """The aggregate, and the server's state after it; raises RoundFailed when that is not finite."""
         agg, r.slots["aggregate"] = self.settle(
-            list(messages.values()) if self.reads_each else _rooted(r), ctx
+            list(messages.values()) if self.reads_each else folding.rooted(r.folds, ctx), ctx
         )
         with blame.of_slot("server", self.fed.serving):
             server = self.fed.serving.step(self.hub.server, agg, ctx)
@@ -380,19 +380,6 @@ class Run:
         """The model that the run leaves: that of the best round where it is kept, else the present one."""
         best = self.best.model(self.state.round)
         return self.model() if best is None else best
-
-
-def _rooted(r: Round) -> Fold:
-    """The sum of the edges' sums; each edge sends its own up, once."""
-    root = Fold()
-    for group, fold in sorted(r.folds.items()):
-        if group and fold.x is not None:
-            r.ctx.note(events.Edge(group, len(fold.ids), fold.x.nbytes))
-        if not root.ids:
-            root = fold
-        else:
-            root.merge(fold)
-    return root
 
 
 def _sums_cannot() -> None:

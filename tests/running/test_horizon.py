@@ -16,7 +16,7 @@ from fedfm.efficiency.training.fedprox import FedProx
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.mean import Mean
 from fedfm.efficiency.training.personal.by_client import ByClient
-from fedfm.efficiency.training.schedule import Cosine, Linear
+from fedfm.efficiency.training.schedule import Constant, Cosine, Linear
 from fedfm.efficiency.training.servers import Apply
 from fedfm.laws.homes import quadratics
 from fedfm.trust.privacy.mechanism.gaussian import ClipNoise
@@ -111,3 +111,15 @@ def test_rounds_whose_rate_is_zero_are_refused(slots: dict[str, Any], where: str
         fedfm.resume(tmp_path / "run", rounds=3)
     assert [p.where for p in e.value.problems] == [where]
     assert len(fedfm.resume(tmp_path / "run").history) == 3  # as it was
+
+
+@pytest.mark.parametrize("schedule", [Cosine(warmup=2), Linear(warmup=3), Constant(warmup=2)], ids=repr)
+@pytest.mark.parametrize("slot", ["client", "server"])
+def test_a_warm_up_that_never_ends_is_refused(slot: str, schedule: Any, tmp_path: Path) -> None:
+    """A run of two rounds; with a horizon that is longer the same rounds are its beginning."""
+    slots = {"client": Local(schedule=schedule)} if slot == "client" else {"server": Apply(schedule=schedule)}
+    with pytest.raises(ConfigError, match="never ends in a run of 2") as e:
+        fedfm.run(quadratics(rounds=2, **slots), out=tmp_path / "run")
+    assert [p.where for p in e.value.problems] == [f"{slot}.schedule"]
+    whole = quadratics(rounds=2, horizon=schedule.warmup + 1, **slots)
+    assert fedfm.run(whole, out=tmp_path / "run").status == "finished"

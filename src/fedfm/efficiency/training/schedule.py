@@ -85,15 +85,19 @@ class Cosine(Schedule):
 
 
 def standing(fed: Federation) -> Iterator[Problem]:
-    """Rounds beyond the horizon whose rate is 0: they would train, send and change nothing."""
-    for slot, filled in fed.methods().items() if fed.rounds > fed.span else ():
+    """Rounds beyond the horizon whose rate is 0, which would train, send and change nothing; a warm-up without an end."""
+    for slot, filled in fed.methods().items():
         for where, schedule in _within(filled, slot):
-            if schedule.factor(fed.span, fed.span) == 0.0:
+            if fed.rounds > fed.span and schedule.factor(fed.span, fed.span) == 0.0:
                 what = f"its rate has fallen to 0 after {fed.span} rounds, and {fed.rounds} are asked for"
+                why = "a schedule belongs to the horizon: rounds beyond it change nothing"
                 fix = f"rounds={fed.span}; or a new run of {fed.rounds} rounds, or one whose schedule has end > 0"
-                yield Problem(
-                    where, what, "a schedule belongs to the horizon: rounds beyond it change nothing", fix
-                )
+                yield Problem(where, what, why, fix)
+            if schedule.warmup >= fed.span:
+                what = f"a warm-up of {schedule.warmup} rounds never ends in a run of {fed.span}"
+                why = "no round would have the full rate"
+                fix = f"warmup={max(0, fed.span - 1)} at most; or horizon={schedule.warmup + 1} or more"
+                yield Problem(where, what, why, fix)
 
 
 def _within(spec: Any, where: str) -> Iterator[tuple[str, Schedule]]:

@@ -130,6 +130,15 @@ def test_libraries_may_change_and_are_noted_and_other_bits_are_refused(
     path.write_text(json.dumps(plan))
     result = fedfm.resume(tmp_path / "run")
     assert [h["what"] for h in result.summary["history"]] == ["torch"]
+    plan["identity"]["versions"] |= {"torch": result.summary["versions"]["torch"], "device": "cuda"}
+    path.write_text(json.dumps(plan))  # begun where `auto` found a GPU
+    history = fedfm.resume(tmp_path / "run", rounds=8).summary["history"]
+    assert {"what": "device", "was": "cuda", "now": "cpu"}.items() <= history[-1].items(), history
+    del plan["identity"]["versions"]["device"]  # by a release that did not note it
+    path.write_text(json.dumps(plan))
+    assert "device" not in [
+        h["what"] for h in fedfm.resume(tmp_path / "run", rounds=9).summary["history"][2:]
+    ]
     plan["identity"]["bits"] = identity.BITS + 1
     path.write_text(json.dumps(plan))
     with pytest.raises(ResumeError, match="bits epoch: was 2, is 1"):

@@ -179,7 +179,7 @@ def _identify(plan: Plan, site: Site, stages: Stages) -> None:
     """Compare with the record, or make it; durable before the first round."""
     base_model, template = of_base(plan.config, stages.starts)
     now = Identity(
-        plan.config, of_data(site.parties), base_model, template, own.modules(plan.fed), versions()
+        plan.config, of_data(site.parties), base_model, template, own.modules(plan.fed), versions(plan.fed)
     )
     if plan.resume and plan.record.get("identity"):
         before = Identity.of(plan.record["identity"])

@@ -90,7 +90,8 @@ def resume(
     is the one that this run began with.
 
     Config, data, base model and own modules must be those that the run began with (`accept=["imports"]` lets changed
-    own modules pass); more rounds, evaluate.every, engine, trackers and library versions may change, and are noted.
+    own modules pass); more rounds, evaluate.every, engine, trackers, library versions and the device that
+    `auto` finds may change, and are noted.
     `federation`: the one that was run, again, where it holds objects that a config only names. `imports`: files of own
     methods that have moved.
     Raises ResumeError that names what differs, and RunFailed as `execute` does.
@@ -129,7 +130,7 @@ def resume(
         differences: list[Difference] = []
         if before:
             now = dataclasses.replace(
-                before, config=config, imports=found, versions=versions(), bits=Identity(config).bits
+                before, config=config, imports=found, versions=versions(fed), bits=Identity(config).bits
             )
             differences = before.differs(now, done=max(0, done - fed.since), accept=accept)
             refuse(differences, folder)

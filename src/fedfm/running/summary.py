@@ -13,6 +13,7 @@ from typing import Any
 
 from fedfm.cards.registry import methods, name_of, recipes
 from fedfm.checks.exposure import outside
+from fedfm.checks.place import place
 from fedfm.config import plain as configs
 from fedfm.core.combine import stages_of
 from fedfm.core.federation import Federation
@@ -104,7 +105,7 @@ def summarise(
             )
         ),
         "citations": list(citations(config)),
-        "versions": versions(),
+        "versions": versions(run.fed),
         "config_digest": configs.digest(config),
         "model_digest": hashlib.sha256(raw(model)).hexdigest(),
         "ledger_digest": ledger.digest(run.folder / "events.jsonl"),
@@ -163,8 +164,9 @@ def citations(config: Any) -> Iterator[dict[str, Any]]:
             yield {"name": card.name, "paper": card.paper, "survey": list(card.survey)}
 
 
-def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+def versions(fed: Federation) -> dict[str, str]:
+    """Of Python and the libraries, and the sort of device: what may change at a resume, and is noted then."""
+    found = {"python": platform.python_version(), "device": place(fed)}
     for package in ("fedfm", "torch", "transformers", "peft", "safetensors", "numpy"):
         try:
             found[package] = importlib.metadata.version(package)

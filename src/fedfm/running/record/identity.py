@@ -1,4 +1,4 @@
-"""What a run is a run of: config, data, base model, template, the user's own modules, library versions.
+"""What a run is a run of: config, data, base model, template, the user's own modules, library versions and device.
 
 The record is durable before the first round; a resume makes it anew, and `differs` names whatever is not the same.
 """
@@ -87,7 +87,9 @@ class Identity:
         if self.bits != other.bits:
             found.append(Difference("bits epoch", str(self.bits), str(other.bits), False))
         found += [
-            Difference(w, str(a), str(b), True) for w, a, b in _unlike(self.versions, other.versions, "")
+            Difference(w, str(a), str(b), True)
+            for w, a, b in _unlike(self.versions, other.versions, "")
+            if w in self.versions  # an older release did not note it
         ]
         return found
 
@@ -124,7 +126,7 @@ def refuse(differences: Iterable[Difference], folder: Path) -> None:
     raise ResumeError(
         f"{folder} cannot go on: it is a run of something else\n    "
         + "\n    ".join(map(str, bad))
-        + f"\n    may change: {', '.join(CHANGEABLE)}; library versions"
+        + f"\n    may change: {', '.join(CHANGEABLE)}; library versions, device=auto's choice"
         + "".join(f"\n    fix: {fix}" for fix in fixes)
     )
 

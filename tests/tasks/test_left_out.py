@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 import architectures as arch
 from fedfm.config.setup import Setup
+from fedfm.core.errors import ConfigError
 from fedfm.core.federation import Federation
 from fedfm.core.schema import Lost
 from fedfm.data.files import Files
@@ -63,3 +66,34 @@ def test_of_pairs_and_of_an_evaluator_with_several_cases(tmp_path: Path) -> None
         encoder, Files(str(tmp_path / "c")), client=Local(steps=1, batch=2), evaluate=ByParty(), rounds=1
     )
     assert probe(Setup(fed)).lost.entries == (Lost("a", "train", "no text", 1),)
+
+
+@pytest.mark.parametrize(("long", "refused"), [(3, False), (4, False), (5, True), (8, True)])
+def test_a_score_of_the_few_that_fit_is_refused(long: int, refused: bool, tmp_path: Path) -> None:
+    """More than half of the test rows do not fit: before the work, in `check` and `run` alike."""
+    rows = [{"instruction": f"q{i}", "answer": f"a{i}"} for i in range(12)]
+    write(tmp_path / "d/a.jsonl", rows)
+    write(
+        tmp_path / "t/t.jsonl",
+        [*rows[long:8], *[{"instruction": f"{i}" + "q" * 90, "answer": "a"} for i in range(long)]],
+    )
+    task = CausalLM(model=arch.decoder(tmp_path / "m"), max_tokens=64, score_by="loss")
+    data = Files(str(tmp_path / "d"), test_path=str(tmp_path / "t/t.jsonl"))
+    fed = Federation(task, data, client=Local(steps=1, batch=2), rounds=1)
+    if not refused:
+        assert probe(Setup(fed)).lost.rows(split="test") == long
+        return
+    for go in (lambda: probe(Setup(fed)), lambda: run(fed, out=tmp_path / "run")):
+        with pytest.raises(ConfigError, match=f"{long} of 8 test rows cannot be scored"):
+            go()
+
+
+def test_pairs_that_cannot_be_scored_are_refused(tmp_path: Path) -> None:
+    pairs = [{"instruction": f"q{i}", "chosen": "yes", "rejected": "no"} for i in range(20)]
+    write(tmp_path / "d/a.jsonl", pairs)
+    write(tmp_path / "t/t.jsonl", [*pairs[:3], *[p | {"rejected": "yes"} for p in pairs[3:9]]])
+    task = Preference(model=arch.decoder(tmp_path / "m"))
+    data = Files(str(tmp_path / "d"), test_path=str(tmp_path / "t/t.jsonl"))
+    with pytest.raises(ConfigError, match="6 of 9 test rows cannot be scored") as e:
+        probe(Setup(Federation(task, data, client=Local(steps=1, batch=2), rounds=1)))
+    assert "both answers are the same" in e.value.problems[0].why

@@ -7,7 +7,7 @@ import json
 import multiprocessing
 import os
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, replace
 from typing import Any
 
@@ -23,6 +23,8 @@ PARTIES = 8
 STEPPED = (
     2  # parties whose rows a step is taken on: it costs much, and what a network keeps it keeps of any rows
 )
+SCORED = 128  # test rows that are looked at, spread evenly through them
+MUCH = 0.5  # the share of rows, or of tokens, from which on a fault is refused
 FORKED = "autograd's threading"  # of torch's words for a fork that cannot compute gradients
 
 
@@ -52,7 +54,7 @@ def probe(task: Task, bound: Bound, parties: Any) -> list[Problem]:
             problems = [
                 p for _, own, ids in each.values() for p in _steady(own, _sample(parties, ids[:STEPPED]))
             ]
-            problems += task.probe(bound, some)
+            problems += [*task.probe(bound, some), *_unscored(each.values(), parties.test())]
     except FedfmError as e:
         text = str(e).split("\n")
         found = {
@@ -149,6 +151,20 @@ def probe_apart(task: Task, bound: Bound, parties: Any) -> list[Problem]:
     raise FedfmError(
         f"the model cannot be tried on a few rows\n    why: {told['error']}\n    fix: engine=inprocess shows where"
     )
+
+
+def _unscored(each: Iterable[tuple[Task, Bound, Any]], test: Any) -> Iterator[Problem]:
+    """Most test rows left out in encoding: the score would be that of the few that are short, or whatever they are."""
+    some = test.rows[:: -(-len(test.rows) // SCORED) or 1]
+    for _, bound, _ in each:
+        dropped = getattr(bound.encode(replace(test, rows=some)), "dropped", {})
+        if (n := sum(dropped.values())) > MUCH * len(some):
+            yield Problem(
+                "data",
+                f"{n} of {len(some)} test rows cannot be scored",
+                "; ".join(f"{k}: {why}" for why, k in dropped.items()),
+                "another value of the setting that is named (if the model can), or mend or shorten the rows",
+            )
 
 
 def _sample(parties: Any, ids: Sequence[str]) -> Any:

@@ -13,11 +13,11 @@ from torch.nn import functional
 
 from fedfm.core.errors import Problem
 from fedfm.tasks import limits
+from fedfm.tasks.probing import MUCH
 
 LARGE = 500_000_000  # parameters
 PADDING = 8  # tokens behind a text, to see whether its feature feels them
 NEAR, NEAR_HALF = 1e-3, 2e-2  # of the feature's length, in float32 and bfloat16
-MUCH = 0.5  # the share of rows, or of tokens, from which on a fault is refused
 
 
 def dialogues(bound: Any, rows: Any) -> list[Problem]:

@@ -20,7 +20,7 @@ from fedfm.cards.knobs import knob as knob
 from fedfm.cards.listing import SLOT_OF as SLOT_OF
 from fedfm.cards.listing import Card as Card
 from fedfm.cards.listing import card_of, clashes, faults_of, packaged, published
-from fedfm.core.errors import ConfigError, FedfmError, Problem, nearest
+from fedfm.core.errors import ConfigError, FedfmError, Problem, nearest, words_of
 
 T = TypeVar("T")
 
@@ -176,7 +176,7 @@ def load(name: str, slot: str | None = None) -> Any:
     except FedfmError:
         raise
     except Exception as e:
-        why = f"{type(e).__name__}: {e}"
+        why = words_of(e)
         fix = "mend or remove the package that publishes it"
         raise ConfigError([Problem(slot or "name", f"{card.module} cannot be imported", why, fix)]) from e
     return found

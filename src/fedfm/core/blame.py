@@ -15,7 +15,15 @@ from typing import Any, TypeVar
 import torch
 
 from fedfm.cards.registry import name_of
-from fedfm.core.errors import FedfmError, MachineFault, MethodFault, PartyFault, ResumeError, RoundFailed
+from fedfm.core.errors import (
+    FedfmError,
+    MachineFault,
+    MethodFault,
+    PartyFault,
+    ResumeError,
+    RoundFailed,
+    words_of,
+)
 from fedfm.core.job import Fault
 
 T = TypeVar("T")
@@ -32,10 +40,10 @@ def of_session(e: BaseException, answered: bool, simulated: bool) -> tuple[Fault
     if isinstance(e, PartyFault):
         return "party", str(e), ""
     if machine(e):
-        return "machine", f"{type(e).__name__}: {e}", where
+        return "machine", words_of(e), where
     if not simulated:
         return "party", type(e).__name__, ""
-    error = str(e) if isinstance(e, FedfmError) else f"{type(e).__name__}: {e}"
+    error = str(e) if isinstance(e, FedfmError) else words_of(e)
     return ("party" if answered else "method"), error, where
 
 
@@ -61,8 +69,8 @@ def of_slot(slot: str, method: Any) -> Iterator[None]:
         raise
     except Exception as e:  # noqa: BLE001 - any bug
         if machine(e):
-            raise MachineFault(f"{type(e).__name__}: {e}") from e
-        raise MethodFault(slot, f"{name_of(method)} raised {type(e).__name__}: {e}", place(e)) from e
+            raise MachineFault(words_of(e)) from e
+        raise MethodFault(slot, f"{name_of(method)} raised {words_of(e)}", place(e)) from e
 
 
 def jointly(work: Callable[[], T], again: Callable[[], Any] | None) -> T:

@@ -18,6 +18,7 @@ FedfmError
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -103,9 +104,18 @@ class MessageRefused(PartyFault):
     """A message that must not be used."""
 
 
+def words_of(e: BaseException) -> str:
+    """An exception's type and words; of one without words, which method a class leaves unwritten."""
+    frames = [frame for frame, _ in traceback.walk_tb(e.__traceback__)]
+    if not frames or str(e) or not isinstance(e, NotImplementedError):
+        return f"{type(e).__name__}: {e}"
+    owner = frames[-1].f_locals.get("self")
+    return f"{type(e).__name__}: {type(owner).__name__} does not define {frames[-1].f_code.co_name}()"
+
+
 def reason(e: Exception) -> str:
     """Why a message was refused: our own words, or what its bytes did to a decoder."""
-    return str(e) if isinstance(e, MessageRefused) else f"{type(e).__name__}: {e}"
+    return str(e) if isinstance(e, MessageRefused) else words_of(e)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

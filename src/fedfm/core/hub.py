@@ -19,7 +19,8 @@ from fedfm.core.message import Message, finite, nothing
 from fedfm.core.protocols import Bound, Replies, State
 from fedfm.core.session import Site
 from fedfm.core.spool import Spool
-from fedfm.ledger.events import Line, of_server
+from fedfm.ledger import events
+from fedfm.ledger.events import Event, Line, of_server
 
 
 class Engine(Protocol):
@@ -204,16 +205,7 @@ class Hub:
             if phase != UPLOAD:
                 reply = reply.coded(self.fed.talk, self._talk(id).within("down"))
             s = self.live[id]
-            s.events.append(
-                {
-                    "round": s.job.round,
-                    "kind": "bytes",
-                    "client": id,
-                    "direction": "talk",
-                    "total": reply.nbytes,
-                    "stages": {},
-                }
-            )
+            self._noted(s, events.Bytes("talk", reply.nbytes, {}))
             s.status, s.brief = "running", None
             self.engine.send(id, s.job.epoch, reply)
 
@@ -242,10 +234,12 @@ class Hub:
             self._refuse(self.live[id], e)
             return None
 
+    def _noted(self, s: Session, event: Event) -> None:
+        """Write a fact of the hub's among those of the session, which the round reads."""
+        s.events.append({"round": s.job.round, "kind": event.kind, "client": s.job.id} | event.facts())
+
     def _refuse(self, s: Session, e: Exception) -> None:
-        s.events.append(
-            {"round": s.job.round, "kind": "refused", "client": s.job.id, "by": "hub", "reason": reason(e)}
-        )
+        self._noted(s, events.Refused("hub", reason(e)))
         s.status, s.error, s.told = "gone", reason(e), True
         self.engine.cancel(s.job.id, s.job.epoch)
 

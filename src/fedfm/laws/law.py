@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from fedfm.core.errors import words_of
 from fedfm.core.federation import Federation
 
 
@@ -38,7 +39,7 @@ class Law:
         except AssertionError as e:
             return str(e) or "it does not hold"
         except Exception as e:  # noqa: BLE001 - a method that crashes where a law tries it breaks the law
-            return f"{type(e).__name__}: {e}"
+            return words_of(e)
         return ""
 
 

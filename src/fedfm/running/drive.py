@@ -15,7 +15,7 @@ from fedfm.config import plain as configs
 from fedfm.config import text
 from fedfm.config.names import strange
 from fedfm.core.books import checkpoints
-from fedfm.core.errors import ConfigError, MachineFault
+from fedfm.core.errors import ConfigError, MachineFault, words_of
 from fedfm.core.federation import Federation
 from fedfm.core.loop import Run
 from fedfm.core.message import finite
@@ -126,7 +126,7 @@ def _drive(plan: Plan) -> Result:
             verdict = Verdict(INTERRUPTED, (str(e).split("\n")[0],))
             raise MachineFault(f"{e}\n    {_kept(plan, run)}") from e
         except Exception as e:
-            verdict = Verdict(FAILED, (f"{type(e).__name__}: {e}".split("\n")[0],))
+            verdict = Verdict(FAILED, (words_of(e).split("\n")[0],))
             raise
         finally:
             seconds = plan.record["seconds"] + time.perf_counter() - start

@@ -164,9 +164,9 @@ def citations(config: Any) -> Iterator[dict[str, Any]]:
             yield {"name": card.name, "paper": card.paper, "survey": list(card.survey)}
 
 
-def versions(fed: Federation) -> dict[str, str]:
-    """Of Python and the libraries, and the sort of device: what may change at a resume, and is noted then."""
-    found = {"python": platform.python_version(), "device": place(fed)}
+def versions(fed: Federation | None = None) -> dict[str, str]:
+    """Of Python and the libraries; of a run also the sort of device. They may change at a resume, and are noted then."""
+    found = {"python": platform.python_version()} | ({} if fed is None else {"device": place(fed)})
     for package in ("fedfm", "torch", "transformers", "peft", "safetensors", "numpy"):
         try:
             found[package] = importlib.metadata.version(package)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from fedfm.checks.place import INEXACT, forked
-from fedfm.core.errors import FedfmError, MachineFault, Problem
+from fedfm.core.errors import FedfmError, MachineFault, Problem, words_of
 from fedfm.core.protocols import Bound, Task
 from fedfm.core.schema import Account, Lost
 
@@ -102,10 +102,10 @@ def _broken(e: Exception) -> Problem:
         f for f in frames if "site-packages" not in f.filename and f"{os.sep}fedfm{os.sep}" not in f.filename
     ]
     at = (own or frames)[-1]
-    said = " ".join(str(e).split())[:300]
+    said = " ".join(words_of(e).split())[:300]
     return Problem(
         "task",
-        f"the model fails on a few real rows: {type(e).__name__}: {said}",
+        f"the model fails on a few real rows: {said}",
         f"raised in {at.name} ({os.path.basename(at.filename)}, line {at.lineno})",
         "mend the module if it is yours; else take another model, or settings that it can work with",
     )
@@ -125,7 +125,7 @@ def probe_apart(task: Task, bound: Bound, parties: Any) -> list[Problem]:
         try:
             told: dict[str, Any] = {"problems": [astuple(p) for p in probe(task, bound, parties)]}
         except Exception as e:  # noqa: BLE001 - whatever it is, it is told
-            told = {"error": f"{type(e).__name__}: {e}"}
+            told = {"error": words_of(e)}
         theirs.send_bytes(json.dumps(told).encode())
 
     process = fork.Process(target=work, daemon=True)

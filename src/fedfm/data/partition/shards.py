@@ -25,6 +25,7 @@ from fedfm.data.source import Partition, stream
 class LabelShards(Partition):
     """Label skew: rows sorted by label, cut into equal shards, a few random shards per party.
 
+    No row is left over: where the rows do not divide, some shards have one more than the others.
     With as many rows per label as a shard holds (or more), a party sees at most 2 * shards_per_party labels.
     """
 

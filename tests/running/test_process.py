@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,3 +111,30 @@ def test_a_default_device_is_set_aside() -> None:
             assert torch.zeros(1).dtype == torch.float32 and torch.is_grad_enabled()
         assert torch.zeros(1).device.type == "meta" and torch.get_num_threads() == 3
         assert not torch.is_grad_enabled()
+
+
+def model(slots: dict[str, Any], out: Path) -> str:
+    return str(fedfm.run(pictures(rounds=3, **slots), out=out).summary["model_digest"])
+
+
+@pytest.mark.parametrize("slots", [{}, {"client": Local(lr=0.1, steps=3, batch=2)}], ids=["plain", "other"])
+def test_runs_in_threads_are_the_runs_that_they_are_alone(slots: dict[str, Any], tmp_path: Path) -> None:
+    """Torch's generators and settings are the process's: whoever comes second waits."""
+    alone = model(slots, tmp_path / "alone")
+    with warnings.catch_warnings(record=True) as told, ThreadPoolExecutor(4) as pool:
+        warnings.simplefilter("always")
+        found = list(pool.map(lambda k: model(slots, tmp_path / str(k)), range(4)))
+    assert set(found) == {alone}
+    assert any("another run is at work in this process" in str(w.message) for w in told)
+
+
+def test_a_run_within_a_run_does_not_wait_for_it(tmp_path: Path) -> None:
+    """A callback that starts another one."""
+    inner: list[str] = []
+
+    def then(record: dict[str, Any]) -> None:
+        if record["round"] == 2:
+            inner.append(model({}, tmp_path / "inner"))
+
+    outer = fedfm.run(pictures(rounds=3), out=tmp_path / "outer", callbacks=then)
+    assert inner == [outer.summary["model_digest"]] == [model({}, tmp_path / "again")]

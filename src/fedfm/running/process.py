@@ -3,18 +3,45 @@
 from __future__ import annotations
 
 import contextlib
+import threading
+import warnings
 from collections.abc import Iterator
 
 import torch
+
+_owner = threading.RLock()  # of torch's settings and global generators: one run at a time
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """One run at a time in a process: another thread's waits until this one has ended, and says so."""
+    if not _owner.acquire(blocking=False):
+        warnings.warn(
+            "another run is at work in this process and owns torch's generators and threads: this one waits for it "
+            "(a process for each run lets them work side by side)",
+            UserWarning,
+            stacklevel=4,
+        )
+        _owner.acquire()
+    try:
+        yield
+    finally:
+        _owner.release()
 
 
 @contextlib.contextmanager
 def borrowed(threads: int | None = None) -> Iterator[None]:
     """Torch as a fresh process has it (number type, device, gradients on), with so many threads; then as it was.
 
-    Also given back are what code of the user's own may change on the way: determinism, precision of products, the
-    global generators. The run's own bits depend on none of the caller's settings but determinism and precision.
+    Threads of one process share it, so a second run waits (`alone`). Also given back are what code of the user's
+    own may change on the way: determinism, precision of products, the global generators. The run's own bits depend
+    on none of the caller's settings but determinism and precision.
     """
+    with alone():
+        yield from _borrowed(threads)
+
+
+def _borrowed(threads: int | None) -> Iterator[None]:
     before, dtype, device = torch.get_num_threads(), torch.get_default_dtype(), _device()
     deterministic = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()

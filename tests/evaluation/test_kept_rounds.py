@@ -83,8 +83,11 @@ def test_every_so_many_rounds_are_kept_with_their_models(tmp_path: Path) -> None
     assert torch.equal(run.at(0), run.bound.init) and torch.equal(run.at(4), run.model)
     fedfm.run(fed(rounds=2), out=tmp_path / "short")
     assert torch.equal(run.at(2), reopened(tmp_path / "short", fed(rounds=2)).model)
-    with pytest.raises(FedfmError, match="those of rounds 1, 3, 5 can\n"):
+    with pytest.raises(FedfmError, match="those of rounds 1, 3 can\n.*keep_rounds=1"):
         run.messages(2)
+    for none in (0, 5):
+        with pytest.raises(FedfmError, match="the run has rounds 1 to 4\n.*\n.*ask for one of these"):
+            run.messages(none)
 
 
 def test_what_is_kept_changes_no_bit_and_stays_although_states_are_replaced(tmp_path: Path) -> None:

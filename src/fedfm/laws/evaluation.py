@@ -15,10 +15,12 @@ import torch
 
 from fedfm.core.context import Ctx
 from fedfm.core.federation import Federation
+from fedfm.core.message import Message
 from fedfm.core.protocols import Audit, Evaluator
 from fedfm.laws.compare import kept, same
 from fedfm.laws.homes import Home, opened, pictures
 from fedfm.laws.law import hold, law
+from fedfm.vectors.layout import Layout
 
 
 def _home(e: Evaluator, within: Federation | None) -> Home:
@@ -138,7 +140,15 @@ def _run(within: Federation | None, folder: Path) -> Any:
     for name, content in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(content)
-    model = home.bound.init
+    model, there = home.bound.init, dict.fromkeys((0, 1), folder / "events.jsonl")
+
+    def messages(round: int) -> dict[str, Message]:
+        hold(
+            round - 1 in there and round <= 1,
+            f"it asks for the messages of round {round}: there are those of the rounds k + 1, k in `kept`, up to `round`",
+        )
+        return {i: _update(home.bound.layout, i, round) for i in home.ids}
+
     return SimpleNamespace(
         folder=folder,
         fed=home.fed,
@@ -147,9 +157,16 @@ def _run(within: Federation | None, folder: Path) -> Any:
         model=model,
         contributors=home.ids,
         round=1,
-        kept={1: folder / "events.jsonl"},
+        kept=there,
         at=lambda round: model,
+        messages=messages,
     )
+
+
+def _update(layout: Layout, party: str, round: int) -> Message:
+    """A small update of a party, the same each time."""
+    x = torch.randn(layout.size, generator=Ctx(7, round, client=party).rng("an update")) / 100
+    return Message(layout.blank(x), "delta", 4.0, party)
 
 
 def _files(folder: Path) -> dict[str, str]:

@@ -48,7 +48,8 @@ from fedfm.efficiency.training.local import Local
         return self.local.steps_for(rows)
 
     def work(self, brief: Message, data: Any, state: State, ctx: Ctx, bound: Bound) -> tuple[Message, State]:
-        # `descend` in fedfm.efficiency.training.local takes a hook that changes each gradient (see fedprox.py)
+        # `descend` in fedfm.efficiency.training.local takes a hook that changes each gradient (see fedprox.py);
+        # for a model of its own add `own`, for a server of its own `server_half`, for a part of the model `gives`
         return self.local.work(brief, data, state, ctx, bound)  # `state` is this party's, kept from round to round
 """,
     ),
@@ -154,10 +155,10 @@ from fedfm.efficiency.communication.codec.finite import finite
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
         # draw from ctx.rng("purpose"), as in torch.rand(x.shape, generator=ctx.rng("purpose")); a code must repeat
-        return finite(x, "NAME"), {}, state  # the payload, what travels beside it, this party's memory
+        return finite(x, "NAME"), {}, state  # the payload, what travels beside it, the sender's memory
 
     def decode(self, x: Tensor, side: Mapping[str, Tensor], state: State, ctx: Ctx) -> tuple[Tensor, State]:
-        return x, state  # `state` is the server's memory of this party
+        return x, state  # `state` is the receiver's memory of this sender
 """,
     ),
     "select": Body(
@@ -177,6 +178,21 @@ from fedfm.cards.registry import method
                ) -> tuple[Plan, State]:
         # `pool` maps free parties to their number of examples; draw from ctx.shared("a purpose")
         return Plan(tuple((i, Terms()) for i in pool), sampling={"kind": "all"}), state
+
+    # To ask parties first: `asks = True`, with the model in the question `needs_model = True`, and these (import
+    # Sequence, Any, Bound, nothing from fedfm.core.message, numbers from fedfm.incentives.answers); then
+    # `numbers(answers, "loss")` in `select` is a float a party:
+    #
+    # def candidates(self, pool: Mapping[str, int], state: State, ctx: Ctx) -> Sequence[str]:
+    #     return tuple(pool)
+    #
+    # def question(self, brief: Message, pool: Mapping[str, int], state: State, ctx: Ctx) -> Message:
+    #     return brief
+    #
+    # def answer(self, question: Message, data: Any, ctx: Ctx, bound: Bound) -> Message:
+    #     bound.load(question.x)
+    #     total, count = bound.risk(data)
+    #     return nothing(loss=total / max(1, count))
 """,
     ),
     "pace": Body(

@@ -140,8 +140,9 @@ from fedfm.cards.registry import knob, method
     parts: int = knob(1, "pieces of the held-out data, scored side by side", low=1)
 
     def finish(self, scores: Mapping[str, Sequence[Scores]]) -> dict[str, float]:
-        # one entry a case: the sums and counts of its parts. For more than one override `cases(self, parties)`
-        # and `rows(self, case, parties)`, which gives a `fedfm.data.source.Shard`
+        # one entry a case: a list with the sums and counts of each piece, [{"accuracy": (37.0, 360)}, ...]. For more
+        # than one case override `cases(self, parties)` and `rows(self, case, parties)`, which gives a
+        # `fedfm.data.source.Shard`; a score by class is a case a class
         return super().finish(scores)
 """,
     ),
@@ -159,7 +160,11 @@ from fedfm.core.protocols import Audit
         """\
     def run(self, opened: Any, ctx: Ctx) -> dict[str, Any]:
         # `opened` holds the run's federation, its parties and its final model (fedfm.running.audits.Opened);
-        # opened.bound.layout.views(opened.model) are its tensors by name
+        # opened.bound.layout.views(opened.model) are its tensors by name. With `needs_rounds = True` also
+        # opened.at(k), the model after round k, for k in opened.kept, and opened.messages(k), by party what the
+        # server read in round k, for k in (j + 1 for j in opened.kept if j < opened.round). By row:
+        # data = bound.encode(opened.parties.train(ID)), bound.load(opened.at(k)),
+        # bound.losses(bound.batch(data, torch.arange(len(data)))), with bound = opened.bound
         return {"meaning": "Nothing was looked at yet."}
 """,
     ),

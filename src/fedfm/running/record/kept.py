@@ -99,15 +99,18 @@ class Listening(Detector):
 def messages(folder: Path, fed: Federation, bound: Bound, parties: Any, round: int) -> dict[str, Message]:
     """What the server read of each party in that round (1, 2, ...), made anew from the round before it.
 
-    Raises FedfmError where that one was not kept, where masks let nobody read a message, where noise or keys came from
-    the operating system, and where what is made anew is not what the ledger noted.
+    Raises FedfmError where that one was not kept or there was no such round, where masks let nobody read a message,
+    where noise or keys came from the operating system, and where what is made anew is not what the ledger noted.
     """
-    there = kept(folder)
-    if round - 1 not in there:
-        known = ", ".join(str(k + 1) for k in there) or "none"
+    last = max(checkpoints(folder), default=0)
+    can = [k + 1 for k in kept(folder) if k < last]
+    if round not in can:
+        within = 1 <= round <= last
+        why = f"round {round - 1} was not kept" if within else f"the run has rounds 1 to {last}"
+        fix = "run with keep_rounds=1 (--keep-rounds 1)" if within or not can else "ask for one of these"
         raise FedfmError(
-            f"{folder}: the messages of round {round} cannot be made anew: round {round - 1} was not kept\n"
-            f"    why: only those of rounds {known} can\n    fix: run with keep_rounds=1 (--keep-rounds 1)"
+            f"{folder}: the messages of round {round} cannot be made anew: {why}\n"
+            f"    why: only those of rounds {', '.join(map(str, can)) or 'none'} can\n    fix: {fix}"
         )
     for stage in stages_of(fed.uplink):
         if stage.opaque or stage.fresh:

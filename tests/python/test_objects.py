@@ -31,8 +31,10 @@ from fedfm.efficiency.training.servers import Apply
 from fedfm.engines.inprocess import InProcess
 from fedfm.engines.processes import Processes
 from fedfm.laws.homes import quadratics
+from fedfm.models import tiny
 from fedfm.running.execute import resume
 from fedfm.tasks.quadratic import Quadratic, Quadratics
+from fedfm.tasks.text.classify import SequenceClassification
 from fedfm.trust.robustness.attack.sign_flip import SignFlip
 
 CALLS: list[str] = []
@@ -332,3 +334,42 @@ def test_a_class_or_a_function_may_stand_where_anything_may(module: Any) -> None
 def test_a_class_may_not_stand_where_a_method_must() -> None:
     with pytest.raises(ConfigError, match="Local is a class"):
         configure(replace(quadratics(), client=Local), rounds=2)  # type: ignore[arg-type]
+
+
+def test_rows_that_are_left_out_are_told_in_python_too(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A party without a name, a text that is empty: a warning, the result's line, and the log of a run that is shown."""
+    frame = pytest.importorskip("pandas").DataFrame(
+        {
+            "text": ["good", "bad", "fine", "awful", ""] * 8,
+            "label": list("pnpnp") * 8,
+            "who": ["a", "b", None, "a", "b"] * 8,
+        }
+    )
+    task = SequenceClassification(model=str(tiny("encoder", tmp_path / "m")))
+    settings = {"data.party_column": "who", "client.steps": 1}
+    with pytest.warns(UserWarning, match=r"rows left out: 8 \(no text\), 8 \(no party\)"):
+        result = fedfm.run(
+            "quickstart",
+            task=task,
+            data=frame,
+            settings=settings,
+            rounds=1,
+            out=tmp_path / "r",
+            progress=True,
+        )
+    assert (
+        "rows left out: 8 (no text), 8 (no party)" in repr(result) and "8 (no party)" in result._repr_html_()
+    )
+    assert capsys.readouterr().out.startswith("rows left out: ")
+    assert result.status == "finished"
+    whole = fedfm.run(
+        "quickstart",
+        task=task,
+        data=frame[frame.text != ""].dropna(),
+        settings=settings,
+        rounds=1,
+        out=tmp_path / "w",
+    )
+    assert not whole.lost and "left out" not in repr(whole)

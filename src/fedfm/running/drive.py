@@ -27,7 +27,7 @@ from fedfm.ledger import file as ledger
 from fedfm.running import baselines as base
 from fedfm.running.course.leaving import leave
 from fedfm.running.course.stages import Stage, Stages, named, told
-from fedfm.running.feasible import feasible, idle, mute
+from fedfm.running.feasible import feasible, idle, lonely, mute
 from fedfm.running.process import borrowed
 from fedfm.running.progress import Progress, Silent
 from fedfm.running.record import kept, own
@@ -75,6 +75,8 @@ def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
 
     with progress.step("data"):
         parties = opened(fed.data, fed.seed, fed.task)
+    if lost := parties.account.reasons():
+        progress.tell("rows left out: " + ", ".join(f"{n} ({why})" for why, n in lost.items()))
     device = settled(fed)
     sizes = {i: len(parties.train(i)) for i in parties.ids}
     if problems := feasible(fed, sizes):
@@ -87,7 +89,7 @@ def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
         if problems := [*strange(fed, sizes, bound.layout), *found]:
             raise ConfigError(problems)
     site = Site(planned(fed, len(sizes)), bound, parties, Store(folder / "clients"))
-    if problems := [*mute(site), *idle(site)]:
+    if problems := [*mute(site), *idle(site), *lonely(site)]:
         raise ConfigError(problems)
     return site
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
+
+import torch
 
 from fedfm.cards.registry import name_of
 from fedfm.checks.exposure import HIGHEST
 from fedfm.config.names import strange
 from fedfm.core.combine import stages_of
-from fedfm.core.context import Ctx
+from fedfm.core.context import Ctx, Terms
 from fedfm.core.errors import FedfmError, Problem
 from fedfm.core.federation import Federation
 from fedfm.core.protocols import Adversary
 from fedfm.core.session import Site
 from fedfm.core.spending import noises, planned, schedule
+from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.schedule import standing
 
 
@@ -100,6 +103,51 @@ def mute(site: Site) -> list[Problem]:
             f"another pattern of {name_of(client)} (fedfm show {name_of(client)})",
         )
     ]
+
+
+def lonely(site: Site) -> list[Problem]:
+    """Batches of a single row where the network needs two: batch norm over rows has no variance of one."""
+    client = site.fed.client
+    drops = any(local.drop_last for local in _locals(client))
+    for i, rows in site.home.parties.items():
+        left = rows % client.per_step if client.per_step and rows > client.per_step and not drops else rows
+        if left == 1 and (why := _alone(site, i)):
+            what = (
+                f"{i} would train on a batch of one row: {rows} rows in batches of {client.per_step or rows}"
+            )
+            fix = "client.drop_last=true, another client.batch, or a norm that needs no second row (LayerNorm, GroupNorm)"
+            return [Problem("client", what, why, fix)]
+    return []
+
+
+def _alone(site: Site, party: str) -> str:
+    """What the network says to a batch of one row of a party; empty when it can learn of it."""
+    bound = site.home.bound.at(party, Terms())
+    start, rows = bound.read(), site.data(party)
+    modes = [(m, m.training) for m in bound.module.modules()]
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            bound.module.train()
+            bound.objective.loss(bound.module, bound.batch(rows, torch.arange(1)))
+    except ValueError as e:
+        return str(e)
+    finally:
+        bound.load(start)
+        for module, training in modes:
+            module.training = training
+    return ""
+
+
+def _locals(spec: Any) -> Iterator[Local]:
+    """The local trainings that a client is made of."""
+    if isinstance(spec, Local):
+        yield spec
+    elif isinstance(spec, Mapping):
+        for value in spec.values():
+            yield from _locals(value)
+    elif is_dataclass(spec) and not isinstance(spec, type):
+        for f in fields(spec):
+            yield from _locals(getattr(spec, f.name))
 
 
 def promise(fed: Federation, parties: int) -> str:

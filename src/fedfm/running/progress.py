@@ -34,6 +34,9 @@ class Progress:
     def rounds(self, total: int, run: Any) -> Iterator[Shown]:
         yield lambda record: None
 
+    def tell(self, text: str) -> None:
+        """Say what a person should know before the work."""
+
     @contextlib.contextmanager
     def bar(self, name: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: None
@@ -49,6 +52,9 @@ class Lines(Progress):
     def __init__(self, say: Callable[[str], None] = print):
         self.say = say
 
+    def tell(self, text: str) -> None:
+        self.say(text)
+
     @contextlib.contextmanager
     def rounds(self, total: int, run: Any) -> Iterator[Shown]:
         primary, start = run.bound.objective.primary, time.perf_counter()
@@ -60,6 +66,9 @@ class Live(Progress):
 
     def __init__(self, console: Console):
         self.console = console
+
+    def tell(self, text: str) -> None:
+        self.console.print(said(text, style="dim"))
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[None]:

@@ -197,6 +197,11 @@ class Result:
         return tuple(self.summary.get("reasons", ()))
 
     @property
+    def lost(self) -> str:
+        """How many rows were left out, and why; empty when none was."""
+        return ", ".join(f"{n} ({line(why)})" for why, n in (self.summary.get("dropped") or {}).items())
+
+    @property
     def metric(self) -> dict[str, Any]:
         """name, base, local, federated, pooled, higher_is_better, local_parties."""
         metric: dict[str, Any] = self.summary["metric"]
@@ -239,7 +244,8 @@ class Result:
             if metric.get(k) is not None
         ]
         why = "".join(f"; {line(reason)}" for reason in self.reasons[:2])
-        return f"<{self.status}{why}: {', '.join(parts) or 'no score'}; {self.folder}>"
+        lost = f"; rows left out: {said}" if (said := self.lost) else ""
+        return f"<{self.status}{why}: {', '.join(parts) or 'no score'}{lost}; {self.folder}>"
 
     def _repr_html_(self) -> str:
         metric = self.metric
@@ -259,6 +265,7 @@ class Result:
             f"<p><b>{esc(self.status)}</b>, {self.summary['rounds']} rounds, "
             f"<code>{esc(self.folder)}</code></p>"
             + (f"<ul>{why}</ul>" if why else "")
+            + (f"<p>rows left out: {esc(self.lost)}</p>" if self.lost else "")
             + f"<table>{cells}</table>"
         )
 

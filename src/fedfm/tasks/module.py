@@ -115,7 +115,7 @@ class _Objective(Objective):
             found = torch.stack(values)
         else:
             found = torch.as_tensor(np.stack([np.asarray(v) for v in values]))
-        if column in ("label", "y") and self.task.loss is None and found.is_floating_point():
+        if column in ("label", "y") and self.task.loss is None:
             return self._numbered(found)
         if column == "image":
             return found.float().div_(127.5).sub_(1.0)
@@ -123,17 +123,14 @@ class _Objective(Objective):
 
     def _numbered(self, found: Tensor) -> Tensor:
         """Targets of the cross-entropy as class numbers (n,). Raises DataError for those that are none."""
-        if found.dim() == 1 and bool((found == found.floor()).all()):
+        wrong = found if found.dim() != 1 else found[(found != found.floor()) | (found < 0)]
+        if not wrong.numel():
             return found.long()
-        given = (
-            f"rows of {tuple(found.shape[1:])}"
-            if found.dim() > 1
-            else f"{found[found != found.floor()][0]:g}"
-        )
+        given = f"rows of {tuple(found.shape[1:])}" if found.dim() > 1 else f"{wrong[0]:g}"
         raise DataError(
             f"the targets y are no class numbers: {given}\n    why: without a loss the task is the cross-entropy over "
-            "classes, and these would be cut to whole numbers\n    fix: Torch(..., loss=torch.nn.functional.mse_loss) for "
-            "numbers to predict, else integers from 0"
+            "classes, which are numbered from 0\n    fix: Torch(..., loss=torch.nn.functional.mse_loss) for "
+            "numbers to predict, else integers from 0 (for -1 and 1: (y + 1) // 2)"
         )
 
     def batch(self, encoded: Columns, index: Tensor, device: torch.device) -> Any:
@@ -144,7 +141,7 @@ class _Objective(Objective):
         """The loss of each example; where `loss` gives a mean alone, that for each."""
         found, loss = None, self.task.loss
         if loss is None:
-            return functional.cross_entropy(module(batch[0]), batch[1].long(), reduction="none")
+            return _crossed(module(batch[0]), batch[1].long())
         if _of_torch(loss):
             given, wanted = module(batch[0]), batch[1]
             _paired(given, wanted)
@@ -153,7 +150,7 @@ class _Objective(Objective):
             else:
                 found = loss(given, wanted)
         else:
-            found = loss(module, batch)
+            found = _own(loss, module, batch)
         each: Tensor = found.flatten(1).mean(1) if found.dim() > 1 else found
         return each if each.dim() else each.expand(_size(batch))
 
@@ -199,6 +196,40 @@ class _Objective(Objective):
 def _right(module: nn.Module, batch: Any) -> Tensor:
     right: Tensor = module(batch[0]).argmax(-1) == batch[1]
     return right
+
+
+def _crossed(outputs: Tensor, y: Tensor) -> Tensor:
+    """The cross-entropy of each row (n,). Raises DataError for a class that the module has no output for."""
+    try:
+        return functional.cross_entropy(outputs, y, reduction="none")
+    except IndexError:
+        most = outputs.shape[1] if outputs.dim() > 1 else 1
+        raise DataError(
+            f"a row is of class {int(y.max())}, and the module has {most} outputs\n    why: classes are numbered from 0 to "
+            f"{most - 1}, in training rows and test rows alike\n    fix: a module with an output for every class, or leave "
+            "out rows of classes that nobody trains"
+        ) from None
+
+
+def _own(loss: Callable[..., Any], module: nn.Module, batch: Any) -> Tensor:
+    """A loss of the user's own. Raises ModelError for one that takes outputs and targets, as those of torch do."""
+    try:
+        found: Tensor = loss(module, batch)
+        return found
+    except Exception as e:  # what a function of outputs does with a module, nobody can list
+        if not (isinstance(batch, tuple) and _takes_outputs(loss, module, batch)):
+            raise
+        raise ModelError(
+            "task.loss: it takes outputs and targets\n    why: a loss of one's own is called with the module and a batch\n"
+            "    fix: loss=lambda module, batch: measure(module(batch[0]), batch[1])"
+        ) from e
+
+
+def _takes_outputs(loss: Callable[..., Any], module: nn.Module, batch: Any) -> bool:
+    try:
+        return isinstance(loss(module(batch[0]), batch[1]), Tensor)
+    except Exception:  # neither fits
+        return False
 
 
 def _unmeasured(task: Torch) -> Iterator[Problem]:

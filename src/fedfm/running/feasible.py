@@ -110,11 +110,13 @@ def lonely(site: Site) -> list[Problem]:
     client = site.fed.client
     drops = any(local.drop_last for local in _locals(client))
     for i, rows in site.home.parties.items():
-        left = rows % client.per_step if client.per_step and rows > client.per_step and not drops else rows
+        size = max(1, min(client.per_step or rows, rows))
+        reached = (
+            client.steps_for(rows) > rows // size and not drops
+        )  # the smaller batch at the end of a pass
+        left = (rows % size if reached else 0) or size
         if left == 1 and (why := _alone(site, i)):
-            what = (
-                f"{i} would train on a batch of one row: {rows} rows in batches of {client.per_step or rows}"
-            )
+            what = f"{i} would train on a batch of one row: {rows} rows in batches of {size}"
             fix = "client.drop_last=true, another client.batch, or a norm that needs no second row (LayerNorm, GroupNorm)"
             return [Problem("client", what, why, fix)]
     return []

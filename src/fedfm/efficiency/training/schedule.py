@@ -93,7 +93,7 @@ def standing(fed: Federation) -> Iterator[Problem]:
                 why = "a schedule belongs to the horizon: rounds beyond it change nothing"
                 fix = f"rounds={fed.span}; or a new run of {fed.rounds} rounds, or one whose schedule has end > 0"
                 yield Problem(where, what, why, fix)
-            if schedule.warmup >= fed.span:
+            if 0 < fed.span <= schedule.warmup:
                 what = f"a warm-up of {schedule.warmup} rounds never ends in a run of {fed.span}"
                 why = "no round would have the full rate"
                 fix = f"warmup={max(0, fed.span - 1)} at most; or horizon={schedule.warmup + 1} or more"

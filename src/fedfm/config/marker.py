@@ -76,11 +76,16 @@ def refusal(where: str, what: str) -> Problem:
     )
 
 
+def _made(module: torch.nn.Module) -> dict[str, Any]:
+    """Its state, but for layers that have no shape yet."""
+    return {n: t for n, t in module.state_dict().items() if not torch.nn.parameter.is_lazy(t)}
+
+
 def _parts(value: Any) -> Iterator[str | bytes]:
     """What identifies a value, piece by piece."""
     if isinstance(value, torch.nn.Module):
         yield _shown(value)
-        yield from _parts(value.state_dict())
+        yield from _parts(_made(value))
     elif isinstance(value, torch.Tensor):
         yield f"{value.dtype} {tuple(value.shape)}"
         yield value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -11,6 +11,7 @@ from fedfm.cards.registry import knob
 from fedfm.core.errors import DataError
 from fedfm.core.schema import Account, Column, Lost, Unfit
 from fedfm.data import kinds
+from fedfm.data.cleaning.alike import alike
 from fedfm.data.cleaning.columns import Map, Pairs, Piece, clean, lacking
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.cleaning.layouts import Wanted, wanted
@@ -87,7 +88,7 @@ class Own(Source):
             account += piece.account(lost)
             rows.append((piece, pairs))
         self._no_rows(rows, account, faults)
-        _shapes(rows, faults)
+        alike(rows, faults)
         if tests:
             _unseen(rows, faults)
         faults.settle()
@@ -336,24 +337,6 @@ def _unseen(rows: Sequence[tuple[Piece, Pairs]], faults: Faults) -> None:
                 f"training has: {', '.join(sorted(known)[:12])}",
                 "correct the spelling, or add training rows",
             )
-
-
-def _shapes(rows: Sequence[tuple[Piece, Pairs]], faults: Faults) -> None:
-    """Pictures and arrays of one federation have one shape."""
-    first: dict[str, tuple[Any, str]] = {}
-    for piece, pairs in rows:
-        for i, (row, _) in enumerate(pairs):
-            for column in (c for c, v in row.items() if hasattr(v, "shape")):
-                shape = tuple(row[column].shape)
-                who = f"{piece.party or piece.place}, row {i + 1}"
-                one, where = first.setdefault(column, (shape, who))
-                if shape != one:
-                    fix = "give arrays of one shape"
-                    if column == "image":
-                        fix = "data.image_mode=RGB" if shape[0] != one[0] else ""
-                        fix += f" data.image_size={min(one[-1], 224)}" if shape[1:] != one[1:] else ""
-                    what = f"'{column}' of {who} has the shape {shape}, that of {where} has {one}"
-                    faults.add(piece.place, what, "a batch needs one shape", fix.strip())
 
 
 def _labels_stay(parties: Parties) -> Parties:

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fedfm.core.context import Terms
-from fedfm.core.errors import FedfmError, nearest
+from fedfm.core.errors import FedfmError, Problem, nearest
 from fedfm.core.protocols import Bound, Loss, Scores
 from fedfm.vectors.cut import Cut, cut
 from fedfm.vectors.layout import Layout
@@ -34,6 +34,10 @@ class Objective:
     def encode(self, rows: Any) -> Any:
         """Rows (a Shard) to whatever `batch` indexes; tokenise here, once."""
         return rows
+
+    def unfit(self, module: nn.Module, tried: Any, shards: Iterable[tuple[str, Any]]) -> Iterator[Problem]:
+        """What is wrong with rows of these (place, shard) that the few that were tried do not show."""
+        yield from ()
 
     def batch(self, encoded: Any, index: Tensor, device: torch.device) -> Any:
         raise NotImplementedError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from torch.nn import functional
 from fedfm.cards.registry import knob, method
 from fedfm.core.errors import ConfigError, DataError, ModelError, Problem
 from fedfm.core.protocols import Scores, Task
-from fedfm.tasks.bound import BoundModule, Objective, running_statistics
+from fedfm.tasks.bound import BoundModule, Objective, evaluating, running_statistics
 
 
 @method("torch", slot="task", section="VII")
@@ -46,7 +46,7 @@ class Torch(Task):
         """Raises ModelError when no module comes out of `module`."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.init_seed)
-            made = copy.deepcopy(self.module) if isinstance(self.module, nn.Module) else self._made()
+            made = self._made()
         if not isinstance(made, nn.Module):
             raise ModelError(
                 f"task.module: gives {type(made).__name__}\n    why: a torch module is trained here\n"
@@ -59,9 +59,14 @@ class Torch(Task):
         return BoundModule(made.train(), _Objective(self, tuple(labels or ())), buffers=kept, device=device)
 
     def _made(self) -> Any:
-        if not callable(self.module):
-            return self.module
-        return self.module()
+        own = isinstance(self.module, nn.Module)
+        made = self.module() if callable(self.module) and not own else self.module
+        if isinstance(made, nn.Module) and any(map(nn.parameter.is_lazy, made.state_dict().values())):
+            raise ModelError(
+                "task.module: has layers without a shape (nn.Lazy...)\n    why: what travels is laid out before the first "
+                "row is read\n    fix: give the sizes, or call it on a row and give the module itself: net(x); Torch(net)"
+            )
+        return copy.deepcopy(made) if own else made
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +137,37 @@ class _Objective(Objective):
             "classes, which are numbered from 0\n    fix: Torch(..., loss=torch.nn.functional.mse_loss) for "
             "numbers to predict, else integers from 0 (for -1 and 1: (y + 1) // 2)"
         )
+
+    def unfit(
+        self, module: nn.Module, tried: Columns, shards: Iterable[tuple[str, Any]]
+    ) -> Iterator[Problem]:
+        """Scores that are no numbers; under the cross-entropy, targets that are no class of the module."""
+        device = next((p.device for p in module.parameters()), torch.device("cpu"))
+        batch = self.batch(tried, torch.arange(len(tried)), device)
+        with evaluating(module):
+            yield from _numberless(self.scores, module, batch)
+            if self.task.loss is not None or self.labels is not None or not isinstance(batch, tuple):
+                return
+            shape = getattr(module(batch[0]), "shape", ())
+        if len(shape) < 2:
+            return
+        classes = shape[1]
+        found = {
+            who: [int(r["y"]) for r in rows.rows if np.ndim(r.get("y", ())) == 0] for who, rows in shards
+        }
+        strange = {
+            who: wrong for who, ys in found.items() if (wrong := [y for y in ys if not 0 <= y < classes])
+        }
+        if strange:
+            numbers = sorted({y for wrong in strange.values() for y in wrong})
+            below = "; a negative one is not left out" if numbers[0] < 0 else ""
+            yield Problem(
+                "data",
+                f"{sum(map(len, strange.values()))} targets y are no class of the module ({_some(numbers)}): "
+                + _some([f"{len(wrong)} of {len(found[who])} of {who}" for who, wrong in strange.items()]),
+                f"it scores {classes} classes, numbered from 0 to {classes - 1}{below}",
+                "correct or leave out these rows, or widen the module",
+            )
 
     def batch(self, encoded: Columns, index: Tensor, device: torch.device) -> Any:
         some = {n: t[index].to(device) for n, t in encoded.tensors.items()}
@@ -230,6 +266,24 @@ def _takes_outputs(loss: Callable[..., Any], module: nn.Module, batch: Any) -> b
         return isinstance(loss(module(batch[0]), batch[1]), Tensor)
     except Exception:  # neither fits
         return False
+
+
+def _some(found: Sequence[object]) -> str:
+    return ", ".join(map(str, found[:3])) + (", ..." if len(found) > 3 else "")
+
+
+def _numberless(scores: Mapping[str, Any], module: nn.Module, batch: Any) -> Iterator[Problem]:
+    """A score that gives no number; one that cannot do with a few rows is left to the run."""
+    for name, measure in scores.items():
+        try:
+            found = measure(module, batch)
+        except Exception:  # noqa: BLE001, S112 - nobody can list what scores of strangers raise on a few rows
+            continue
+        try:
+            torch.as_tensor(found).double()
+        except (TypeError, ValueError, RuntimeError):
+            what, why = f"gives {type(found).__name__}", "a score is a number, or a number for each row"
+            yield Problem(f"task.scores[{name!r}]", what, why, "return a float, or a tensor (n,)")
 
 
 def _unmeasured(task: Torch) -> Iterator[Problem]:

@@ -17,6 +17,7 @@ from fedfm.checks.place import INEXACT, forked
 from fedfm.core.errors import FedfmError, MachineFault, Problem, words_of
 from fedfm.core.protocols import Bound, Task
 from fedfm.core.schema import Account, Lost
+from fedfm.tasks.bound import BoundModule
 
 ROWS = 4  # of each party that is looked at
 PARTIES = 8
@@ -55,6 +56,7 @@ def probe(task: Task, bound: Bound, parties: Any) -> list[Problem]:
                 p for _, own, ids in each.values() for p in _steady(own, _sample(parties, ids[:STEPPED]))
             ]
             problems += [*task.probe(bound, some), *_unscored(each.values(), parties.test())]
+            problems = problems or [p for _, own, ids in each.values() for p in _all(own, parties, ids)]
     except FedfmError as e:
         text = str(e).split("\n")
         found = {
@@ -172,6 +174,13 @@ def _sample(parties: Any, ids: Sequence[str]) -> Any:
     shards = [parties.train(i) for i in itertools.islice(ids, PARTIES)]
     rows = tuple(row for shard in shards for row in shard.rows[:ROWS])
     return replace(shards[0], rows=rows) if shards else ()
+
+
+def _all(own: Bound, parties: Any, ids: Sequence[str]) -> Iterator[Problem]:
+    """What every row of these parties, and every test row, has to be for a module of one's own."""
+    if isinstance(own, BoundModule):
+        shards = itertools.chain(((i, parties.train(i)) for i in ids), [("the test rows", parties.test())])
+        yield from own.objective.unfit(own.module, own.encode(_sample(parties, ids)), shards)
 
 
 def _steady(bound: Bound, rows: Any) -> Iterator[Problem]:

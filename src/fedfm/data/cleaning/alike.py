@@ -1,0 +1,48 @@
+"""Pictures and arrays of one federation: one shape, and one kind of number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fedfm.data.cleaning.columns import Pairs, Piece
+from fedfm.data.cleaning.faults import Faults
+
+FLOATS, INTEGERS = "floats", "integers"
+
+
+def alike(rows: Sequence[tuple[Piece, Pairs]], faults: Faults) -> None:
+    """Note arrays that cannot share a batch, and a party's or the test's numbers that are of another kind."""
+    first: dict[str, tuple[Any, str]] = {}
+    kinds: dict[str, tuple[str, str]] = {}
+    for piece, pairs in rows:
+        found: dict[str, set[str]] = {}
+        for i, (row, _) in enumerate(pairs):
+            for column in (c for c, v in row.items() if hasattr(v, "shape")):
+                shape = tuple(row[column].shape)
+                if shape:  # a single number becomes what the task reads it as
+                    found.setdefault(column, set()).add(_kind(row[column]))
+                who = f"{piece.party or piece.place}, row {i + 1}"
+                one, where = first.setdefault(column, (shape, who))
+                if shape != one:
+                    fix = "give arrays of one shape"
+                    if column == "image":
+                        fix = "data.image_mode=RGB" if shape[0] != one[0] else ""
+                        fix += f" data.image_size={min(one[-1], 224)}" if shape[1:] != one[1:] else ""
+                    what = f"'{column}' of {who} has the shape {shape}, that of {where} has {one}"
+                    faults.add(piece.place, what, "a batch needs one shape", fix.strip())
+        for column, some in found.items():
+            kind = FLOATS if FLOATS in some else INTEGERS if len(some) > 1 else min(some)
+            other, where = kinds.setdefault(column, (kind, piece.place))
+            if kind != other:
+                what = f"'{column}' holds {kind}, that of {where} {other}"
+                why = "a module takes one kind of number, and their scales differ as a rule (0 to 255 beside 0 to 1)"
+                faults.add(piece.place, what, why, "convert and scale the column alike everywhere")
+
+
+def _kind(values: Any) -> str:
+    """Floats of any width are read as one kind, and so are the integers that index."""
+    name = str(values.dtype).removeprefix("torch.")
+    if "float" in name:
+        return FLOATS
+    return INTEGERS if name in ("int32", "int64") else name

@@ -3,6 +3,7 @@ from fedfm import bench as bench
 from fedfm import cards as cards
 from fedfm import checks as checks
 from fedfm import cli as cli
+from fedfm import collector as collector
 from fedfm import config as config
 from fedfm import core as core
 from fedfm import data as data
@@ -20,7 +21,9 @@ from fedfm import runs as runs
 from fedfm import scaffold as scaffold
 from fedfm import tasks as tasks
 from fedfm import terminal as terminal
+from fedfm import text as text
 from fedfm import trust as trust
+from fedfm import vectors as vectors
 from fedfm.cards.registry import knob as knob
 from fedfm.cards.registry import method as method
 from fedfm.cards.registry import recipe as recipe
@@ -48,7 +51,6 @@ from fedfm.core.protocols import Server as Server
 from fedfm.core.protocols import Task as Task
 from fedfm.core.protocols import Valuer as Valuer
 from fedfm.core.protocols import Wire as Wire
-from fedfm.vectors.layout import Layout as Layout
 from fedfm.data.arrays import Arrays as Arrays
 from fedfm.data.chatterbot import Chatterbot as Chatterbot
 from fedfm.data.digits import Digits as Digits
@@ -164,5 +166,6 @@ from fedfm.trust.robustness.rule.fltrust import FLTrust as FLTrust
 from fedfm.trust.robustness.rule.krum import Krum as Krum
 from fedfm.trust.robustness.rule.median import CoordinateMedian as CoordinateMedian
 from fedfm.trust.robustness.rule.trimmed_mean import TrimmedMean as TrimmedMean
+from fedfm.vectors.layout import Layout as Layout
 
 __version__: str

@@ -148,7 +148,7 @@ class _Objective(Objective):
             yield from _numberless(self.scores, module, batch)
             if self.task.loss is not None or self.labels is not None or not isinstance(batch, tuple):
                 return
-            shape = getattr(module(batch[0]), "shape", ())
+            shape: tuple[int, ...] = tuple(getattr(module(batch[0]), "shape", ()))
         if len(shape) < 2:
             return
         classes = shape[1]

@@ -262,3 +262,25 @@ def test_a_misplaced_option_of_the_command_is_told_how_settings_are_written() ->
         check=False,
     )
     assert said.returncode == 2 and "client.lr=3" in said.stderr and "Traceback" not in said.stderr
+
+
+@pytest.mark.parametrize(
+    "setting, fix",
+    [
+        ("baselines=none", "--baselines on the command line, or baselines= of fedfm.run"),
+        ("keep-rounds=1", "--keep-rounds on the command line, or keep_rounds= of fedfm.run"),
+        ("tracker=mlflow", "--tracker on the command line, or trackers= of fedfm.run"),
+        ("repeats=3", "--repeats on the command line"),
+    ],
+)
+def test_an_option_written_as_a_setting_is_told_where_it_belongs(setting: str, fix: str) -> None:
+    with pytest.raises(ConfigError) as e:
+        configure("quickstart", [setting])
+    (problem,) = e.value.problems
+    assert problem.fix == fix and "did you mean" not in problem.why
+
+
+def test_a_field_of_that_name_inside_a_slot_keeps_its_own_hint() -> None:
+    with pytest.raises(ConfigError) as e:
+        configure("quickstart", ["client.out=3"])
+    assert "command line" not in e.value.problems[0].fix

@@ -12,6 +12,14 @@ from fedfm.core.errors import FedfmError, Problem
 from fedfm.core.federation import Federation
 
 UNKNOWN = "unknown key"
+OPTIONS = {  # of a command, not of a federation: what fedfm.run calls it
+    "baselines": "baselines",
+    "keep_rounds": "keep_rounds",
+    "out": "out",
+    "repeats": "",
+    "strict": "strict",
+    "tracker": "trackers",
+}
 
 
 def misspelt(problems: Iterable[Problem], config: Mapping[str, Any]) -> list[Problem]:
@@ -19,7 +27,12 @@ def misspelt(problems: Iterable[Problem], config: Mapping[str, Any]) -> list[Pro
     known: list[str] = []
     found = []
     for p in problems:
-        if p.what.startswith(UNKNOWN):
+        if p.what.startswith(UNKNOWN) and (option := p.where.replace("-", "_")) in OPTIONS:
+            why = "it says how to run, not what: a config does not hold it"
+            fix = f"--{option.replace('_', '-')} on the command line"
+            fix += f", or {OPTIONS[option]}= of fedfm.run" if OPTIONS[option] else ""
+            p = dataclasses.replace(p, why=why, fix=fix)
+        elif p.what.startswith(UNKNOWN):
             known = known or sorted(set(paths(config)))
             p = dataclasses.replace(p, why=_hint(p, config, known) or p.why)
         found.append(p)

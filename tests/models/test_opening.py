@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,14 @@ def test_an_encoder_that_lacks_a_layer(bert: str) -> None:
 def test_heads_beside_an_encoder_may_be_left_over(tmp_path: Path, auto: str) -> None:
     config, settings = arch.ENCODERS["bert"]
     folder = arch.make(tmp_path / "headed", config, settings, auto, arch.tokenizer(cls=True))
-    whole = load_base(ENCODER, folder)
-    arch.reweigh(folder, lambda k: None if "pooler" in k else k)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        whole = load_base(ENCODER, folder)
+    heads = [str(w.message) for w in told if "trained head (classifier" in str(w.message)]
+    assert bool(heads) == (
+        "Classification" in auto
+    )  # words that nobody asks for may go in silence, a classifier not
+    arch.reweigh(folder, lambda k: None if "pooler" in k or k.startswith("classifier") else k)
     assert load_base(ENCODER, folder) is not None  # it would be thrown away
     assert whole.encoder.layer[0].attention.self.query.weight.any()
 

@@ -108,6 +108,17 @@ def test_a_nested_config_over_a_recipe_composes_too() -> None:
         Sub(laps=3, hours=1.0)
 
 
+def test_a_setting_that_is_given_twice_holds_as_it_stands_last_and_it_is_said() -> None:
+    fed = quadratics()
+    made = configure(fed, ["client.batch=8", "rounds=3", "client.batch=4"])
+    assert made.fed.client.batch == 4 and made.notes == ("client.batch=8 gives way to client.batch=4",)  # type: ignore[attr-defined]
+    assert configure(fed, ["client.batch=4", "client.batch=4"]).notes == ()
+    assert configure(fed, ["rounds=3", "rounds=5", "rounds=4"]).notes == (
+        "rounds=3 gives way to rounds=5",
+        "rounds=5 gives way to rounds=4",
+    )
+
+
 def test_the_command_says_what_gave_way() -> None:
     said = CliRunner().invoke(
         app, ["check", "--no-model", "krum", "adversary.fraction=0.25", "aggregate.m=2"]

@@ -59,6 +59,7 @@ def override(config: Config, settings: Iterable[str]) -> Config:
 
 
 def apply(made: Composition, settings: Iterable[str]) -> None:
+    before: dict[str, str] = {}
     for setting in settings:
         path, eq, text = setting.partition("=")
         if not eq or not path.strip():
@@ -67,6 +68,9 @@ def apply(made: Composition, settings: Iterable[str]) -> None:
                 Problem(setting[:80] or "''", "not a setting", what, f"{setting[:80] or 'rounds'}=VALUE")
             )
             continue
+        if (was := before.get(path.strip(), text)) != text:
+            made.notes.append(f"{path.strip()}={was} gives way to {path.strip()}={text}")
+        before[path.strip()] = text
         try:
             made.put(path.strip(), read(text))
         except YAMLError as e:

@@ -19,6 +19,12 @@ from fedfm.models.store import local
 
 SEED = 20_240_917  # of every fresh tensor (heads, LoRA's A), so that all workers start from the same bits
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+HEADS = (
+    "classifier",
+    "score",
+    "classification_head",
+    "sequence_classification_head",
+)  # of classifiers of texts
 
 
 @contextlib.contextmanager
@@ -134,8 +140,15 @@ def _of_this_kind(auto: str, model: str, config: Any) -> None:
 def _whole(model: str, network: Any, told: dict[str, Any]) -> None:
     """Raise ModelError unless every tensor came from the checkpoint, and every tensor of its layers was used.
 
-    A pooler that is thrown away may be missing; heads beside the network may be left over.
+    A pooler that is thrown away may be missing; heads beside the network may be left over, a classifier not in silence.
     """
+    if heads := sorted(k for k in told["unexpected_keys"] if k.split(".")[0] in HEADS):
+        warnings.warn(
+            f"fedfm: {model} brings a trained head ({_some(heads)}), which is not used: the task begins with a new one, and "
+            "the base model's score is that of the new one (task.start=FOLDER goes on from a model that fedfm tuned)",
+            UserWarning,
+            stacklevel=3,
+        )
     missing = sorted(k for k in told["missing_keys"] if "pooler" not in k)
     tops = {name for name, _ in network.named_children()}
     prefix = f"{network.base_model_prefix}."

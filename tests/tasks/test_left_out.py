@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from fedfm.core.schema import Lost
 from fedfm.data.files import Files
 from fedfm.efficiency.training.local import Local
 from fedfm.evaluation.by_party import ByParty
+from fedfm.evaluation.held_out import HeldOut
 from fedfm.models import tiny
 from fedfm.running.commands.checking import probe
 from fedfm.running.entry import run
@@ -97,3 +99,56 @@ def test_pairs_that_cannot_be_scored_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="6 of 9 test rows cannot be scored") as e:
         probe(Setup(Federation(task, data, client=Local(steps=1, batch=2), rounds=1)))
     assert "both answers are the same" in e.value.problems[0].why
+
+
+def chats(path: Path, short: int, long: int) -> list[dict[str, str]]:
+    """A party's file: `long` rows that do not fit stand in front of those that do."""
+    rows = [
+        {"instruction": f"{path.stem}{i}" + "q" * 90 * (i < long), "answer": "a"} for i in range(short + long)
+    ]
+    write(path, rows)
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ({"a": (4, 6), "b": (8, 6)}, ""),  # just half of them
+        ({"a": (4, 6), "b": (7, 7)}, "13 of 24 training rows cannot be learnt from"),
+        ({"a": (9, 0), "b": (0, 4)}, "no training row of b can be learnt from"),
+        ({"a": (300, 40), "b": (1, 9)}, ""),  # what stands in front is not what most are
+    ],
+)
+def test_what_most_rows_or_all_of_a_party_cannot_teach_is_refused(
+    rows: dict[str, tuple[int, int]], said: str, tmp_path: Path
+) -> None:
+    for name, (short, long) in rows.items():
+        chats(tmp_path / f"d/{name}.jsonl", short, long)
+    chats(tmp_path / "t/t.jsonl", 6, 0)
+    task = CausalLM(model=arch.decoder(tmp_path / "m"), max_tokens=64, score_by="loss")
+    data = Files(str(tmp_path / "d"), test_path=str(tmp_path / "t/t.jsonl"))
+    fed = Federation(task, data, client=Local(steps=1, batch=2), rounds=1)
+    if not said:
+        found = probe(Setup(fed))
+        assert found.lost.rows(split="train") == sum(long for _, long in rows.values())
+        assert not [r for r in found.remarks if "are cut" in r]  # rows that are left out are not cut beside
+        return
+    for go in (lambda: probe(Setup(fed)), lambda: run(fed, out=tmp_path / "run")):
+        with pytest.raises(ConfigError, match=said) as e:
+            go()
+        assert "the prompt fills task.max_tokens (64)" in e.value.problems[0].why
+        assert not (tmp_path / "run/metrics.jsonl").exists()
+
+
+def test_test_rows_of_parties_are_counted_where_they_are_scored(tmp_path: Path) -> None:
+    """Rows that a party tests at home are lost as the common ones are."""
+    for name in "ab":
+        chats(tmp_path / f"d/{name}.jsonl", 14, 10)
+    task = CausalLM(model=arch.decoder(tmp_path / "m"), max_tokens=64, score_by="loss")
+    data = Files(str(tmp_path / "d"), test_fraction=0.4)
+    fed = Federation(task, data, client=Local(steps=1, batch=2), rounds=1)
+    for where in ("server", "parties"):
+        lost = probe(Setup(replace(fed, evaluate=HeldOut(where=where)))).lost
+        assert lost.rows(split="test") > 0 and lost.rows() == 20, where
+        named = {e.party for e in lost.entries if e.split == "test"}
+        assert named == ({""} if where == "server" else {"a", "b"})

@@ -233,8 +233,6 @@ def test_prompts_that_fill_the_room(tmp_path: Path) -> None:
     _, bound = opened(folder, max_tokens=60)
     encoded = bound.encode(Shard("p", tuple(rows)))
     assert len(encoded) == 1 and encoded.dropped == {"the prompt fills task.max_tokens (60)": 7}
-    (found,) = [p for p in problems(folder, rows, max_tokens=60) if p.where == "task.max_tokens"]
-    assert "3 of 4 rows cannot be learnt from" in found.what
     assert problems(folder, max_tokens=60) == []
 
 

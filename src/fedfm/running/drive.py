@@ -36,7 +36,7 @@ from fedfm.running.record.identity import Identity, of_base, of_data, refuse
 from fedfm.running.record.public import publish
 from fedfm.running.summary import best_round, dumps, of_best, summarise, versions
 from fedfm.running.verdict import FAILED, INTERRUPTED, Result, Verdict, judge
-from fedfm.tasks.probing import open_task, probe, probe_apart
+from fedfm.tasks.probing import lean, open_task, probe, probe_apart
 
 Callback = Callable[[dict[str, Any]], None]  # called with a copy of each round's record
 
@@ -89,8 +89,9 @@ def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
         if problems := [*strange(fed, sizes, bound.layout), *found]:
             raise ConfigError(problems)
     site = Site(planned(fed, len(sizes)), bound, parties, Store(folder / "clients"))
-    if problems := [*mute(site), *idle(site), *lonely(site)]:
-        raise ConfigError(problems)
+    with progress.step("encoding"):
+        if problems := lean(site) or [*mute(site), *idle(site), *lonely(site)]:
+            raise ConfigError(problems)
     return site
 
 

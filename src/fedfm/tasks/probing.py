@@ -7,7 +7,8 @@ import json
 import multiprocessing
 import os
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, replace
 from typing import Any
 
@@ -24,7 +25,6 @@ PARTIES = 8
 STEPPED = (
     2  # parties whose rows a step is taken on: it costs much, and what a network keeps it keeps of any rows
 )
-SCORED = 128  # test rows that are looked at, spread evenly through them
 MUCH = 0.5  # the share of rows, or of tokens, from which on a fault is refused
 FORKED = "autograd's threading"  # of torch's words for a fork that cannot compute gradients
 
@@ -55,7 +55,7 @@ def probe(task: Task, bound: Bound, parties: Any) -> list[Problem]:
             problems = [
                 p for _, own, ids in each.values() for p in _steady(own, _sample(parties, ids[:STEPPED]))
             ]
-            problems += [*task.probe(bound, some), *_unscored(each.values(), parties.test())]
+            problems += task.probe(bound, some)
             problems = problems or [p for _, own, ids in each.values() for p in _all(own, parties, ids)]
     except FedfmError as e:
         text = str(e).split("\n")
@@ -84,17 +84,47 @@ def probe(task: Task, bound: Bound, parties: Any) -> list[Problem]:
 
 def left_out(site: Any) -> Account:
     """Rows that the task leaves out when it encodes them, of each party and of the test set; all are encoded for it."""
-    found = [(i, "train", site.data(i)) for i in site.parties.ids]
-    cases, parts = site.home.cases if site.fed.task.whole else (), site.fed.evaluate.parts
-    for case in ("",) if "" in cases else cases:  # the common test rows hold those of the other cases
-        found += [(case, "test", site.home.test(case, k, parts)) for k in range(parts)]
     return Account() + Account(
         tuple(
             Lost(who, split, why, n)
-            for who, split, encoded in found
+            for who, split, encoded in _encoded(site)
             for why, n in getattr(encoded, "dropped", {}).items()
         )
     )
+
+
+def lean(site: Any) -> list[Problem]:
+    """Most rows left out in encoding, or all of a party: what is learnt, or scored, would be of those that happen to fit."""
+    problems, found = [], [e for e in _encoded(site) if hasattr(e[2], "dropped")]
+    for split, cannot in ("train", "learnt from"), ("test", "scored"):
+        kept, gone = Counter[str](), dict[str, Counter[str]]()
+        for who, _, encoded in (e for e in found if e[1] == split):
+            kept[who] += len(encoded)
+            gone.setdefault(who, Counter()).update(encoded.dropped)
+        lost, kind = sum(gone.values(), Counter[str]()), "training" if split == "train" else "test"
+        if lost.total() > MUCH * (rows := kept.total() + lost.total()):
+            what = f"{lost.total():,} of {rows:,} {kind} rows cannot be {cannot}"
+        elif empty := [who for who in gone if gone[who] and not kept[who]]:
+            lost = sum((gone[who] for who in empty), Counter[str]())
+            what = f"no {kind} row of {', '.join(empty[:5])}{', ...' * (len(empty) > 5)} can be {cannot}"
+        else:
+            continue
+        why = "; ".join(f"{n:,}: {why}" for why, n in lost.items())
+        fix = "another value of the setting that is named (if the model can), or mend, shorten or leave out the rows"
+        problems.append(Problem("data", what, why, fix))
+    return problems
+
+
+def _encoded(site: Any) -> Iterator[tuple[str, str, Any]]:
+    """Everybody's rows to learn from, and all that are scored: the common ones, or those of each party."""
+    fed, parts = site.fed, site.fed.evaluate.parts
+    yield from ((i, "train", site.data(i)) for i in site.parties.ids)
+    if not fed.serving.whole or fed.evaluate.where == "parties":
+        yield from ((i, "test", site.guard.tests(i)) for i in site.parties.ids)
+    elif fed.task.whole:
+        cases = site.home.cases
+        for case in ("",) if "" in cases else cases:  # the common test rows hold those of the other cases
+            yield from ((case, "test", site.home.test(case, k, parts)) for k in range(parts))
 
 
 def _broken(e: Exception) -> Problem:
@@ -155,24 +185,10 @@ def probe_apart(task: Task, bound: Bound, parties: Any) -> list[Problem]:
     )
 
 
-def _unscored(each: Iterable[tuple[Task, Bound, Any]], test: Any) -> Iterator[Problem]:
-    """Most test rows left out in encoding: the score would be that of the few that are short, or whatever they are."""
-    some = test.rows[:: -(-len(test.rows) // SCORED) or 1]
-    for _, bound, _ in each:
-        dropped = getattr(bound.encode(replace(test, rows=some)), "dropped", {})
-        if (n := sum(dropped.values())) > MUCH * len(some):
-            yield Problem(
-                "data",
-                f"{n} of {len(some)} test rows cannot be scored",
-                "; ".join(f"{k}: {why}" for why, k in dropped.items()),
-                "another value of the setting that is named (if the model can), or mend or shorten the rows",
-            )
-
-
 def _sample(parties: Any, ids: Sequence[str]) -> Any:
-    """A few rows of some of these parties, as one shard."""
+    """A few rows of some of these parties, spread evenly through theirs, as one shard."""
     shards = [parties.train(i) for i in itertools.islice(ids, PARTIES)]
-    rows = tuple(row for shard in shards for row in shard.rows[:ROWS])
+    rows = tuple(row for s in shards for row in s.rows[:: len(s.rows) // ROWS or 1][:ROWS])
     return replace(shards[0], rows=rows) if shards else ()
 
 

@@ -86,7 +86,7 @@ class Instruction(TextObjective):
     # ---- rows -------------------------------------------------------------------------------------------------
     def encode(self, rows: Any) -> Dialogues:
         """Tokenise a shard; rows cut to no answer are dropped. Raises DataError for rows without the columns."""
-        kept, cuts, dropped = [], [], Counter[str]()
+        kept, cuts, dropped, longer = [], [], Counter[str](), 0
         try:
             pairs = self.dialogue.encode(rows.rows)
         except DataError as e:
@@ -96,11 +96,11 @@ class Instruction(TextObjective):
             if len(prompt) < self.limit and answer:
                 kept.append(row)
                 cuts.append(([*prompt, *answer][: self.limit], len(prompt)))
+                longer += len(prompt) + len(answer) > self.limit
             else:
                 full = f"the prompt fills task.max_tokens ({self.limit})"
                 dropped["the answer has no token" if not answer else full] += 1
         prompts = torch.tensor([n for _, n in cuts], dtype=torch.long)
-        longer = sum(len(prompt) + len(answer) > self.limit for prompt, answer in pairs)
         return Dialogues(
             self.within(Ragged.of([c for c, _ in cuts])), prompts, tuple(kept), dict(dropped), longer
         )

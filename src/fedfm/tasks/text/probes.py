@@ -23,7 +23,7 @@ NEAR, NEAR_HALF = 1e-3, 2e-2  # of the feature's length, in float32 and bfloat16
 def dialogues(bound: Any, rows: Any) -> list[Problem]:
     """Of instruction tuning: causal, an answer that can be reached and judged, room for it, a save that comes back."""
     objective, encoded = bound.objective, bound.encode(rows)
-    found = [*_lost(len(rows), encoded), *_spelled(objective, encoded.rows)]
+    found = [*_spelled(objective, encoded.rows)]
     if len(encoded):
         found += [*_causal(bound, encoded), *_judged(objective, encoded), *_unknown(objective, encoded)]
         found += _comes_back(bound, encoded)
@@ -34,16 +34,6 @@ def texts(bound: Any, rows: Any) -> list[Problem]:
     """Of classification: one feature a token and of the right width, known words, a save that comes back."""
     objective, encoded = bound.objective, bound.encode(rows)
     return [*_unknown(objective, encoded), *_featured(bound, encoded), *_comes_back(bound, encoded)]
-
-
-def _lost(rows: int, encoded: Any) -> Iterator[Problem]:
-    if rows and (rows - len(encoded)) / rows > MUCH:
-        yield Problem(
-            "task.max_tokens",
-            f"{rows - len(encoded)} of {rows} rows cannot be learnt from",
-            "; ".join(f"{n}: {why}" for why, n in encoded.dropped.items()),
-            "raise task.max_tokens (if the model has so many positions), or mend the rows",
-        )
 
 
 def _spelled(objective: Any, rows: Any) -> Iterator[Problem]:

@@ -50,6 +50,18 @@ def test_own_test_rows_are_drawn_by_group_and_label_and_join_the_test_rows() -> 
     assert texts(parties.test(), parties.pooled()) == Counter(r["text"] for r in grouped())
 
 
+@pytest.mark.parametrize("groups", [2, 3, 4])
+def test_server_rows_are_drawn_by_group_and_label_and_are_no_test_rows(groups: int) -> None:
+    """Whatever the period in which groups and labels follow each other: values and payments rest on these rows."""
+    rows = [{**r, "group": f"g{i % groups}"} for i, r in enumerate(labelled(120))]
+    parties = Arrays(rows, partition=Iid(2), test_fraction=0.4, server_rows=24).open(0, TEXT)
+    held = Counter((r["group"], r["label"]) for r in (*parties.server().rows, *parties.test().rows))
+    drawn = Counter((r["group"], r["label"]) for r in parties.server().rows)
+    assert drawn.total() == 24 and held.total() == 48
+    assert all(abs(drawn[k] - n / 2) <= 1 for k, n in held.items())
+    assert not texts(parties.server()) & texts(parties.test())
+
+
 def test_own_test_rows_beside_others() -> None:
     both = Arrays(labelled(40), partition=Iid(2), test_fraction=0.2, own_test=0.25).open(0, TEXT)
     own = texts(*(both.test(i) for i in both.ids))

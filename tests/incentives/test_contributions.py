@@ -17,14 +17,19 @@ from effort import fewer as few
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ConfigError
 from fedfm.core.federation import Federation
+from fedfm.data.digits import Digits
+from fedfm.data.partition.iid import Iid
 from fedfm.data.source import Shard
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.mean import Mean
+from fedfm.evaluation.held_out import HeldOut
 from fedfm.incentives.contribution.leave_one_out import LeaveOneOut
 from fedfm.incentives.contribution.shapley_exact import ShapleyExact
 from fedfm.incentives.contribution.shapley_permutation import ShapleyPermutation
 from fedfm.incentives.reward.budget_split import BudgetSplit
+from fedfm.running.entry import run
 from fedfm.tasks.quadratic import Quadratic, Quadratics
+from fedfm.tasks.vision.image import ImageClassification
 from play import play
 
 
@@ -193,3 +198,36 @@ def test_contributions_in_a_federation(valuer: Any, tmp_path: Any) -> None:
     assert values["party-1"] == 0.0
     paid = {e["client"]: e["amount"] for e in events if e["kind"] == "pay"}
     assert paid["party-1"] == 0.0 and round(100 * sum(paid.values())) == 1000
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_values_sum_to_the_gain_on_all_of_the_servers_rows(parts: int, tmp_path: Any) -> None:
+    """Pieces in which the test rows are scored side by side are no sample that anybody is valued on."""
+    fed = Federation(
+        Quadratic(),
+        Judged(a=(1.0, 1.0, 1.0, 4.0), b=(0.0, 2.0, 2.0, 5.0)),
+        client=Local(lr=0.1, steps=1, batch=0),
+        value=ShapleyExact(),
+        evaluate=HeldOut(parts=parts),
+        rounds=2,
+    )
+    records, events, _ = play(fed, tmp_path)
+    loss = [r["metrics"]["loss"] for r in records]
+    assert loss[0] - loss[1] == pytest.approx(3.285)  # F(0) = 13.5, x = 0.1 * 24 / 4
+    for t in (0, 1):
+        values = [e["value"] for e in events if e["kind"] == "value" and e["round"] == t]
+        assert math.fsum(values) == pytest.approx(loss[t] - loss[t + 1], rel=1e-5)
+        assert values[1] == values[2] and values[3] > 0 > values[0]  # the parties at 0, 2, 2 and 5, all from 0
+
+
+@pytest.mark.parametrize("valuer", [ShapleyExact(), LeaveOneOut(), None], ids=repr)
+def test_a_run_says_what_its_values_rest_on(valuer: Any, tmp_path: Any) -> None:
+    data = Digits(train_rows=60, test_rows=60, partition=Iid(parties=2), server_rows=20)
+    fed = Federation(ImageClassification(channels=(4, 8)), data, client=Local(steps=1), rounds=1)
+    result = run(fed if valuer is None else replace(fed, value=valuer), out=tmp_path / "run", baselines=None)
+    page, told = (tmp_path / "run/report.html").read_text(), result.summary["server_rows"]
+    if valuer is None:
+        assert told is None and "Valued on" not in page
+        return
+    assert told["rows"] == 20 and told["of"] == {str(k): 2 for k in range(10)}
+    assert "Valued on 20 rows of the server" in page

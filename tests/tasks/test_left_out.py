@@ -115,7 +115,7 @@ def chats(path: Path, short: int, long: int) -> list[dict[str, str]]:
     [
         ({"a": (4, 6), "b": (8, 6)}, ""),  # just half of them
         ({"a": (4, 6), "b": (7, 7)}, "13 of 24 training rows cannot be learnt from"),
-        ({"a": (9, 0), "b": (0, 4)}, "no training row of b can be learnt from"),
+        ({"a": (9, 0), "b": (0, 4)}, "none of the training rows of b can be learnt from"),
         ({"a": (300, 40), "b": (1, 9)}, ""),  # what stands in front is not what most are
     ],
 )

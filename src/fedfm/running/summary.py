@@ -20,6 +20,7 @@ from fedfm.core.federation import Federation
 from fedfm.core.loop import Run
 from fedfm.core.message import raw
 from fedfm.core.session import Site
+from fedfm.data.source import topic
 from fedfm.ledger import events
 from fedfm.ledger import file as ledger
 from fedfm.report.numbers import finite
@@ -97,6 +98,7 @@ def summarise(
         },
         "adversaries": sorted(run.malicious),
         "dropped": dropped,
+        "server_rows": server_rows(site),
         "failures": dict(
             Counter(
                 e["kind"]
@@ -110,6 +112,14 @@ def summarise(
         "model_digest": hashlib.sha256(raw(model)).hexdigest(),
         "ledger_digest": ledger.digest(run.folder / "events.jsonl"),
     }
+
+
+def server_rows(site: Site) -> dict[str, Any] | None:
+    """The server's own rows, of which labels or groups, that values and guidance rest on; None where nothing needs any."""
+    if not any("server rows" in m.needs for m in site.fed.methods().values()):
+        return None
+    rows = site.parties.server().rows
+    return {"rows": len(rows), "of": dict(sorted(Counter(topic(r) or "rows" for r in rows).items()))}
 
 
 def best_round(run: Run) -> dict[str, Any]:

@@ -25,6 +25,11 @@ PARTIES = 8
 STEPPED = (
     2  # parties whose rows a step is taken on: it costs much, and what a network keeps it keeps of any rows
 )
+SPLITS = (  # what a split's rows are called, and what those that are left out cannot be
+    ("train", "training rows", "learnt from"),
+    ("test", "test rows", "scored"),
+    ("server", "rows of the server's own", "used"),
+)
 MUCH = 0.5  # the share of rows, or of tokens, from which on a fault is refused
 FORKED = "autograd's threading"  # of torch's words for a fork that cannot compute gradients
 
@@ -96,17 +101,17 @@ def left_out(site: Any) -> Account:
 def lean(site: Any) -> list[Problem]:
     """Most rows left out in encoding, or all of a party: what is learnt, or scored, would be of those that happen to fit."""
     problems, found = [], [e for e in _encoded(site) if hasattr(e[2], "dropped")]
-    for split, cannot in ("train", "learnt from"), ("test", "scored"):
+    for split, kind, cannot in SPLITS:
         kept, gone = Counter[str](), dict[str, Counter[str]]()
         for who, _, encoded in (e for e in found if e[1] == split):
             kept[who] += len(encoded)
             gone.setdefault(who, Counter()).update(encoded.dropped)
-        lost, kind = sum(gone.values(), Counter[str]()), "training" if split == "train" else "test"
+        lost = sum(gone.values(), Counter[str]())
         if lost.total() > MUCH * (rows := kept.total() + lost.total()):
-            what = f"{lost.total():,} of {rows:,} {kind} rows cannot be {cannot}"
+            what = f"{lost.total():,} of {rows:,} {kind} cannot be {cannot}"
         elif empty := [who for who in gone if gone[who] and not kept[who]]:
             lost = sum((gone[who] for who in empty), Counter[str]())
-            what = f"no {kind} row of {', '.join(empty[:5])}{', ...' * (len(empty) > 5)} can be {cannot}"
+            what = f"none of the {kind} of {', '.join(empty[:5])}{', ...' * (len(empty) > 5)} can be {cannot}"
         else:
             continue
         why = "; ".join(f"{n:,}: {why}" for why, n in lost.items())
@@ -116,7 +121,7 @@ def lean(site: Any) -> list[Problem]:
 
 
 def _encoded(site: Any) -> Iterator[tuple[str, str, Any]]:
-    """Everybody's rows to learn from, and all that are scored: the common ones, or those of each party."""
+    """Everybody's rows to learn from, all that are scored (the common ones, or those of each party), the server's own."""
     fed, parts = site.fed, site.fed.evaluate.parts
     yield from ((i, "train", site.data(i)) for i in site.parties.ids)
     if not fed.serving.whole or fed.evaluate.where == "parties":
@@ -125,6 +130,9 @@ def _encoded(site: Any) -> Iterator[tuple[str, str, Any]]:
         cases = site.home.cases
         for case in ("",) if "" in cases else cases:  # the common test rows hold those of the other cases
             yield from ((case, "test", site.home.test(case, k, parts)) for k in range(parts))
+    own = any("server rows" in m.needs for m in fed.methods().values()) or fed.evaluate.validates
+    if own and fed.serving.whole and fed.task.whole:
+        yield "server", "server", site.home.rows()
 
 
 def _broken(e: Exception) -> Problem:

@@ -104,7 +104,7 @@ def value_card(run: Run, tag: Tag | None, columns: int) -> Card | None:
     same = {found[n]: text[n] for n in found}
     chart = both(lambda w: bars(w, words, rows, lambda v: same.get(v, short(v)), 22), columns)
     numbers = table(("party", "value"), [(n, text[n]) for n in ranked], cap=100, sort=True)
-    body = (Figure(words, **chart), *_cut(run, chosen, ranked))
+    body = (Figure(words, **chart), *_cut(run, chosen, ranked), *_judged_by(run))
     return Card("Contribution", words, body, columns, (numbers,), tag)
 
 
@@ -185,6 +185,17 @@ def _flat(value: object) -> str:
     return ", ".join(
         f"{k} {short(n) if (n := finite(v)) is not None else v}" for k, v in mapping(value).items()
     )
+
+
+def _judged_by(run: Run) -> list[Note]:
+    """The rows that the values rest on."""
+    told = mapping(run.summary.get("server_rows"))
+    of = {clip(str(k), 30): n for k, v in mapping(told.get("of")).items() if (n := finite(v))}
+    if not (rows := finite(told.get("rows"))):
+        return []
+    some = ", ".join(f"{k} {count(n)}" for k, n in [*of.items()][:SHOWN] if k != "rows")
+    more = f" ({some}{', ...' * (len(of) > SHOWN)})" * bool(some)
+    return [Note(f"Valued on {plural(rows, 'row', 'rows')} of the server's own, not on the test rows{more}.")]
 
 
 def _cut(run: Run, chosen: Sequence[str], ranked: Sequence[str]) -> list[Note]:

@@ -31,7 +31,8 @@ class Checked:
     def remarks(self) -> list[str]:
         """Whatever a person must know before the run, in full sentences; empty: no problems."""
         said = [
-            f"{e.party or 'all parties'}, {e.split}: {e.rows:,} rows are left out ({e.reason})"
+            f"{e.party or 'all parties'}{', ' + e.split if e.split != e.party else ''}: "
+            f"{e.rows:,} rows are left out ({e.reason})"
             for e in self.lost.entries
         ]
         said += [f"{i} has no training row left" for i, n in self.rows.items() if not n]

@@ -14,7 +14,7 @@ from fedfm.data.source import Partition, natural
 @method("by-field", slot="partition", section="II.B", survey=(13,))
 @dataclass(frozen=True)
 class ByField(Partition):
-    """One party per value of a column: a hospital, a maintainer, a user, a topic."""
+    """One party per value of a column: a hospital, a maintainer, a user, a topic. A row without one is refused."""
 
     field: str = knob("label", "the column whose value names the party")
 

@@ -24,7 +24,10 @@ from fedfm.data.source import Partition, stream
 )
 @dataclass(frozen=True)
 class Quantity(Partition):
-    """Quantity skew: sizes drawn from Dirichlet(alpha), labels mixed alike everywhere."""
+    """Quantity skew: sizes drawn from Dirichlet(alpha), labels mixed alike everywhere.
+
+    Every party has at least one row; the others are shared out by the draw, to the row.
+    """
 
     parties: int = knob(8, "number of parties", low=1)
     alpha: float = knob(0.5, "concentration of the sizes; small is skewed", low=1e-3)

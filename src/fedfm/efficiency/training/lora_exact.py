@@ -34,6 +34,7 @@ class FedExLoRA(Aggregator):
     Messages are weights (client.send=weights, server.takes=weights) over a layout with `...lora_A.default.weight`
     (r, in), `...lora_B.default.weight` (out, r) and a buffer `...lora_R` (out, in) per adapted matrix; everything else
     is averaged. The lift puts R_i + B_i A_i in R's place, so sums stay as long as messages and may run under masks.
+    When all weights are 0 the round fails.
     """
 
     form = "sum"

@@ -115,8 +115,8 @@ class Mean(Aggregator):
     ) -> tuple[Tensor, State]:
         if self.denominator:
             return x.div_(self.denominator), state
+        if not (bool((mass > 0).any()) if isinstance(mass, Tensor) else mass > 0):
+            raise RoundFailed("the weights of all contributions sum to zero")
         if isinstance(mass, Tensor):
             return x / mass.clamp(min=1e-30) * (mass > 0), state
-        if mass <= 0:
-            raise RoundFailed("the weights of all contributions sum to zero")
         return x.div_(mass), state

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -223,22 +222,30 @@ def test_more_parties_than_the_window(drive: Any) -> None:
     assert all(r["clients"] == 40 for r in played.records[1:])
 
 
-def test_a_worker_that_dies_takes_its_sessions_only(drive: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("at", "done"), [(0, 0), (1, 1), (2, 3)])
+def test_the_jobs_of_a_worker_that_dies_are_done_by_another(at: int, done: int, drive: Any) -> None:
+    """A fault of the machine is no party's: ledger and model are those of a run that nothing disturbed."""
     import os
     import signal
 
     from fedfm.core.loop import Run
 
-    def around(run: Run) -> None:
-        victim = run.engine._pool[0].process.pid  # type: ignore[attr-defined]
-        run.tick = lambda done, planned: (
-            os.kill(victim, signal.SIGKILL) if run.state.round == 1 and done == 1 else None
-        )
+    victims: list[int] = []
 
-    played = drive(digits(rounds=3), workers=2, around=around)
-    lost = [e for e in played.events if e["kind"] == "failed"]
-    assert all("worker process died" in e["error"] and e["round"] == 1 for e in lost)
-    assert [r["clients"] for r in played.records[1:]] == [6, 6 - len(lost), 6]
+    def around(run: Run) -> None:
+        pid = run.engine._pool[0].process.pid  # type: ignore[attr-defined]
+
+        def tick(so_far: int, planned: int) -> None:
+            if not victims and run.state.round == at and so_far >= done:
+                victims.append(pid)
+                os.kill(pid, signal.SIGKILL)
+
+        run.tick = tick
+
+    whole, played = drive(digits(rounds=3), workers=2), drive(digits(rounds=3), workers=2, around=around)
+    assert victims and not [e for e in played.events if e["kind"] in ("failed", "refused")]
+    assert [r["clients"] for r in played.records[1:]] == [6, 6, 6]
+    assert played.digest == whole.digest
 
 
 def test_all_workers_dead_is_said(drive: Any) -> None:

@@ -217,7 +217,9 @@ def test_values_sum_to_the_gain_on_all_of_the_servers_rows(parts: int, tmp_path:
     for t in (0, 1):
         values = [e["value"] for e in events if e["kind"] == "value" and e["round"] == t]
         assert math.fsum(values) == pytest.approx(loss[t] - loss[t + 1], rel=1e-5)
-        assert values[1] == values[2] and values[3] > 0 > values[0]  # the parties at 0, 2, 2 and 5, all from 0
+        assert (
+            values[1] == values[2] and values[3] > 0 > values[0]
+        )  # the parties at 0, 2, 2 and 5, all from 0
 
 
 @pytest.mark.parametrize("valuer", [ShapleyExact(), LeaveOneOut(), None], ids=repr)

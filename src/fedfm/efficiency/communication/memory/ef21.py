@@ -69,7 +69,7 @@ class EF21(Wire):
         return self.inner.unbiased
 
     def gives(self, layout: Layout) -> Layout | None:
-        return self.inner.gives(layout)
+        return None if self.whole_first else self.inner.gives(layout)  # the first is longer than the others
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
         u, g = finite(x, "ef21").float(), state.get("g")

@@ -126,7 +126,16 @@ def test_a_phase_that_nobody_declared_ends_its_session(phase: str, workers: int,
         lambda m: replace(m, x=torch.full_like(m.x, float("nan"))),
         lambda m: replace(m, x=torch.full_like(m.x, float("inf"))),
     ],
-    ids=["short", "no shape", "no labels", "labels out of range", "weight", "huge", "not a number", "infinite"],
+    ids=[
+        "short",
+        "no shape",
+        "no labels",
+        "labels out of range",
+        "weight",
+        "huge",
+        "not a number",
+        "infinite",
+    ],
 )
 @pytest.mark.filterwarnings("error::UserWarning")
 def test_a_conversation_that_makes_no_sense_ends_for_its_speaker(change: Change, drive: Any) -> None:

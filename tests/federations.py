@@ -175,7 +175,11 @@ FEDERATIONS: dict[str, dict[str, Any]] = {
         "rounds": 6,
     },
     "ef21": {"uplink": EF21(TopK(0.1))},
-    "ef21 both ways": {"uplink": EF21(TopK(0.1)), "downlink": EF21(TopK(0.3)), "select": Uniform(count=4)},
+    "ef21 both ways": {
+        "uplink": EF21(TopK(0.1)),
+        "downlink": EF21(TopK(0.3), whole_first=True),
+        "select": Uniform(count=4),
+    },
     "shifted quantiser by some": {"uplink": EF21(QSGD(7), rate=0.2), "select": Uniform(count=4)},
     "gradient compression": {"uplink": DGC(0.05, warmup=1), "pace": AllArrive(dropout=0.3)},
     "powers of two": {"uplink": Natural(), "downlink": Natural()},

@@ -14,6 +14,8 @@ from fedfm.efficiency.communication.codec.error_feedback import ErrorFeedback
 from fedfm.efficiency.communication.codec.qsgd import QSGD
 from fedfm.efficiency.communication.codec.randk import RandK
 from fedfm.efficiency.communication.codec.topk import TopK
+from fedfm.efficiency.communication.memory.dgc import DGC
+from fedfm.efficiency.communication.memory.ef21 import EF21
 from fedfm.efficiency.communication.submodel.heterofl import HeteroFL
 from fedfm.efficiency.computation.split.splitfed import SplitFed, SplitFedServer
 from fedfm.efficiency.training.arrivals.fedbuff import FedBuff
@@ -90,7 +92,11 @@ WEIGHTS = {"client": Local(send="weights"), "server": Apply(takes="weights")}
         ),
         (WEIGHTS | {"uplink": QSGD(), "aggregate": FedExLoRA()}, "uplink.0", "loses part of weights"),
         ({"downlink": TopK()}, "downlink.0", "leaves out part of the model"),
-        ({"downlink": ErrorFeedback(TopK()), "select": HeteroFL()}, "downlink.0", "change in length"),
+        ({"downlink": ErrorFeedback(TopK())}, "downlink.0", "leaves out part of the model"),
+        ({"downlink": ErrorFeedback(Pipe(QSGD(), TopK()))}, "downlink.0", "leaves out part of the model"),
+        ({"downlink": EF21(TopK())}, "downlink.0", "leaves out part of the model"),
+        ({"downlink": DGC(0.1)}, "downlink.0", "leaves out part of the model"),
+        ({"downlink": ErrorFeedback(QSGD()), "select": HeteroFL()}, "downlink.0", "change in length"),
         (NOISE | {"select": ProportionalShare()}, "select", "no accountant knows"),
         (
             {

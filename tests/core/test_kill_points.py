@@ -34,7 +34,7 @@ SGD = Local(lr=0.05, steps=2, batch=2)
 FEDERATIONS: dict[str, Callable[[], Federation]] = {
     "states of clients": lambda: quadratics(data=DATA, client=Scaffold(SGD), rounds=4),
     "of both ends of both wires": lambda: quadratics(
-        data=DATA, uplink=EF21(TopK(count=1)), downlink=EF21(TopK(count=1)), rounds=4
+        data=DATA, uplink=EF21(TopK(count=1)), downlink=EF21(TopK(count=1), whole_first=True), rounds=4
     ),
     "late work": lambda: quadratics(
         data=DATA,

@@ -122,9 +122,22 @@ def test_a_phase_that_nobody_declared_ends_its_session(phase: str, workers: int,
         lambda m: replace(m, side={}),
         lambda m: replace(m, side={"target": m.side["target"] + 100}),
         lambda m: replace(m, mass=float("nan")),
+        lambda m: replace(m, x=torch.full_like(m.x, 3e38)),
+        lambda m: replace(m, x=torch.full_like(m.x, float("nan"))),
+        lambda m: replace(m, x=torch.full_like(m.x, float("inf"))),
     ],
-    ids=["short", "no shape", "no labels", "labels out of range", "weight"],
+    ids=[
+        "short",
+        "no shape",
+        "no labels",
+        "labels out of range",
+        "weight",
+        "huge",
+        "not a number",
+        "infinite",
+    ],
 )
+@pytest.mark.filterwarnings("error::UserWarning")
 def test_a_conversation_that_makes_no_sense_ends_for_its_speaker(change: Change, drive: Any) -> None:
     fed = pictures(client=SplitFed(Local(lr=0.1, steps=2, batch=4)), server=SplitFedServer(lr=0.1), rounds=1)
     played = drive(fed, around=tamper(change, phase="acts"))

@@ -16,8 +16,10 @@ import pytest
 import zstandard
 from bring import LM, TEXT, asked, jsonl, labelled
 
+from fedfm.core.errors import DataError
 from fedfm.data.files import Files
 from fedfm.data.partition.iid import Iid
+from fedfm.data.source import Parties, Shard
 from fedfm.data.splits import UNUSED
 from said import said
 
@@ -287,10 +289,19 @@ def test_saved_data_sets_links_in_a_circle_and_folders_called_like_files() -> No
     assert "holds no data files" in said(lambda: opened("e/x.jsonl"))
 
 
-@pytest.mark.parametrize("name", ["..", ".", "x" * 300, "a\nb", "a\x1b[31m"])
+@pytest.mark.parametrize("name", ["..", ".", "x" * 300, "a\nb", "a\x1b[31m", "<everybody>"])
 def test_names_that_no_party_may_have(name: str) -> None:
     jsonl(Path("a.jsonl"), [{**r, "who": name if i % 2 else "b"} for i, r in enumerate(ROWS)])
     assert "cannot be the name of a party" in said(lambda: opened("a.jsonl", party_column="who"))
+
+
+def test_no_party_is_called_as_all_of_them_are() -> None:
+    """It would have trained on the rows of everybody: by its file's name, and by its key in memory."""
+    jsonl(Path("d/<everybody>.jsonl"), ROWS)
+    jsonl(Path("d/b.jsonl"), ROWS)
+    assert "means all rows" in said(lambda: opened("d/*.jsonl"))
+    with pytest.raises(DataError, match="means all rows"):
+        Parties((Shard("<everybody>", ({"text": "a", "label": "b"},)), Shard("b", ())))
 
 
 def test_paths_and_lists_of_paths() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx
-from fedfm.core.errors import ClientFailed
+from fedfm.core.errors import ClientFailed, MessageRefused
 from fedfm.core.state import Store
 from fedfm.efficiency.communication.codec.entropy import Entropy
 from fedfm.efficiency.communication.codec.error_feedback import ErrorFeedback
@@ -105,6 +106,23 @@ def test_ef21_reaches_the_optimum_where_top_k_does_not(uplink: Any, reaches: boo
     assert bool((got - right).abs().max() < 1e-3) is reaches
 
 
+def test_a_first_message_that_is_whole_is_the_model_and_the_copy_follows_it() -> None:
+    """The receiver has x after the first message, and the code of each later difference; a party that begins anew too."""
+    wire, d, rng = EF21(TopK(0.25), whole_first=True), 16, np.random.default_rng(3)
+    x, sender, receiver = rng.normal(size=d), {}, {}
+    copy = x.copy()
+    for t in range(5):
+        y, side, sender = wire.encode(torch.tensor(x).float(), sender, ctx(d, t))
+        got, receiver = wire.decode(y, side, receiver, ctx(d, t))
+        copy = copy + top(x - copy, 4)
+        assert got.numpy() == pytest.approx(copy, abs=1e-5)
+        assert sorted(sender) == sorted(receiver) == ["g"] and torch.equal(sender["g"], receiver["g"])
+        x = x + 0.1 * rng.normal(size=d)
+    assert wire.follows and not EF21(TopK(0.25)).follows and EF21(QSGD()).follows
+    with pytest.raises(MessageRefused, match="whole"):
+        wire.decode(torch.zeros(d, dtype=torch.int8), {}, {}, ctx(d))
+
+
 def test_ef21_both_ways_reaches_the_optimum_with_a_third_of_the_values(drive: Any) -> None:
     """One value of three travels up and one down; each receiver's estimate of the model follows it, and all agree at the end."""
     wire = EF21(TopK(count=1))
@@ -114,7 +132,7 @@ def test_ef21_both_ways_reaches_the_optimum_with_a_third_of_the_values(drive: An
         client=Local(lr=0.02, steps=1, batch=0),
         aggregate=Mean(weights="equal"),
         uplink=wire,
-        downlink=wire,
+        downlink=replace(wire, whole_first=True),
         rounds=600,
     )
     model = drive(fed, workers=0).model

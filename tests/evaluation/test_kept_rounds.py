@@ -58,7 +58,7 @@ class Noted(Detector):
     [
         {},
         {"client": Scaffold(Local(lr=0.05, steps=2, batch=2))},
-        {"uplink": EF21(TopK(count=1)), "downlink": EF21(TopK(count=1))},
+        {"uplink": EF21(TopK(count=1)), "downlink": EF21(TopK(count=1), whole_first=True)},
         {"uplink": QSGD(7), "adversary": SignFlip(count=1)},
         {"uplink": LocalGaussian(clip_norm=1.0, noise_multiplier=9.0)},
     ],

@@ -16,8 +16,8 @@ import fedfm
 from fedfm.core.errors import ResumeError
 from fedfm.core.federation import Federation
 from fedfm.data.files import Files
-from fedfm.efficiency.communication.codec.error_feedback import ErrorFeedback
 from fedfm.efficiency.communication.codec.topk import TopK
+from fedfm.efficiency.communication.memory.ef21 import EF21
 from fedfm.efficiency.computation.tuning.lora import LoRA
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.scaffold import Scaffold, ScaffoldServer
@@ -159,7 +159,7 @@ def test_a_record_of_another_format_is_said(name: str, tmp_path: Path) -> None:
 
 MEMORIES = {  # where states lie that a checkpoint names, and who has them
     "clients": SCAFFOLD,
-    "checkpoints/receivers": {"downlink": ErrorFeedback(TopK(count=1))},
+    "checkpoints/receivers": {"downlink": EF21(TopK(count=1), whole_first=True)},
 }
 
 

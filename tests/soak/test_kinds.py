@@ -175,8 +175,8 @@ def test_and_nothing_beside_it(slots: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "wires",
     [
-        {"downlink": Pipe(DGC(0.5))},
-        {"downlink": EF21(TopK(0.5))},
+        {"downlink": Pipe(ErrorFeedback(QSGD()))},
+        {"downlink": EF21(TopK(0.5), whole_first=True)},
         {"uplink": Pipe(QSGD(), Entropy()), "downlink": ByPath({"logits": QSGD()})},
         {"uplink": ByPath({"logits": QSGD()})},
     ],

@@ -37,12 +37,13 @@ def lossy(fed: Federation) -> Iterator[Problem]:
                     f"by-path with {{'{name}': null, '*': ...}}, or another client",
                 )
     for i, stage in enumerate(stages_of(fed.downlink)):
-        if not (stage.lossless or stage.unbiased or stage.remembers):
+        if not (stage.lossless or stage.unbiased or stage.follows):
             yield Problem(
                 f"downlink.{i}",
                 f"{name_of(stage)} leaves out part of the model that parties start from",
-                "the broadcast holds the model and no difference, and nothing sends the rest later",
-                "downlink=quantise or qsgd, or a code with memory",
+                "the broadcast holds the model and no difference: what is left out is missing, also if it comes later",
+                "downlink=quantise or qsgd, or {name: ef21, whole_first: true}; a code of one's own whose receiver has "
+                "about the whole model after each message says so: `follows = True`",
             )
 
 

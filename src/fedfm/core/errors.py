@@ -105,17 +105,12 @@ class MessageRefused(PartyFault):
 
 
 def words_of(e: BaseException) -> str:
-    """An exception's type and words; of one without words, which method a class leaves unwritten."""
+    """An exception's type and words (ours: the words); of one without words, which method a class leaves unwritten."""
     frames = [frame for frame, _ in traceback.walk_tb(e.__traceback__)]
     if not frames or str(e) or not isinstance(e, NotImplementedError):
-        return f"{type(e).__name__}: {e}"
+        return str(e) if isinstance(e, FedfmError) else f"{type(e).__name__}: {e}"
     owner = frames[-1].f_locals.get("self")
     return f"{type(e).__name__}: {type(owner).__name__} does not define {frames[-1].f_code.co_name}()"
-
-
-def reason(e: Exception) -> str:
-    """Why a message was refused: our own words, or what its bytes did to a decoder."""
-    return str(e) if isinstance(e, MessageRefused) else words_of(e)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx
-from fedfm.core.errors import MachineFault, MessageRefused, MethodFault, RoundFailed, reason
+from fedfm.core.errors import MachineFault, MessageRefused, MethodFault, RoundFailed, words_of
 from fedfm.core.fold import validate
 from fedfm.core.job import UPLOAD, Job, Said
 from fedfm.core.message import Message, finite, nothing
@@ -160,8 +160,9 @@ class Hub:
         """A worker, its disk or its memory failed: the job is pure, so another worker takes it, once."""
         if s.brief is None or s.again:
             raise MachineFault(
-                f"the work of {said.id} failed twice or in mid-conversation: {said.error}\n    fix: nothing is lost, "
-                "`fedfm resume` goes on from the last round; use fewer workers if memory ran out"
+                f"the work of {said.id} failed twice or in mid-conversation: {said.error}"
+                + "\n    fix: nothing is lost, `fedfm resume` goes on; use fewer workers if memory ran out"
+                * ("fix:" not in said.error)
             )
         job = replace(s.job, epoch=self.epoch())
         fresh = Session(job, brief=s.brief, again=True)
@@ -196,7 +197,9 @@ class Hub:
             replies = self._answers(phase, messages)
         except Exception as e:  # noqa: BLE001 - code on what strangers said
             if self._barriers[phase] == "all":
-                raise e if isinstance(e, RoundFailed) else RoundFailed(f"phase '{phase}': {reason(e)}") from e
+                raise (
+                    e if isinstance(e, RoundFailed) else RoundFailed(f"phase '{phase}': {words_of(e)}")
+                ) from e
             for i in messages:
                 self._refuse(self.live[i], e)
             return
@@ -239,8 +242,8 @@ class Hub:
         s.events.append({"round": s.job.round, "kind": event.kind, "client": s.job.id} | event.facts())
 
     def _refuse(self, s: Session, e: Exception) -> None:
-        self._noted(s, events.Refused("hub", reason(e)))
-        s.status, s.error, s.told = "gone", reason(e), True
+        self._noted(s, events.Refused("hub", words_of(e)))
+        s.status, s.error, s.told = "gone", words_of(e), True
         self.engine.cancel(s.job.id, s.job.epoch)
 
     # ---- a round ----------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from fedfm.core.best import Best
 from fedfm.core.books import Books, latest
 from fedfm.core.briefs import Briefs
 from fedfm.core.context import Ctx, Terms
-from fedfm.core.errors import MethodFault, RoundFailed, reason
+from fedfm.core.errors import MethodFault, RoundFailed, words_of
 from fedfm.core.federation import Federation, readers
 from fedfm.core.fold import Fold
 from fedfm.core.home import Home
@@ -198,8 +198,8 @@ class Run:
                     folding.gather(self.fed, m, fold, there)
                 r.kept[s.job.id] = s
             except Exception as e:  # noqa: BLE001 - whatever a stranger's bytes do to a decoder, the round goes on
-                there.note(events.Refused("hub", reason(e)))
-                r.refused[s.job.id] = reason(e)
+                there.note(events.Refused("hub", words_of(e)))
+                r.refused[s.job.id] = words_of(e)
         s.upload, s.asked = None, nothing()  # O(1) memory: the fold has it
 
     def _decoded(self, m: Message, job: Job, r: Round, there: Ctx) -> Message:

@@ -20,6 +20,7 @@ from urllib.parse import quote
 import numpy as np
 
 from fedfm.core.errors import DataError, nearest
+from fedfm.core.job import POOLED
 from fedfm.core.schema import Account, Lost, Schema
 
 Row = dict[str, Any]
@@ -82,8 +83,8 @@ class Parties:
         if odd := [s.party for s in self.shards if not fit_name(s.party)]:
             raise DataError(
                 f"{odd[0][:60]!r} cannot be the name of a party: it must be short (up to {_LONGEST} characters, "
-                "fewer in other scripts), without control characters, and neither '.' nor '..'; change the file's name, or the "
-                "values of the column that names the party"
+                "fewer in other scripts), without control characters, and neither '.' nor '..' nor "
+                f"'{POOLED}', which means all rows; change the file's name, or the values of the column that names the party"
             )
 
     @cached_property
@@ -219,9 +220,14 @@ def written(row: Mapping[str, Any]) -> bytes:
 
 
 def fit_name(party: str) -> bool:
-    """May a party be called so? Its states lie in a folder of that name, and terminals print it."""
+    """May a party be called so? Its states lie in a folder of that name, terminals print it, and one name means all."""
     odd = any(unicodedata.category(c) in ("Cc", "Cs") for c in party)
-    return bool(party) and not odd and party not in (".", "..") and len(quote(party, safe="")) <= _LONGEST
+    return (
+        bool(party)
+        and not odd
+        and party not in (".", "..", POOLED)
+        and len(quote(party, safe="")) <= _LONGEST
+    )
 
 
 def lost(reasons: Mapping[str, int], split: str = "train", party: str = "") -> Account:

@@ -247,11 +247,11 @@ def a_strangers_sides_are_not_believed(wire: Wire, within: Federation | None) ->
     sender stays as it was. Sides are dropped, emptied, doubled, of another type, negative, huge and not finite.
     """
     d, memory = 300, dict[str, Any]()
-    y, side, _ = wire.encode(normal(d), {}, ctx(d, 2))
+    y, side, sent = wire.encode(normal(d), {}, ctx(d, 2))
     _, memory = wire.decode(y, side, memory, ctx(d, 2))
     for c in (ctx(d), ctx(d).at(layout=None)):
         try:
-            y, side, _ = wire.encode(normal(d, 1), {}, c)
+            y, side, _ = wire.encode(normal(d, 1), sent, c)
             with _Largest():  # what torch imports for the first of these modes is no memory of the decoder's
                 wire.decode(y, side, kept(memory), c)
         except AssertionError:  # a stage that goes by the names of tensors has no place in a conversation

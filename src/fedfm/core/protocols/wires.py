@@ -29,6 +29,9 @@ class Wire(Slot):
     perturbs: ClassVar[bool] = False  # adds noise for differential privacy
     fresh: bool = False  # draws from the operating system: no two encodings are alike
     remembers: ClassVar[bool] = False  # encoder or decoder keeps a state from round to round
+    follows: bool = (
+        False  # lossy, and yet each message gives its receiver about the whole x: fit for a downlink
+    )
     covers: ClassVar[frozenset[str]] = NOTHING  # channels that it protects: "x", "mass", "side"
     against: ClassVar[str] = (
         ""  # from whom: "server" (then from everybody), or "recipients" of models and files

@@ -55,6 +55,7 @@ class ErrorFeedback(Wire):
                 )
 
     remembers = True
+    follows = property(lambda self: all(s.lossless or s.unbiased for s in stages_of(self.inner)))
     makes = property(lambda self: self.inner.makes)
     needs = property(lambda self: self.inner.needs)
 

@@ -143,7 +143,7 @@ class SplitFedServer(Server):
                 g_acts, g_leaf = torch.autograd.grad(loss, (acts, leaf))
             if not bool(loss.isfinite()):
                 raise MessageRefused(
-                    f"the loss of {client} is {float(loss)}; lower the rates, or look at its data"
+                    f"the loss of {client} is {loss.item()}; lower the rates, or look at its data"
                 )
             copies[client] = {"w": (leaf.detach() - self.lr * g_leaf).cpu(), "mass": m.mass}
             replies[client] = Message(

@@ -58,6 +58,7 @@ def hostile(recorded: Recorded, tmp_path: Path) -> Path:
             "versions": {SCRIPT: SCRIPT},
             "citations": [{"name": SCRIPT, "paper": n, "survey": [SCRIPT]} for n in HOSTILE],
             "dropped": dict.fromkeys(HOSTILE, 3),
+            "server_rows": {"rows": 18, "of": dict.fromkeys(HOSTILE, 3)},
             "parties": {n: {"rows": 5, "distribution": dict.fromkeys(HOSTILE, 1)} for n in HOSTILE},
             "metric": told["metric"] | {"local_parties": dict.fromkeys(HOSTILE, 0.3), "local": 0.3},
             "privacy": {
@@ -107,7 +108,7 @@ def test_a_page_of_one_run_and_of_two(hostile: Path, tmp_path: Path) -> None:
         assert found.scripts.count("code") == 1
         assert all(address.startswith("#") for address in found.links)
         assert "<script>alert" not in text and "<img" not in text
-        assert not STEERING.search(text)
+        assert not STEERING.search(text) and "Valued on 18 rows" in text
         assert "&lt;script&gt;" in text and "{{ 7 * 7 }}" in text and "[bold red]party[/bold red]" in text
 
 

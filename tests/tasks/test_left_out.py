@@ -12,13 +12,13 @@ import architectures as arch
 from fedfm.config.setup import Setup
 from fedfm.core.errors import ConfigError
 from fedfm.core.federation import Federation
-from fedfm.core.schema import Lost
+from fedfm.core.schema import Account, Lost
 from fedfm.data.files import Files
 from fedfm.efficiency.training.local import Local
 from fedfm.evaluation.by_party import ByParty
 from fedfm.evaluation.held_out import HeldOut
 from fedfm.models import tiny
-from fedfm.running.commands.checking import probe
+from fedfm.running.commands.checking import Checked, probe
 from fedfm.running.entry import run
 from fedfm.tasks.text.causal import CausalLM
 from fedfm.tasks.text.classify import SequenceClassification
@@ -152,3 +152,21 @@ def test_test_rows_of_parties_are_counted_where_they_are_scored(tmp_path: Path) 
         assert lost.rows(split="test") > 0 and lost.rows() == 20, where
         named = {e.party for e in lost.entries if e.split == "test"}
         assert named == ({""} if where == "server" else {"a", "b"})
+
+
+@pytest.mark.parametrize("parties", [1, 8, 9, 300])
+def test_many_parties_are_told_of_in_one_line(parties: int) -> None:
+    """One by one as far as anybody reads; the three that lose most otherwise, and never a row less."""
+    entries = tuple(Lost(f"p{k}", "train", "no text", k + 1) for k in range(parties))
+    test = Lost("", "test", "no text", 2), Lost("server", "server", "no text", 1)
+    said = Checked({}, 1, Account((*entries, *test))).remarks
+    rest = ["all parties, test: 2 rows are left out (no text)", "server: 1 rows are left out (no text)"]
+    if parties <= 8:
+        each = [f"p{k}, train: {k + 1} rows are left out (no text)" for k in range(parties)]
+        assert said == [*each, *rest]
+        return
+    n, most = (
+        parties * (parties + 1) // 2,
+        ", ".join(f"p{k} {k + 1}" for k in range(parties - 1, parties - 4, -1)),
+    )
+    assert said == [f"{parties} parties, train: {n:,} rows are left out (no text); most of {most}", *rest]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from fedfm import models
 from fedfm.config.setup import Setup
 from fedfm.core.errors import ConfigError, ModelError
-from fedfm.core.schema import Account
+from fedfm.core.schema import Account, Lost
 from fedfm.data.splits import opened
 from fedfm.running.commands.estimate import estimate
 from fedfm.running.feasible import feasible, promise
 from fedfm.running.record.identity import models_of
+
+NAMED = 8  # parties that are told of one by one
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,7 @@ class Checked:
     @property
     def remarks(self) -> list[str]:
         """Whatever a person must know before the run, in full sentences; empty: no problems."""
-        said = [
-            f"{e.party or 'all parties'}{', ' + e.split if e.split != e.party else ''}: "
-            f"{e.rows:,} rows are left out ({e.reason})"
-            for e in self.lost.entries
-        ]
+        said = list(_left_out(self.lost))
         said += [f"{i} has no training row left" for i, n in self.rows.items() if not n]
         if not self.test_rows:
             said.append("there is no test row: the model will never be scored")
@@ -44,6 +43,23 @@ class Checked:
                 f"{cut:,} of {self.estimate['rows']:,} training texts are longer than task.max_tokens and are cut"
             )
         return said
+
+
+def _left_out(lost: Account) -> Iterator[str]:
+    """A line for each party, split and reason; one for many parties of the same split and reason."""
+    alike: dict[tuple[str, str], list[Lost]] = {}
+    for e in lost.entries:
+        alike.setdefault((e.split, e.reason), []).append(e)
+    for (split, reason), entries in alike.items():
+        if len(entries) > NAMED:
+            most = sorted(entries, key=lambda e: -e.rows)[:3]
+            some = ", ".join(f"{e.party} {e.rows:,}" for e in most)
+            rows = sum(e.rows for e in entries)
+            yield f"{len(entries):,} parties, {split}: {rows:,} rows are left out ({reason}); most of {some}"
+            continue
+        for e in entries:
+            who = "" if e.party == split else f"{e.party or 'all parties'}, "
+            yield f"{who}{split}: {e.rows:,} rows are left out ({reason})"
 
 
 def probe(setup: Setup) -> Checked:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from fedfm.data.source import Parties, Shard
 from fedfm.efficiency.computation.tuning.full import Full
 from fedfm.efficiency.computation.tuning.head import Head
 from fedfm.efficiency.computation.tuning.lora import LoRA, adapted
+from fedfm.efficiency.computation.tuning.sparse import Sparse
 from fedfm.efficiency.computation.tuning.targets import targets
 from fedfm.models import tiny
 from fedfm.tasks.bound import BoundModule
@@ -114,6 +116,30 @@ def test_targets_are_checked(encoder: str) -> None:
     )  # all, where none has a usual name
     bound, _ = opened(encoder, LoRA(targets=("dense",)))
     assert any("intermediate.dense.lora_A" in e.name for e in bound.layout.entries)
+
+
+@pytest.mark.parametrize("spec", [LoRA, Sparse])
+def test_a_word_is_a_list_of_one_and_all_linear_is_every_layer_but_the_output(
+    spec: Any, language_model: str
+) -> None:
+    def adapted(wanted: Any) -> list[str]:
+        bound = CausalLM(model=language_model, tuning=spec(targets=wanted)).open(None)
+        return sorted(
+            {re.split(r"\.(?:lora|shira)_", e.name)[0].rpartition(".")[2] for e in bound.layout.entries}
+        )
+
+    usual = adapted(None)
+    assert len(usual) == 2 and adapted(usual[0]) == adapted((usual[0],)) == adapted([usual[0]]) == usual[:1]
+    every = adapted("all-linear")
+    assert every == adapted(["all-linear"]) == adapted(("all-linear", usual[0]))
+    assert set(usual) < set(every) and "lm_head" not in every
+    for wrong, why in (
+        ([], "names no layer"),
+        ("q_prj", "did you mean 'q_proj'"),
+        ("all_linear", "did you mean 'all-linear'"),
+    ):
+        with pytest.raises(ModelError, match=f"(?s)task.tuning.targets: .*{why}.*fix: write .*all-linear"):
+            adapted(wrong)
 
 
 def test_frozen_a(encoder: str) -> None:

@@ -29,28 +29,31 @@ NEVER = {"mamba": {"out_proj"}, "mamba2": {"out_proj"}, "falcon_mamba": {"out_pr
 
 
 def targets(base: Any, wanted: tuple[str, ...] | str | None) -> tuple[str, ...]:
-    """The layer names to adapt; null: the usual ones, or all where a network has none of these.
+    """The layer names to adapt; null: the usual ones, or all where a network has none of these; a word is a list of one.
 
     Raises ModelError when the network lacks one, or when one is the output layer and tied to the input embedding.
     """
     kinds = linear(base)
     if wanted is None:
         wanted = next((usual for usual in USUAL if kinds.issuperset(usual)), ALL)
-    if wanted == ALL:
+    wanted = (wanted,) if isinstance(wanted, str) else tuple(wanted)
+    fix = f"\n    fix: write [{', '.join(sorted(kinds))}] or some of these, or {ALL}"
+    if not wanted:
+        raise ModelError("task.tuning.targets: it names no layer, so nothing would be trained" + fix)
+    if ALL in wanted:
         out = _output(base)
         refused = NEVER.get(str(getattr(getattr(base, "config", None), "model_type", "")), set())
-        wanted = tuple(sorted(kinds - refused - ({out} if out else set())))
+        every = kinds - refused - ({out} if out else set())
+        wanted = (*sorted(every), *(t for t in wanted if t not in {ALL, *every}))
         if not wanted:
             raise ModelError(
                 f"{type(base).__name__}: it has no linear layers to adapt\n    fix: use the tuning full"
             )
-    if isinstance(wanted, str):
-        wanted = (wanted,)
     if unknown := [t for t in wanted if t not in kinds]:
         raise ModelError(
             f"task.tuning.targets: {type(base).__name__} has no linear layer called "
-            + "; nor ".join(f"'{t}' ({nearest(t, kinds)})" for t in unknown)
-            + f"\n    fix: write [{', '.join(sorted(kinds))}] or some of these, or {ALL}"
+            + "; nor ".join(f"'{t}' ({nearest(t, {*kinds, ALL})})" for t in unknown)
+            + fix
         )
     if _output(base) in wanted and _tied(base):
         raise ModelError(

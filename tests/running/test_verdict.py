@@ -159,6 +159,26 @@ def test_an_adversary_without_a_member_is_refused(tmp_path: Path) -> None:
         fedfm.run(quadratics(adversary=SignFlip(fraction=0.1)), out=tmp_path / "run")
 
 
+class Nobody(SignFlip):
+    """An own attack that names parties which are not there."""
+
+    names: frozenset[str] = frozenset({"clinic-0"})
+
+    def members(self, ids: Any, ctx: Any) -> frozenset[str]:
+        return self.names & frozenset(ids)
+
+
+@pytest.mark.parametrize("own", [Nobody(count=1), Nobody(fraction=0.9)])
+def test_an_own_adversary_that_names_nobody_is_told_whom_it_could_name(own: Any, tmp_path: Path) -> None:
+    """It is not sent to a count or a share, which it does not read."""
+    with pytest.raises(ConfigError, match=r"none of party-0, party-1(?s:.)*fix: let Nobody.members"):
+        fedfm.run(quadratics(adversary=own), out=tmp_path / "run")
+    one = type("One", (Nobody,), {"names": frozenset({"party-1"})})(count=1)
+    assert (
+        fedfm.run(quadratics(adversary=one, rounds=1), out=tmp_path / "one").summary["status"] == "finished"
+    )
+
+
 def test_a_party_that_is_too_heavy_for_secure_aggregation_is_refused(tmp_path: Path) -> None:
     """Its weight travels behind the update and would not fit: it would fail in every round, after its training."""
     from fedfm.data.digits import Digits

@@ -68,12 +68,13 @@ def _nobody(fed: Federation, rows: Mapping[str, int]) -> Iterator[Problem]:
             f"a smaller adversary.fraction or adversary.count (fedfm show {name})",
         )
     if not members:
-        yield Problem(
-            "adversary",
-            f"{name} has no malicious party",
-            f"its share of {len(rows)} parties is less than one",
-            f"adversary.count=1, a larger adversary.fraction, or adversary=null (fedfm show {name})",
-        )
+        share, some = getattr(fed.adversary, "fraction", None), ", ".join(list(rows)[:5])
+        why = f"its members() names none of {some}{', ...' * (len(rows) > 5)}"
+        fix = f"let {type(fed.adversary).__name__}.members name some of them, or adversary=null"
+        if share is not None and share * len(rows) < 1:
+            why = f"its share of {len(rows)} parties is less than one"
+            fix = f"adversary.count=1, a larger adversary.fraction, or adversary=null (fedfm show {name})"
+        yield Problem("adversary", f"{name} has no malicious party", why, fix)
 
 
 def idle(site: Site) -> list[Problem]:

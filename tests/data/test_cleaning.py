@@ -124,6 +124,28 @@ def test_half_a_character_is_named_by_file_and_line(where: str) -> None:
     assert "half a character" in said(lambda: Arrays(rows).open(0, TEXT))
 
 
+@pytest.mark.parametrize("fault", ["half", "fields", "kind"])
+def test_a_thousand_files_with_a_thousand_faults_are_one_page(fault: str) -> None:
+    """Some of the first are shown, five a file, all are counted; what is wrong everywhere is read once."""
+    for k in range(60):
+        rows = [{"text": f"t{i}", "label": "a"} for i in range(12)]
+        if fault == "fields":
+            Path(f"p{k:02}.csv").write_text("text,label\n" + "".join("t,a,more\n" for _ in rows))
+        else:
+            bad: Any = "cut \ud83d" if fault == "half" else {"not": "text"}
+            jsonl(Path(f"p{k:02}.jsonl"), [r | {"text": bad} for r in rows])
+    end = "csv" if fault == "fields" else "jsonl"
+    message = said(lambda: Files(f"p*.{end}").open(0, TEXT))
+    assert message.startswith("720 problems") and len(message.splitlines()) <= 70
+    assert message.count("\n    fix: ") == 20 and f"... and 7 more in p00.{end}" in message.replace(
+        f"{Path.cwd()}/", ""
+    )
+    assert message.endswith("... and 672 more in 56 other places")
+    Path(f"p59.{end}").rename(f"one.{end}")
+    alone = said(lambda: Files(f"one.{end}").open(0, TEXT))
+    assert alone.startswith("12 problems") and "other place" not in alone and "and 7 more in " in alone
+
+
 def test_deep_nesting_is_a_fault_and_no_recursion() -> None:
     deep = "[" * 100_000 + "]" * 100_000
     Path("a.jsonl").write_text('{"text": "a", "label": "x"}\n{"text": "b", "label": ' + deep + "}\n")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from fedfm.core.errors import DataError, Problem
 
 _PER_PLACE = 5  # a file with a million bad rows still gives a readable message
+_IN_ALL = 20  # and so does a folder of a thousand such files
 _FILES = 3  # named of those that lack the same column
 
 
@@ -20,12 +21,14 @@ class Faults:
     what: str
     problems: list[Problem] = field(default_factory=list)
     seen: Counter[str] = field(default_factory=Counter)
+    _told: Counter[str] = field(default_factory=Counter)
     _absent: dict[str, tuple[int, dict[str, tuple[str, ...]]]] = field(default_factory=dict)
 
     def add(self, place: str, what: str, why: str, fix: str, line: int | None = None) -> None:
         """Note a problem in `place` (a file), at a line where there is one."""
         self.seen[place] += 1
-        if self.seen[place] <= _PER_PLACE:
+        if self._told[place] < _PER_PLACE and len(self.problems) < _IN_ALL:
+            self._told[place] += 1
             self.problems.append(Problem(f"{place}:{line}" if line else place, what, why, fix))
 
     def absent(self, place: str, column: str, role: str, found: Sequence[str], fix: str) -> None:
@@ -63,7 +66,10 @@ class Faults:
         n = sum(self.seen.values()) + len(self._absent)
         lines = [f"{n} problem{'s' if n != 1 else ''} in the data of {self.what}"]
         lines += [f"  {i}. {p}" for i, p in enumerate(self.problems, 1)]
-        lines += [
-            f"  ... and {k - _PER_PLACE} more in {place}" for place, k in self.seen.items() if k > _PER_PLACE
-        ]
+        rest = self.seen - self._told
+        lines += [f"  ... and {k} more in {place}" for place, k in rest.items() if self._told[place]]
+        if others := [k for place, k in rest.items() if not self._told[place]]:
+            lines.append(
+                f"  ... and {sum(others)} more in {len(others)} other place{'s' * (len(others) > 1)}"
+            )
         raise DataError("\n".join(lines))

@@ -64,6 +64,7 @@ from fedfm.trust.robustness.attack.label_flip import LabelFlip
 from fedfm.trust.robustness.attack.sign_flip import SignFlip
 from fedfm.trust.robustness.detection.norm_outliers import NormOutliers
 from fedfm.trust.robustness.rule.fltrust import FLTrust
+from fedfm.trust.robustness.rule.geometric_median import GeometricMedian
 from fedfm.trust.robustness.rule.krum import Krum
 from fedfm.trust.robustness.rule.median import CoordinateMedian
 from fedfm.trust.robustness.rule.trimmed_mean import TrimmedMean
@@ -128,6 +129,10 @@ FEDERATIONS: dict[str, dict[str, Any]] = {
     "random mask": {"uplink": RandK(0.3)},
     "quantised both ways": {"uplink": Quantise(4), "downlink": Quantise(8)},
     "krum under attack": {"aggregate": Krum(f=1), "adversary": SignFlip(count=1, scale=5.0)},
+    "geometric median under attack": {
+        "aggregate": GeometricMedian(),
+        "adversary": SignFlip(count=2, scale=5.0),
+    },
     "median under attack": {
         "aggregate": CoordinateMedian(),
         "adversary": SignFlip(count=2, scale=5.0, omniscient=True),

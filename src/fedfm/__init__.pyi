@@ -163,6 +163,7 @@ from fedfm.trust.robustness.attack.label_flip import LabelFlip as LabelFlip
 from fedfm.trust.robustness.attack.sign_flip import SignFlip as SignFlip
 from fedfm.trust.robustness.detection.norm_outliers import NormOutliers as NormOutliers
 from fedfm.trust.robustness.rule.fltrust import FLTrust as FLTrust
+from fedfm.trust.robustness.rule.geometric_median import GeometricMedian as GeometricMedian
 from fedfm.trust.robustness.rule.krum import Krum as Krum
 from fedfm.trust.robustness.rule.median import CoordinateMedian as CoordinateMedian
 from fedfm.trust.robustness.rule.trimmed_mean import TrimmedMean as TrimmedMean

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import subprocess
 import sys
@@ -149,6 +150,7 @@ def test_numbers_are_written_for_readers() -> None:
     assert [span(v) for v in (0, 0.0123, 12.34, 190, 7500)] == told
     told = ["–", "0", "0.5", "1e−5", "−3.14", "1,234"]
     assert [short(v) for v in (None, 0, 0.5, 1e-5, -3.14159, 1234)] == told
+    assert [short(v) for v in (math.nan, math.inf, -math.inf, 1e308)] == ["–", "∞", "−∞", "1e308"]
     assert fixed(-0.001, 2) == "0.00" and fixed(0.22, 2, sign=True) == "+0.22" and share(1, 3) == "33 %"
     assert alike([0.2, 0.245, None]) == ["0.200", "0.245", "–"]
     assert decimals([0.83, 0.61]) == 3 and decimals([14.2, 9.0]) == 2 and decimals([None]) == 3

@@ -52,9 +52,11 @@ def score(value: float | None) -> str:
 
 
 def short(value: float | None) -> str:
-    """A number with about three significant digits."""
-    if value is None:
+    """A number with about three significant digits; an en dash when there is none."""
+    if value is None or math.isnan(value):
         return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
     size = abs(value)
     if size != 0 and (size < 0.001 or size >= 1e7):
         exact = Decimal(repr(float(value)))

@@ -22,6 +22,7 @@ from fedfm.core.errors import FedfmError, MissingExtra
 
 Release = str  # a tree of events, as canonical JSON
 STEP = 2.0**-11  # of the discretised privacy loss; the estimate is pessimistic, at 1,000 rounds by about 2e-4
+HOPELESS = 1e6  # standard deviations between neighbours, beyond which no epsilon is worked out
 LIBRARY = {"add-or-remove": "ADD_OR_REMOVE_ONE", "replace-one": "REPLACE_ONE", "zero-out": "REPLACE_SPECIAL"}
 
 
@@ -192,11 +193,16 @@ def _by_renyi(release: Release, draw: Draw, change: str) -> Any:
 def _losses(parts: Parts, change: str, delta: float) -> float:
     """By privacy loss distributions: equal releases by self-composition, whole Gaussian ones in closed form."""
     dpa = _library()[0]
-    whole = math.sqrt(sum(n / e.noise_multiplier**2 for e, n in parts if isinstance(e, dpa.GaussianDpEvent)))
-    rest = sorted(((e, n) for e, n in parts if not isinstance(e, dpa.GaussianDpEvent)), key=repr)
-    widest = max(
-        [whole, *(1.0 / float(getattr(getattr(e, "event", e), "noise_multiplier", 1.0)) for e, _ in rest)]
+    whole = math.hypot(
+        *(math.sqrt(n) / e.noise_multiplier for e, n in parts if isinstance(e, dpa.GaussianDpEvent))
     )
+    rest = sorted(((e, n) for e, n in parts if not isinstance(e, dpa.GaussianDpEvent)), key=repr)
+    widths = [1.0 / float(getattr(getattr(e, "event", e), "noise_multiplier", 1.0)) for e, _ in rest]
+    widest, total = max([whole, *widths]), whole + sum(w * n for w, (_, n) in zip(widths, rest, strict=True))
+    if total <= delta:  # no two outcomes' probabilities differ by more, so delta alone covers it
+        return 0.0
+    if total > HOPELESS:
+        return math.inf
     most = max([1, *(n for _, n in rest)])
     finer = max(0, math.ceil(math.log(most / 1000, 4)))  # the error grows with rounds * step^2
     step = STEP * 2.0 ** (max(0, math.ceil(math.log2(widest))) - finer)  # as fine as the loss is wide

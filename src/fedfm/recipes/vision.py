@@ -42,7 +42,7 @@ def heterofl() -> Federation:
     """Parties train the whole network, half or a quarter of its width."""
     return replace(
         fedavg_vision(),
-        client=Local(lr=0.05, momentum=0.9, steps=20, batch=32),
+        client=Local(lr=0.03, momentum=0.9, steps=20, batch=32),
         rounds=25,
         select=HeteroFL(widths=(1.0, 0.5, 0.25)),
         aggregate=Mean(weights="equal"),

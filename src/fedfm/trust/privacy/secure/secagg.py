@@ -69,7 +69,7 @@ class SecAgg(Wire):
     threshold: float = knob(0.67, "share of the parties that must remain to the end", low=0.62, high=1.0)
     bits: int = knob(32, "fractional bits of the fixed-point values", low=0, high=60)
     range_bound: float = knob(
-        2.0**20, "largest |value| of a weighted update, and of a weight", low=2.0**-40, high=2.0**61
+        2.0**20, "largest |value| of a weighted update, and of a weight", low=2.0**-40, high=2.0**52
     )
 
     linear: ClassVar[bool] = True

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import fedfm
-from fedfm.config import text
+from fedfm.config import plain, text
+from fedfm.engines.pace import AllArrive, Link
 from fedfm.laws.homes import pictures
 from fedfm.ledger import file as ledger
-from fedfm.running.record.public import PUBLIC
+from fedfm.running.record.public import PUBLIC, unseeded
 from fedfm.trust.privacy.mechanism.gaussian import ClipNoise
 
 EQUAL = fedfm.Mean(weights="equal", denominator=3.0)
@@ -45,3 +47,61 @@ def test_the_public_ledger_is_enough_to_compute_epsilon(tmp_path: Path) -> None:
 def test_without_a_protection_there_is_no_second_copy(tmp_path: Path) -> None:
     result = fedfm.run(pictures(rounds=1), out=tmp_path / "run")
     assert not (result.folder / PUBLIC).exists()
+
+
+# ---- settings that name parties ---------------------------------------------------------------------------------
+NAMED = pictures(
+    pace=AllArrive(drop={"ward-7": "upload"}, links={"clinic-*": Link(latency_s=1.0), "*": Link()}),
+    aggregate=fedfm.Mean(weights="equal", denominator=3.0, factors={"ward-8": 0.5}),
+    select=fedfm.Poisson(rate=0.6),
+    uplink=NOISE,
+    rounds=2,
+)
+
+
+def test_where_nobody_may_know_who_took_part_no_setting_names_a_party() -> None:
+    fed = replace(NAMED, stages=(replace(NAMED, rounds=1),))
+    told = unseeded(plain.to_config(fed), roster=False)
+    said = text.dump(told)
+    assert "ward-" not in said and "clinic-" not in said
+    for one in (told, told["stages"][0]):
+        assert one["pace"]["drop"] == {} == one["aggregate"]["factors"]
+        assert list(one["pace"]["links"]) == ["*"]  # it names nobody
+        assert one["aggregate"]["denominator"] == 3.0 and one["select"]["rate"] == 0.6
+
+
+def test_names_of_tensors_stay_where_those_of_parties_go() -> None:
+    fed = replace(NAMED, uplink=fedfm.ByPath({"conv*": NOISE, "*": NOISE}))
+    assert list(unseeded(plain.to_config(fed), roster=False)["uplink"]["rules"]) == ["conv*", "*"]
+
+
+def test_where_it_is_known_who_took_part_settings_are_whole() -> None:
+    told = unseeded(plain.to_config(NAMED))
+    assert told["pace"]["drop"] == {"ward-7": "upload"} and told["aggregate"]["factors"] == {"ward-8": 0.5}
+
+
+class _Shy:
+    def __repr__(self) -> str:
+        return "asks ward-9"
+
+
+@dataclass(frozen=True)
+class _Own(fedfm.Mean):
+    helper: object = None
+
+
+def test_what_an_own_object_holds_or_prints_may_name_a_party_too() -> None:
+    own = _Own(weights="equal", denominator=3.0, factors={"ward-8": 0.5}, helper=_Shy())
+    told = unseeded(plain.to_config(replace(NAMED, aggregate=own)), roster=False)
+    assert "ward-" not in text.dump(told) and told["aggregate"].keys() == {"object"}
+
+
+def test_the_copy_of_such_a_run_is_written_and_read(tmp_path: Path) -> None:
+    noise = ClipNoise(1.0, 1.0, relation="add-or-remove")
+    pace = AllArrive(links={"party-0": Link(latency_s=1.0), "*": Link()})
+    own = _Own(weights="equal", denominator=3.0, factors={"party-1": 0.5, "*": 1.0}, helper=_Shy())
+    fed = pictures(select=fedfm.Poisson(rate=0.6), aggregate=own, pace=pace, uplink=noise, rounds=1)
+    public = fedfm.run(fed, out=tmp_path / "run").folder / PUBLIC
+    for path in public.rglob("*"):
+        if path.is_file():
+            assert b"party-" not in path.read_bytes() and b"ward-" not in path.read_bytes(), path.name

@@ -21,6 +21,7 @@ from fedfm.data.files import Files
 from fedfm.efficiency.training.local import Local
 from fedfm.engines.inprocess import InProcess
 from fedfm.running import drive
+from fedfm.running.commands.sweep import sweep
 from fedfm.running.record import folder as folders
 from fedfm.tasks.quadratic import Quadratic, Quadratics
 from fedfm.tasks.vision.image import ImageClassification
@@ -181,12 +182,30 @@ def test_killed_before_its_record_a_run_starts_anew(tmp_path: Path) -> None:
     assert fedfm.resume(tmp_path / "run").status == "finished"
 
 
+def test_killed_within_its_first_file_the_same_command_starts_anew(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    killed_in(quadratics(), run, os, "replace")
+    assert [p.name for p in run.iterdir() if p.suffix == ".part"] and not (run / "config.yaml").exists()
+    assert fedfm.run(quadratics(), out=run).status == "finished"
+    assert not list(run.rglob(".*.part"))
+
+
+def test_a_sweep_killed_within_the_first_file_of_a_run_goes_on(tmp_path: Path) -> None:
+    point = tmp_path / "seed=1"
+    killed_in(quadratics(), point, os, "replace")
+    done = sweep(quadratics(), ["seed=1,2"], out=tmp_path)
+    assert [p.result is not None and p.result.status for p in done] == ["finished"] * 2
+
+
 def test_half_written_files_of_a_killed_run_are_swept(tmp_path: Path) -> None:
     killed(quadratics(), tmp_path / "run", after=2)
     left = [
         tmp_path / "run" / "checkpoints" / ".round-000003.safetensors.4711",
         tmp_path / "run" / "clients" / "party-0" / ".00000007.safetensors.4711",
         tmp_path / "run" / ".model.0",
+        tmp_path
+        / "run"
+        / f".summary.json.{os.getpid()}-0badcafe.part",  # its number is another process's now
     ]
     for path in left:
         path.parent.mkdir(parents=True, exist_ok=True)

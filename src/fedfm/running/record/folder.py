@@ -21,7 +21,9 @@ from fedfm.core.state import write
 FORMAT = 1  # of run.json and baselines.json
 LOCK, OWNER, RECORD, CONFIG = ".lock", ".owner", "run.json", "config.yaml"
 GRACE_S = 10.0  # workers of a killed process notice its death within moments
-_PART = re.compile(r"^\..+\.\d+$")  # the temporary files of `write`
+_PART = re.compile(
+    r"^\..+\.\d+(-[0-9a-f]+\.part)?$"
+)  # what is written beside its place, and the temporary files of `write`
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import socket
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,19 @@ from typer.testing import CliRunner
 
 import fedfm
 from fedfm.cli import app
-from fedfm.core.errors import ConfigError, DataError, MachineFault, ResumeError
+from fedfm.core.context import Ctx
+from fedfm.core.errors import ClientFailed, ConfigError, DataError, MachineFault, ResumeError
 from fedfm.core.federation import Federation
+from fedfm.core.message import Message
+from fedfm.core.protocols import Bound, State
 from fedfm.data.files import Files
+from fedfm.data.source import Parties, Shard
 from fedfm.efficiency.training.local import Local
 from fedfm.engines.inprocess import InProcess
 from fedfm.running import drive
 from fedfm.running.commands.sweep import sweep
 from fedfm.running.record import folder as folders
+from fedfm.running.verdict import Result
 from fedfm.tasks.quadratic import Quadratic, Quadratics
 from fedfm.tasks.vision.image import ImageClassification
 from stopping import interrupted, killed, killed_in
@@ -34,7 +40,20 @@ def quadratics(**slots: Any) -> Federation:
         "rounds": 4,
         "engine": InProcess(),
     }
-    return Federation(Quadratic(dim=3), Quadratics(a=(1.0, 2.0, 5.0), b=(0.0, 1.0, -1.0)), **base | slots)
+    data = slots.pop("data", Quadratics(a=(1.0, 2.0, 5.0), b=(0.0, 1.0, -1.0)))
+    return Federation(Quadratic(dim=3), data, **base | slots)
+
+
+@dataclass(frozen=True)
+class Called(Quadratics):
+    """The same rows at parties of other names."""
+
+    names: tuple[str, ...] = ()
+
+    def read(self, seed: int, columns: Any) -> Parties:
+        rows = [{"a": 1.0 + k, "b": float(k)} for k in range(len(self.names))]
+        shards = [Shard(name, (row,)) for name, row in zip(self.names, rows, strict=True)]
+        return Parties(tuple(shards), (Shard("", tuple(rows)),))
 
 
 def lines(folder: Path) -> list[int]:
@@ -213,6 +232,41 @@ def test_half_written_files_of_a_killed_run_are_swept(tmp_path: Path) -> None:
     (tmp_path / "run" / ".gitignore").write_text("*")  # not ours
     fedfm.resume(tmp_path / "run")
     assert not any(path.exists() for path in left) and (tmp_path / "run" / ".gitignore").exists()
+
+
+@pytest.mark.parametrize("name", [".v1.2", ".model.0", ".a.1-b.part"])
+def test_what_a_party_is_called_loses_it_nothing(name: str, tmp_path: Path) -> None:
+    data = Called(names=(name, "b"))
+    fed = quadratics(data=data, client=Local(lr=0.02, steps=2, batch=0, momentum=0.5, keep_optimizer=True))
+    killed(fed, tmp_path / "run", after=2)
+    whole = fedfm.run(fed, out=tmp_path / "whole")
+    assert fedfm.resume(tmp_path / "run", fed).summary["model_digest"] == whole.summary["model_digest"]
+    more = fedfm.resume(tmp_path / "run", fed, rounds=5)  # a finished one too
+    assert more.status == "finished" and (tmp_path / "run" / "clients" / name).is_dir()
+
+
+def test_a_round_that_is_half_kept_is_swept(tmp_path: Path) -> None:
+    killed(quadratics(), tmp_path / "run", after=2, keep_rounds=1)
+    half = tmp_path / "run" / "rounds" / ".000003.0"
+    half.mkdir()
+    fedfm.resume(tmp_path / "run")
+    assert not half.exists() and (half.parent / "000003").is_dir()
+
+
+class Cut(Local):
+    """It quotes what it could not read."""
+
+    def work(self, brief: Message, data: Any, state: State, ctx: Ctx, bound: Bound) -> Any:
+        if ctx.client == "party-0":
+            raise ClientFailed("it cannot read h\udcf4pital.csv: \ud83d")
+        return super().work(brief, data, state, ctx, bound)
+
+
+def test_half_a_character_in_what_failed_is_written_down(tmp_path: Path) -> None:
+    result = fedfm.run(quadratics(client=Cut(lr=0.02, steps=2, batch=0)), out=tmp_path / "run")
+    assert result.status == "finished with findings"
+    assert Result.read(result.folder).reasons == result.reasons
+    assert any("\ud83d" in reason for reason in result.reasons)
 
 
 def test_an_interruption_says_what_is_kept_and_how_to_go_on(tmp_path: Path) -> None:

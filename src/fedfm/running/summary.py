@@ -186,4 +186,7 @@ def versions(fed: Federation | None = None) -> dict[str, str]:
 
 
 def dumps(summary: Mapping[str, Any]) -> bytes:
-    return json.dumps(summary, indent=1, ensure_ascii=False).encode()
+    said = json.dumps(summary, indent=1, ensure_ascii=False)
+    return said.encode(
+        errors="backslashreplace"
+    )  # half a character, as JSON writes it: what failed may quote any

@@ -20,10 +20,9 @@ from fedfm.core.state import write
 
 FORMAT = 1  # of run.json and baselines.json
 LOCK, OWNER, RECORD, CONFIG = ".lock", ".owner", "run.json", "config.yaml"
+ROUNDS = "rounds"  # kept for audits; private, as checkpoints are
 GRACE_S = 10.0  # workers of a killed process notice its death within moments
-_PART = re.compile(
-    r"^\..+\.\d+(-[0-9a-f]+\.part)?$"
-)  # what is written beside its place, and the temporary files of `write`
+_PART = re.compile(r"^\..+\.\d+(-[0-9a-f]+\.part)?$")  # folders in the making, and the files of `write`
 
 
 @contextlib.contextmanager
@@ -211,5 +210,9 @@ def _lives(pid: int, host: str) -> bool:
 def _sweep(folder: Path) -> None:
     """Remove what killed processes had half written; nobody else writes here now."""
     for path in [*folder.glob(".*"), *folder.glob("*/.*"), *folder.glob("clients/*/.*")]:
-        if _PART.match(path.name):
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        if not _PART.match(path.name):
+            continue
+        if not path.is_dir():
+            path.unlink(missing_ok=True)
+        elif path.parent in (folder, folder / ROUNDS):  # elsewhere it is a party's, whatever it is called
+            shutil.rmtree(path)

@@ -26,9 +26,8 @@ from fedfm.core.spending import planned
 from fedfm.core.state import Store
 from fedfm.engines.inprocess import InProcess
 from fedfm.ledger import file as ledger
-from fedfm.running.record.folder import writing
+from fedfm.running.record.folder import ROUNDS, writing
 
-ROUNDS = "rounds"  # the folder of a run directory; private, as checkpoints are
 STORES = ("clients", "checkpoints/senders", "checkpoints/receivers")
 
 

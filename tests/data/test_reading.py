@@ -295,6 +295,16 @@ def test_names_that_no_party_may_have(name: str) -> None:
     assert "cannot be the name of a party" in said(lambda: opened("a.jsonl", party_column="who"))
 
 
+@pytest.mark.parametrize("fraction", [0.2, 0.0])
+@pytest.mark.parametrize("path", [b"d/h\xf4pital.jsonl", b"d/h\xf4pital/train.jsonl", b"d/\xff/rows.jsonl"])
+def test_a_file_or_folder_whose_name_is_no_utf_8_is_refused_as_a_party(path: bytes, fraction: float) -> None:
+    """A name that an older system wrote: refused where rows are held out, and where none are."""
+    jsonl(Path("d/b/rows.jsonl" if path.count(b"/") > 1 else "d/b.jsonl"), ROWS)
+    jsonl(Path(os.fsdecode(path)), ROWS)
+    files = Files("d", test_fraction=fraction)
+    assert "cannot be the name of a party" in said(lambda: files.open(0, TEXT))
+
+
 def test_no_party_is_called_as_all_of_them_are() -> None:
     """It would have trained on the rows of everybody: by its file's name, and by its key in memory."""
     jsonl(Path("d/<everybody>.jsonl"), ROWS)

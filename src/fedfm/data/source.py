@@ -253,9 +253,10 @@ def topic(row: Mapping[str, Any]) -> str | None:
 
 def stream(seed: int, purpose: str) -> np.random.Generator:
     """A stream of random numbers of its own for each (seed, purpose), so that none disturbs another."""
-    return np.random.default_rng(
-        int.from_bytes(hashlib.sha256(f"fedfm.data/{purpose}/{seed}".encode()).digest())
-    )
+    named = f"fedfm.data/{purpose}/{seed}".encode(
+        errors="surrogatepass"
+    )  # a file may be called so; refused later
+    return np.random.default_rng(int.from_bytes(hashlib.sha256(named).digest()))
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:

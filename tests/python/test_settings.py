@@ -21,9 +21,10 @@ from fedfm.core.errors import ConfigError
 from fedfm.core.federation import Federation, replace
 from fedfm.efficiency.communication.codec.topk import TopK
 from fedfm.efficiency.training.local import Local
+from fedfm.efficiency.training.mean import Mean
 from fedfm.efficiency.training.personal.by_client import ByClient
 from fedfm.efficiency.training.scaffold import Scaffold, ScaffoldServer
-from fedfm.engines.pace import AllArrive, Quorum, Speed
+from fedfm.engines.pace import AllArrive, Link, Quorum, Speed
 from fedfm.incentives.auction.proportional_share import ProportionalShare
 from fedfm.incentives.selection.uniform import Uniform
 from fedfm.laws.homes import quadratics
@@ -167,6 +168,8 @@ PARTIES = {f"party-{i}": 4 for i in range(5)}
             "select.misreport.party",
             "there is no party",
         ),
+        ({"aggregate": Mean(factors={"ward-*": 2.0})}, "aggregate.factors.ward-*", "matches no party"),
+        ({"pace": AllArrive(links={"party-7": Link()})}, "pace.links.party-7", "did you mean 'party-"),
         (
             {"client": ByClient({"hospital-*": Local(), "*": Local()})},
             "client.rules.hospital-*",
@@ -189,6 +192,9 @@ def test_names_that_are_borne_pass() -> None:
         {"pace": AllArrive(drop={"party-1": "", "party-2": "upload"})},
         {"pace": AllArrive(dropout=0.1, dropout_phase="shares"), "uplink": SecAgg()},
         {"client": ByClient({"party-?": Local()})},
+        {"aggregate": Mean(factors={"party-1": 2.0})},  # others have 1
+        {"aggregate": Mean(factors={"party-[12]": 0.0})},
+        {"pace": AllArrive(links={"party-1": Link(latency_s=1.0)})},  # others do not wait
         {"uplink": ByPath({"dc/*": TopK(), "*": TopK()})},
     ):
         assert [p for p in strange(quadratics(**slots), PARTIES) if "dropout_phase" not in p.where] == []

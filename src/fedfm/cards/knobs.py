@@ -29,7 +29,8 @@ def knob(
     share this word say one thing in several ways; one of them is set, the others are None. `only=(field, value)`: it
     has an effect only where that field (a dotted path may lead into it; of several: one of them) has this value (a
     tuple: one of these; True: any that is not zero or empty). `names`: the strings name something that the federation must have ("party",
-    "phase", "parties" or "tensors" for patterns; of a mapping: what keys and values name). `live`: holds what a config
+    "phase"; for patterns "parties" or "tensors", which reach everybody, or "some parties"; of a mapping: what
+    keys and values name). `live`: holds what a config
     cannot say; it is recorded by its digest and never written out.
     """
     facts = {"low": low, "high": high, "above": above, "below": below, "choices": choices}

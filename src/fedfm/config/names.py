@@ -19,7 +19,8 @@ def strange(fed: Federation, parties: Iterable[str], layout: Layout | None = Non
     Which fields hold names is their own fact: `knob(names=...)`.
     """
     phases = dict.fromkeys((*fed.uplink.phases, *fed.serving.phases, UPLOAD))
-    there = {"party": list(parties), "phase": list(phases)} | {"parties": list(parties)}
+    ids = list(parties)
+    there = {"party": ids, "phase": list(phases), "parties": ids, "some parties": ids}
     found = list(_walk(fed, "", {k: v for k, v in there.items() if v}))
     if layout is not None:  # what travels up is not what travels down
         ways = ("uplink", fed.uplink, fed.client.gives), ("downlink", fed.downlink, fed.serving.gives)
@@ -60,7 +61,7 @@ def _field(
         yield from _one(str(key), of_keys, f"{at}.{key}", there)
         if isinstance(inner, str):
             yield from _one(inner, of_values, f"{at}.{key}", there)
-    if of_keys.endswith("s") and value and of_keys in there:  # patterns must reach everybody
+    if of_keys in ("parties", "tensors") and value and of_keys in there:  # patterns must reach everybody
         left = [n for n in there[of_keys] if not any(fnmatch.fnmatchcase(n, p) for p in value)]
         if left:
             what = f"no pattern matches {', '.join(left[:3])}" + (
@@ -77,7 +78,7 @@ def _one(name: str, sort: str, at: str, there: Mapping[str, Sequence[str]]) -> I
         return
     if sort.endswith("s"):
         if name != "*" and not any(fnmatch.fnmatchcase(n, name) for n in known):
-            kind = {"parties": "party", "tensors": "tensor"}[sort]
+            kind = "tensor" if sort == "tensors" else "party"
             yield Problem(
                 at, f"'{name}' matches no {kind}", nearest(name, known), f"correct the pattern, or drop {at}"
             )

@@ -70,7 +70,9 @@ class SimulatedPace(Pace):
 
     speed: Speed = knob(factory=Speed, doc="how long work takes")
     links: Mapping[str, Link] = knob(
-        factory=dict, doc="pattern of parties -> link; who matches none has no wait", names=("parties", "")
+        factory=dict,
+        doc="pattern of parties -> link; who matches none has no wait",
+        names=("some parties", ""),
     )
     dropout: float = knob(0.0, "probability that a party vanishes in a round", low=0.0, high=1.0)
     dropout_phase: str = knob(

@@ -50,7 +50,7 @@ class Mean(Aggregator):
     factors: Mapping[str, float] = knob(
         factory=dict,
         doc="own weights: party or pattern -> factor on its weight, {hospital-a: 2.0, 'clinic-*': 0.5}",
-        names=("parties", ""),
+        names=("some parties", ""),
     )
 
     form = "sum"

@@ -27,7 +27,7 @@ TOLD = (  # of the summary: what follows from the config, and the model that is 
     *("recipe", "rounds", "privacy", "trainable_parameters", "total_parameters", "citations", "versions"),
     "model_digest",
 )
-_PARTIES = frozenset({"party", "parties"})
+_PARTIES = frozenset({"party", "parties", "some parties"})
 KEPT = "scores, parties' records, states and baselines stay in the house: no epsilon covers them"
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from fedfm import laws
 from fedfm.core.context import Ctx
 from fedfm.core.message import Message
-from fedfm.core.protocols import Aggregate, Aggregator, Client, Server, State
+from fedfm.core.protocols import Aggregate, Aggregator, Bound, Client, Server, State
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.personal.fedrep import FedRep
 from fedfm.efficiency.training.scaffold import Scaffold
@@ -64,6 +64,26 @@ def test_a_client_answers_for_its_server_half(client: Client, says: str) -> None
 
 def test_a_client_without_a_half_is_not_asked() -> None:
     assert LAW not in {found.name for found in laws.laws_of(Local())}
+
+
+@dataclass(frozen=True)
+class Writes(Local):
+    """Into what was sent to it, by `how`: every later party of the process would begin from that."""
+
+    how: str = "mul_"
+
+    def work(self, brief: Message, data: Any, state: State, ctx: Ctx, bound: Bound) -> Any:
+        out = super().work(brief, data, state, ctx, bound)
+        getattr(brief.x, self.how)(*((0.5,) if self.how != "zero_" else ()))
+        return out
+
+
+@pytest.mark.parametrize("how", ["mul_", "add_", "zero_"])
+def test_a_client_leaves_what_was_sent_to_it(how: str) -> None:
+    """The example begins at zero, where a half is what it was."""
+    (law,) = [found for found in laws.laws_of(Local()) if found.name == "what it runs alone needs no server"]
+    assert "changed the brief in place" in law.broken(Writes(how=how))
+    assert law.broken(Local()) == law.broken(Writes(how="mul")) == ""
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,8 @@ def what_it_runs_alone_needs_no_server(client: Client, within: Federation | None
         ctx = home.site.guard.context(Job("alone", home.ids[0], 0)).at(layout=bound.layout)
         out = alone.work(brief, home.site.data(home.ids[0]), {}, ctx, bound)
         hold(not inspect.isgenerator(out), "alone() converses")
-        hold(torch.equal(brief.x, bound.init), "it changed the brief in place")
+        left = torch.equal(brief.x, bound.init) and not brief.x._version  # zeros that are halved are zeros
+        hold(left, "it changed the brief in place")
 
 
 @law(Server)

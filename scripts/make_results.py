@@ -30,7 +30,7 @@ from filelock import FileLock
 from fedfm.cards.registry import recipes
 from fedfm.config.plain import digest
 from fedfm.core.errors import FedfmError, ResumeError, RunFailed
-from fedfm.core.state import write
+from fedfm.files import write
 from fedfm.report.numbers import decimals, fixed, short, size
 from fedfm.report.seeds import reach
 from fedfm.running.execute import configure, execute, resume

@@ -21,10 +21,11 @@ from fedfm.core.job import Job, Said
 from fedfm.core.loop import Run
 from fedfm.core.message import Message
 from fedfm.core.session import Guard
-from fedfm.core.state import Store, freeze, thaw, write
+from fedfm.core.state import Store, freeze, thaw
 from fedfm.data.splits import opened
 from fedfm.engines.inprocess import InProcessEngine
 from fedfm.engines.processes import _receive, _send, _work
+from fedfm.files import write
 from fedfm.laws.homes import Played
 from fedfm.ledger import file as ledger
 from fedfm.running.course.stages import begun

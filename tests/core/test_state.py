@@ -14,9 +14,10 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from fedfm.core import state as states
+from fedfm import files
 from fedfm.core.errors import MachineFault, ResumeError
-from fedfm.core.state import Store, freeze, lasting, thaw, write
+from fedfm.core.state import Store, freeze, lasting, thaw
+from fedfm.files import write
 from fedfm.laws.compare import normal, same
 
 STATE = {
@@ -154,7 +155,7 @@ def test_a_disk_that_does_not_take_it_is_the_machines_fault(
     def fails(*args: Any) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(states.os, where, fails)
+    monkeypatch.setattr(files.os, where, fails)
     with pytest.raises(MachineFault, match=words) as caught:
         write(path, b"new")
     assert (

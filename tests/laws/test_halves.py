@@ -82,7 +82,7 @@ class Writes(Local):
 def test_a_client_leaves_what_was_sent_to_it(how: str) -> None:
     """The example begins at zero, where a half is what it was."""
     (law,) = [found for found in laws.laws_of(Local()) if found.name == "what it runs alone needs no server"]
-    assert "changed the brief in place" in law.broken(Writes(how=how))
+    assert "writes into what it was given" in law.broken(Writes(how=how))
     assert law.broken(Local()) == law.broken(Writes(how="mul")) == ""
 
 

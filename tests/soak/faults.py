@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from fedfm.core import state
+from fedfm import files
 from fedfm.core.job import Job, Said
 from fedfm.core.message import Message
 from fedfm.core.session import Site
@@ -190,9 +190,9 @@ def bad_disk(seed: int, rate: float) -> Iterator[Counter[str]]:
         def __getattr__(self, name: str) -> Any:
             return getattr(os, name)
 
-    here = (state.os, ledger.os)
-    state.os, ledger.os = Disk(), Disk()  # type: ignore[assignment]
+    here = (files.os, ledger.os)
+    files.os, ledger.os = Disk(), Disk()  # type: ignore[assignment]
     try:
         yield done
     finally:
-        state.os, ledger.os = here
+        files.os, ledger.os = here

@@ -10,7 +10,8 @@ from typing import Any
 from torch import Tensor
 
 from fedfm.core.protocols import Evaluator
-from fedfm.core.state import freeze, thaw, write
+from fedfm.core.state import freeze, thaw
+from fedfm.files import write
 
 
 class Best:

@@ -27,6 +27,7 @@ from fedfm.core.errors import (
 from fedfm.core.job import Fault
 
 T = TypeVar("T")
+MOST_WORDS = 4000  # characters of a failure that are passed on: a traceback's worth, not a party's gigabyte
 
 
 def of_session(e: BaseException, answered: bool, simulated: bool) -> tuple[Fault, str, str]:
@@ -34,17 +35,17 @@ def of_session(e: BaseException, answered: bool, simulated: bool) -> tuple[Fault
 
     A line is named where nobody has declared the failure: several parties that fail in one line point to the method.
     Before its first answer a session has handled nothing of others: what it raises is the method's own bug. Later
-    it may be what another party said. At a real party it is that party's, and only the exception's name leaves.
+    it may be what another party said, unless the house itself found
+    the method at fault. At a real party it is that party's, and only the exception's name leaves.
     """
-    where = place(e)
+    where, error = place(e), words_of(e)[:MOST_WORDS]
     if isinstance(e, PartyFault):
-        return "party", str(e), ""
+        return "party", error, ""
     if machine(e):
-        return "machine", words_of(e), where
+        return "machine", error, where
     if not simulated:
         return "party", type(e).__name__, ""
-    error = str(e) if isinstance(e, FedfmError) else words_of(e)
-    return ("party" if answered else "method"), error, where
+    return ("party" if answered and not isinstance(e, MethodFault) else "method"), error, where
 
 
 def machine(e: BaseException) -> bool:
@@ -61,10 +62,23 @@ def place(e: BaseException) -> str:
 
 
 @contextmanager
-def of_slot(slot: str, method: Any) -> Iterator[None]:
+def untouched(slot: str, method: Any, *given: Any) -> Iterator[None]:
+    """What a method is given belongs to others too: one that writes into it changes their run, each engine's another way."""
+    tensors = [t for t in given if isinstance(t, torch.Tensor)]
+    before = [t._version for t in tensors]
+    yield
+    if before != [t._version for t in tensors]:
+        raise MethodFault(
+            slot, f"{name_of(method)} writes into what it was given; let it work on a copy: x.clone()"
+        )
+
+
+@contextmanager
+def of_slot(slot: str, method: Any, *given: Any) -> Iterator[None]:
     """Code of a server-side method on what the server itself made: whatever it raises unasked is its own bug."""
     try:
-        yield
+        with untouched(slot, method, *given):
+            yield
     except FedfmError:
         raise
     except Exception as e:  # noqa: BLE001 - any bug

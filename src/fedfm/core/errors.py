@@ -107,8 +107,12 @@ class MessageRefused(PartyFault):
 def words_of(e: BaseException) -> str:
     """An exception's type and words (ours: the words); of one without words, which method a class leaves unwritten."""
     frames = [frame for frame, _ in traceback.walk_tb(e.__traceback__)]
-    if not frames or str(e) or not isinstance(e, NotImplementedError):
-        return str(e) if isinstance(e, FedfmError) else f"{type(e).__name__}: {e}"
+    try:
+        said = str(e)
+    except Exception as unsaid:  # noqa: BLE001 - a stranger's class
+        said = f"(its own words cannot be had: {type(unsaid).__name__})"
+    if not frames or said or not isinstance(e, NotImplementedError):
+        return said if isinstance(e, FedfmError) else f"{type(e).__name__}: {said}"
     owner = frames[-1].f_locals.get("self")
     return f"{type(e).__name__}: {type(owner).__name__} does not define {frames[-1].f_code.co_name}()"
 

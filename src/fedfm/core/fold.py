@@ -41,7 +41,9 @@ def validate(m: Message, size: int) -> None:
     """Refuse a decoded message that must not reach an aggregate."""
     if m.x.dim() != 1 or (size >= 0 and m.x.numel() != size):
         raise MessageRefused(f"{m.sender} sent {tuple(m.x.shape)} values where ({size},) were agreed")
-    if (size >= 0 and not m.x.is_floating_point()) or not finite(m.x):
+    if size >= 0 and not m.x.is_floating_point():
+        raise MessageRefused(f"{m.sender} sent {m.x.dtype} where floating-point values were agreed")
+    if not finite(m.x):
         raise MessageRefused(f"{m.sender} sent values that are not finite")
     if not 0.0 <= m.mass <= 2.0**63:
         raise MessageRefused(f"{m.sender} claims the weight {m.mass}")

@@ -295,7 +295,7 @@ class Run:
         agg, r.slots["aggregate"] = self.settle(
             list(messages.values()) if self.reads_each else folding.rooted(r.folds, ctx), ctx
         )
-        with blame.of_slot("server", self.fed.serving):
+        with blame.of_slot("server", self.fed.serving, agg.x, *self.hub.server.values()):
             server = self.fed.serving.step(self.hub.server, agg, ctx)
         if not whole(server):
             raise RoundFailed(

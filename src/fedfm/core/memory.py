@@ -14,7 +14,8 @@ from fedfm.core.hub import Session
 from fedfm.core.job import Job
 from fedfm.core.message import Message
 from fedfm.core.protocols import Plan, State
-from fedfm.core.state import Store, freeze, thaw, write
+from fedfm.core.state import Store, freeze, thaw
+from fedfm.files import write
 
 FORMAT = 2  # of checkpoints
 Replaced = tuple[str, set[int], int]  # a party whose states moved, the versions to keep, up to which version

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from fedfm.cards.registry import name_of
-from fedfm.core import scoring
+from fedfm.core import blame, scoring
 from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.errors import ClientFailed, MethodFault
@@ -136,9 +136,12 @@ class Guard:
         brief, down = self._opened(brief, down, ctx, bound)
 
         start = time.perf_counter()
-        with ctx.ambient():
-            out = client.work(brief, self.data(job.id), mine, ctx, bound)
-        m, mine = out if isinstance(out, tuple) else (yield from self._relay(out, ctx))
+        with blame.untouched("client", client, brief.x):
+            with ctx.ambient():
+                out = client.work(brief, self.data(job.id), mine, ctx, bound)
+            if isinstance(out, Generator):
+                out = yield from self._relay(out, ctx)
+        m, mine = _ended(client, out)
         worked = time.perf_counter()
         self.exit(client, m)
         if m.mass not in (1.0, rows := float(len(self.data(job.id)))) and not job.malicious and self.weighed:
@@ -274,6 +277,17 @@ class Site:
     def run(self, job: Job, brief: Message) -> Generator[Said, Message, None]:
         """The session of `job`, on whichever side it belongs."""
         return (self.home if job.kind == "score" else self.guard).run(job, brief)
+
+
+def _ended(client: Client, out: Any) -> tuple[Message, State]:
+    """What `work` ended with; MethodFault where that is not what every client gives."""
+    if isinstance(out, tuple) and [*map(type, out)] == [Message, dict]:
+        return out
+    raise MethodFault(
+        "client",
+        f"the work of {name_of(client)} gives {type(out).__name__}, not (Message, dict of its state), nor a "
+        "generator that returns them",
+    )
 
 
 def _shared(fed: Federation, m: Message, ctx: Ctx) -> Message:

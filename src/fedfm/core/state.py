@@ -6,11 +6,9 @@ which version of each client it accepted, so rejection, lateness, failure and ro
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import math
-import os
 from collections.abc import Set
 from pathlib import Path
 from typing import Any
@@ -21,67 +19,13 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from fedfm.core.errors import MachineFault, ResumeError
+from fedfm.core.errors import ResumeError
 from fedfm.core.message import finite
 from fedfm.core.protocols import State
+from fedfm.files import sweep, write
 
 FORMAT = "1"  # of a state's file
 LONGEST = 150  # characters of a folder's name; file systems allow 255 bytes
-_SELF = os.urandom(4).hex()  # tells this process's temporary files from those of a dead one with its number
-_WHY = {
-    errno.ENOSPC: ("the disk is full", "free some space"),
-    errno.EDQUOT: ("your quota is used up", "free some space"),
-    errno.EROFS: ("the file system is read-only", "mount it for writing, or take another folder"),
-    errno.EACCES: ("this user may not write there", "give the folder's owner the right to write"),
-    errno.EPERM: ("this user may not write there", "give the folder's owner the right to write"),
-    errno.ENAMETOOLONG: ("the path is too long", "take a folder with a shorter path"),
-}
-
-
-def cannot_write(path: Path, e: OSError) -> MachineFault:
-    """What a failed write means, where, and what to do."""
-    why, fix = _WHY.get(e.errno or 0, (e.strerror or str(e), "look at the disk"))
-    return MachineFault(
-        f"{path} cannot be written: {why}\n    why: what a run keeps must be on disk before it goes on; nothing "
-        f"that was written before is lost\n    fix: {fix}, then fedfm resume"
-    )
-
-
-def write(path: Path, data: bytes) -> None:
-    """All or nothing: a temporary file beside it, fsync, then rename. Raises MachineFault when the disk does not take it."""
-    part = path.with_name(f".{path.name}.{os.getpid()}-{_SELF}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sweep(path.parent)
-        try:
-            with part.open("wb") as f:
-                f.write(data)
-                f.flush()
-                os.fsync(f.fileno())
-            os.replace(part, path)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
-    except OSError as e:
-        raise cannot_write(path, e) from e
-
-
-def sweep(folder: Path) -> None:
-    """Delete the temporary files that killed processes left in `folder`."""
-    for part in folder.glob(".*.part"):
-        pid, _, whose = part.name.removesuffix(".part").rpartition(".")[2].partition("-")
-        if pid.isdigit() and not (_alive(int(pid)) and (int(pid) != os.getpid() or whose == _SELF)):
-            part.unlink(missing_ok=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 def freeze(state: State) -> bytes:

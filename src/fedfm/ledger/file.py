@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fedfm.core.errors import ResumeError
-from fedfm.core.state import cannot_write
+from fedfm.files import cannot_write
 from fedfm.ledger.events import KINDS, Line
 
 

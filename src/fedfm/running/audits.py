@@ -26,8 +26,8 @@ from fedfm.core.federation import Federation
 from fedfm.core.memory import RunState
 from fedfm.core.message import Message
 from fedfm.core.protocols import Audit, Bound
-from fedfm.core.state import write
 from fedfm.data.splits import opened as open_data
+from fedfm.files import write
 from fedfm.ledger import file as ledger
 from fedfm.report.rundir import AUDIT
 from fedfm.running.process import borrowed

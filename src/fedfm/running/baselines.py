@@ -23,7 +23,7 @@ from fedfm.core.job import POOLED, Job
 from fedfm.core.loop import Run
 from fedfm.core.message import Message
 from fedfm.core.protocols.scoring import means
-from fedfm.core.state import write
+from fedfm.files import write
 from fedfm.running.record.folder import FORMAT, versioned, writing
 
 KINDS = ("local", "pooled")

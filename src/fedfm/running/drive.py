@@ -21,8 +21,9 @@ from fedfm.core.loop import Run
 from fedfm.core.message import finite
 from fedfm.core.session import Site
 from fedfm.core.spending import planned
-from fedfm.core.state import Store, write
+from fedfm.core.state import Store
 from fedfm.data.splits import opened
+from fedfm.files import write
 from fedfm.ledger import file as ledger
 from fedfm.running import baselines as base
 from fedfm.running.course.leaving import leave

@@ -18,7 +18,7 @@ from fedfm import report
 from fedfm.config import plain as configs
 from fedfm.config.setup import Setup
 from fedfm.core.errors import ConfigError, FedfmError, Problem, RunFailed
-from fedfm.core.state import write
+from fedfm.files import write
 from fedfm.running.execute import configure, execute, resume
 from fedfm.running.progress import Progress
 from fedfm.running.record.folder import CONFIG, RECORD, writing

@@ -12,7 +12,7 @@ from fedfm.core.errors import ModelError, nearest
 from fedfm.core.loop import Run
 from fedfm.core.protocols import Bound
 from fedfm.core.session import Site
-from fedfm.core.state import write
+from fedfm.files import write
 
 MODEL, MODELS, NAMES = "model", "models", "parties.json"
 

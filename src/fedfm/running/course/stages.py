@@ -24,7 +24,8 @@ from fedfm.core.loop import Run
 from fedfm.core.memory import RunState
 from fedfm.core.session import Site
 from fedfm.core.spending import planned
-from fedfm.core.state import freeze, thaw, write
+from fedfm.core.state import freeze, thaw
+from fedfm.files import write
 from fedfm.ledger import events
 from fedfm.tasks.beginning.warm import begin, trail
 

@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from fedfm.core.errors import ConfigError, MachineFault, Problem, ResumeError
-from fedfm.core.state import write
+from fedfm.files import write
 
 FORMAT = 1  # of run.json and baselines.json
 LOCK, OWNER, RECORD, CONFIG = ".lock", ".owner", "run.json", "config.yaml"

@@ -21,6 +21,8 @@ from fedfm.data.files import Files
 from fedfm.data.partition.iid import Iid
 from said import said
 
+LONG = "a" * (kinds.MOST_TEXT + 1)
+
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -122,6 +124,26 @@ def test_half_a_character_is_named_by_file_and_line(where: str) -> None:
     assert f"a.jsonl:5: '{where}' is text with half a character" in message and message.isprintable() is False
     message.encode()  # it can be printed
     assert "half a character" in said(lambda: Arrays(rows).open(0, TEXT))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "long"),
+    [
+        (TEXT, {"text": LONG, "label": "a"}),
+        (TEXT, {"text": "short", "label": LONG}),
+        (LM, {"instruction": "short", "answer": LONG}),
+        (LM, {"messages": [{"role": "user", "content": "short"}, {"role": "assistant", "content": LONG}]}),
+    ],
+    ids=["text", "label", "answer", "chat"],
+)
+def test_a_text_that_no_tokenizer_could_take_is_left_out_and_counted(wanted: Any, long: Any) -> None:
+    """Three hundred million characters in a small .gz took all memory of the machine."""
+    rows = [{**r, "instruction": "i", "answer": "a"} for r in labelled()]
+    if "messages" in long:
+        rows = [{"messages": [{**m, "content": "short"} for m in long["messages"]]} for _ in rows]
+    parties = Arrays([*rows, long], test_fraction=0.0).open(0, wanted)
+    assert len(parties.pooled().rows) == len(rows)
+    assert [(lost.rows, "longer than" in lost.reason) for lost in parties.account.entries] == [(1, True)]
 
 
 @pytest.mark.parametrize("fault", ["half", "fields", "kind"])

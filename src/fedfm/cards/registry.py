@@ -161,6 +161,8 @@ def find(name: str, slot: str | None = None) -> Card:
         f"fedfm list{f' --slot {slot}' if slot else ''} shows all; one of your own is known once it is imported, \
 or by the entry point that `fedfm new` writes and `pip install` reads (docs/adding.md)"
     )
+    if slot == "data" and ("/" in name or "." in name):
+        fix = f"a file or folder of yours: data=files data.path={name}"
     raise ConfigError([Problem(slot or "name", what, nearest(name, known), fix), *problems()])
 
 

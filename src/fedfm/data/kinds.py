@@ -32,6 +32,7 @@ ROLES = {  # of ShareGPT and its relatives, to those that chat templates know
 }
 _WHOLE = re.compile(r"([+-]?\d+)\.0*")
 _SAID = re.compile(r"(?:\A|\n\n)(Human|Assistant):")  # as hh-rlhf writes its turns
+MOST_TEXT = 1 << 20  # characters of one text; several novels. Read whole, 300 million took 24 GB
 _DEPTH = 64  # nesting of a value that is kept as it is
 
 
@@ -70,7 +71,9 @@ def empty(value: Any) -> bool:
 
 
 def whole(text: str) -> str:
-    """The text, unless it holds half a character (a lone surrogate), which no tokenizer and no file can take."""
+    """The text, unless a tokenizer cannot take it: over MOST_TEXT (it would take all memory), or half a character."""
+    if len(text) > MOST_TEXT:
+        raise Unfit(f"longer than {MOST_TEXT:,} characters")
     try:
         text.encode()
     except UnicodeEncodeError as e:

@@ -42,7 +42,7 @@ class ByParty(Evaluator):
     """
 
     every: int = knob(1, "rounds between two scores (the last round is always scored)", low=1)
-    parts: int = knob(2, "pieces of a case, scored side by side", low=1)
+    parts: int = knob(2, "pieces of a case, scored side by side", low=1, high=256)
     personal: bool = knob(
         False, "the party's own model on its own rows, where methods keep one, not the global model"
     )

@@ -22,7 +22,7 @@ class HeldOut(Evaluator):
     """
 
     every: int = knob(1, "rounds between two scores (the last round is always scored)", low=1)
-    parts: int = knob(2, "pieces of the held-out data, scored side by side", low=1)
+    parts: int = knob(2, "pieces of the held-out data, scored side by side", low=1, high=256)
     where: Literal["server", "parties"] = knob(
         "server",
         "of the test rows: common ones at the server, or each party's own",

@@ -10,6 +10,7 @@ from typing import Any
 from fedfm.cards.registry import load, methods
 from fedfm.core.errors import FedfmError, Problem
 from fedfm.core.federation import Federation
+from fedfm.data.kinds import Group, Label
 
 UNKNOWN = "unknown key"
 OPTIONS = {  # of a command, not of a federation: what fedfm.run calls it
@@ -88,8 +89,15 @@ def _beside(config: Mapping[str, Any], parent: str) -> list[str]:
     name = node.get("name") if isinstance(node, Mapping) else None
     if not isinstance(name, str) or name not in methods():
         return []
-    slots = set(methods()[name].slots)
-    return [n for n, c in methods().items() if slots & set(c.slots) and n != name]
+    slots, reads = set(methods()[name].slots), _reads(name)
+    others = [n for n, c in methods().items() if slots & set(c.slots) and n != name]
+    return [n for n in others if not reads or reads & _reads(n)]
+
+
+def _reads(name: str) -> set[type]:
+    """The kinds of columns that a task reads besides names: one for texts cannot stand where pictures are."""
+    columns = getattr(load(name), "columns", ())
+    return {type(c.kind) for c in columns} - {Label, Group} if isinstance(columns, tuple) else set()
 
 
 def fields_of(name: str) -> set[str]:

@@ -13,7 +13,7 @@ import functools
 import sys
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedfm.cards.registry import SLOT_OF, load, methods
@@ -31,6 +31,8 @@ from fedfm.core.protocols import Aggregator, Client, Task, Wire
 
 __all__ = ["Config", "build", "digest", "from_config", "resolve", "to_config"]
 _SCALARS: dict[Any, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
+_LISTS = (tuple, list, Sequence)
+_HOLDERS = (*_LISTS, dict, Mapping)
 
 
 def from_config(config: Mapping[str, Any]) -> Federation:
@@ -46,7 +48,8 @@ def build(hint: Any, value: Any, where: str, problems: list[Problem], slot: str 
     """What the type `hint` of a field asks for, from plain data; adds to `problems` what is wrong with it."""
     value = plain_scalar(value)
     args = typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
-    specs = tuple(h for h in args if isinstance(h, type) and h not in (*_SCALARS, type(None), object, Any))
+    plain = (*_SCALARS, *_HOLDERS, type(None), object, Any)
+    specs = tuple(h for h in args if isinstance(h, type) and h not in plain)
     kinds = {typing.get_origin(h) or h for h in args}
     if live(value) or isinstance(value, Opened):
         return _live(args, value, where, problems, slot)
@@ -70,11 +73,17 @@ def build(hint: Any, value: Any, where: str, problems: list[Problem], slot: str 
         named = {"name": value} if isinstance(value, str) else value
         return _spec(specs, named, where, problems, SLOT_OF.get(slot, slot))
     if isinstance(value, dict) and kinds & {dict, Mapping, Any}:
-        inner = (*typing.get_args(hint), Any, Any)[1]
+        inner = (*next((i for h in args if (i := typing.get_args(h))), ()), Any, Any)[1]
         return {k: build(inner, v, f"{where}.{k}", problems) for k, v in value.items()}
-    if isinstance(value, list | tuple) and kinds & {tuple, Any}:
-        inner = next((typing.get_args(h)[0] for h in args if typing.get_origin(h) is tuple), Any)
-        return tuple(build(inner, v, f"{where}.{i}", problems) for i, v in enumerate(value))
+    if isinstance(value, list | tuple) and kinds & {*_LISTS, Any}:
+        of = next(
+            (i for h in args if typing.get_origin(h) in _LISTS and (i := typing.get_args(h))), (Any, ...)
+        )
+        each = of if len(of) == len(value) and ... not in of else (of[0],) * len(value)
+        made = [
+            build(h, v, f"{where}.{i}", problems) for i, (h, v) in enumerate(zip(each, value, strict=True))
+        ]
+        return made if list in kinds else tuple(made)
     wanted = [h for h in args if h in _SCALARS]
     if float in wanted and str not in wanted and isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
         with contextlib.suppress(ValueError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fnmatch
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +14,8 @@ from fedfm.core.errors import ConfigError, Problem, RoundFailed, nearest
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregator, Lift, State
 from fedfm.vectors.cut import cut
+
+MOST_FACTOR = 1e6  # beyond that nobody else counts, and a float32 sum overflows
 
 
 @method(
@@ -60,8 +61,10 @@ class Mean(Aggregator):
 
     def __post_init__(self) -> None:
         for name, factor in self.factors.items():
-            if not 0.0 <= factor < math.inf:
-                raise ValueError(f"the factor of '{name}' is {factor:g}: give a number from 0 up")
+            if not 0.0 <= factor <= MOST_FACTOR:
+                raise ValueError(
+                    f"the factor of '{name}' is {factor:g}: give a number from 0 to {MOST_FACTOR:g}"
+                )
 
     @property
     def alpha_max(self) -> float | None:

@@ -10,6 +10,7 @@ from fedfm import data as data
 from fedfm import efficiency as efficiency
 from fedfm import engines as engines
 from fedfm import evaluation as evaluation
+from fedfm import files as files
 from fedfm import incentives as incentives
 from fedfm import laws as laws
 from fedfm import ledger as ledger

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,8 @@ from rich.table import Table
 
 import fedfm
 from fedfm import collector, runs
-from fedfm.core.errors import ConfigError, FedfmError, Problem
+from fedfm.core import blame
+from fedfm.core.errors import ConfigError, FedfmError, Problem, words_of
 from fedfm.running.console import said
 from fedfm.terminal import Settings, What, err, out
 from fedfm.text import clean
@@ -236,6 +238,15 @@ def _dashes(argv: list[str]) -> None:
             print(f"a setting is written without dashes: {path}={clean(value or after)}", file=sys.stderr)
 
 
+def _unforeseen(e: Exception) -> str:
+    """What nobody foresaw: where it was raised in a person's own code; else the way to it in ours, to be reported."""
+    way = [f for f in traceback.extract_tb(e.__traceback__) if blame.whose(f.filename)]
+    if any(blame.whose(f.filename) == 2 for f in way):
+        return f"{words_of(e)}\n    where: {blame.place(e)}"
+    steps = "".join(f"\n      {blame.shown(f)}" for f in way)
+    return f"{words_of(e)}\n    why: a bug of fedfm, raised by way of{steps}\n    fix: please report it with these lines"
+
+
 def main(argv: list[str] | None = None) -> Any:
     """Entry point: every error that fedfm raises on purpose is printed without a traceback."""
     collector.rarely()
@@ -251,6 +262,9 @@ def main(argv: list[str] | None = None) -> Any:
     except KeyboardInterrupt:
         err.print("interrupted; `fedfm resume DIR` continues a run")
         sys.exit(130)
+    except Exception as e:  # noqa: BLE001 - code of a person's own, or a bug of ours
+        print(f"error: {clean(_unforeseen(e))}", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

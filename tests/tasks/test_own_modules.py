@@ -158,6 +158,4 @@ def test_what_cannot_be_right_is_refused_before_the_work(
             go()
         assert "fix: " in str(raised.value)
     if module is Broken:
-        assert isinstance(raised.value, ConfigError) and "raised in forward (test_own_modules.py" in str(
-            raised.value
-        )
+        assert isinstance(raised.value, ConfigError) and "test_own_modules.py:" in str(raised.value)

@@ -178,7 +178,9 @@ def load(name: str, slot: str | None = None) -> Any:
     except FedfmError:
         raise
     except Exception as e:
-        why = words_of(e)
+        from fedfm.core.blame import place  # which reads this module
+
+        why = f"{words_of(e)} ({place(e)})"
         fix = "mend or remove the package that publishes it"
         raise ConfigError([Problem(slot or "name", f"{card.module} cannot be imported", why, fix)]) from e
     return found

@@ -6,6 +6,7 @@ a disk or memory that fails sends the job elsewhere, or stops the run so that it
 
 from __future__ import annotations
 
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from fedfm.core.errors import (
 from fedfm.core.job import Fault
 
 T = TypeVar("T")
+_HERE, _PYTHON = Path(__file__).parents[1], sysconfig.get_path("stdlib")
 MOST_WORDS = 4000  # characters of a failure that are passed on: a traceback's worth, not a party's gigabyte
 
 
@@ -56,9 +58,23 @@ def machine(e: BaseException) -> bool:
 
 
 def place(e: BaseException) -> str:
-    """The innermost line, of installed libraries only if there is no other: file, line and function."""
-    frames = sorted(traceback.extract_tb(e.__traceback__), key=lambda f: "site-packages" not in f.filename)
-    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}, in {frames[-1].name}" if frames else ""
+    """The innermost line of a person's own code, else of fedfm's, else of a library's: file, line and function."""
+    way = sorted(traceback.extract_tb(e.__traceback__), key=lambda f: whose(f.filename))
+    return shown(way[-1]) if way else ""
+
+
+def whose(file: str) -> int:
+    """Whose code it is: 2 a person's own, 1 fedfm's, 0 a library's or Python's."""
+    if Path(file).is_relative_to(_HERE):
+        return 1
+    return 0 if "site-packages" in file or file.startswith(("<frozen", _PYTHON)) else 2
+
+
+def shown(frame: traceback.FrameSummary) -> str:
+    """File, line and function; the file from the package on, or from the folder that a person stands in."""
+    path = Path(frame.filename)
+    root = next((r for r in (_HERE.parent, Path.cwd()) if path.is_relative_to(r)), Path())
+    return f"{path.relative_to(root) if path.is_relative_to(root) else path}:{frame.lineno}, in {frame.name}"
 
 
 @contextmanager

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from fedfm.core.errors import words_of
+from fedfm.core.blame import place
+from fedfm.core.errors import FedfmError, words_of
 from fedfm.core.federation import Federation
 
 
@@ -39,7 +40,7 @@ class Law:
         except AssertionError as e:
             return str(e) or "it does not hold"
         except Exception as e:  # noqa: BLE001 - a method that crashes where a law tries it breaks the law
-            return words_of(e)
+            return words_of(e) if isinstance(e, FedfmError) else f"{words_of(e)} ({place(e)})"
         return ""
 
 

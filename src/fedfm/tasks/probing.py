@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import multiprocessing
-import os
-import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, replace
@@ -15,6 +13,7 @@ from typing import Any
 import torch
 
 from fedfm.checks.place import INEXACT, forked
+from fedfm.core.blame import place
 from fedfm.core.errors import FedfmError, MachineFault, Problem, words_of
 from fedfm.core.protocols import Bound, Task
 from fedfm.core.schema import Account, Lost
@@ -137,16 +136,11 @@ def _encoded(site: Any) -> Iterator[tuple[str, str, Any]]:
 
 def _broken(e: Exception) -> Problem:
     """What a network raised on a few real rows, and where: of the user's own code, if there is any on the way."""
-    frames = traceback.extract_tb(e.__traceback__)
-    own = [
-        f for f in frames if "site-packages" not in f.filename and f"{os.sep}fedfm{os.sep}" not in f.filename
-    ]
-    at = (own or frames)[-1]
     said = " ".join(words_of(e).split())[:300]
     return Problem(
         "task",
         f"the model fails on a few real rows: {said}",
-        f"raised in {at.name} ({os.path.basename(at.filename)}, line {at.lineno})",
+        f"raised at {place(e)}",
         "mend the module if it is yours; else take another model, or settings that it can work with",
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -349,7 +350,7 @@ def test_rows_that_are_left_out_are_told_in_python_too(
     )
     task = SequenceClassification(model=str(tiny("encoder", tmp_path / "m")))
     settings = {"data.party_column": "who", "client.steps": 1}
-    with pytest.warns(UserWarning, match=r"rows left out: 8 \(no text\), 8 \(no party\)"):
+    with pytest.warns(UserWarning, match=r"rows left out: 8 \(no text\), 8 \(no party\)") as caught:
         result = fedfm.run(
             "quickstart",
             task=task,
@@ -357,13 +358,35 @@ def test_rows_that_are_left_out_are_told_in_python_too(
             settings=settings,
             rounds=1,
             out=tmp_path / "r",
-            progress=True,
         )
     assert (
         "rows left out: 8 (no text), 8 (no party)" in repr(result) and "8 (no party)" in result._repr_html_()
     )
+    assert [w.filename for w in caught] == [__file__]  # once, and at the line that called
+    assert "rows left out" not in capsys.readouterr().out and result.status == "finished"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fedfm.run(
+            "quickstart",
+            task=task,
+            data=frame,
+            settings=settings,
+            rounds=1,
+            progress=True,
+            out=tmp_path / "s",
+        )
     assert capsys.readouterr().out.startswith("rows left out: ")
-    assert result.status == "finished"
+
+    def stops(record: Any) -> None:
+        raise RuntimeError("in the first round")
+
+    with (
+        pytest.warns(UserWarning, match="rows left out: 8"),
+        pytest.raises(RuntimeError, match="in the first round"),
+    ):
+        fedfm.run(
+            "quickstart", task=task, data=frame, settings=settings, callbacks=[stops], out=tmp_path / "f"
+        )
     whole = fedfm.run(
         "quickstart",
         task=task,

@@ -84,7 +84,7 @@ def run(
     setup = execute.configure(what, settings, rounds=rounds, seed=seed, engine=engine, slots=slots, also=more)
     for note in setup.notes:
         warnings.warn(f"fedfm: {note}", stacklevel=2)
-    result = execute.execute(
+    return execute.execute(
         setup,
         out,
         baselines=baselines,
@@ -94,9 +94,6 @@ def run(
         keep_rounds=keep_rounds,
         strict=strict,
     )
-    if result.lost:  # the command line says it on the way
-        warnings.warn(f"fedfm: rows left out: {result.lost}", stacklevel=2)
-    return result
 
 
 def resume(

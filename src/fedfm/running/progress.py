@@ -6,7 +6,9 @@ Nothing that strangers wrote is ever read as markup or sent to the terminal raw:
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +18,7 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
+from fedfm.core.blame import whose
 from fedfm.report.numbers import decimals, finite, fixed, score, short, size
 from fedfm.running.console import said
 from fedfm.text import line
@@ -24,7 +27,7 @@ Shown = Callable[[dict[str, Any]], None]
 
 
 class Progress:
-    """The protocol; `Silent` shows nothing, `Live` draws on a console."""
+    """The protocol, which shows nothing; `Silent` warns, `Lines` and `Live` show."""
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[None]:
@@ -43,7 +46,13 @@ class Progress:
 
 
 class Silent(Progress):
-    """For calls from Python."""
+    """For calls from Python: what a person should know before the work is a warning, at the line that called."""
+
+    def tell(self, text: str) -> None:
+        frame, depth = sys._getframe(1), 2
+        while whose(frame.f_code.co_filename) < 2 and frame.f_back is not None:
+            frame, depth = frame.f_back, depth + 1
+        warnings.warn(f"fedfm: {text}", stacklevel=depth)
 
 
 class Lines(Progress):

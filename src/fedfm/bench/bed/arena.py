@@ -18,7 +18,7 @@ from fedfm.core.loop import Run
 from fedfm.evaluation.held_out import HeldOut
 from fedfm.running.execute import open_site
 from fedfm.running.process import borrowed
-from fedfm.running.progress import Silent
+from fedfm.running.progress import Progress
 
 NEVER = HeldOut(every=10**9, parts=1)  # only the starting model is scored, before the first measured round
 ENDLESS = 10**9  # rounds: the last one would be scored
@@ -58,7 +58,7 @@ class Arena:
 def opened(fed: Federation) -> Iterator[Arena]:
     """Data, model and engine ready, the starting model scored; torch's number of threads as the federation says."""
     with tempfile.TemporaryDirectory(prefix="fedfm-bench-") as folder, borrowed(fed.threads):
-        site = open_site(fed, Path(folder), Silent())
+        site = open_site(fed, Path(folder), Progress())
         for i in site.parties.ids:
             site.data(i)
         site.home.test("", 0, 1)

@@ -19,7 +19,7 @@ from fedfm.core.message import Message
 from fedfm.core.session import Site
 from fedfm.core.state import Store
 from fedfm.running.process import borrowed
-from fedfm.running.progress import Silent
+from fedfm.running.progress import Progress
 from fedfm.tasks.probing import left_out
 
 STEPS = 3  # local steps that are timed
@@ -38,7 +38,7 @@ def estimate(setup: Setup) -> dict[str, Any]:
     with borrowed(fed.threads):
         if fed.stages:
             with tempfile.TemporaryDirectory() as folder:
-                Stages(fed, Path(folder), lambda part: open_site(part, Path(folder), Silent())).rehearse()
+                Stages(fed, Path(folder), lambda part: open_site(part, Path(folder), Progress())).rehearse()
         each = [_of(stage) for stage in fed.each]
     return each[-1] | {k: sum(e[k] for e in each) for k in ("rounds", "seconds", "total_bytes")}
 
@@ -47,7 +47,7 @@ def _of(fed: Federation) -> dict[str, Any]:
     from fedfm.running.execute import open_site
 
     with tempfile.TemporaryDirectory() as folder:
-        site = open_site(fed, Path(folder), Silent())
+        site = open_site(fed, Path(folder), Progress())
         site.store = Store(Path(folder) / "clients")
         each = fed.task.each(site.bound, site.parties.ids)
         rows = {i: len(site.parties.train(i)) for i in site.parties.ids}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import statistics
 from pathlib import Path
@@ -25,6 +26,7 @@ from fedfm.running.commands.checking import here, probe
 from fedfm.running.commands.sweep import axes, sweep, table
 from fedfm.running.commands.tuned import export, read_texts
 from fedfm.running.execute import configure
+from fedfm.running.record.folder import owned
 from fedfm.tasks.text.causal import CausalLM
 from fedfm.tasks.text.classify import SequenceClassification
 
@@ -178,6 +180,25 @@ def test_all_points_are_checked_before_the_first_run(q: Path, tmp_path: Path) ->
 def test_a_point_that_fails_is_a_row(q: Path, tmp_path: Path) -> None:
     said = fedfm_("sweep", q, "client.lr=0.01,1.0e+38", "client.steps=5", "--out", tmp_path / "s")
     assert said.exit_code == 1 and "1 failed" in said.output and "1 finished" in said.output
+
+
+@pytest.mark.parametrize("frees", [True, False])
+def test_a_point_that_another_sweep_works_on_is_looked_at_again(frees: bool, q: Path, tmp_path: Path) -> None:
+    """Two sweeps in one folder: what the other one has finished meanwhile is no 'not run'."""
+    sweep(q, ["seed=0,1"], out=tmp_path)
+    with contextlib.ExitStack() as held:
+        held.enter_context(owned(tmp_path / "seed=0"))
+
+        def begins(point: Any, k: int, n: int) -> None:
+            if frees and k == 2:
+                held.close()
+
+        done = sweep(q, ["seed=0,1,2"], out=tmp_path, progress=begins)
+    ran = [p.result is not None and p.result.status for p in done]
+    assert ran == ["finished" if frees else False, "finished", "finished"]
+    (row,) = json.loads((tmp_path / "sweep.json").read_text())["table"]
+    assert row["status"]["finished"] == 2 + frees and frees == ("not run" not in str(row["status"]))
+    assert frees or "is being written by process" in str(row["status"])
 
 
 def test_repeats_are_the_sweep_over_seeds(q: Path, tmp_path: Path) -> None:

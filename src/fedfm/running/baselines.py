@@ -27,6 +27,7 @@ from fedfm.files import write
 from fedfm.running.record.folder import FORMAT, versioned, writing
 
 KINDS = ("local", "pooled")
+AT_ONCE = 1 << 28  # bytes of models that wait for their score, so that no core waits for the longest
 
 
 def parse(text: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -79,7 +80,7 @@ def baselines(
     if "local" in todo:
         jobs += [_job(run, i, Terms(steps=steps[i] or None)) for i in parties]
     brief = Message(start, "weights")
-    scores, window = dict[str, Any](), max(1, run.engine.workers)
+    scores, window = dict[str, Any](), max(1, run.engine.workers, AT_ONCE // max(1, start.nbytes))
     for at in range(0, len(jobs), window):  # each leaves a model, which is scored and forgotten
         tick(at, len(jobs))
         for s in run.hub.collect(jobs[at : at + window], lambda job: brief):

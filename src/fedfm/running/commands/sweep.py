@@ -21,7 +21,7 @@ from fedfm.core.errors import ConfigError, FedfmError, Problem, RunFailed
 from fedfm.files import write
 from fedfm.running.execute import configure, execute, resume
 from fedfm.running.progress import Progress
-from fedfm.running.record.folder import CONFIG, RECORD, writing
+from fedfm.running.record.folder import CONFIG, RECORD, TAKEN, writing
 from fedfm.running.verdict import Result
 
 LONGEST = 80  # letters of a folder's name
@@ -96,11 +96,20 @@ def sweep(
     for k, (assigned, setup) in enumerate(points):
         point = Point({p: yaml.safe_load(v) for p, v in assigned.items()}, out / _slug(assigned), None)
         done.append(_run(point, setup, baselines, progress(point, k, len(points))))
-        with writing(out):
-            write(out / "sweep.json", json.dumps({"format": 1, "table": table(done)}, indent=1).encode())
+        _note(out, done)
+    for k in [
+        k for k, p in enumerate(done) if TAKEN in p.error
+    ]:  # another process may be done with it by now
+        done[k] = _run(done[k], points[k][1], baselines, progress(done[k], k, len(points)))
+        _note(out, done)
     if any(p.result is not None for p in done):
         report.write([out])
     return done
+
+
+def _note(out: Path, done: Sequence[Point]) -> None:
+    with writing(out):
+        write(out / "sweep.json", json.dumps({"format": 1, "table": table(done)}, indent=1).encode())
 
 
 def table(points: Sequence[Point], over: str = "seed") -> list[dict[str, Any]]:

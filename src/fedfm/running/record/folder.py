@@ -20,6 +20,7 @@ from fedfm.files import write
 
 FORMAT = 1  # of run.json and baselines.json
 LOCK, OWNER, RECORD, CONFIG = ".lock", ".owner", "run.json", "config.yaml"
+TAKEN = "is being written by process"
 ROUNDS = "rounds"  # kept for audits; private, as checkpoints are
 GRACE_S = 10.0  # workers of a killed process notice its death within moments
 _PART = re.compile(r"^\..+\.\d+(-[0-9a-f]+\.part)?$")  # folders in the making, and the files of `write`
@@ -50,7 +51,7 @@ def owned(folder: Path) -> Iterator[None]:
             pid, host = _owner(folder)
             if _lives(pid, host) or time.monotonic() > deadline:
                 raise ResumeError(
-                    f"{folder} is being written by process {pid or 'unknown'} on {host or 'an unknown host'}\n"
+                    f"{folder} {TAKEN} {pid or 'unknown'} on {host or 'an unknown host'}\n"
                     "    fix: wait for it, end it, or give another folder (--out)"
                 )
         time.sleep(0.1)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from fedfm.config.setup import Setup
 from fedfm.core.errors import ConfigError, FedfmError
-from fedfm.core.federation import Federation
+from fedfm.core.federation import Federation, replace
 from fedfm.data.arrays import Arrays
 from fedfm.efficiency.training.local import Local
 from fedfm.running.commands.checking import probe
@@ -159,3 +159,35 @@ def test_what_cannot_be_right_is_refused_before_the_work(
         assert "fix: " in str(raised.value)
     if module is Broken:
         assert isinstance(raised.value, ConfigError) and "test_own_modules.py:" in str(raised.value)
+
+
+LOSSES: dict[str, tuple[Any, str]] = {
+    "a float": (lambda m, b: float(F.cross_entropy(m(b[0]), b[1])), "it gives float"),
+    "an item": (lambda m, b: F.cross_entropy(m(b[0]), b[1]).item(), "it gives float"),
+    "detached": (lambda m, b: F.cross_entropy(m(b[0]), b[1]).detach(), "a tensor without a gradient"),
+    "numpy": (lambda m, b: F.cross_entropy(m(b[0]), b[1]).detach().numpy(), "it gives ndarray"),
+    "nothing": (lambda m, b: None, "it gives NoneType"),
+    "a pair": (lambda m, b: (F.cross_entropy(m(b[0]), b[1]), 1), "it gives tuple"),
+    "right": (lambda m, b: F.cross_entropy(m(b[0]), b[1]), ""),
+    "each": (lambda m, b: F.cross_entropy(m(b[0]), b[1], reduction="none"), ""),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_without_a_gradient_is_refused_before_the_work(name: str, tmp_path: Path) -> None:
+    loss, words = LOSSES[name]
+    federation = replace(fed(plain), task=Torch(plain, loss=loss))
+    if not words:
+        assert run(federation, out=tmp_path / "run").status == "finished"
+        return
+    with pytest.raises(ConfigError, match=words) as raised:
+        probe(Setup(federation))
+    assert "learns along the gradient" in str(raised.value) and "fix: return a tensor" in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", ["f4", "i8"])
+def test_targets_with_a_second_axis_are_told_how_to_lose_it(kind: str) -> None:
+    x, y = TEST
+    data = {who: {"x": np.asarray(x), "y": np.asarray(y)[:, None].astype(kind)} for who in "ab"}
+    with pytest.raises(ConfigError, match=r"have the shape .*1\)[\s\S]*y\[:, 0\]"):
+        run(replace(fed(plain), data=Arrays(data)), rounds=1)

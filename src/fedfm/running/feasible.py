@@ -11,7 +11,7 @@ import torch
 from fedfm.cards.registry import name_of
 from fedfm.checks.exposure import HIGHEST
 from fedfm.config.names import strange
-from fedfm.core.combine import stages_of
+from fedfm.core.combine import Pipe, stages_of
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.errors import FedfmError, Problem
 from fedfm.core.federation import Federation
@@ -222,7 +222,7 @@ def _travels(fed: Federation, sizes: Mapping[str, int]) -> Iterator[Problem]:
     for i, stage in enumerate(stages_of(fed.uplink)):
         if why := stage.fits(float(weight), len(sizes)):
             what = f"{name_of(stage)} cannot carry the weight of {who}, which holds {most} rows"
-            harm, _, fix = why.rpartition(": ")
-            yield Problem(
-                f"uplink.{i}", what, f"{harm}; it would fail in every round, after its training", fix
-            )
+            harm, _, settings = why.rpartition(": ")
+            at = f"uplink.{i}" if isinstance(fed.uplink, Pipe) else "uplink"
+            fix = " ".join(f"{at}.{s}" for s in settings.split(", "))
+            yield Problem(at, what, f"{harm}; it would fail in every round, after its training", fix)

@@ -132,6 +132,11 @@ class _Objective(Objective):
         if not wrong.numel():
             return found.long()
         given = f"rows of {tuple(found.shape[1:])}" if found.dim() > 1 else f"{wrong[0]:g}"
+        if found.dim() == 2 and found.shape[1] == 1:
+            raise DataError(
+                f"the targets y have the shape {tuple(found.shape)}\n    why: class numbers stand in one axis\n    fix: "
+                "y of shape (n,): y[:, 0]; Torch(..., loss=torch.nn.functional.mse_loss) for numbers to predict"
+            )
         raise DataError(
             f"the targets y are no class numbers: {given}\n    why: without a loss the task is the cross-entropy over "
             "classes, which are numbered from 0\n    fix: Torch(..., loss=torch.nn.functional.mse_loss) for "
@@ -250,8 +255,7 @@ def _crossed(outputs: Tensor, y: Tensor) -> Tensor:
 def _own(loss: Callable[..., Any], module: nn.Module, batch: Any) -> Tensor:
     """A loss of the user's own. Raises ModelError for one that takes outputs and targets, as those of torch do."""
     try:
-        found: Tensor = loss(module, batch)
-        return found
+        found = loss(module, batch)
     except Exception as e:  # what a function of outputs does with a module, nobody can list
         if not (isinstance(batch, tuple) and _takes_outputs(loss, module, batch)):
             raise
@@ -259,6 +263,13 @@ def _own(loss: Callable[..., Any], module: nn.Module, batch: Any) -> Tensor:
             "task.loss: it takes outputs and targets\n    why: a loss of one's own is called with the module and a batch\n"
             "    fix: loss=lambda module, batch: measure(module(batch[0]), batch[1])"
         ) from e
+    if isinstance(found, Tensor) and (found.requires_grad or not torch.is_grad_enabled()):
+        return found
+    raise ModelError(
+        f"task.loss: it gives {'a tensor without a gradient' if isinstance(found, Tensor) else type(found).__name__}\n"
+        "    why: the module learns along the gradient of its loss; .item(), .detach(), float() and numpy lose it\n"
+        "    fix: return a tensor that torch computed from module(x): one value a row (n,), or their mean"
+    )
 
 
 def _takes_outputs(loss: Callable[..., Any], module: nn.Module, batch: Any) -> bool:

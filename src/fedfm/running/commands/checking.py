@@ -40,7 +40,7 @@ class Checked:
         said += self.notes
         if cut := self.estimate.get("cut"):
             said.append(
-                f"{cut:,} of {self.estimate['rows']:,} training texts are longer than task.max_tokens and are cut"
+                f"{cut:,} of {sum(self.rows.values()):,} training texts are longer than task.max_tokens and are cut"
             )
         return said
 
@@ -73,8 +73,10 @@ def probe(setup: Setup) -> Checked:
     absent = tuple(name for name in dict.fromkeys(models_of(tasks)) if not here(name))
     with models.only_here():
         taken = {} if absent else estimate(setup)
-    lost = parties.account + taken.get("lost", Account())
-    return Checked(rows, len(parties.test()), lost, parties.notes, absent, taken, promise(fed, len(rows)))
+    unfit = taken.get("lost", Account())  # to this task, of rows that were read
+    rows, test_rows = taken.get("rows", rows), len(parties.test()) - unfit.rows(split="test")
+    lost = parties.account + unfit
+    return Checked(rows, test_rows, lost, parties.notes, absent, taken, promise(fed, len(rows)))
 
 
 def here(name: str) -> bool:

@@ -50,7 +50,7 @@ def _of(fed: Federation) -> dict[str, Any]:
         site = open_site(fed, Path(folder), Progress())
         site.store = Store(Path(folder) / "clients")
         each = fed.task.each(site.bound, site.parties.ids)
-        rows = {i: len(site.parties.train(i)) for i in site.parties.ids}
+        rows = {i: len(site.data(i)) for i in site.parties.ids}  # those that are left
         steps = fed.client.steps_for(max(rows.values()))
         seconds = _seconds_a_step(site) * sum(fed.client.steps_for(n) for n in rows.values()) * fed.rounds
         traffic = _traffic(site, rows)
@@ -67,7 +67,7 @@ def _of(fed: Federation) -> dict[str, Any]:
         "memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "workers": workers,
         "seconds": seconds / workers,
-        "rows": sum(rows.values()),
+        "rows": rows,
         "cut": cut,
         "lost": lost,
     }

@@ -48,6 +48,7 @@ def test_of_training_and_test_rows_alike(tmp_path: Path) -> None:
         Lost("", "test", full, 2),
     }
     assert f"all parties, test: 2 rows are left out ({full})" in found.remarks
+    assert (found.rows, found.test_rows) == ({"a": 12, "b": 6}, 4)  # those that are left
     summary = run(fed, out=tmp_path / "run").summary
     assert summary["dropped"] == {"no answer": 1, "no instruction": 1, full: 3}
 

@@ -30,7 +30,7 @@ def fedit() -> Federation:
     return Federation(
         task=CausalLM(model="smollm2", tuning=LoRA(r=8, alpha=16)),
         data=ReasoningGym(tasks=tasks, test_rows=16),
-        client=Local(optimizer="adamw", lr=2e-3, steps=6, batch=8),
+        client=Local(optimizer="adamw", lr=2e-3, steps=4, batch=8),
         engine=Processes(),
         rounds=3,
     )

@@ -98,14 +98,14 @@ def judge(
     found = tally(events, {r - 1 for r in failed})  # an event carries the version that its round began from
     if rounds and len(failed) == len(rounds):
         why = f"{_rounds(failed, len(rounds))}; the model is the one it began with"
-        return Verdict(FAILED, (why, *_absent(found, rows, malicious)))
+        return Verdict(FAILED, (why, *_absent(found, rows, malicious, True)))
     if not finite:
         return Verdict(FAILED, ("the model holds values that are not finite (NaN or Inf)",))
     scored = [r["metrics"] for r in records if r.get("metrics") is not None]
     last = scored[-1].get(primary) if scored else None
     if scored and (lost := _lost(scored[0], scored[-1], primary)):
         return Verdict(FAILED, (f"the last model cannot be scored: its {lost} is not a number",))
-    reasons = [*_adversary(found, malicious, bool(rounds)), *_absent(found, rows, malicious)]
+    reasons = [*_adversary(found, malicious, bool(rounds)), *_absent(found, rows, malicious, bool(failed))]
     if failed:
         reasons.append(_rounds(failed, len(rounds)))
     if best == 0 and rounds:
@@ -147,14 +147,17 @@ def _adversary(found: Mapping[str, Tally], malicious: Collection[str], ran: bool
     return [f"the attack was never carried out by {_names(sorted(malicious))}: {why}"]
 
 
-def _absent(found: Mapping[str, Tally], rows: Mapping[str, int], malicious: Collection[str]) -> list[str]:
+def _absent(
+    found: Mapping[str, Tally], rows: Mapping[str, int], malicious: Collection[str], failed: bool
+) -> list[str]:
     """Parties that never, or hardly ever, contributed although they were asked."""
     total, largest = sum(rows.values()), max(rows.values(), default=0)
     reasons = []
+    unsaid = "its rounds failed" if failed else "its update was on its way when the run ended (more rounds?)"
     never = [i for i, t in found.items() if t.asked and not t.used and i in rows and i not in malicious]
     by_why: dict[str, list[str]] = {}
     for i in never:
-        by_why.setdefault(found[i].why or "its rounds failed", []).append(i)
+        by_why.setdefault(found[i].why or unsaid, []).append(i)
     for why, ids in by_why.items():
         held = sum(rows[i] for i in ids)
         share = f"{held} of {total} rows" + (

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 import fedfm
 from fedfm.cli import app
+from fedfm.core.combine import Pipe
 from fedfm.core.errors import ConfigError, RunFailed
 from fedfm.core.federation import Federation
 from fedfm.efficiency.training.local import Local
@@ -123,6 +124,19 @@ def test_an_attack_that_was_refused_was_carried_out() -> None:
     assert honest.reasons == ("b never contributed (1 of 2 rows, the largest party among them): too loud",)
 
 
+@pytest.mark.parametrize("failed", [False, True])
+def test_who_was_on_the_way_when_the_run_ended_is_told_so(failed: bool) -> None:
+    """An asynchronous run of a few steps: nothing of the slow party had failed."""
+    events = [{"kind": "plan", "round": 0, "client": None, "clients": ["a", "b"]}]
+    events += [{"kind": "upload", "round": r, "client": "a"} for r in range(3)]
+    lines = [{"round": r, "metrics": {"loss": 1.0}} for r in range(4)]
+    lines[1] |= {"failed": "no quorum"} if failed else {}
+    told = judge(malicious=(), records=lines, events=events, rows={"a": 1, "b": 1}, primary="loss").reasons
+    assert ("its rounds failed" in told[0]) == failed and (
+        "on its way when the run ended" in told[0]
+    ) != failed
+
+
 def test_a_party_that_never_contributed_is_named_with_its_rows(tmp_path: Path) -> None:
     result = fedfm.run(quadratics(pace=AllArrive(drop={"party-2": "upload"})), out=tmp_path / "run")
     assert result.status == "finished with findings"
@@ -196,7 +210,11 @@ def test_a_party_that_is_too_heavy_for_secure_aggregation_is_refused(tmp_path: P
     with pytest.raises(ConfigError) as e:
         fedfm.run(fed, out=tmp_path / "run")
     (problem,) = e.value.problems
-    assert problem.where == "uplink.0" and "range_bound" in problem.fix
+    assert problem.where == "uplink" and problem.fix.startswith("uplink.range_bound=")
+    with pytest.raises(ConfigError) as e:
+        fedfm.run(fedfm.replace(fed, uplink=Pipe(fed.uplink)), out=tmp_path / "pipe")
+    (in_a_pipe,) = e.value.problems
+    assert in_a_pipe.where == "uplink.0" and in_a_pipe.fix.startswith("uplink.0.range_bound=")
     assert fedfm.run(fedfm.replace(fed, uplink=SecAgg(range_bound=64.0)), out=tmp_path / "wide").status == (
         "finished"
     )

@@ -151,6 +151,16 @@ def test_a_column_of_identifiers_is_no_label() -> None:
     assert "label: id" not in message and "label: note" not in message and "YOUR_COLUMN" in message
 
 
+@pytest.mark.parametrize("other", ["site", "next", "context_id", "tex", "labels_by", "level"])
+def test_a_column_that_sounds_a_little_alike_is_not_the_text(other: str) -> None:
+    """Whoever took the offer `text: site` would have trained on the names of sites, and read a score of it."""
+    rows = [
+        {"review": r["text"], "stars": r["label"], other: f"ward-{i % 3}"} for i, r in enumerate(labelled())
+    ]
+    jsonl(Path("a.jsonl"), rows)
+    assert offered(said(lambda: Files("a.jsonl").open(0, TEXT))) == {"text": "review", "label": "stars"}
+
+
 def test_a_map_the_wrong_way_round_is_offered_the_right_way() -> None:
     jsonl(Path("a.jsonl"), [{"body": r["text"], "topic": r["label"]} for r in labelled()])
     message = said(lambda: Files("a.jsonl", columns={"body": "text", "topic": "label"}).open(0, TEXT))

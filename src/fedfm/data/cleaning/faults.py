@@ -48,7 +48,7 @@ class Faults:
             if len(set(places.values())) == 1
             else f"{names[0]} has"
         )
-        close = difflib.get_close_matches(column, first, n=1, cutoff=0.5)
+        close = difflib.get_close_matches(column, first, n=1, cutoff=0.6)
         why = f"{who}: {', '.join(first)}" + (f"; did you mean '{close[0]}'?" if close else "")
         if len(names) == 1:
             self.problems.append(Problem(where, what, why, fix))

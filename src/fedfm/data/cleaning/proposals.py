@@ -96,16 +96,22 @@ def _candidate(column: str, mapping: Map, piece: Piece, taken: set[str]) -> str 
     if column in free:
         return column  # it was mapped elsewhere, to nothing
     low = {f.lower(): f for f in free}
-    for asked in mapping.get(column, (column,)):
+    sample, kind = [row for _, row in piece.lines[:_ROWS]], KNOWN[column].kind if column in KNOWN else None
+    names = {f for f in free if isinstance(kind, kinds.Text) and _repeats([r.get(f) for r in sample])}
+    for asked in mapping.get(column, ()):
         if close := difflib.get_close_matches(asked, free, n=1, cutoff=0.5):
             return close[0]
+    near = difflib.get_close_matches(
+        column, free, n=1, cutoff=0.75
+    )  # nobody wrote it: no name of a class for a text
+    if column not in mapping and near and near[0] not in names:
+        return near[0]
     if usual := next((low[n] for n in USUAL.get(column, ()) if n in low), None):
         return usual
-    sample = [row for _, row in piece.lines[:_ROWS]]
-    if isinstance(KNOWN[column].kind if column in KNOWN else None, kinds.Label):
+    if isinstance(kind, kinds.Label):
         fits = [f for f in free if _repeats([r.get(f) for r in sample])]
         return min(fits, key=lambda f: len({str(r.get(f)) for r in sample}), default=None)
-    if not isinstance(KNOWN[column].kind if column in KNOWN else None, kinds.Text):
+    if not isinstance(kind, kinds.Text):
         return None
     fits = [f for f in free if any(isinstance(r.get(f), str) and not kinds.empty(r[f]) for r in sample)]
     return max(

@@ -53,7 +53,8 @@ def list_(
     """Every registered method and recipe."""
     from fedfm.cards.describing import record
     from fedfm.cards.registry import SLOT_OF, cards, problems
-    from fedfm.core.errors import ConfigError, Problem, nearest
+    from fedfm.core.errors import ConfigError, Problem
+    from fedfm.text import nearest
 
     for problem in problems():
         err.print(str(problem), markup=False, highlight=False)
@@ -89,7 +90,8 @@ def show(name: Annotated[str, typer.Argument(help="a method or a recipe")]) -> N
     """A method's card: idea, equation, fields with default and range, reference, departures from the paper."""
     from fedfm.cards.describing import describe, doc, span
     from fedfm.cards.registry import cards, load
-    from fedfm.core.errors import ConfigError, Problem, nearest
+    from fedfm.core.errors import ConfigError, Problem
+    from fedfm.text import nearest
 
     found = [c for c in cards() if c.name == name]
     if not found:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import unicodedata
+from collections.abc import Iterable
 from typing import Any
 
 HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn")  # controls, invisible and bidi marks, half pairs, private, unassigned
@@ -41,3 +43,10 @@ def clip(value: Any, width: int = 22) -> str:
         return text
     keep = width - 1
     return text[: keep - keep // 3] + "…" + text[len(text) - keep // 3 :]
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """` (did you mean 'x'?)`, or the sorted list of what exists when nothing is near."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean '{close[0]}'?" if close else "known here: " + ", ".join(known)

@@ -12,7 +12,7 @@ from fedfm.config import plain as config
 from fedfm.config.plain import from_config, to_config
 from fedfm.config.text import override, parse
 from fedfm.core.combine import ByPath, Pipe
-from fedfm.core.errors import ConfigError, nearest
+from fedfm.core.errors import ConfigError
 from fedfm.core.federation import Federation, replace
 from fedfm.core.protocols import Reward
 from fedfm.efficiency.communication.codec.qsgd import QSGD
@@ -32,6 +32,7 @@ from fedfm.incentives.selection.power_of_choice import PowerOfChoice
 from fedfm.incentives.selection.uniform import Uniform
 from fedfm.laws.homes import quadratics
 from fedfm.tasks.quadratic import Quadratic, Quadratics
+from fedfm.text import nearest
 
 
 def plain(**slots: Any) -> dict[str, Any]:

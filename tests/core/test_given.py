@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import torch
 
 from fedfm.core.context import Ctx
-from fedfm.core.errors import ClientFailed, MethodFault
+from fedfm.core.errors import ClientFailed, MethodFault, RoundFailed
 from fedfm.core.message import Message
-from fedfm.core.protocols import Aggregate, Client, Server, State
+from fedfm.core.protocols import Aggregate, Aggregator, Client, Server, State
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.mean import Mean
 from fedfm.efficiency.training.servers import Apply
@@ -66,6 +68,49 @@ def test_a_client_that_writes_into_the_model_it_was_sent_ends_the_run(
 def test_a_server_that_writes_into_its_state_ends_the_run(into: str, drive: Any) -> None:
     with pytest.raises(MethodFault, match="server: .* writes into what it was given"):
         drive(quadratics(client=LOCAL, aggregate=Mean(), server=Steps(into=into)))
+
+
+@dataclass(frozen=True)
+class Counts(Aggregator):
+    """Counts its rounds in the state that it was given, `how`, and fails in the second."""
+
+    how: str = "tensor"
+    form = "all"
+
+    def init(self, parties: Sequence[str], ctx: Ctx) -> State:
+        if self.how == "init":
+            raise KeyError("of mine")
+        return {"in": {"n": torch.zeros(1) if self.how == "tensor" else 0}, "seen": []}
+
+    def combine(self, messages: Sequence[Message], state: State, ctx: Ctx) -> tuple[torch.Tensor, State]:
+        if self.how == "tensor":
+            state["in"]["n"].add_(1)
+        state["in"]["n"] = state["in"]["n"] + (self.how != "tensor")
+        state["seen"].append(ctx.round)
+        if ctx.round == 1:
+            raise RoundFailed("not today")
+        return torch.stack([m.x for m in messages]).mean(0), state
+
+
+def test_a_round_that_fails_leaves_states_as_they_were_whatever_was_written_into_them(drive: Any) -> None:
+    kept: list[Any] = []
+    drive(
+        quadratics(client=LOCAL, aggregate=Counts(how="dict"), rounds=4),
+        around=lambda run: kept.append(run),
+    )
+    assert kept[0].state.slots["aggregate"] == {"in": {"n": 3}, "seen": [0, 2, 3]}
+
+
+def test_a_state_whose_tensor_is_written_into_ends_the_run(drive: Any) -> None:
+    with pytest.raises(MethodFault, match="aggregate: Counts writes into what it was given"):
+        drive(quadratics(client=LOCAL, aggregate=Counts(), rounds=4))
+
+
+def test_a_slot_that_cannot_begin_is_named(drive: Any) -> None:
+    with pytest.raises(
+        MethodFault, match=r"aggregate: Counts raised KeyError: 'of mine'[\s\S]*test_given.py"
+    ):
+        drive(quadratics(client=LOCAL, aggregate=Counts(how="init")))
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ import sys
 import time
 from typing import Any
 
-from fedfm.core.errors import ConfigError, Problem, nearest
+from fedfm.core.errors import ConfigError, Problem
+from fedfm.text import nearest
 
 _NAMES = ("overhead", "start", "clients", "aggregate", "imports", "wire", "secagg", "speed")
 

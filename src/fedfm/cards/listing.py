@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fedfm.core.errors import Problem, nearest
+from fedfm.core.errors import Problem
+from fedfm.text import nearest
 
 SLOT_OF = {
     "uplink": "wire",

@@ -20,7 +20,8 @@ from fedfm.cards.knobs import knob as knob
 from fedfm.cards.listing import SLOT_OF as SLOT_OF
 from fedfm.cards.listing import Card as Card
 from fedfm.cards.listing import card_of, clashes, faults_of, packaged, published
-from fedfm.core.errors import ConfigError, FedfmError, Problem, nearest, words_of
+from fedfm.core.errors import ConfigError, FedfmError, Problem, words_of
+from fedfm.text import nearest
 
 T = TypeVar("T")
 

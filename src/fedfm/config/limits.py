@@ -9,7 +9,8 @@ from typing import Any
 
 from fedfm.cards.knobs import alternatives
 from fedfm.config.marker import plain_scalar
-from fedfm.core.errors import Problem, nearest
+from fedfm.core.errors import Problem
+from fedfm.text import nearest
 
 BITS = 63  # of the largest integer
 

@@ -7,9 +7,10 @@ import fnmatch
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from fedfm.core.errors import Problem, nearest
+from fedfm.core.errors import Problem
 from fedfm.core.federation import Federation
 from fedfm.core.job import UPLOAD
+from fedfm.text import nearest
 from fedfm.vectors.layout import Layout
 
 

@@ -25,9 +25,10 @@ from fedfm.config.marker import live, plain_scalar, refusal
 from fedfm.config.record import digest, to_config
 from fedfm.config.stages import completed
 from fedfm.core.combine import Pipe
-from fedfm.core.errors import ConfigError, Problem, nearest
+from fedfm.core.errors import ConfigError, Problem
 from fedfm.core.federation import Federation
 from fedfm.core.protocols import Aggregator, Client, Task, Wire
+from fedfm.text import nearest
 
 __all__ = ["Config", "build", "digest", "from_config", "resolve", "to_config"]
 _SCALARS: dict[Any, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}

@@ -26,6 +26,7 @@ from fedfm.core.errors import (
     words_of,
 )
 from fedfm.core.job import Fault
+from fedfm.core.state import leaves
 
 T = TypeVar("T")
 _HERE, _PYTHON = Path(__file__).parents[1], sysconfig.get_path("stdlib")
@@ -80,10 +81,10 @@ def shown(frame: traceback.FrameSummary) -> str:
 @contextmanager
 def untouched(slot: str, method: Any, *given: Any) -> Iterator[None]:
     """What a method is given belongs to others too: one that writes into it changes their run, each engine's another way."""
-    tensors = [t for t in given if isinstance(t, torch.Tensor)]
-    before = [t._version for t in tensors]
+    theirs = [t for t in leaves(given) if isinstance(t, torch.Tensor)]
+    before = [t._version for t in theirs]
     yield
-    if before != [t._version for t in tensors]:
+    if before != [t._version for t in theirs]:
         raise MethodFault(
             slot, f"{name_of(method)} writes into what it was given; let it work on a copy: x.clone()"
         )

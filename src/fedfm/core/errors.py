@@ -17,7 +17,6 @@ FedfmError
 
 from __future__ import annotations
 
-import difflib
 import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -115,10 +114,3 @@ def words_of(e: BaseException) -> str:
         return said if isinstance(e, FedfmError) else f"{type(e).__name__}: {said}"
     owner = frames[-1].f_locals.get("self")
     return f"{type(e).__name__}: {type(owner).__name__} does not define {frames[-1].f_code.co_name}()"
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """` (did you mean 'x'?)`, or the sorted list of what exists when nothing is near."""
-    known = sorted(known)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"did you mean '{close[0]}'?" if close else "known here: " + ", ".join(known)

@@ -21,6 +21,7 @@ from fedfm.core.errors import MessageRefused, RoundFailed
 from fedfm.core.message import Message, finite
 from fedfm.core.protocols import Aggregate, Lift, State, Wire
 from fedfm.core.spending import always
+from fedfm.core.state import lent
 from fedfm.ledger import events
 from fedfm.vectors.layout import Layout
 
@@ -170,8 +171,8 @@ def settle(
     if not isinstance(kept, Fold) and fed.aggregate.form == "all":
         if len(kept) < fed.aggregate.least:
             raise RoundFailed(f"{len(kept)} messages, this aggregator needs {fed.aggregate.least}")
-        with of_slot("aggregate", fed.aggregate):
-            x, state = fed.aggregate.combine(kept, state, ctx)
+        with of_slot("aggregate", fed.aggregate, state, [m.x for m in kept]):
+            x, state = fed.aggregate.combine(kept, lent(state), ctx)
         ids, versions = zip(*((m.sender, m.version) for m in kept), strict=True) if kept else ((), ())
         return _finite(Aggregate(x, len(kept), ids, population, versions)), state
     if not isinstance(kept, Fold):
@@ -193,8 +194,8 @@ def settle(
         if i == hidden:
             tail = x[x.numel() - kept.masses :]
             x, mass = x[: x.numel() - kept.masses], (float(tail) if kept.masses == 1 else tail)
-    with of_slot("aggregate", fed.aggregate):
-        x, state = fed.aggregate.finish(x, mass, len(kept.ids), state, ctx)
+    with of_slot("aggregate", fed.aggregate, state):
+        x, state = fed.aggregate.finish(x, mass, len(kept.ids), lent(state), ctx)
     whole = Aggregate(x, len(kept.ids), tuple(kept.ids), population, tuple(kept.versions))
     return _finite(whole), state
 

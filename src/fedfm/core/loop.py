@@ -28,7 +28,7 @@ from fedfm.core.memory import Replaced, Round, RunState
 from fedfm.core.message import Message, nothing
 from fedfm.core.protocols import Aggregate, Bound, Load, Outcome, Plan, State
 from fedfm.core.spending import always, overspends, unseen
-from fedfm.core.state import whole
+from fedfm.core.state import lent, whole
 from fedfm.ledger import events
 from fedfm.ledger.events import Line
 from fedfm.ledger.file import read
@@ -59,7 +59,9 @@ class Run:
         self.layout = fed.client.gives(self.bound.layout)
         state = latest(folder) if resume else None
         if state is None:
-            state = RunState(server=fed.serving.init(self.bound, self.ctx0), slots=self._slots())
+            with blame.of_slot("server", fed.serving):
+                server = fed.serving.init(self.bound, self.ctx0)
+            state = RunState(server=server, slots=self._slots())
             state = state if before is None else before.succeeded(state)
         self.state, self.books = state, Books(folder, state)
         self.best = Best(fed.evaluate, self.bound.objective, folder)
@@ -116,14 +118,17 @@ class Run:
     # ---- the start of a round ---------------------------------------------------------------------------------
     def _slots(self) -> dict[str, State]:
         fed, ids = self.fed, tuple(self.parties)
-        first = {slot: getattr(fed, slot).init(ids, self.ctx0) for slot in STATEFUL}
-        return first | {"select": fed.select.init(self.parties, self.ctx0)}
+        first = dict[str, State]()
+        for slot in (*STATEFUL, "select"):
+            with blame.of_slot(slot, method := getattr(fed, slot)):
+                first[slot] = method.init(self.parties if slot == "select" else ids, self.ctx0)
+        return first
 
     def _round(self) -> Round:
         st = self.state
         ctx = self.ctx0.at(round=st.round, attempt=st.attempt, layout=self.layout, events=[])
         ctx = ctx.at(house=scoring.View(self, ctx))
-        return Round(ctx, dict(st.slots), st.clock)
+        return Round(ctx, lent(st.slots), st.clock)
 
     def _begin(self, r: Round) -> None:
         """Plan, and make a job of each planned party; the hub starts it when its turn comes."""
@@ -145,7 +150,7 @@ class Run:
         fed, st, ctx, select = self.fed, self.state, r.ctx, r.slots["select"]
         pool = {i: n for i, n in self.parties.items() if i not in st.busy}
         answers: dict[str, Message] = {}
-        with blame.of_slot("select", fed.select):
+        with blame.of_slot("select", fed.select, select):
             if fed.select.asks:
                 asked = fed.select.candidates(pool, select, ctx)
                 brief = Message(fed.serving.model(st.server), "weights", version=st.round, sender="server")
@@ -272,7 +277,7 @@ class Run:
             raise RoundFailed(f"{len(r.kept)} of {len(r.plan.jobs)} parties contributed, {needed} are needed")
 
     def _flag(self, messages: Mapping[str, Message], r: Round, ctx: Ctx) -> tuple[dict[str, str], State]:
-        with blame.of_slot("detect", self.fed.detect):
+        with blame.of_slot("detect", self.fed.detect, r.slots["detect"]):
             return self.fed.detect.flag(messages, r.slots["detect"], ctx)
 
     def _same_line(self, r: Round) -> None:
@@ -295,8 +300,8 @@ class Run:
         agg, r.slots["aggregate"] = self.settle(
             list(messages.values()) if self.reads_each else folding.rooted(r.folds, ctx), ctx
         )
-        with blame.of_slot("server", self.fed.serving, agg.x, *self.hub.server.values()):
-            server = self.fed.serving.step(self.hub.server, agg, ctx)
+        with blame.of_slot("server", self.fed.serving, agg.x, self.hub.server):
+            server = self.fed.serving.step(lent(self.hub.server), agg, ctx)
         if not whole(server):
             raise RoundFailed(
                 f"the step of {name_of(self.fed.serving)} gives values that are not finite: lower its rate"
@@ -306,9 +311,9 @@ class Run:
     def _worth(self, r: Round, agg: Aggregate) -> tuple[Mapping[str, float], Mapping[str, float]]:
         """Contributions and payments of a round; a payment must be one."""
         fed = self.fed
-        with blame.of_slot("value", fed.value):
+        with blame.of_slot("value", fed.value, r.slots["value"]):
             values, r.slots["value"] = fed.value.value(agg.ids, r.slots["value"], r.ctx)
-        with blame.of_slot("reward", fed.reward):
+        with blame.of_slot("reward", fed.reward, r.slots["reward"]):
             paid, r.slots["reward"] = fed.reward.pay(r.plan, agg.ids, values, r.slots["reward"], r.ctx)
         if bad := [i for i, v in values.items() if not math.isfinite(v)]:
             raise MethodFault("value", f"{name_of(fed.value)} gives {bad[0]} the value {values[bad[0]]}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Set
+from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -92,15 +92,26 @@ def _fill(node: Any, file: Any) -> Any:
     return {k: _fill(v, file) for k, v in node["$dict"]}
 
 
+def leaves(state: Any) -> Iterator[Any]:
+    """Every value of a state that is neither a dict nor a list."""
+    if isinstance(state, dict | list | tuple):
+        for v in state.values() if isinstance(state, dict) else state:
+            yield from leaves(v)
+    else:
+        yield state
+
+
 def whole(state: Any) -> bool:
     """Is every number in a state finite?"""
-    if isinstance(state, Tensor):
-        return finite(state)
+    numbers = (v for v in leaves(state) if isinstance(v, Tensor | float))
+    return all(finite(v) if isinstance(v, Tensor) else math.isfinite(v) for v in numbers)
+
+
+def lent(state: Any) -> Any:
+    """A state as a method gets it, with dicts and lists of its own: what it writes there counts if the round succeeds."""
     if isinstance(state, dict):
-        return all(map(whole, state.values()))
-    if isinstance(state, list | tuple):
-        return all(map(whole, state))
-    return not isinstance(state, float) or math.isfinite(state)
+        return {k: lent(v) for k, v in state.items()}
+    return type(state)(map(lent, state)) if isinstance(state, list | tuple) else state
 
 
 def lasting(state: State) -> State:

@@ -9,10 +9,11 @@ from importlib import resources
 from typing import Any
 
 from fedfm.cards.registry import knob, method
-from fedfm.core.errors import DataError, MissingExtra, nearest
+from fedfm.core.errors import DataError, MissingExtra
 from fedfm.core.schema import Column
 from fedfm.data.source import Parties, Row, Shard, lost, stream
 from fedfm.data.splits import Source
+from fedfm.text import nearest
 
 
 @method(

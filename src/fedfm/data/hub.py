@@ -8,13 +8,14 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from fedfm.cards.registry import knob, method
-from fedfm.core.errors import DataError, MissingExtra, nearest
+from fedfm.core.errors import DataError, MissingExtra
 from fedfm.data.cleaning.columns import Piece
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.own import Own
 from fedfm.data.partition.dirichlet import Dirichlet
 from fedfm.data.reading.memory import lines
 from fedfm.data.source import Partition, stream
+from fedfm.text import nearest
 
 
 @method(

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedfm.cards.registry import knob, method
-from fedfm.core.errors import DataError, MissingExtra, nearest
+from fedfm.core.errors import DataError, MissingExtra
 from fedfm.core.schema import Column
 from fedfm.data.source import Parties, Row, Shard, lost
 from fedfm.data.splits import Source
+from fedfm.text import nearest
 
 # Item i of a generator depends on (generator seed + i) alone: test items come from [0, _TEST) and training
 # items from above, so the two never share a seed.

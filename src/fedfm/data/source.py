@@ -19,9 +19,10 @@ from urllib.parse import quote
 
 import numpy as np
 
-from fedfm.core.errors import DataError, nearest
+from fedfm.core.errors import DataError
 from fedfm.core.job import POOLED
 from fedfm.core.schema import Account, Lost, Schema
+from fedfm.text import nearest
 
 Row = dict[str, Any]
 _LONGEST = 200  # of a party's name as the name of its folder, where a character may take twelve

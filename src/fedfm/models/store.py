@@ -15,13 +15,14 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedfm.core.errors import ModelError, nearest
+from fedfm.core.errors import ModelError
 from fedfm.models.announce import Say, announcing
 from fedfm.models.convert import convert, require
 from fedfm.models.folder import check
 from fedfm.models.hub import cached, is_id, snapshot
 from fedfm.models.lock import locked
 from fedfm.models.packaged import Packaged, catalog
+from fedfm.text import nearest
 
 RECORD = "fedfm-model.json"
 _only_here: ContextVar[bool] = ContextVar("only_here", default=False)

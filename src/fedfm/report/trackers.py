@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from fedfm.core.errors import ConfigError, MissingExtra, Problem, ResumeError, nearest
+from fedfm.core.errors import ConfigError, MissingExtra, Problem, ResumeError
 from fedfm.report.ledgers import read_lines
 from fedfm.report.numbers import finite
+from fedfm.text import nearest
 
 TRACKERS = ("tensorboard", "mlflow", "wandb")
 

@@ -18,13 +18,14 @@ from torch import Tensor
 
 from fedfm.core import scoring
 from fedfm.core.context import Terms
-from fedfm.core.errors import ConfigError, Problem, nearest
+from fedfm.core.errors import ConfigError, Problem
 from fedfm.core.job import POOLED, Job
 from fedfm.core.loop import Run
 from fedfm.core.message import Message
 from fedfm.core.protocols.scoring import means
 from fedfm.files import write
 from fedfm.running.record.folder import FORMAT, versioned, writing
+from fedfm.text import nearest
 
 KINDS = ("local", "pooled")
 AT_ONCE = 1 << 28  # bytes of models that wait for their score, so that no core waits for the longest

@@ -11,12 +11,13 @@ from typing import Any
 from fedfm.cards.registry import load
 from fedfm.config.configure import given
 from fedfm.config.stages import joined
-from fedfm.core.errors import ConfigError, Problem, nearest
+from fedfm.core.errors import ConfigError, Problem
 from fedfm.core.federation import Federation
 from fedfm.running import execute
 from fedfm.running.drive import Callback
 from fedfm.running.progress import Lines
 from fedfm.running.verdict import Result
+from fedfm.text import nearest
 
 
 def run(

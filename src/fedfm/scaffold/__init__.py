@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from fedfm.cards.registry import SLOT_OF, methods
-from fedfm.core.errors import ConfigError, Problem, nearest
+from fedfm.core.errors import ConfigError, Problem
 from fedfm.core.federation import Federation
 from fedfm.scaffold.bodies import METHODS, Body
 from fedfm.scaffold.facts import declared
 from fedfm.scaffold.rooms import ROOMS
+from fedfm.text import nearest
 
 BODIES = {**METHODS, **ROOMS}
 PACKAGE = Path(__file__).resolve().parents[1]

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from fedfm.core.context import Terms
-from fedfm.core.errors import FedfmError, Problem, nearest
+from fedfm.core.errors import FedfmError, Problem
 from fedfm.core.protocols import Bound, Loss, Scores
+from fedfm.text import nearest
 from fedfm.vectors.cut import Cut, cut
 from fedfm.vectors.layout import Layout
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedfm.cards.registry import knob, method
-from fedfm.core.errors import DataError, nearest
+from fedfm.core.errors import DataError
 from fedfm.data.source import Partition, natural
+from fedfm.text import nearest
 
 
 @method("by-field", slot="partition", section="II.B", survey=(13,))

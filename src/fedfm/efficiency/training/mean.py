@@ -10,9 +10,10 @@ from torch import Tensor
 
 from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
-from fedfm.core.errors import ConfigError, Problem, RoundFailed, nearest
+from fedfm.core.errors import ConfigError, Problem, RoundFailed
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregator, Lift, State
+from fedfm.text import nearest
 from fedfm.vectors.cut import cut
 
 MOST_FACTOR = 1e6  # beyond that nobody else counts, and a float32 sum overflows

@@ -10,8 +10,9 @@ from rich.text import Text
 
 from fedfm.config.setup import Setup
 from fedfm.core.context import Terms
-from fedfm.core.errors import DataError, nearest
+from fedfm.core.errors import DataError
 from fedfm.data.splits import opened
+from fedfm.text import nearest
 
 
 def lines(found: dict[str, Any], row: int) -> Iterator[Text]:

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
-from fedfm.core.errors import ModelError, nearest
+from fedfm.core.errors import ModelError
 from fedfm.core.loop import Run
 from fedfm.core.protocols import Bound
 from fedfm.core.session import Site
 from fedfm.files import write
+from fedfm.text import nearest
 
 MODEL, MODELS, NAMES = "model", "models", "parties.json"
 

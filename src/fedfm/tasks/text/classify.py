@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedfm.cards.registry import method
-from fedfm.core.errors import DataError, nearest
+from fedfm.core.errors import DataError
 from fedfm.core.protocols import Scores
 from fedfm.core.schema import Column
 from fedfm.data.kinds import Group, Label, Text
 from fedfm.tasks.bound import BoundModule
 from fedfm.tasks.network import load_tokenizer
 from fedfm.tasks.text.encoder import Batch, EncoderTask, Pooled, Texts
-from fedfm.text import markdown
+from fedfm.text import markdown, nearest
 
 
 @method("sequence-classification", slot="task", section="II.A")

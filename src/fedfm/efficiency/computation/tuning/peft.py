@@ -12,12 +12,13 @@ from typing import Any, ClassVar, Self
 import torch
 
 from fedfm.cards.registry import knob, method
-from fedfm.core.errors import ModelError, nearest
+from fedfm.core.errors import ModelError
 from fedfm.models.folder import read
 from fedfm.models.identity import Base
 from fedfm.tasks.export import write_weights
 from fedfm.tasks.network import fresh, guarded, quiet
 from fedfm.tasks.tuning import Tuning
+from fedfm.text import nearest
 
 ADAPTER = "default"
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"

@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import nn
 
-from fedfm.core.errors import ModelError, nearest
+from fedfm.core.errors import ModelError
+from fedfm.text import nearest
 
 ALL = "all-linear"
 # What the attention's query and value projections are called; the first set that a network has is adapted.

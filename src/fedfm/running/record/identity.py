@@ -123,6 +123,8 @@ def refuse(differences: Iterable[Difference], folder: Path) -> None:
         fixes.append(f"`fedfm resume {folder} --accept imports` goes on with the changed code and records it")
     if any(d.what == "rounds" for d in bad):
         fixes.append("a run may get more rounds than it has done, not fewer")
+    if any(d.what == "evaluate.every" for d in bad):
+        fixes.append("evaluate.every stays as it is where the best round is looked for")
     raise ResumeError(
         f"{folder} cannot go on: it is a run of something else\n    "
         + "\n    ".join(map(str, bad))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn")  # controls, invisible and bidi marks, half pairs, private, unassigned
@@ -25,6 +25,11 @@ def clean(value: Any) -> str:
 def line(value: Any) -> str:
     """The same on one line: nobody's name writes a line of its own into a log or a table."""
     return re.sub(r"\s+", " ", clean(value)).strip()
+
+
+def counted(reasons: Mapping[str, int]) -> str:
+    """`12 (empty), 3 (too long)`: how many for which reason, the reasons on one line."""
+    return ", ".join(f"{n} ({line(why)})" for why, n in reasons.items())
 
 
 def markdown(value: Any) -> str:

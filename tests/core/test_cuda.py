@@ -30,12 +30,17 @@ cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"
 ALL = {**FEDERATIONS, **SECURE}
 
 
+class Other(Processes):
+    """An engine of one's own, which forks as the one that it is made of."""
+
+
 def test_auto_takes_a_gpu_only_where_the_engine_can_use_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert places.place(digits()) == "cuda"
     assert places.place(digits(engine=Processes(2))) == "cpu"
     assert places.place(digits(device="cpu")) == "cpu"
-    assert [p.where for p in check(digits(device="cuda", engine=Processes(2)))] == ["engine"]
+    for engine in (Processes(2), Other(2)):
+        assert [p.where for p in check(digits(device="cuda", engine=engine))] == ["engine"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert places.place(digits()) == "cpu"
 

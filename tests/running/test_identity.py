@@ -25,7 +25,7 @@ from fedfm.engines.inprocess import InProcess
 from fedfm.incentives.selection.uniform import Uniform
 from fedfm.models import tiny
 from fedfm.running.record import identity
-from fedfm.running.record.identity import Identity
+from fedfm.running.record.identity import Identity, refuse
 from fedfm.tasks.quadratic import Quadratic, Quadratics
 from fedfm.tasks.text.classify import SequenceClassification
 from stopping import interrupted, killed
@@ -367,4 +367,8 @@ def test_differences_name_leaves_and_say_what_is_allowed() -> None:
         "rounds": ("5", "9", True),
         "base model.weights": ("a" * 12, "b" * 12, False),
     }
+    best = Identity({"evaluate": {"every": 1, "stop_after": 3}})
+    with pytest.raises(ResumeError, match="may change: rounds, engine;") as e:
+        refuse(best.differs(Identity({"evaluate": {"every": 2, "stop_after": 3}})), Path("run"))
+    assert "evaluate.every stays as it is" in str(e.value)
     assert was.differs(was) == [] and Identity.of(json.loads(json.dumps(was.plain()))).differs(was) == []

@@ -189,7 +189,9 @@ def test_what_has_no_way_to_the_next_is_refused_before_work(tmp_path: Path) -> N
         fedfm.run([quadratics(), quadratics(task=Quadratic(dim=2))], out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
     early = replace(quadratics(), evaluate=HeldOut(stop_after=1))
-    assert any("stop early" in p.what for p in check(quadratics(stages=(early,))))
+    assert [p.where for p in check(quadratics(stages=(early,)))] == ["stages.0.evaluate.stop_after"]
+    best = replace(quadratics(), evaluate=HeldOut(keep_best=True))
+    assert [p.where for p in check(quadratics(stages=(best,)))] == ["stages.0.evaluate.keep_best"]
     personal = pictures(client=FedRep(), stages=())
     assert any(p.where == "stages.0.server" for p in check(replace(pictures(), stages=(personal,))))
 

@@ -378,6 +378,7 @@ def test_check_tells_the_epsilon_of_the_plan_and_whom_it_protects() -> None:
     }
     assert "server is trusted" in whom["zero-out"] and "against the server" in whom["replace-one"]
     assert promise(quadratics(), 5) == promise(quadratics(uplink=SecAgg()), 5) == ""
+    assert promise(quadratics(uplink=ClipNoise(budget=3.0), aggregate=PUBLIC, rounds=0), 5) == ""
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 `exposure(fed)` gives every channel its sort: public (agreed before the run), covered by a stage, or private. A
 protection names its observer: noise on the sum protects from `recipients` (whoever gets models and files; the server is
 trusted), noise at the party and masks from the `server`, and so from everybody. What that observer would get and no
-stage covers is a `Problem`. `kept` channels stay in the house, in the private part of the run folder.
+stage covers is a `Problem`. What is KEPT stays in the house, in the private part of the run folder.
 """
 
 from __future__ import annotations

@@ -256,7 +256,7 @@ def _place(fed: Federation) -> Iterator[Problem]:
     elif fed.device == "cuda" and forks(fed):
         yield Problem(
             "engine",
-            "processes cannot share a GPU",
+            f"the workers of {name_of(fed.engine)} cannot share a GPU",
             "a process that uses CUDA cannot be forked",
             "engine=inprocess",
         )

@@ -23,12 +23,12 @@ def staged(fed: Federation, check: Callable[[Federation], list[Problem]]) -> Ite
                 "rounds are numbered through, so the next stage would take the rounds that are left over",
                 "stop_after in the last stage alone",
             )
-        if stage.evaluate.validates:
+        if stage.evaluate.keep_best:
             yield Problem(
-                f"stages.{k}.evaluate",
-                "it looks for its best round",
+                f"stages.{k}.evaluate.keep_best",
+                "a stage before the last would keep its best round",
                 "rounds are numbered through, and the next stage begins from the last one",
-                "stop_after=0 and keep_best=false in every stage but the last",
+                "keep_best in the last stage alone",
             )
         if not stage.serving.whole:
             yield Problem(

@@ -1,4 +1,4 @@
-"""From messages to one vector: decode, lift, fold in place, undo the after-sum stages, finish.
+"""From decoded messages to one vector: lift, fold in place, undo the stages that act on the sum, finish.
 
 `Fold` holds one sum whatever the number of clients. fp32 sums depend on the order of their terms, so the default
 fold adds in release order; `fixed` adds 64-bit integers and is exact in any order.

@@ -76,7 +76,7 @@ class Hub:
 
     def __init__(self, fed: Any, engine: Engine, bound: Bound):
         self.fed, self.engine, self.bound = fed, engine, bound
-        self.live: dict[str, Session] = {}  # at work, by party
+        self.live: dict[str, Session] = {}  # at work for a round ("train"), by party
         self.aside: dict[int, Session] = {}  # by epoch: a busy party can be asked and scored
         self.epoch: Callable[[], int] = lambda: 0  # a new one
         self.accept: Callable[[Message], None] = lambda m: None
@@ -175,7 +175,7 @@ class Hub:
     def _close_barrier(self) -> None:
         if not self._barriers:
             return  # nobody can be waiting
-        cohort = [s for s in self.live.values() if s.job.kind == "train" and not s.ended]
+        cohort = [s for s in self.live.values() if not s.ended]
         if any(s.status == "running" for s in cohort):
             return
         waiting = {s.phase for s in cohort}
@@ -293,12 +293,13 @@ class Hub:
         tick: Callable[[int], None] = lambda done: None,
     ) -> list[Session]:
         """Run independent jobs (questions, scores, baselines) side by side; in the order of `jobs`."""
-        started = {job.epoch: job for job in jobs}
+        started = [job.epoch for job in jobs]
         for job in jobs:
             self.start(job, brief(job))
         while (ended := sum(self.aside[e].ended for e in started)) < len(jobs):
             tick(ended)
             self.pump()
-        found = [self.aside[e] for e in started]
-        self.aside = {e: s for e, s in self.aside.items() if s not in found}
-        return found
+        # by the session's own epoch: one that had to begin anew stands under two
+        found = {s.job.epoch: s for s in (self.aside[e] for e in started)}
+        self.aside = {e: s for e, s in self.aside.items() if s.job.epoch not in found}
+        return list(found.values())

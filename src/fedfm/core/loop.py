@@ -1,4 +1,4 @@
-"""The one loop: Algorithm 1 over the slots of a federation, with its checkpoints and its ledger."""
+"""The one loop: Algorithm 1 of McMahan et al. (2017) over the slots of a federation, with its checkpoints and its ledger."""
 
 from __future__ import annotations
 

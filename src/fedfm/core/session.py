@@ -1,4 +1,4 @@
-"""One client-side session, the same for every method: join, work, share, encode, upload, leave.
+"""One client-side session, the same for every method: join, work, encode, upload, leave.
 
 A session is a generator that yields what the client says and is sent the answers, so the same code runs in one
 process, in worker processes and in a party's own process. It does no input or output but the client's state files.
@@ -152,9 +152,9 @@ class Guard:
             )
         facts = m.info.get("facts", {})
         m = replace(
-            m, sender=job.id, version=job.round, info={k: v for k, v in m.info.items() if k != "facts"}
+            m, sender=job.id, version=job.round, info={k: v for k, v in m.info.items() if k not in OURS}
         )
-        if not all(finite(t) for t in (m.x, *m.side.values())):
+        if not finite(m.x):
             raise ClientFailed(
                 f"the update of {job.id} is not finite (NaN or Inf); lower the learning rate or look at its data"
             )
@@ -163,7 +163,7 @@ class Guard:
 
         sizes, side = {"raw": m.x.nbytes}, dict[str, torch.Tensor]()
         layout = client.gives((self.bound if client.mixed else bound).layout)  # unlike models: what all share
-        if apart := stack.stages and layout.mixed and stack.hidden is None:  # stages see weights only
+        if stack.stages and layout.mixed and stack.hidden is None:  # stages see weights only
             side["buffers"] = layout.buffers(m.x)
             m, layout = replace(m, x=layout.weights(m.x)), layout.trained
         layouts = stack.layouts(layout)
@@ -176,8 +176,6 @@ class Guard:
             side |= {f"{i}/{k}": v for k, v in extra.items()}
             m = replace(m, x=x, side=dict(side))
             sizes[name_of(stage)] = sum(t.nbytes for t in (x, *side.values()))
-        if apart:
-            m = replace(m, side=dict(side))
         ctx.note(events.Seconds(worked - start, time.perf_counter() - worked))
         self._lost(UPLOAD, ctx)
         version = self.store.save(job.id, job.epoch, {"client": mine, "wire": wire, "down": down})

@@ -45,9 +45,6 @@ class Accountant(Protocol):
     def overspends(self, stages: Sequence[Any], events: Iterable[Line], sampling: Sampling) -> str:
         """Why one more round would exceed the budget; empty: it would not."""
 
-    def planned_cost(self, stages: Sequence[Any], samplings: Sequence[Sampling], parties: int) -> Any:
-        """What a plan would spend, as a sentence with its definition (`str`) and as `epsilon`."""
-
     def cost(self, stages: Sequence[Any], samplings: Sequence[Sampling]) -> float:
         """Epsilon of a plan."""
 

@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Generator
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection, wait
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -41,6 +41,8 @@ class Processes:
     """Worker processes on one machine; the same bits as `inprocess`."""
 
     workers: int = knob(0, "worker processes; 0: one a core", low=0)
+
+    forks: ClassVar[bool] = True  # this process: CUDA must not have been started in it
 
     def make(self) -> ProcessEngine:
         return ProcessEngine(self.workers or max(1, len(os.sched_getaffinity(0))))

@@ -38,6 +38,7 @@ from fedfm.running.record.public import publish
 from fedfm.running.summary import best_round, dumps, of_best, summarise, versions
 from fedfm.running.verdict import FAILED, INTERRUPTED, Result, Verdict, judge
 from fedfm.tasks.probing import lean, open_task, probe, probe_apart
+from fedfm.text import counted
 
 Callback = Callable[[dict[str, Any]], None]  # called with a copy of each round's record
 
@@ -77,7 +78,7 @@ def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
     with progress.step("data"):
         parties = opened(fed.data, fed.seed, fed.task)
     if lost := parties.account.reasons():
-        progress.tell("rows left out: " + ", ".join(f"{n} ({why})" for why, n in lost.items()))
+        progress.tell(f"rows left out: {counted(lost)}")
     device = settled(fed)
     sizes = {i: len(parties.train(i)) for i in parties.ids}
     if problems := feasible(fed, sizes):

@@ -154,10 +154,10 @@ def _locals(spec: Any) -> Iterator[Local]:
 
 
 def promise(fed: Federation, parties: int) -> str:
-    """What the plan's epsilon is, and whom it protects, before anything runs; empty without a guarantee."""
-    if not (stages := noises(planned(fed, parties))):
+    """What the plan's epsilon is, and whom it protects, before anything runs; empty without a guarantee or a round."""
+    ready = planned(fed, parties)
+    if not (stages := noises(ready)) or (spent := _spent(ready, parties)) is None:
         return ""
-    spent = _spent(planned(fed, parties), parties)
     budget = min((s.budget for s in stages if s.budget is not None), default=None)
     stop = (
         f"; the run stops before epsilon {budget:g}" if budget is not None and budget < spent.epsilon else ""
@@ -166,7 +166,7 @@ def promise(fed: Federation, parties: int) -> str:
 
 
 def _spent(ready: Federation, parties: int) -> Any:
-    """The cost of the plan of a federation whose noise is known: all of its stages are one ledger."""
+    """The cost of the plan of a federation whose noise is known: all of its stages are one ledger. None without a round."""
     from fedfm.trust.privacy import accountant
 
     events = [

@@ -21,7 +21,7 @@ from rich.text import Text
 from fedfm.core.blame import whose
 from fedfm.report.numbers import decimals, finite, fixed, score, short, size
 from fedfm.running.console import said
-from fedfm.text import line
+from fedfm.text import counted, line
 
 Shown = Callable[[dict[str, Any]], None]
 
@@ -224,7 +224,7 @@ def _account(summary: dict[str, Any]) -> list[Row]:
         ("trained parameters", f"{summary['trainable_parameters']:,} of {summary['total_parameters']:,}", "")
     ]
     if summary["dropped"]:
-        rows.append(("rows left out", ", ".join(f"{n} ({why})" for why, n in summary["dropped"].items()), ""))
+        rows.append(("rows left out", counted(summary["dropped"]), ""))
     if summary["failures"]:
         rows.append(("events", ", ".join(f"{n} {k}" for k, n in summary["failures"].items()), ""))
     return [*rows, ("seconds", fixed(summary["seconds"], 1), "")]

@@ -18,7 +18,7 @@ from fedfm.ledger import file as ledger
 from fedfm.ledger.events import Dropout, Failed, Late, Line, Planned, Refused, Upload
 from fedfm.report.drawing.markup import esc
 from fedfm.report.numbers import score
-from fedfm.text import line
+from fedfm.text import counted, line
 
 FINISHED, FINDINGS, FAILED, INTERRUPTED = "finished", "finished with findings", "failed", "interrupted"
 MOST = 0.5  # a party that fails in more than this share of the rounds that asked it is a finding
@@ -202,7 +202,7 @@ class Result:
     @property
     def lost(self) -> str:
         """How many rows were left out, and why; empty when none was."""
-        return ", ".join(f"{n} ({line(why)})" for why, n in (self.summary.get("dropped") or {}).items())
+        return counted(self.summary.get("dropped") or {})
 
     @property
     def metric(self) -> dict[str, Any]:

@@ -208,7 +208,7 @@ from fedfm.engines.inprocess import InProcess, InProcessEngine
         "The very bits of `inprocess`: an engine says where sessions run, and never changes a result.",
         """\
     def make(self) -> InProcessEngine:
-        # any object with the calls of fedfm.core.hub.Engine
+        # any object with the calls of fedfm.core.hub.Engine; one that forks this process declares forks = True
         return InProcessEngine()
 """,
     ),

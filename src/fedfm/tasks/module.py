@@ -29,7 +29,7 @@ class Torch(Task):
     A batch is a pair (x, y), or a mapping of tensors where the rows have other columns. `loss(module, batch)` gives the
     losses of the examples (n,) or their mean; a loss of torch (`F.mse_loss`, `nn.MSELoss()`) is taken of module(x) and
     y; null is the cross-entropy. `scores` maps names to functions of (module, batch) with values (n,) or their mean;
-    the first is the primary score. Without, it is the loss, and accuracy under the cross-entropy. Classes are numbered
+    the first is the primary score. Without, it is the loss, or accuracy where `loss` is null too. Classes are numbered
     in the order of their names.
     """
 
@@ -99,7 +99,7 @@ class _Objective(Objective):
         """Columns as tensors. Raises DataError for rows whose values do not make one."""
         names = {"image": "x", "label": "y"}
         found: dict[str, Tensor] = {}
-        for column in (c for c in rows.columns if c not in ("group",)):
+        for column in (c for c in rows.columns if c != "group"):
             values = [r[column] for r in rows.rows if column in r]
             try:
                 if len(values) < len(rows):

@@ -119,14 +119,17 @@ def refuse(differences: Iterable[Difference], folder: Path) -> None:
     if not bad:
         return
     fixes = ["restore what changed, or start another run"]
+    free = [key for key in CHANGEABLE if all(d.what != key for d in bad)]
     if all(d.what.startswith("import ") for d in bad):
         fixes.append(f"`fedfm resume {folder} --accept imports` goes on with the changed code and records it")
     if any(d.what == "rounds" for d in bad):
         fixes.append("a run may get more rounds than it has done, not fewer")
+    if any(d.what == "evaluate.every" for d in bad):
+        fixes.append("evaluate.every stays as it is where the best round is looked for")
     raise ResumeError(
         f"{folder} cannot go on: it is a run of something else\n    "
         + "\n    ".join(map(str, bad))
-        + f"\n    may change: {', '.join(CHANGEABLE)}; library versions, device=auto's choice"
+        + f"\n    may change: {', '.join(free)}; library versions, device=auto's choice"
         + "".join(f"\n    fix: {fix}" for fix in fixes)
     )
 

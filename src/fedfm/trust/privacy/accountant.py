@@ -154,15 +154,8 @@ def _round(stages: Sequence[Any], t: int, sampling: Sampling) -> list[Line]:
 
 def cost(stages: Sequence[Any], samplings: Sequence[Sampling]) -> float:
     """Epsilon of a plan, with secret noise and a secret draw."""
-    found = planned_cost(stages, samplings)
+    found = spent(plan(stages, samplings))
     return 0.0 if found is None else found.epsilon
-
-
-def planned_cost(
-    stages: Sequence[Any], samplings: Sequence[Sampling], parties: int | None = None
-) -> Spent | None:
-    """What a plan would spend; None when it releases nothing."""
-    return spent(plan(stages, samplings), parties=parties)
 
 
 def planned(stage: Any, samplings: Sequence[Sampling]) -> Any:

@@ -16,6 +16,7 @@ from fedfm.data.chatterbot import Chatterbot
 from fedfm.data.files import Files
 from fedfm.data.kinds import ASSISTANT, Number, Text
 from fedfm.data.wordnet_topics import WordnetTopics
+from fedfm.tasks.text.preference import Preference
 from said import said
 
 
@@ -40,15 +41,38 @@ def test_a_mapped_column_that_the_task_does_not_read_is_refused(name: str) -> No
     assert ("it reads text, text_pair, label, group" in message) or ("did you mean 'label'" in message)
 
 
-def test_history_and_system_of_a_question_are_refused() -> None:
-    jsonl(Path("a.jsonl"), [{**r, "system": "talk like a pirate", "history": []} for r in asked()])
-    columns = {"instruction": "instruction", "answer": "answer", "system": "system", "history": "history"}
-    message = said(lambda: Files("a.jsonl", columns=columns).open(0, LM))
-    assert "column 'system'" in message and "column 'history'" in message
-    assert Files("a.jsonl").open(0, LM).columns == (
-        "instruction",
-        "answer",
-    )  # unmapped, they are not asked for
+def test_a_system_prompt_beside_a_question_or_a_chat_is_read() -> None:
+    """It was dropped in silence beside ShareGPT's conversations, where other tools write it."""
+    told = {"system": "talk like a pirate"}
+    jsonl(Path("a.jsonl"), [{**r, **told} for r in asked()])
+    jsonl(Path("b.jsonl"), [{**chat(f"ahoy {i}", "arr"), "system_prompt": told["system"]} for i in range(4)])
+    jsonl(
+        Path("c.jsonl"), [{"instruction": f"q{i}", "chosen": "a", "rejected": "b", **told} for i in range(4)]
+    )
+    for file, task in (("a.jsonl", LM), ("b.jsonl", LM), ("c.jsonl", Preference.columns)):
+        parties = Files(file, test_fraction=0.0).open(0, task)
+        assert {r["system"] for r in parties.pooled().rows} == {told["system"]} and not parties.notes
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("tools", "[{}]"),
+        ("functions", "[{}]"),
+        ("history", "[[1, 2]]"),
+        ("context", "it rains"),
+        ("weight", 2),
+    ],
+)
+def test_a_column_that_says_something_and_is_not_read_is_told(name: str, value: Any) -> None:
+    jsonl(Path("a.jsonl"), [{**r, name: value, "id": i} for i, r in enumerate(asked())])
+    (note,) = Files("a.jsonl", test_fraction=0.0).open(0, LM).notes
+    assert note.startswith(f"the column '{name}' is not read: ")
+    message = said(lambda: Files("a.jsonl", columns={name: name}).open(0, LM))
+    assert f"the task does not read a column '{name}'" in message
+    if value != 2 and name != "history":  # mapped to a column that is read, it is
+        mapped = Files("a.jsonl", columns={"input": name}, test_fraction=0.0).open(0, LM)
+        assert not mapped.notes and {r["input"] for r in mapped.pooled().rows} == {value}
 
 
 def test_a_mapped_column_that_nobody_has_is_missed_even_if_it_is_optional() -> None:

@@ -277,6 +277,14 @@ def test_templates(language_model: str) -> None:
     odd = Dialogue(tokenizer, "chat")
     assert tokenizer_text(odd.encode([row])[0]) == "[user]2+3?[think]|5<|im_end|>"
     assert odd.prompts([row]) == [odd.encode([row])[0][0]]
+    told = row | {"system": "be brief"}
+    assert tokenizer_text(odd.encode([told])[0]) == "[system]be brief[user]2+3?[think]|5<|im_end|>"
+    assert (
+        tokenizer_text(plain.encode([told])[0]) == "be brief\n\nInstruction:\n2+3?\n\nAnswer:\n|5<|im_end|>"
+    )
+    twice = told | {"history": ({"role": "system", "content": "be brief"},)}
+    assert odd.encode([twice]) == odd.encode([told])
+    assert odd.encode([row | {"system": " "}]) == odd.encode([row])
     tokenizer.chat_template = None
     assert Dialogue(tokenizer, "chat").encode([row]) == plain.encode([row])
 

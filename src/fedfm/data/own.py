@@ -14,7 +14,7 @@ from fedfm.data import kinds
 from fedfm.data.cleaning.alike import alike
 from fedfm.data.cleaning.columns import Map, Pairs, Piece, clean, lacking
 from fedfm.data.cleaning.faults import Faults
-from fedfm.data.cleaning.layouts import Wanted, wanted
+from fedfm.data.cleaning.layouts import Wanted, unread, wanted
 from fedfm.data.cleaning.proposals import headless, proposal, turned
 from fedfm.data.source import Parties, Partition, Row, Shard, divide, group_rows, natural, stream
 from fedfm.data.splits import UNUSED, Source, compared, hold_out
@@ -97,7 +97,9 @@ class Own(Source):
         if (tests or self._fraction) and not len(parties.test()):
             where = "of those given" if tests else "after holding out"
             raise DataError(_no_test(parties, where, self.other_tests()))
-        return self._said(parties, rows)
+        used = {s for m in (mapping, *maps.values()) for names in m.values() for s in names}
+        notes = unread(columns_, {*used, self.party_column, self.test_group}, found)
+        return self._said(replace(parties, notes=(*parties.notes, *notes)), rows)
 
     def _said(self, parties: Parties, rows: list[tuple[Piece, Pairs]]) -> Parties:
         """With the labels that were agreed, the rows that are the server's, and what a person should know."""

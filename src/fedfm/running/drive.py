@@ -79,6 +79,8 @@ def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
         parties = opened(fed.data, fed.seed, fed.task)
     if lost := parties.account.reasons():
         progress.tell(f"rows left out: {counted(lost)}")
+    for note in parties.notes:
+        progress.tell(note)
     device = settled(fed)
     sizes = {i: len(parties.train(i)) for i in parties.ids}
     if problems := feasible(fed, sizes):

@@ -26,6 +26,7 @@ KNOWN = {
         Column("instruction", kinds.Text()),
         Column("input", kinds.Text(), required=False),
         Column("answer", kinds.Text(numbers=True)),
+        Column("system", kinds.Text(), required=False),
         Column("messages", kinds.Turns()),
         Column("chosen", kinds.Reply()),
         Column("rejected", kinds.Reply()),
@@ -55,12 +56,14 @@ LAYOUTS = {  # what rows of each kind of task are called; the first that fits is
 }
 EXTRA = {  # what a layout may have besides; a name of another layout's is not taken for it
     "labelled texts": ("text_pair",),
-    "instructions": ("input",),
-    "preference pairs": ("instruction",),
+    "instructions": ("input", "system"),
+    "chats": ("system",),
+    "preference pairs": ("instruction", "system"),
     "texts with numbers": ("text_pair",),
 }
 ALIASES = {  # the same thing under the name of another tool
     "messages": ("conversations", "conversation"),
+    "system": ("system_prompt",),
     "words": ("tokens",),
     "tags": ("ner_tags", "pos_tags"),
 }
@@ -85,6 +88,23 @@ USUAL = {  # what people call them, to propose a column
     "messages": ("dialog", "dialogue", "chat", "turns"),
     "image": ("img", "picture", "photo", "pixel_values"),
 }
+
+
+UNREAD = {  # what other tools give a meaning; where no column of the task reads it, a person is told first
+    **dict.fromkeys(("tools", "functions"), "no prompt tells of the tools that it lists"),
+    **dict.fromkeys(("documents", "context", "contexts"), "no prompt holds it; put it into `input`"),
+    "history": "earlier turns are read from `messages` alone",
+    **dict.fromkeys(("weight", "weights", "sample_weight", "class_weight"), "every row counts once"),
+    **dict.fromkeys(
+        ("fold", "is_train", "is_test"), "rows are split without it (data.test_path, test files)"
+    ),
+}
+
+
+def unread(wanted: Wanted, mapping: Collection[str], has: Collection[str]) -> list[str]:
+    """A sentence for each column that says something, and that nobody reads."""
+    used = {*mapping, *(c.name for c in wanted)}
+    return [f"the column '{h}' is not read: {UNREAD[h]}" for h in has if h in UNREAD and h not in used]
 
 
 def sources(column: str, mapping: Mapping[str, tuple[str, ...]], has: Collection[str]) -> list[str]:

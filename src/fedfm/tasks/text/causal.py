@@ -43,6 +43,7 @@ class CausalLM(LanguageTask):
         Column("messages", Chat(), required=False),
         Column("instruction", Text()),
         Column("input", Text(), required=False),
+        Column("system", Text(), required=False),
         Column("answer", Text(numbers=True)),
         *(Column(c, Group(), required=False) for c in ("group", "task")),
         Column("entry", Anything(), required=False),

@@ -214,14 +214,21 @@ class Dialogue:
 
 
 def _asked(row: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The turns before the answer: those of the chat, the user's last."""
-    return [*row.get("history", ()), _user(row)]
+    """The turns before the answer: the system's, those of the chat, the user's last."""
+    return [*_past(row), _user(row)]
+
+
+def _past(row: Mapping[str, Any]) -> list[dict[str, str]]:
+    """What stands before the question; a `system` column is the first turn, unless the chat begins with the very one."""
+    past, system = [*row.get("history", ())], str(row.get("system") or "")
+    told = {"role": "system", "content": system}
+    return past if not system.strip() or told in past[:1] else [told, *past]
 
 
 def _before(row: Mapping[str, Any]) -> str:
     """Earlier turns of a chat in the plain form."""
     titles = {"user": "Instruction:\n", "assistant": "Answer:\n"}
-    return "".join(f"{titles.get(t['role'], '')}{t['content']}\n\n" for t in row.get("history", ()))
+    return "".join(f"{titles.get(t['role'], '')}{t['content']}\n\n" for t in _past(row))
 
 
 def _said(row: Mapping[str, Any]) -> list[str]:

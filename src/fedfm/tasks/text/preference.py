@@ -50,6 +50,7 @@ class Preference(LanguageTask):
     columns = (
         Column("instruction", Text()),
         Column("input", Text(), required=False),
+        Column("system", Text(), required=False),
         Column("chosen", Reply()),
         Column("rejected", Reply()),
         Column("group", Group(), required=False),

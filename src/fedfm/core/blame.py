@@ -67,7 +67,7 @@ def of_slot(slot: str, method: Any) -> Iterator[None]:
         yield
     except FedfmError:
         raise
-    except Exception as e:  # noqa: BLE001 - any bug
+    except (Exception, SystemExit) as e:  # noqa: BLE001 - any bug
         if machine(e):
             raise MachineFault(words_of(e)) from e
         raise MethodFault(slot, f"{name_of(method)} raised {words_of(e)}", place(e)) from e

@@ -75,7 +75,7 @@ def probe(task: Task, bound: Bound, parties: Any) -> list[Problem]:
         ]
     except MemoryError:
         raise
-    except Exception as e:  # noqa: BLE001 - nobody can list what networks of strangers raise
+    except (Exception, SystemExit) as e:  # noqa: BLE001 - nobody can list what networks of strangers raise
         if INEXACT in str(e):
             raise  # no fault of the network's: `tried` goes on without
         problems = [_broken(e)]

@@ -181,11 +181,11 @@ def test_class_numbers_of_arrays_are_labels_too(partition: Partition, kind: str)
     assert partition.split(rows, None, 3) == partition.split(rows, names, 3)
 
 
-def test_numbers_that_are_no_classes_are_not_skewed_by() -> None:
-    for y in (0.5, np.zeros(2), None, "a"):
-        rows = [{"x": 1, "y": 1}] * 20 + [{"x": 1, "y": y}]
-        for partition in (Dirichlet(0.1, 2, 2), LabelShards(2, 2)):
-            assert "no labels or groups (nor class numbers" in said(lambda: partition.split(rows, None, 0))
+@pytest.mark.parametrize("y", [0.5, np.zeros(2), None, "a"])
+@pytest.mark.parametrize("partition", [Dirichlet(0.1, 2, 2), LabelShards(2, 2)])
+def test_numbers_that_are_no_classes_are_not_skewed_by(partition: Partition, y: Any) -> None:
+    rows = [{"x": 1, "y": 1}] * 20 + [{"x": 1, "y": y}]
+    assert "no labels or groups (nor class numbers" in said(lambda: partition.split(rows, None, 0))
 
 
 def test_arrays_of_everybody_are_dealt_by_label() -> None:

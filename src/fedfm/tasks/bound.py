@@ -110,10 +110,13 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def running_statistics(module: nn.Module) -> tuple[str, ...]:
-    """Names of the buffers that normalisation layers change in training (a batch norm's mean, variance, count)."""
+    """Names of the buffers that normalisation layers change in training (a batch norm's mean, variance, count).
+
+    Layers that a module in training keeps in evaluation mode (its own `train` does that) change none.
+    """
     found = []
     for name, layer in module.named_modules():
-        if isinstance(layer, nn.modules.batchnorm._NormBase) and layer.track_running_stats:
+        if isinstance(layer, nn.modules.batchnorm._NormBase) and layer.track_running_stats and layer.training:
             found += [f"{name}.{key}".lstrip(".") for key, b in layer.named_buffers(recurse=False)]
     return tuple(found)
 

@@ -59,7 +59,7 @@ class Torch(Task):
         if wrong := list(_unmeasured(self)):
             raise ConfigError(wrong)
         finite("task.module", made.named_parameters())
-        kept = running_statistics(made) if self.buffers is None else self.buffers
+        kept = running_statistics(made.train()) if self.buffers is None else self.buffers
         labels = getattr(data, "labels", None)
         return BoundModule(made.train(), _Objective(self, tuple(labels or ())), buffers=kept, device=device)
 

@@ -18,7 +18,7 @@ from torch.nn import functional
 from fedfm.cards.registry import knob, method
 from fedfm.core.errors import ConfigError, DataError, ModelError, Problem
 from fedfm.core.protocols import Scores, Task
-from fedfm.tasks.bound import BoundModule, Objective, evaluating, running_statistics
+from fedfm.tasks.bound import BoundModule, Objective, evaluating, rises, running_statistics
 from fedfm.tasks.network import finite
 
 CROSSED = (None, functional.cross_entropy)
@@ -42,7 +42,9 @@ class Torch(Task):
     )
     loss: Any = knob(None, "of (module, batch), or a loss of torch; null: cross-entropy")
     scores: Any = knob(None, "a mapping of names to functions of (module, batch)")
-    higher_is_better: bool = knob(True, "of the primary score")
+    higher_is_better: bool | None = knob(
+        None, "of the primary score; null: unless its name tells of a loss or an error"
+    )
     buffers: tuple[str, ...] | None = knob(None, "module state that travels; null: running statistics")
     init_seed: int = knob(0, "seed of the initial weights, the same at every party", low=0)
 
@@ -98,7 +100,8 @@ class _Objective(Objective):
         if not self.scores and task.loss is None:
             self.scores = {"accuracy": _right}
         self.primary = next(iter(self.scores), "loss")
-        self.higher_is_better = task.higher_is_better if self.scores else False
+        told = rises(self.primary) if task.higher_is_better is None else task.higher_is_better
+        self.higher_is_better = told if self.scores else False
 
     def encode(self, rows: Any) -> Columns:
         """Columns as tensors. Raises DataError for rows whose values do not make one."""

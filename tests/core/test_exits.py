@@ -64,3 +64,13 @@ def test_at_the_server(tmp_path: Path) -> None:
 def test_before_work(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="the model fails on a few real rows: SystemExit: 0"):
         trained(tmp_path / "run", lambda: Leaves(always=True))
+
+
+class Exhausts(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(next(iter([x] * (len(x) != 16 or not self.training))))
+
+
+def test_an_iterator_that_is_exhausted_is_named_by_the_line_that_asked_it(tmp_path: Path) -> None:
+    with pytest.raises(MethodFault, match=r"StopIteration\n.*test_exits\.py:\d+, in forward"):
+        trained(tmp_path / "run", lambda: Exhausts(4, 2))

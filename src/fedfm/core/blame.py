@@ -56,6 +56,8 @@ def machine(e: BaseException) -> bool:
 
 def place(e: BaseException) -> str:
     """The innermost line, of installed libraries only if there is no other: file, line and function."""
+    if isinstance(e.__cause__, StopIteration):  # of a generator it comes out as another
+        e = e.__cause__
     frames = sorted(traceback.extract_tb(e.__traceback__), key=lambda f: "site-packages" not in f.filename)
     return f"{Path(frames[-1].filename).name}:{frames[-1].lineno}, in {frames[-1].name}" if frames else ""
 

@@ -135,7 +135,7 @@ def _encoded(site: Any) -> Iterator[tuple[str, str, Any]]:
         yield "server", "server", site.home.rows()
 
 
-def _broken(e: Exception) -> Problem:
+def _broken(e: BaseException) -> Problem:
     """What a network raised on a few real rows, and where: of the user's own code, if there is any on the way."""
     frames = traceback.extract_tb(e.__traceback__)
     own = [

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from fedfm import laws
 from fedfm.cards.registry import knob
+from fedfm.data.arrays import Arrays
 from fedfm.data.partition.by_field import ByField
 from fedfm.data.partition.deal import apportion
 from fedfm.data.partition.dirichlet import Dirichlet
@@ -169,3 +170,27 @@ def test_the_laws_catch_a_partition_that_breaks_them(parts: Any, broken: str) ->
     with pytest.raises(AssertionError, match=broken):
         laws.check(Deals(parts))
     assert not {b.name for b in laws.laws_of(Iid(4)) if b.broken(Iid(4))}
+
+
+@pytest.mark.parametrize("kind", ["int64", "float32", "bool", "uint8"])
+@pytest.mark.parametrize("partition", [Dirichlet(0.1, 5, 2), LabelShards(5, 2)])
+def test_class_numbers_of_arrays_are_labels_too(partition: Partition, kind: str) -> None:
+    numbers = np.random.default_rng(1).integers(0, 2 if kind == "bool" else 4, 200).astype(kind)
+    rows = [{"x": np.zeros(2), "y": y} for y in numbers]
+    names = [str(int(y)) for y in numbers]
+    assert partition.split(rows, None, 3) == partition.split(rows, names, 3)
+
+
+@pytest.mark.parametrize("y", [0.5, np.zeros(2), None, "a"])
+@pytest.mark.parametrize("partition", [Dirichlet(0.1, 2, 2), LabelShards(2, 2)])
+def test_numbers_that_are_no_classes_are_not_skewed_by(partition: Partition, y: Any) -> None:
+    rows = [{"x": 1, "y": 1}] * 20 + [{"x": 1, "y": y}]
+    assert "no labels or groups (nor class numbers" in said(lambda: partition.split(rows, None, 0))
+
+
+def test_arrays_of_everybody_are_dealt_by_label() -> None:
+    y = np.arange(300) % 3
+    x = np.stack([y, -y], 1).astype("float32")
+    data = Arrays((x, y), test=(x[:30], y[:30]), partition=LabelShards(3, 1))
+    parties = data.read(0, None)
+    assert [len({int(r["y"]) for r in s.rows}) for s in parties.shards] == [1, 1, 1]

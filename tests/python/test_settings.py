@@ -345,3 +345,19 @@ def test_a_field_of_that_name_inside_a_slot_keeps_its_own_hint() -> None:
     with pytest.raises(ConfigError) as e:
         configure("quickstart", ["client.out=3"])
     assert "command line" not in e.value.problems[0].fix
+
+
+@pytest.mark.parametrize(
+    ("given", "fix"),
+    [
+        ("data.labels=a,b", "a list: 'data.labels=[a, b]'"),
+        ('data.labels=\'["a", "b"]\'', "a list: 'data.labels=[a, b]'"),
+        ("data.labels=a", "a list: 'data.labels=[a]'"),
+        ("client.batch=64.0", "client.batch=64"),
+        ("client.batch=6.5", "give int"),
+    ],
+)
+def test_a_value_of_another_form_is_told_how_it_is_written(given: str, fix: str) -> None:
+    with pytest.raises(ConfigError) as e:
+        configure("quickstart", ["data=files", "data.path=x", given])
+    assert fix in [p.fix for p in e.value.problems]

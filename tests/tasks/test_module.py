@@ -65,6 +65,38 @@ def test_running_statistics_travel(drive: Drive) -> None:
     assert layout.views(one.model)["layers.1.running_mean"].any()
 
 
+class Frozen(Net):
+    """Keeps its normalisation in evaluation mode, as people do who tune a network that somebody else trained."""
+
+    def __init__(self) -> None:
+        super().__init__(norm=True)
+        self.layers[1].running_mean += 0.5
+
+    def train(self, mode: bool = True) -> Frozen:
+        super().train(mode)
+        self.layers[1].eval()
+        return self
+
+
+@pytest.mark.parametrize("task", [Torch(Frozen), Torch(Frozen().eval()), Torch(Frozen, buffers=())])
+def test_statistics_that_the_module_keeps_still_stay_at_home(task: Torch, drive: Drive) -> None:
+    fed = Federation(task=task, data=Arrays(train=parties()), client=Local(lr=0.1, steps=4), rounds=2)
+    one, two = drive(fed, workers=0), drive(fed, workers=2)
+    assert not one.failed and torch.equal(one.model, two.model)
+    assert all(e.trainable for e in one.run.bound.layout.entries)
+    assert torch.equal(one.run.bound.module.layers[1].running_mean, torch.full((8,), 0.5))
+
+
+def test_a_network_in_evaluation_mode_is_trained_with_its_statistics(drive: Drive) -> None:
+    fed = Federation(
+        task=Torch(Net(norm=True).eval()),
+        data=Arrays(train=parties()),
+        client=Local(lr=0.1, steps=4),
+        rounds=1,
+    )
+    assert "layers.1.running_mean" in {e.name for e in drive(fed).run.bound.layout.entries}
+
+
 def rows(x: Any, y: Any) -> Shard:
     return Shard("p", tuple({"x": a, "y": b} for a, b in zip(x, y, strict=True)))
 

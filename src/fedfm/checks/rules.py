@@ -13,6 +13,7 @@ import torch
 from fedfm.cards.registry import name_of
 from fedfm.checks import codes, protection
 from fedfm.checks.exposure import exposed
+from fedfm.checks.filled import filled
 from fedfm.checks.place import forks
 from fedfm.checks.ranges import ranges
 from fedfm.checks.stages import staged
@@ -42,6 +43,8 @@ def check(fed: Federation) -> list[Problem]:
         _idle_switches,
         _place,
     )
+    if strangers := list(filled(fed)):
+        return strangers
     found = [problem for rule in rules for problem in rule(fed)]
     return [*found, *staged(fed, check)] if fed.stages else found
 

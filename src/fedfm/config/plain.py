@@ -92,11 +92,23 @@ def build(hint: Any, value: Any, where: str, problems: list[Problem], slot: str 
     if not kinds & {Any, typing.Literal} and not any(type(value) in _SCALARS[h] for h in wanted):
         expected = " or ".join(sorted(h.__name__ for h in kinds))
         what = f"{str(value)[:80]!r} is {type(value).__name__}"
-        problems.append(Problem(where, what, f"{expected} is expected", f"give {expected}"))
+        problems.append(
+            Problem(where, what, f"{expected} is expected", _written(value, kinds, where, expected))
+        )
     if float in wanted and int not in wanted and type(value) is int:
         with contextlib.suppress(OverflowError):  # its size is a problem of its own
             value = float(value)
     return value
+
+
+def _written(value: Any, kinds: Any, where: str, expected: str) -> str:
+    """How it is to be written, where that can be told from what was."""
+    if tuple in kinds and isinstance(value, str):
+        parts = ", ".join(p.strip(" '\"") for p in value.strip("[]() ").split(","))
+        return f"a list: '{where}=[{parts}]'"
+    if int in kinds and isinstance(value, float) and value.is_integer():
+        return f"{where}={int(value)}"
+    return f"give {expected}"
 
 
 def _live(args: tuple[Any, ...], value: Any, where: str, problems: list[Problem], slot: str) -> Any:

@@ -38,8 +38,8 @@ def of_session(e: BaseException, answered: bool, simulated: bool) -> tuple[Fault
 
     A line is named where nobody has declared the failure: several parties that fail in one line point to the method.
     Before its first answer a session has handled nothing of others: what it raises is the method's own bug. Later
-    it may be what another party said, unless the house itself found
-    the method at fault. At a real party it is that party's, and only the exception's name leaves.
+    it may be what another party said, unless the house itself found the method at fault. At a real party it is that
+    party's, and only the exception's name leaves.
     """
     where, error = place(e), words_of(e)[:MOST_WORDS]
     if isinstance(e, PartyFault):
@@ -60,6 +60,8 @@ def machine(e: BaseException) -> bool:
 
 def place(e: BaseException) -> str:
     """The innermost line of a person's own code, else of fedfm's, else of a library's: file, line and function."""
+    if isinstance(e.__cause__, StopIteration):  # of a generator it comes out as another
+        e = e.__cause__
     way = sorted(traceback.extract_tb(e.__traceback__), key=lambda f: whose(f.filename))
     return shown(way[-1]) if way else ""
 
@@ -98,7 +100,7 @@ def of_slot(slot: str, method: Any, *given: Any) -> Iterator[None]:
             yield
     except FedfmError:
         raise
-    except Exception as e:  # noqa: BLE001 - any bug
+    except (Exception, SystemExit) as e:  # noqa: BLE001 - any bug
         if machine(e):
             raise MachineFault(words_of(e)) from e
         raise MethodFault(slot, f"{name_of(method)} raised {words_of(e)}", place(e)) from e

@@ -73,7 +73,7 @@ class Federation:
 
     def __post_init__(self) -> None:
         shared = {k: getattr(self, k) for k in SHARED}
-        flat = (part for s in self.stages for part in (*s.stages, s))
+        flat = (part for s in self.stages or () for part in (*s.stages, s))
         object.__setattr__(self, "stages", tuple(replace(s, **shared, stages=()) for s in flat))
 
     @property

@@ -111,7 +111,7 @@ def _spread(head: str, by_metric: Mapping[str, Mapping[str, float]], run: Run) -
     """`metric/party`, and under `head` their mean, the worst, the worst tenth."""
     found: dict[str, float] = {}
     for name, values in by_metric.items():
-        up = run.bound.objective.higher_is_better if name == run.bound.objective.primary else name != "loss"
+        up = run.bound.objective.rises(name)
         ordered = sorted(values.values(), reverse=not up)  # the worst first
         tenth = ordered[: max(1, math.ceil(len(ordered) / 10))]
         found |= {f"{name}/{i}": v for i, v in values.items()}

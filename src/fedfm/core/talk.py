@@ -34,7 +34,7 @@ def words(job: Job, talk: Talk, ctx: Ctx) -> Generator[Said, Message, None]:
             reply = yield word(reply)
     except StopIteration:
         phase = "done"
-    except Exception as e:  # noqa: BLE001 - whatever it is, somebody's fault it is
+    except (Exception, SystemExit) as e:  # noqa: BLE001 - whatever it is, somebody's fault it is
         fault, error, where = blame.of_session(e, reply is not None, ctx.simulated)
     yield Said(
         job.id,

@@ -15,7 +15,7 @@ from fedfm.core.protocols import Bound, Evaluator, Scores
 from fedfm.core.schema import Parties
 from fedfm.evaluation.held_out import BEST, STOP
 from fedfm.evaluation.perturb import KINDS, fitting, perturbed
-from fedfm.tasks.bound import evaluating
+from fedfm.tasks.bound import evaluating, rises
 
 WITH = "with "  # begins the names of perturbed cases
 RIGHT, NAMED = "right/", "named/"  # rows of a class that are found; rows that are said to be of it
@@ -124,7 +124,7 @@ class ByParty(Evaluator):
                 if case and case.removeprefix(WITH) not in KINDS and "/" not in name:
                     parties.setdefault(name, []).append(value)
         for name, values in parties.items():
-            ordered = sorted(values, reverse=name == "loss")  # the worst first
+            ordered = sorted(values, reverse=not rises(name))  # the worst first
             tenth = ordered[: max(1, math.ceil(len(ordered) / 10))]
             found |= {
                 f"parties/{name}": math.fsum(ordered) / len(ordered),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,12 +26,30 @@ from fedfm.vectors.layout import Layout
 CHUNK = 256  # examples scored at once
 
 
+ERRORS = {"loss", "error", "err", "mse", "mae", "rmse", "mape", "nll", "ppl", "perplexity", "wer", "cer"}
+FALLING = ERRORS | {"brier", "ece", "distance", "deviation", "regret"}  # words in the names of metrics
+
+
+def rises(name: str) -> bool:
+    """Is more of a metric of this name better? Errors and losses fall as a model learns, whatever is put before the word."""
+    words = re.findall("[a-z]+", re.sub("(?<=[a-z])(?=[A-Z])", " ", name).lower())
+    if re.search("neg(ative)? log likelihood", " ".join(words)):
+        return False
+    return words[:1] in (["neg"], ["minus"]) or not any(
+        w in FALLING or w.endswith(("loss", "error", "errors")) for w in words
+    )
+
+
 class Objective:
     """What a task does with its module: encode rows once, make a batch, a loss, a score. Identity defaults."""
 
     primary: str = "accuracy"
     higher_is_better: bool = True
     classes: int = 0  # that a row is one of; 0: no classification
+
+    def rises(self, name: str) -> bool:
+        """Is more of this metric better? Of the primary score it is declared; of others their names tell."""
+        return self.higher_is_better if name == self.primary else rises(name)
 
     def encode(self, rows: Any) -> Any:
         """Rows (a Shard) to whatever `batch` indexes; tokenise here, once."""
@@ -111,10 +130,13 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def running_statistics(module: nn.Module) -> tuple[str, ...]:
-    """Names of the buffers that normalisation layers change in training (a batch norm's mean, variance, count)."""
+    """Names of the buffers that normalisation layers change in training (a batch norm's mean, variance, count).
+
+    Layers that a module in training keeps in evaluation mode (its own `train` does that) change none.
+    """
     found = []
     for name, layer in module.named_modules():
-        if isinstance(layer, nn.modules.batchnorm._NormBase) and layer.track_running_stats:
+        if isinstance(layer, nn.modules.batchnorm._NormBase) and layer.track_running_stats and layer.training:
             found += [f"{name}.{key}".lstrip(".") for key, b in layer.named_buffers(recurse=False)]
     return tuple(found)
 

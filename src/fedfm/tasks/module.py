@@ -18,7 +18,11 @@ from torch.nn import functional
 from fedfm.cards.registry import knob, method
 from fedfm.core.errors import ConfigError, DataError, ModelError, Problem
 from fedfm.core.protocols import Scores, Task
-from fedfm.tasks.bound import BoundModule, Objective, evaluating, running_statistics
+from fedfm.tasks.bound import BoundModule, Objective, evaluating, rises, running_statistics
+from fedfm.tasks.network import finite
+
+CROSSED = (None, functional.cross_entropy)
+LOG_READ = (functional.nll_loss, functional.kl_div)
 
 
 @method("torch", slot="task", section="VII")
@@ -38,7 +42,9 @@ class Torch(Task):
     )
     loss: Any = knob(None, "of (module, batch), or a loss of torch; null: cross-entropy")
     scores: Any = knob(None, "a mapping of names to functions of (module, batch)")
-    higher_is_better: bool = knob(True, "of the primary score")
+    higher_is_better: bool | None = knob(
+        None, "of the primary score; null: unless its name tells of a loss or an error"
+    )
     buffers: tuple[str, ...] | None = knob(None, "module state that travels; null: running statistics")
     init_seed: int = knob(0, "seed of the initial weights, the same at every party", low=0)
 
@@ -54,7 +60,8 @@ class Torch(Task):
             )
         if wrong := list(_unmeasured(self)):
             raise ConfigError(wrong)
-        kept = running_statistics(made) if self.buffers is None else self.buffers
+        finite("task.module", made.named_parameters())
+        kept = running_statistics(made.train()) if self.buffers is None else self.buffers
         labels = getattr(data, "labels", None)
         return BoundModule(made.train(), _Objective(self, tuple(labels or ())), buffers=kept, device=device)
 
@@ -88,12 +95,13 @@ class _Objective(Objective):
     def __init__(self, task: Torch, labels: tuple[str, ...]):
         self.task, self.labels = task, labels or None
         self.scores: dict[str, Any] = dict(task.scores or {})
-        crossed = task.loss in (None, functional.cross_entropy) or isinstance(task.loss, nn.CrossEntropyLoss)
+        crossed = task.loss in CROSSED or isinstance(task.loss, nn.CrossEntropyLoss)
         self.classes = len(labels) if crossed else 0
         if not self.scores and task.loss is None:
             self.scores = {"accuracy": _right}
         self.primary = next(iter(self.scores), "loss")
-        self.higher_is_better = task.higher_is_better if self.scores else False
+        told = rises(self.primary) if task.higher_is_better is None else task.higher_is_better
+        self.higher_is_better = told if self.scores else False
 
     def encode(self, rows: Any) -> Columns:
         """Columns as tensors. Raises DataError for rows whose values do not make one."""
@@ -151,9 +159,12 @@ class _Objective(Objective):
         batch = self.batch(tried, torch.arange(len(tried)), device)
         with evaluating(module):
             yield from _numberless(self.scores, module, batch)
-            if self.task.loss is not None or self.labels is not None or not isinstance(batch, tuple):
+            if not isinstance(batch, tuple):
                 return
-            shape: tuple[int, ...] = tuple(getattr(module(batch[0]), "shape", ()))
+            yield from _off_scale(self.task.loss, out := module(batch[0]))
+            if self.task.loss is not None or self.labels is not None:
+                return
+            shape: tuple[int, ...] = tuple(getattr(out, "shape", ()))
         if len(shape) < 2:
             return
         classes = shape[1]
@@ -281,6 +292,25 @@ def _takes_outputs(loss: Callable[..., Any], module: nn.Module, batch: Any) -> b
 
 def _some(found: Sequence[object]) -> str:
     return ", ".join(map(str, found[:3])) + (", ..." if len(found) > 3 else "")
+
+
+def _off_scale(loss: Any, out: Any) -> Iterator[Problem]:
+    """Outputs on another scale than the loss of torch reads: it is computed all the same, and means nothing."""
+    if not isinstance(out, Tensor) or out.dim() < 2 or out.shape[1] < 2:
+        return
+    found = out.detach().double()
+    unit = torch.ones((), dtype=found.dtype, device=found.device)
+    own = "; if it is meant: loss=lambda module, batch: ..."
+    logs = loss in LOG_READ or isinstance(loss, nn.NLLLoss | nn.KLDivLoss)
+    crossed = loss in CROSSED or isinstance(loss, nn.CrossEntropyLoss)
+    if logs and not torch.allclose(found.exp().sum(1), unit, atol=1e-3):
+        why = "of other numbers it falls without end, whatever is learnt"
+        fix = "end the module in torch.log_softmax(..., 1), or take the cross-entropy (loss=None)"
+        yield Problem("task.loss", "reads log-probabilities, and the module gives none", why, fix + own)
+    if crossed and bool((found >= 0).all()) and torch.allclose(found.sum(1), unit, atol=1e-4):
+        why = "it takes the softmax itself; after two of them its gradient is small, and it cannot reach 0"
+        fix = "let the module give scores, without a softmax" + own
+        yield Problem("task.loss", "reads scores, and the module gives probabilities", why, fix)
 
 
 def _numberless(scores: Mapping[str, Any], module: nn.Module, batch: Any) -> Iterator[Problem]:

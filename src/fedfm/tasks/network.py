@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -76,7 +76,7 @@ def load_base(
     """The network that `transformers.<auto>` makes of `model`, on the CPU, every tensor from the checkpoint.
 
     Every dropout rate of its config becomes `dropout`. Code of a folder is never run. Raises ModelError for a model of
-    another kind, and for a checkpoint that lacks tensors of the network, or holds more than the network has.
+    another kind, and for a checkpoint that lacks tensors of the network, holds more than it has, or NaN.
     """
     import transformers
 
@@ -102,11 +102,26 @@ def load_base(
             output_loading_info=True,
         )
     _whole(model, network, told)
+    finite(model, network.named_parameters())
     if checkpointing:
         off = "task.gradient_checkpointing=false"
         with guarded(model, "gradient checkpointing cannot be switched on", where, off):
             network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     return network
+
+
+def finite(where: str, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Raise ModelError for weights that are no numbers: what was saved after a divergence is no model to begin from."""
+    sick = [n for n, t in tensors if t.numel() and t.is_floating_point() and not _ends(t).isfinite().all()]
+    if sick:
+        raise ModelError(
+            f"{where}: holds weights that are not finite\n    why: {len(sick)} tensors have NaN or infinite values "
+            f"({_some(sick)}), and whatever is computed with them is NaN\n    fix: take a checkpoint from before they were lost"
+        )
+
+
+def _ends(t: torch.Tensor) -> torch.Tensor:
+    return torch.stack(torch.aminmax(t.detach().float()))  # both are NaN where one value is
 
 
 def _of_this_kind(auto: str, model: str, config: Any) -> None:

@@ -74,7 +74,7 @@ def probe(task: Task, bound: Bound, parties: Any) -> list[Problem]:
         ]
     except MemoryError:
         raise
-    except Exception as e:  # noqa: BLE001 - nobody can list what networks of strangers raise
+    except (Exception, SystemExit) as e:  # noqa: BLE001 - nobody can list what networks of strangers raise
         if INEXACT in str(e):
             raise  # no fault of the network's: `tried` goes on without
         problems = [_broken(e)]
@@ -134,7 +134,7 @@ def _encoded(site: Any) -> Iterator[tuple[str, str, Any]]:
         yield "server", "server", site.home.rows()
 
 
-def _broken(e: Exception) -> Problem:
+def _broken(e: BaseException) -> Problem:
     """What a network raised on a few real rows, and where: of the user's own code, if there is any on the way."""
     said = " ".join(words_of(e).split())[:300]
     return Problem(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,26 @@ def enough(rows: int, parties: int, min_rows: int, who: str) -> None:
             f"{who}: {rows} rows cannot give {parties} parties at least {max(min_rows, 1)} each "
             f"({parties * max(min_rows, 1)} are needed); use fewer parties, a smaller minimum or more rows"
         )
+
+
+def kinds_of(
+    rows: Sequence[Mapping[str, Any]], labels: Sequence[str] | None, who: str, purpose: str
+) -> Sequence[str]:
+    """What rows are skewed by: labels or groups, else the class numbers y of arrays. Raises `DataError` without."""
+    if labels is not None:
+        return labels
+    numbers = [_class(row.get("y")) for row in rows]
+    found = [n for n in numbers if n is not None]
+    if rows and len(found) == len(rows):
+        return found
+    numbered = " (nor class numbers: y is no whole number in every row)" if rows and "y" in rows[0] else ""
+    raise DataError(f"{who}: these rows have no labels or groups{numbered} to {purpose}; use iid or quantity")
+
+
+def _class(y: Any) -> str | None:
+    if y is None or np.ndim(y) or np.asarray(y).dtype.kind not in "biuf" or not float(y).is_integer():
+        return None
+    return str(int(y))
 
 
 def apportion(shares: np.ndarray, total: int) -> np.ndarray:

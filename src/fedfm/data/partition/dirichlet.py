@@ -10,7 +10,7 @@ import numpy as np
 
 from fedfm.cards.registry import knob, method
 from fedfm.core.errors import DataError
-from fedfm.data.partition.deal import enough, named
+from fedfm.data.partition.deal import enough, kinds_of, named
 from fedfm.data.source import Partition, stream
 
 _DRAWS = 50
@@ -41,8 +41,7 @@ class Dirichlet(Partition):
         self, rows: Sequence[Mapping[str, Any]], labels: Sequence[str] | None, generator_seed: int
     ) -> dict[str, list[int]]:
         """Row numbers per party; raises `DataError` without labels or with too few rows."""
-        if labels is None:
-            raise DataError("dirichlet: these rows have no labels or groups to skew; use iid or quantity")
+        labels = kinds_of(rows, labels, "dirichlet", "skew")
         enough(len(rows), self.parties, self.min_rows, "dirichlet")
         if self.alpha <= 0:
             raise DataError(f"dirichlet: alpha is {self.alpha}; it must be above 0")

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from fedfm.cards.registry import knob, method
-from fedfm.core.errors import DataError
-from fedfm.data.partition.deal import enough, named
+from fedfm.data.partition.deal import enough, kinds_of, named
 from fedfm.data.source import Partition, stream
 
 
@@ -36,8 +35,7 @@ class LabelShards(Partition):
         self, rows: Sequence[Mapping[str, Any]], labels: Sequence[str] | None, generator_seed: int
     ) -> dict[str, list[int]]:
         """Row numbers per party; sizes differ by at most shards_per_party. `DataError` without labels."""
-        if labels is None:
-            raise DataError("shards: these rows have no labels or groups to sort by; use iid or quantity")
+        labels = kinds_of(rows, labels, "shards", "sort by")
         enough(len(rows), self.parties, self.shards_per_party, "shards")
         rng = stream(generator_seed, "shards")
         order = rng.permutation(len(rows))

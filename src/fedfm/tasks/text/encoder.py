@@ -20,7 +20,7 @@ from fedfm.tasks.beginning.adapter import begun
 from fedfm.tasks.bound import BoundModule
 from fedfm.tasks.export import in_dtype, source, write_weights
 from fedfm.tasks.features import Features
-from fedfm.tasks.network import fresh, guarded, load_base
+from fedfm.tasks.network import finite, fresh, guarded, load_base
 from fedfm.tasks.ragged import Ragged
 from fedfm.tasks.text.tokens import TextObjective
 from fedfm.tasks.tuning import Tuning
@@ -360,6 +360,7 @@ def _head(head: nn.Linear, folder: Path) -> None:
 
     with guarded(str(folder), f"{HEAD} cannot be read"):
         head.load_state_dict(load_file(folder / HEAD))
+    finite(f"{folder}/{HEAD}", head.named_parameters())
 
 
 _README = """{title}

@@ -16,7 +16,7 @@ from fedfm.core.errors import ModelError
 from fedfm.models.folder import read
 from fedfm.models.identity import Base
 from fedfm.tasks.export import write_weights
-from fedfm.tasks.network import fresh, guarded, quiet
+from fedfm.tasks.network import finite, fresh, guarded, quiet
 from fedfm.tasks.tuning import Tuning
 from fedfm.text import nearest
 
@@ -122,6 +122,7 @@ class Peft(Tuning):
                 f"{folder}: the adapter does not fit the model\n    why: {len(odd)} of {len(mine)} tensors are missing, "
                 f"unknown or of another shape ({sorted(odd)[0]})\n    fix: take the base model that it was trained over"
             )
+        finite(str(folder), tensors.items())
         with quiet(), torch.no_grad():
             set_peft_model_state_dict(network, tensors)
 

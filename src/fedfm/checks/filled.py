@@ -1,0 +1,56 @@
+"""What stands in a slot is an object of that slot: from Python anything can be given, and every rule reads its facts."""
+
+from __future__ import annotations
+
+import functools
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from fedfm.cards.registry import SLOT_OF, load
+from fedfm.core.errors import ConfigError, Problem
+from fedfm.core.federation import Federation
+from fedfm.core.protocols import Slot, Wire
+
+NULL = "null in a config is the slot's default; from Python the slot is left out"
+
+
+def filled(fed: Federation) -> Iterator[Problem]:
+    """Slots that hold something else than an object of their own kind; other rules cannot be asked of those."""
+    for slot, kind in _kinds().items():
+        held = getattr(fed, slot)
+        if not isinstance(held, kind):
+            yield Problem(
+                slot, _told(held), f"an object of {kind.__name__} is read here", _fix(slot, kind, held)
+            )
+
+
+@functools.cache
+def _kinds() -> Mapping[str, type[Slot]]:
+    hints = typing.get_type_hints(Federation)
+    return {n: h for n, h in hints.items() if isinstance(h, type) and issubclass(h, Slot)}
+
+
+def _told(held: Any) -> str:
+    if held is None or isinstance(held, str):
+        return f"{held!r} cannot stand here"
+    return (
+        f"{held.__name__} is a class"
+        if isinstance(held, type)
+        else f"{type(held).__name__} cannot stand here"
+    )
+
+
+def _fix(slot: str, kind: type[Slot], held: Any) -> str:
+    if held is None:
+        return f"leave {slot} out: {NULL}"
+    if isinstance(held, type) and issubclass(held, kind):
+        return f"make one: {held.__name__}(...)"
+    if issubclass(kind, Wire) and isinstance(held, list | tuple):
+        return f"{slot}=Pipe(first, second, ...)"
+    if isinstance(held, str):
+        try:
+            return f"make one: {load(held, SLOT_OF.get(slot, slot)).__name__}(...)"
+        except ConfigError:
+            pass
+    return f"give an object; `fedfm list --slot {SLOT_OF.get(slot, slot)}` shows what there is"

@@ -75,6 +75,19 @@ def test_a_column_that_says_something_and_is_not_read_is_told(name: str, value: 
         assert not mapped.notes and {r["input"] for r in mapped.pooled().rows} == {value}
 
 
+@pytest.mark.parametrize("name", ["patient", "patient_id", "Subject", "userId", "session_no", "docid"])
+def test_rows_of_one_person_on_both_sides_of_a_split_are_told(name: str) -> None:
+    rows = [{**r, name: i // 3} for i, r in enumerate(labelled())]
+    jsonl(Path("a.jsonl"), rows)
+    (note,) = Files("a.jsonl").open(0, TEXT).notes
+    assert f"rows of one '{name}' may be learnt from and tested on" in note and "data.test_path" in note
+    jsonl(Path("b.jsonl"), [{**r, name: i} for i, r in enumerate(rows)])  # one row each: no harm
+    assert not Files("b.jsonl").open(0, TEXT).notes
+    jsonl(Path("t.jsonl"), rows[:4])
+    assert not [n for n in Files("b.jsonl", test_path="t.jsonl").open(0, TEXT).notes if "one '" in n]
+    assert not Files("a.jsonl", test_fraction=0.0).open(0, TEXT).notes
+
+
 def test_a_mapped_column_that_nobody_has_is_missed_even_if_it_is_optional() -> None:
     jsonl(Path("a.jsonl"), asked())
     message = said(lambda: Files("a.jsonl", columns={"input": "context"}).open(0, LM))

@@ -14,7 +14,7 @@ from fedfm.data import kinds
 from fedfm.data.cleaning.alike import alike
 from fedfm.data.cleaning.columns import Map, Pairs, Piece, clean, lacking
 from fedfm.data.cleaning.faults import Faults
-from fedfm.data.cleaning.layouts import Wanted, unread, wanted
+from fedfm.data.cleaning.layouts import Wanted, unread, wanted, whose
 from fedfm.data.cleaning.proposals import headless, proposal, turned
 from fedfm.data.source import Parties, Partition, Row, Shard, divide, group_rows, natural, stream
 from fedfm.data.splits import UNUSED, Source, compared, hold_out
@@ -98,7 +98,10 @@ class Own(Source):
             where = "of those given" if tests else "after holding out"
             raise DataError(_no_test(parties, where, self.other_tests()))
         used = {s for m in (mapping, *maps.values()) for names in m.values() for s in names}
-        notes = unread(columns_, {*used, self.party_column, self.test_group}, found)
+        used |= {self.party_column, self.test_group}
+        notes = unread(columns_, used, found)
+        if not tests and self._fraction:
+            notes += whose([row for p in pieces for _, row in p.lines], used)
         return self._said(replace(parties, notes=(*parties.notes, *notes)), rows)
 
     def _said(self, parties: Parties, rows: list[tuple[Piece, Pairs]]) -> Parties:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -99,6 +100,24 @@ UNREAD = {  # what other tools give a meaning; where no column of the task reads
         ("fold", "is_train", "is_test"), "rows are split without it (data.test_path, test files)"
     ),
 }
+
+
+WHOSE = re.compile(
+    r"(patient|subject|person|user|customer|session|visit|case|doc|document)_?(id|no|nr|number)?", re.I
+)
+
+
+def whose(rows: Sequence[Mapping[str, Any]], used: Collection[str]) -> list[str]:
+    """A sentence for each column that names to whom several rows belong: a split by rows would part them."""
+    found = []
+    for name in dict.fromkeys(k for r in rows for k in r if WHOSE.fullmatch(str(k)) and k not in used):
+        values = [v for r in rows if not kinds.empty(v := r.get(name))]
+        if 1 < len({str(v) for v in values}) < len(values):
+            found.append(
+                f"rows of one '{name}' may be learnt from and tested on: test rows are drawn one by one; give test files "
+                f"(data.test_path), or let it name the party (data.party_column={name})"
+            )
+    return found
 
 
 def unread(wanted: Wanted, mapping: Collection[str], has: Collection[str]) -> list[str]:

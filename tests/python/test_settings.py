@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -345,3 +346,47 @@ def test_a_field_of_that_name_inside_a_slot_keeps_its_own_hint() -> None:
     with pytest.raises(ConfigError) as e:
         configure("quickstart", ["client.out=3"])
     assert "command line" not in e.value.problems[0].fix
+
+
+@pytest.mark.parametrize(
+    ("recipe", "setting", "inside"),
+    [
+        ("fedmd", "task.max_tokens=32", "task.rules.*.max_tokens"),
+        ("fedprox", "client.lr=0.1", "client.local.lr"),
+        ("sparse", "uplink.0.fraction=0.1", "uplink.0.inner.fraction"),
+    ],
+)
+def test_a_setting_that_lies_deeper_is_found(recipe: str, setting: str, inside: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"did you mean '{inside}'")):
+        configure(recipe, setting)
+    configure(recipe, f"{inside}={setting.partition('=')[2]}")
+
+
+@pytest.mark.parametrize(
+    ("setting", "where", "why"),
+    [
+        ("aggregate.factors={a: -1.0}", "aggregate", "the factor of 'a' is -1.0: give a number from 0"),
+        (
+            "client={name: fednova, local: {name: local, optimizer: adamw}}",
+            "client",
+            "FedNova needs fresh sgd",
+        ),
+        (
+            "select={name: proportional-share, cost_low: 3.0, cost_high: 2.0}",
+            "select",
+            "cost_high is 2.0, below",
+        ),
+    ],
+)
+def test_what_a_class_says_against_its_values_is_the_why(setting: str, where: str, why: str) -> None:
+    with pytest.raises(ConfigError) as e:
+        configure("fedavg", setting)
+    (problem,) = e.value.problems
+    assert problem.where == where and problem.what.endswith("does not take these values")
+    assert problem.why.startswith(why)
+
+
+@pytest.mark.parametrize("factor", ["x", float("nan"), None])
+def test_a_factor_is_a_number(factor: Any) -> None:
+    with pytest.raises(ValueError, match="the factor of 'a' is .*: give a number from 0"):
+        Mean(factors={"a": factor})

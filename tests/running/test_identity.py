@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-import linecache
 import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,6 @@ from fedfm.engines.inprocess import InProcess
 from fedfm.incentives.selection.uniform import Uniform
 from fedfm.models import tiny
 from fedfm.running.record import identity
-from fedfm.running.record import own as of_own
 from fedfm.running.record.identity import Identity
 from fedfm.tasks.quadratic import Quadratic, Quadratics
 from fedfm.tasks.text.classify import SequenceClassification
@@ -371,61 +368,3 @@ def test_differences_name_leaves_and_say_what_is_allowed() -> None:
         "base model.weights": ("a" * 12, "b" * 12, False),
     }
     assert was.differs(was) == [] and Identity.of(json.loads(json.dumps(was.plain()))).differs(was) == []
-
-
-CELL = """
-from dataclasses import dataclass
-
-SCALE = 2.0
-
-def doubled(x):
-    return x * SCALE
-
-@dataclass(frozen=True)
-class Twice:
-    lossless = False
-    scale: float = 1.0
-
-    def encode(self, x):
-        return doubled(x)
-
-    @property
-    def factor(self):
-        return 2.0
-
-def unused(x):
-    return x
-"""
-
-
-@pytest.mark.parametrize(
-    ("change", "seen"),
-    [
-        (("return doubled(x)", "return doubled(x) + 1"), True),  # a method
-        (("return x * SCALE", "return x * SCALE + 0"), True),  # what it calls
-        (("        return 2.0", "        return 3.0"), True),  # a property
-        (("lossless = False", "lossless = True"), True),  # a fact
-        (("def unused(x):\n    return x", "def unused(x):\n    return -x"), False),
-        (("\nfrom dataclasses", "\n\n\nfrom dataclasses"), False),
-    ],
-)
-def test_a_notebooks_own_code_is_recorded_by_its_source(
-    change: tuple[str, str], seen: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def kernel(source: str, cell: str) -> types.ModuleType:
-        made = types.ModuleType("__main__")
-        monkeypatch.setitem(sys.modules, "__main__", made)
-        monkeypatch.setitem(linecache.cache, cell, (len(source), None, source.splitlines(True), cell))
-        exec(compile(source, cell, "exec"), vars(made))
-        return made
-
-    before = of_own.modules({"uplink": [kernel(CELL, "<cell-1>").Twice()]})
-    assert before["__main__"]["file"] == "" and before["__main__"]["uses"] == "Twice"
-    kernel(CELL, "<cell-1-again>")
-    assert of_own.bring(before, (), tmp_path) == before
-    kernel(CELL.replace(*change), "<cell-2>")
-    assert (of_own.bring(before, (), tmp_path) != before) == seen
-    old = {"__main__": {"file": "", "sha256": ""}}  # as it was recorded before
-    assert of_own.bring(old, (), tmp_path) == old
-    kernel("", "<another kernel>")
-    assert of_own.bring(before, (), tmp_path) == before  # nothing to compare it with

@@ -177,7 +177,8 @@ def _told(module: ModuleType, uses: list[str]) -> dict[str, str]:
             continue
         sources[name] = ""
         for key, value in sorted(vars(of).items()) if isinstance(of, type) else [("", of)]:
-            work = inspect.unwrap(getattr(value, "__func__", getattr(value, "fget", value)))
+            inner: Any = getattr(value, "__func__", getattr(value, "fget", value))
+            work = inspect.unwrap(inner)
             if not inspect.isfunction(work):
                 plain = isinstance(value, str | int | float | None) and not key.startswith("__")
                 sources[name] += f"{key} = {value!r}\n" if plain else ""

@@ -14,6 +14,7 @@ import torch
 import fedfm
 from fedfm.checks.rules import check
 from fedfm.config import plain, text
+from fedfm.config.configure import configure
 from fedfm.core.books import checkpoints
 from fedfm.core.errors import ConfigError, ResumeError
 from fedfm.core.federation import Federation
@@ -267,3 +268,18 @@ def test_bits_of_the_start_are_kept(tmp_path: Path) -> None:
     fedfm.run("slora", settings=SLORA, out=tmp_path / "run")
     start = tmp_path / "run" / "checkpoints" / "stage-1.safetensors"
     assert start.is_file() and torch.isfinite(running_stages.thaw(start)["start"]).all()
+
+
+def test_a_setting_beside_the_stages_says_which_of_them_it_leaves_as_they_were() -> None:
+    def notes(what: Any, *settings: str) -> list[str]:
+        return [n.partition(" is for")[0] + n.partition(";")[2] for n in configure(what, settings).notes]
+
+    left = ["task.max_tokens=99 stages.0.task.max_tokens stays 24, until it is set too"]
+    assert notes("slora", "task.max_tokens=99", "seed=3", "rounds=9") == left
+    assert notes({"recipe": "slora", "task": {"max_tokens": 99}}) == left
+    assert notes("slora", "task.max_tokens=99", "stages.0.task.max_tokens=99") == []
+    assert notes("slora", "task.tuning.r=3") == notes("slora") == []  # the stages differ there anyway
+    assert notes(two(), "client.lr=0.5", "aggregate.weights=equal") == [
+        "client.lr=0.5 stages.0.client.lr stays 0.05, until it is set too",
+        "aggregate.weights=equal stages.0.aggregate.weights stays examples, until it is set too",
+    ]

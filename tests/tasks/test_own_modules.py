@@ -191,3 +191,18 @@ def test_targets_with_a_second_axis_are_told_how_to_lose_it(kind: str) -> None:
     data = {who: {"x": np.asarray(x), "y": np.asarray(y)[:, None].astype(kind)} for who in "ab"}
     with pytest.raises(ConfigError, match=r"have the shape .*1\)[\s\S]*y\[:, 0\]"):
         run(replace(fed(plain), data=Arrays(data)), rounds=1)
+
+
+def test_truth_values_are_classes() -> None:
+    def told(kind: Any) -> Any:
+        x = np.random.default_rng(0).normal(size=(12, 4)).astype("float32")
+        return run(
+            Federation(
+                Torch(plain),
+                Arrays({"a": (x, (x[:, 0] > 0).astype(kind))}, (x, (x[:, 0] > 0).astype(kind))),
+                client=Local(lr=0.1, steps=2, batch=4),
+            ),
+            rounds=1,
+        ).metric["federated"]
+
+    assert told(bool) == told("int64") == told("uint8")

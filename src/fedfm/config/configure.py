@@ -8,14 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedfm.cards.registry import recipes
+from fedfm.cards.registry import load, recipes
 from fedfm.checks.rules import check
 from fedfm.config import text
 from fedfm.config.compose import Composition, resolved
 from fedfm.config.marker import live, plain_scalar
 from fedfm.config.plain import from_config
 from fedfm.config.setup import Setup
-from fedfm.config.stages import joined
+from fedfm.config.stages import joined, left
 from fedfm.core.errors import ConfigError, Problem
 from fedfm.core.federation import SHARED, Federation
 from fedfm.data.arrays import as_source
@@ -57,7 +57,9 @@ def configure(
     fed = from_config(made.done())
     if problems := check(fed):
         raise ConfigError(problems)
-    return Setup(fed, recipe, tuple(made.notes))
+    before = load(recipe, "recipe")() if recipe else what
+    stay = left(before, fed) if isinstance(before, Federation) else ()
+    return Setup(fed, recipe, (*made.notes, *stay))
 
 
 def _begin(what: Any) -> tuple[Composition, str | None]:

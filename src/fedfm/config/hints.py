@@ -51,6 +51,12 @@ def paths(node: Any, where: str = "", cls: type | None = Federation) -> Iterator
             yield from paths(value if isinstance(value, Mapping) else {}, at, load(name))
         elif dataclasses.is_dataclass(value) and not isinstance(value, type):
             yield from paths(value, at, type(value))
+        elif isinstance(
+            value, Mapping | list
+        ):  # by names, as rules are, or one after the other, as in a pipe
+            for named, v in value.items() if isinstance(value, Mapping) else enumerate(value):
+                if isinstance(v, Mapping) and str(v.get("name")) in methods() and "." not in str(named):
+                    yield from paths(v, f"{at}.{named}", load(v["name"]))
 
 
 def _hint(p: Problem, config: Mapping[str, Any], known: list[str]) -> str:
@@ -66,6 +72,8 @@ def _hint(p: Problem, config: Mapping[str, Any], known: list[str]) -> str:
     parent, _, last = p.where.rpartition(".")
     if exact := [k for k in known if k.endswith(f".{wanted}")]:
         return _ask(exact)
+    if inside := [k for k in known if parent and k.startswith(f"{parent}.") and k.endswith(f".{last}")]:
+        return _ask(inside)
     here = [k for k in known if k.rpartition(".")[0] == parent]
     if difflib.get_close_matches(p.where, here, n=1, cutoff=0.75):
         return ""  # the name beside it is near

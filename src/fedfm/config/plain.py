@@ -213,9 +213,8 @@ def _fields(cls: Any, config: Mapping[str, Any], where: str, problems: list[Prob
     try:
         return cls(**given)
     except (ValueError, TypeError, OverflowError) as e:
-        problems.append(
-            Problem(where or "federation", str(e), "the values do not fit together", "change them")
-        )
+        what = f"{vars(cls).get('method_name') or cls.__name__} does not take these values"
+        problems.append(Problem(where or "federation", what, str(e) or type(e).__name__, "change them"))
         return None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -45,6 +45,30 @@ def _over(rest: Mapping[str, Any], stage: Any, where: str, problems: list[Proble
     made.lay({k: v for k, v in stage.items() if str(k).partition(".")[0] not in _NOT_ONES_OWN})
     problems += made.problems
     return made.config
+
+
+def left(before: Federation, after: Federation) -> Iterator[str]:
+    """What was set beside the stages, where a stage goes on with what it shared before: said, for nobody can guess it."""
+    old, new = to_config(before), to_config(after)
+    for k, stage in enumerate(new.get("stages", ())):
+        for path, now, stays in _apart(old, new, stage):
+            yield f"{path}={now} is for the last stage; stages.{k}.{path} stays {stays}, until it is set too"
+
+
+def _apart(old: Any, new: Any, stage: Mapping[str, Any], at: str = "") -> Iterator[tuple[str, str, str]]:
+    for key, value in stage.items():
+        if not at and key in (*_NOT_ONES_OWN, "rounds", "horizon"):
+            continue
+        was, now = old.get(key), new.get(key)
+        maps = all(isinstance(v, Mapping) for v in (value, was, now))
+        if maps and value.get("name") == was.get("name") == now.get("name"):
+            yield from _apart(was, now, value, f"{at}{key}.")
+        elif value == was != now:
+            yield f"{at}{key}", _short(now), _short(value)
+
+
+def _short(value: Any) -> str:
+    return str(value.get("name", value) if isinstance(value, Mapping) else value)[:80]
 
 
 def joined(federations: Sequence[Federation]) -> Federation:

@@ -136,6 +136,7 @@ class _Objective(Objective):
 
     def _numbered(self, found: Tensor) -> Tensor:
         """Targets of the cross-entropy as class numbers (n,). Raises DataError for those that are none."""
+        found = found.to(torch.uint8) if found.dtype == torch.bool else found
         wrong = found if found.dim() != 1 else found[(found != found.floor()) | (found < 0)]
         if not wrong.numel():
             return found.long()

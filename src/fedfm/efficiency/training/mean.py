@@ -62,9 +62,9 @@ class Mean(Aggregator):
 
     def __post_init__(self) -> None:
         for name, factor in self.factors.items():
-            if not 0.0 <= factor <= MOST_FACTOR:
+            if not isinstance(factor, int | float) or not 0.0 <= factor <= MOST_FACTOR:
                 raise ValueError(
-                    f"the factor of '{name}' is {factor:g}: give a number from 0 to {MOST_FACTOR:g}"
+                    f"the factor of '{name}' is {factor!r}: give a number from 0 to {MOST_FACTOR:g}"
                 )
 
     @property

@@ -28,13 +28,15 @@ _PACKAGE = Path(__file__).resolve().parents[2]
 def modules(spec: Any) -> Modules:
     """The own modules of every class and function in a federation, and what they import of the user's own in turn."""
     found: Modules = {}
-    todo = list(dict.fromkeys(_named(spec)))
+    todo = list(dict.fromkeys(str(getattr(p, "__module__", "")) for p in _parts(spec)))
     while todo:
         name = todo.pop(0)
         module = sys.modules.get(name)
         if name in found or module is None or not _own(module):
             continue
-        found[name] = {"file": _file(module), "sha256": _digest(module, spec)}
+        found[name] = {"file": _file(module), "sha256": _digest(module)}
+        if not found[name]["file"]:
+            found[name] |= _told(module, sorted(set(_heard(spec, name))))
         todo += _imported(module)
     return found
 
@@ -49,9 +51,11 @@ def bring(recorded: Mapping[str, Mapping[str, str]], extra: Iterable[str], folde
     for name, was in recorded.items():
         if name in sys.modules and (name != "__main__" or not was["file"] or _is(name, was["file"])):
             if _own(sys.modules[name]):
-                now[name] = {"file": _file(sys.modules[name]), "sha256": _digest(sys.modules[name], None)}
-            if not was["file"]:  # a notebook's or a prompt's: its cells cannot be compared
-                now[name] = dict(was)
+                now[name] = {"file": _file(sys.modules[name]), "sha256": _digest(sys.modules[name])}
+            if not was[
+                "file"
+            ]:  # a notebook's or a prompt's: what the run uses of it, where its source is kept
+                now[name] = dict(was) | _told(sys.modules[name], was.get("uses", "").split())
             continue
         file = given.pop(Path(was["file"]).stem if name == "__main__" else name.rpartition(".")[2], None)
         if file is None and name == "__main__":
@@ -110,26 +114,25 @@ def load(found: Mapping[str, Mapping[str, str]]) -> None:
 
 
 # ---- finding --------------------------------------------------------------------------------------------------
-def _named(node: Any, seen: set[int] | None = None) -> Iterator[str]:
-    """Modules of every class and function that a spec is made of, parents of classes too."""
+def _parts(node: Any, seen: set[int] | None = None) -> Iterator[Any]:
+    """Every object, class and function that a spec is made of; parents of classes too."""
     seen = set() if seen is None else seen
     if id(node) in seen or node is None or isinstance(node, str | bytes | int | float):
         return
     seen.add(id(node))
     if isinstance(node, Mapping):
         for value in node.values():
-            yield from _named(value, seen)
+            yield from _parts(value, seen)
     elif isinstance(node, list | tuple | set | frozenset):
         for value in node:
-            yield from _named(value, seen)
+            yield from _parts(value, seen)
     elif inspect.isroutine(node):
-        yield str(getattr(node, "__module__", ""))
+        yield node
     else:
-        for cls in (node if isinstance(node, type) else type(node)).__mro__:
-            yield cls.__module__
+        yield from (node if isinstance(node, type) else type(node)).__mro__
         if dataclasses.is_dataclass(node) and not isinstance(node, type):
             for f in dataclasses.fields(node):
-                yield from _named(getattr(node, f.name, None), seen)
+                yield from _parts(getattr(node, f.name, None), seen)
 
 
 def _own(module: ModuleType) -> bool:
@@ -150,12 +153,43 @@ def _is(name: str, file: str) -> bool:
     return _file(sys.modules[name]) == str(Path(file).resolve())
 
 
-def _digest(module: ModuleType, spec: Any) -> str:
-    """Of the module's file; of the source of its classes where it has none (a notebook)."""
+def _digest(module: ModuleType) -> str:
+    """Of the module's file."""
     if file := _file(module):
         with contextlib.suppress(OSError):
             return hashlib.sha256(Path(file).read_bytes()).hexdigest()
     return ""
+
+
+def _heard(spec: Any, name: str) -> Iterator[str]:
+    """What a spec takes from a module without a file: names of classes and functions, outermost first."""
+    for of in _parts(spec):
+        if getattr(of, "__module__", "") == name:
+            yield of.__qualname__.partition(".")[0]
+
+
+def _told(module: ModuleType, uses: list[str]) -> dict[str, str]:
+    """Digest of the source of some definitions and of what they call in the same module; nothing if it cannot be had."""
+    todo, sources = list(uses), dict[str, str]()
+    while todo:
+        of = getattr(module, name := todo.pop(), None)
+        if name in sources or getattr(of, "__module__", "") != module.__name__:
+            continue
+        sources[name] = ""
+        for key, value in sorted(vars(of).items()) if isinstance(of, type) else [("", of)]:
+            inner: Any = getattr(value, "__func__", getattr(value, "fget", value))
+            work = inspect.unwrap(inner)
+            if not inspect.isfunction(work):
+                plain = isinstance(value, str | int | float | None) and not key.startswith("__")
+                sources[name] += f"{key} = {value!r}\n" if plain else ""
+            elif work.__code__.co_filename != "<string>":  # which is a dataclass's own
+                try:
+                    sources[name] += inspect.getsource(work)
+                except (OSError, TypeError):
+                    return {}
+                todo += work.__code__.co_names
+    text = "\n".join(f"{n}\n{sources[n]}" for n in sorted(sources))
+    return {"uses": " ".join(uses), "sha256": hashlib.sha256(text.encode()).hexdigest()} if sources else {}
 
 
 def _imported(module: ModuleType) -> Iterator[str]:

@@ -48,7 +48,7 @@ def begin(bound: Bound, before: Trail) -> tuple[Tensor, float]:
     if before.base != (bound.objective.base.weights if tuning is not None else ""):
         raise ModelError(
             "the stages tune other base models\n    why: by how much one has moved says nothing of the other\n"
-            "    fix: the same task.model in all stages"
+            "    fix: the same task.model in all stages, of the first: stages.0.task.model=MODEL"
         )
     if odd := [n for n in {*own, *before.values} if _shape(own, n) != _shape(before.values, n)]:
         raise ModelError(

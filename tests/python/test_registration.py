@@ -221,17 +221,23 @@ def test_a_broken_package_is_named_and_breaks_nothing_else(publish: Any, source:
     (problem,) = problems()
     import re
 
-    assert "broken" in problem.where and re.search(words, str(problem), re.S), problem
+    assert "broken" in problem.where
+    assert re.search(words, str(problem), re.S), problem
     with pytest.raises(ConfigError, match="broken"):
         find("no-such-method")
+    with pytest.raises(ConfigError, match=r"uplink: there is no [\s\S]*\d\. \S*broken"):
+        from_config({"recipe": "fedavg", "uplink": "no-such-method"})
     if "taken" in words:
         with pytest.raises(ConfigError, match="is taken"):
             find("topk")
 
 
-def test_a_package_that_cannot_be_imported_is_a_problem(publish: Any) -> None:
-    publish(falls_over=PUBLISHED.format(name='"falls-over"') + "\n1 / 0\n")
-    with pytest.raises(ConfigError, match="falls_over cannot be imported"):
+@pytest.mark.parametrize("end", ["1 / 0", "raise SystemExit(3)", "import no_such_module_at_all"])
+def test_a_package_that_cannot_be_imported_is_a_problem(publish: Any, end: str) -> None:
+    publish(falls_over=PUBLISHED.format(name='"falls-over"') + f"\n{end}\n")
+    with pytest.raises(
+        ConfigError, match=r"falls_over cannot be imported[\s\S]*falls_over.py:\d+, in <module>"
+    ):
         load("falls-over")
     assert load("apply") is Apply
 

@@ -178,7 +178,7 @@ def load(name: str, slot: str | None = None) -> Any:
             found = getattr(found, part)
     except FedfmError:
         raise
-    except Exception as e:
+    except (Exception, SystemExit) as e:  # a script that ends itself too
         from fedfm.core.blame import place  # which reads this module
 
         why = f"{words_of(e)} ({place(e)})"

@@ -172,7 +172,8 @@ def _spec(specs: tuple[type, ...], value: Any, where: str, problems: list[Proble
     try:
         cls = load(value["name"], slot or None)
     except ConfigError as e:
-        problems += [dataclasses.replace(p, where=where) for p in e.problems]
+        asked, *others = e.problems  # the others keep cards from being read, each where it says
+        problems += [dataclasses.replace(asked, where=where), *others]
         return None
     built = _fields(cls, {k: v for k, v in value.items() if k != "name"}, where, problems)
     if len(problems) == before and specs and not isinstance(built, specs):

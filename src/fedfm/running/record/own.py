@@ -106,7 +106,7 @@ def load(found: Mapping[str, Mapping[str, str]]) -> None:
             assert spec is not None and spec.loader is not None
             sys.modules[name] = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(sys.modules[name])
-        except Exception as e:
+        except (Exception, SystemExit) as e:
             sys.modules.pop(name, None)
             raise ResumeError(
                 f"{file} cannot be imported: {type(e).__name__}: {e}\n    fix: mend it, or run where its imports are found"

@@ -266,6 +266,14 @@ def test_an_exported_model_has_the_reported_score(kind: str, tuning: Any, tmp_pa
     assert again.unscored == "it is no run directory"
 
 
+def test_an_export_of_an_earlier_round_is_told_when_the_run_goes_on(tmp_path: Path) -> None:
+    fed = texts(tmp_path, "classify")
+    fedfm.run(fed, rounds=1, baselines="none", out=tmp_path / "run")
+    export(tmp_path / "run", None, merged=False)
+    with pytest.warns(UserWarning, match="export in .*run is of round 1: export again"):
+        fedfm.resume(tmp_path / "run", rounds=2)
+
+
 def test_an_adapter_is_exported_as_peft_expects_it(tmp_path: Path) -> None:
     import peft
     import transformers

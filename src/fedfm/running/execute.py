@@ -26,7 +26,7 @@ from fedfm.running.course.stages import extended
 from fedfm.running.drive import Callback, Plan, drive, open_site
 from fedfm.running.progress import Progress, Silent
 from fedfm.running.record import own
-from fedfm.running.record.folder import CONFIG, begun, owned, recorded
+from fedfm.running.record.folder import CONFIG, EXPORTS, begun, owned, recorded
 from fedfm.running.record.identity import Difference, Identity, imports_differ, refuse, span
 from fedfm.running.summary import versions
 from fedfm.running.verdict import Result
@@ -148,7 +148,16 @@ def resume(
         changes = [{"after": done, "what": d.what, "was": d.was, "now": d.now} for d in differences]
         was |= {"trackers": names, "history": [*was["history"], *changes]}
         plan = Plan(folder, config, fed, was, True, _several(callbacks), objects, progress or Silent())
+        _outdated(plan, done)
         return drive(plan).judged(strict)
+
+
+def _outdated(plan: Plan, done: int) -> None:
+    """Say that an export in the run's folder will be of another model than the run."""
+    if old := [name for name in EXPORTS if (plan.folder / name).exists()]:
+        plan.progress.tell(
+            f"{' and '.join(old)} in {plan.folder} is of round {done}: export again when the run ends"
+        )
 
 
 def _config(folder: Path, before: Identity | None, federation: Federation | None) -> configs.Config:

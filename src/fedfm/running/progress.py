@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import textwrap
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -136,6 +137,7 @@ def round_line(record: dict[str, Any], primary: str, seconds: float) -> Text:
     return Text("  ").join(parts)
 
 
+WIDE = 78  # characters of a value, in a pipe too: a sentence of 300 pushes every number off the page
 PARTIES = 12  # that a table shows one by one
 Row = tuple[str, str, str]  # name, value, style
 _COLOURS = {"finished": "green", "finished with findings": "yellow", "failed": "red", "interrupted": "yellow"}
@@ -155,7 +157,8 @@ def table(summary: dict[str, Any], folder: str) -> Table:
     out.add_column(justify="right")
     groups = (_scores(summary), _by_party(summary), _cost(summary), _privacy(summary), _account(summary))
     for name, value, style in (row for group in groups for row in group):
-        out.add_row(said(name, style=style), said(line(value), style=style))
+        lines = textwrap.wrap(line(value), WIDE, break_long_words=False, break_on_hyphens=False)
+        out.add_row(said(name, style=style), said("\n".join(lines), style=style))
     out.add_row("run directory", said(folder))
     return out
 

@@ -18,6 +18,7 @@ from fedfm.core.protocols.scoring import means
 from fedfm.data.splits import opened
 from fedfm.running.course import leaving
 from fedfm.running.process import borrowed
+from fedfm.running.record.folder import EXPORTS
 from fedfm.running.summary import of_best
 
 COLUMNS = ("text", "instruction")
@@ -107,7 +108,7 @@ def export(folder: Path, to: Path | None, *, merged: bool, party: str | None = N
     Raises ModelError when the merged model is not the model that was scored (its loss moved), and leaves nothing then.
     """
     source = model_of(folder, party)
-    to = to or folder / ("merged" if merged else "export")
+    to = to or folder / EXPORTS[merged]
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise ModelError(f"{to} is not empty\n    fix: give another folder with --to")
     to.parent.mkdir(parents=True, exist_ok=True)

@@ -21,6 +21,7 @@ from fedfm.files import write
 FORMAT = 1  # of run.json and baselines.json
 LOCK, OWNER, RECORD, CONFIG = ".lock", ".owner", "run.json", "config.yaml"
 TAKEN = "is being written by process"
+EXPORTS = ("export", "merged")  # as it is, and added to the base model
 ROUNDS = "rounds"  # kept for audits; private, as checkpoints are
 GRACE_S = 10.0  # workers of a killed process notice its death within moments
 _PART = re.compile(r"^\..+\.\d+(-[0-9a-f]+\.part)?$")  # folders in the making, and the files of `write`

@@ -75,9 +75,9 @@ def test_own_weights_of_parties(drive: Any) -> None:
         "aggregate.factors.party-7",
         "aggregate.factors.clinic-*",
     ]
-    with pytest.raises(ValueError, match="from 0 up"):
+    with pytest.raises(ValueError, match="give a number from 0 to"):
         Mean(factors={"a": -1.0})
-    with pytest.raises(ValueError, match="from 0 up"):
+    with pytest.raises(ValueError, match="give a number from 0 to"):
         Mean(factors={"a": float("nan")})
 
 

@@ -11,7 +11,7 @@ from fedfm.cards.registry import knob
 from fedfm.core.errors import DataError
 from fedfm.core.schema import Account, Column, Lost, Unfit
 from fedfm.data import kinds
-from fedfm.data.cleaning.alike import alike
+from fedfm.data.cleaning.alike import alike, spelled
 from fedfm.data.cleaning.columns import Map, Pairs, Piece, clean, lacking
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.cleaning.layouts import Wanted, unread, wanted, whose
@@ -74,7 +74,7 @@ class Own(Source):
         columns_ = self._pictured(wanted(columns, mapped, found, faults))
         tests = any(p.split == "test" for p in pieces)
         account, rows = Account(), list[tuple[Piece, Pairs]]()
-        blamed = self._lacking(pieces, columns_, mapping, maps, faults)
+        blamed = self._lacking(pieces, columns_, mapping, maps, faults) | spelled(pieces, columns_, faults)
         for piece in pieces:
             lost = Counter(piece.lost)
             own = maps.get(piece.party, mapping)

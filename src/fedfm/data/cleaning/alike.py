@@ -7,8 +7,26 @@ from typing import Any
 
 from fedfm.data.cleaning.columns import Pairs, Piece
 from fedfm.data.cleaning.faults import Faults
+from fedfm.data.cleaning.layouts import Wanted
+from fedfm.data.kinds import Array
 
 FLOATS, INTEGERS = "floats", "integers"
+
+
+def spelled(pieces: Sequence[Piece], columns: Wanted, faults: Faults) -> set[str]:
+    """Note targets of a module that are text, one fault a piece; the places of those pieces."""
+    found = set[str]()
+    if not any(c.name == "y" and isinstance(c.kind, Array) for c in columns):
+        return found
+    for piece in pieces:
+        texts = (v for _, r in piece.lines if isinstance(v := r.get("y"), str))
+        if (
+            said := next((v for v in texts if v.strip()[:1] != "["), None)
+        ) is not None:  # "[1, 2]" is an array
+            what, why = f"the targets y are text, such as {said[:40]!r}", "a module learns from numbers"
+            faults.add(piece.place, what, why, "class numbers: numpy.unique(y, return_inverse=True)[1]")
+            found.add(piece.place)
+    return found
 
 
 def alike(rows: Sequence[tuple[Piece, Pairs]], faults: Faults) -> None:

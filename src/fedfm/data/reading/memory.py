@@ -93,10 +93,6 @@ def _pair(x: Any, y: Any, place: str, faults: Faults) -> Lines:
         return []
     pictures = str(x.dtype).endswith("uint8") and len(x.shape) in (3, 4)
     names = ("image", "label") if pictures else ("x", "y")
-    if not pictures and (said := next((v for v in y if isinstance(v, str)), None)) is not None:
-        what, why = f"the targets y are text, such as {said[:40]!r}", "a module learns from numbers"
-        faults.add(place, what, why, "class numbers: numpy.unique(y, return_inverse=True)[1]")
-        return []
     return [(i, dict(zip(names, row, strict=True))) for i, row in enumerate(zip(x, y, strict=True), 1)]
 
 

@@ -15,6 +15,7 @@ from fedfm.efficiency.communication.codec.topk import TopK
 from fedfm.efficiency.communication.lowrank.powersgd import PowerSGD
 from fedfm.efficiency.communication.submodel.heterofl import HeteroFL
 from fedfm.efficiency.computation.split.splitfed import SplitFed, SplitFedServer
+from fedfm.efficiency.training.arrivals.fedasync import FedAsync
 from fedfm.efficiency.training.drift.rolora import RoLoRA
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.lora_exact import FedExLoRA
@@ -23,6 +24,7 @@ from fedfm.efficiency.training.personal.fedmd import FedMD
 from fedfm.efficiency.training.personal.ifca import IFCA, ClusterMean
 from fedfm.efficiency.training.scaffold import Scaffold
 from fedfm.efficiency.training.servers import Apply
+from fedfm.efficiency.training.soup import GreedySoup
 from fedfm.incentives.contribution.shapley_exact import ShapleyExact
 from fedfm.incentives.selection.power_of_choice import PowerOfChoice
 from fedfm.trust.privacy.mechanism.discrete_gaussian import DiscreteGaussian
@@ -55,6 +57,11 @@ class Found:
 
 OPEN: dict[str, Found] = {}
 MENDED: dict[str, Found] = {
+    "a soup before a server that counts ages": Found(
+        "the house steps the server on a trial, without the versions that its messages began from",
+        {"client": Local(lr=0.05, send="weights"), "aggregate": GreedySoup(), "server": FedAsync()},
+        ("division by zero",),
+    ),
     "a brief of scores under a code": Found(
         "where architectures differ, parties decode the brief by the layout of their own weights",
         {**SAYS, "downlink": PowerSGD()},

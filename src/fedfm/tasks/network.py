@@ -71,7 +71,13 @@ def guarded(model: str, what: str, where: str = "", fix: str = "") -> Iterator[N
 
 
 def load_base(
-    auto: str, model: str, *, dtype: str = "float32", dropout: float = 0.0, checkpointing: bool = False
+    auto: str,
+    model: str,
+    *,
+    dtype: str = "float32",
+    dropout: float = 0.0,
+    checkpointing: bool = False,
+    pictures: bool = False,
 ) -> Any:
     """The network that `transformers.<auto>` makes of `model`, on the CPU, every tensor from the checkpoint.
 
@@ -85,7 +91,7 @@ def load_base(
         config = transformers.AutoConfig.from_pretrained(
             where, trust_remote_code=False, local_files_only=True
         )
-        _of_this_kind(auto, model, config)
+        (_sees if pictures else _reads)(auto, model, config)
         for key, value in vars(config).items():
             if (
                 re.search("dropout|pdrop", key)
@@ -124,7 +130,18 @@ def _ends(t: torch.Tensor) -> torch.Tensor:
     return torch.stack(torch.aminmax(t.detach().float()))  # both are NaN where one value is
 
 
-def _of_this_kind(auto: str, model: str, config: Any) -> None:
+def _sees(auto: str, model: str, config: Any) -> None:
+    """Raise ModelError for a network that takes no pictures."""
+    from transformers.models.auto import modeling_auto as known
+
+    if type(config) not in known.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+        raise ModelError(
+            f"{model}: is no vision model ({config.model_type})\n    why: this task shows pictures to an encoder\n"
+            "    fix: take a vision encoder; for labels of texts use the task sequence-classification"
+        )
+
+
+def _reads(auto: str, model: str, config: Any) -> None:
     """Raise ModelError for a network that is not what the task reads text with."""
     from transformers.models.auto import modeling_auto as known
 

@@ -127,7 +127,7 @@ def export(folder: Path, to: Path | None, *, merged: bool, party: str | None = N
 
 
 def _merge(source: Path, to: Path) -> None:
-    """The network with its adapter added to its weights, in the layout of transformers, with its tokenizer."""
+    """The network with its adapter added to its weights, in the layout of transformers, with what belongs beside it."""
     from fedfm.efficiency.computation.tuning.full import Full, write_whole
     from fedfm.tasks import load_tuned
     from fedfm.tasks.export import write_task
@@ -140,7 +140,7 @@ def _merge(source: Path, to: Path) -> None:
             "    fix: export it as it is, without --merged"
         )
     write_whole(tuning.merged(tuned.objective.network(tuned.module)), to)
-    tuned.objective.tokenizer.save_pretrained(to)
+    tuned.objective.beside(to)
     whole = dataclasses.replace(
         tuned.task, tuning=Full()
     )  # what lies there now is a network without an adapter

@@ -20,8 +20,8 @@ from fedfm.core.errors import DataError
 from fedfm.core.protocols import Scores
 from fedfm.core.schema import Column
 from fedfm.data.kinds import Anything, Chat, Group, Text
-from fedfm.tasks import limits
 from fedfm.tasks.ragged import Ragged
+from fedfm.tasks.text import limits
 from fedfm.tasks.text.decoder import LanguageTask, build
 from fedfm.tasks.text.dialogue import Dialogue
 from fedfm.tasks.text.tokens import TextObjective

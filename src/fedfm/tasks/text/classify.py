@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ from fedfm.core.schema import Column
 from fedfm.data.kinds import Group, Label, Text
 from fedfm.tasks.bound import BoundModule
 from fedfm.tasks.network import load_tokenizer
+from fedfm.tasks.networked import graded
 from fedfm.tasks.text.encoder import Batch, EncoderTask, Pooled, Texts
 from fedfm.text import markdown, nearest
 
@@ -106,14 +106,7 @@ class Classification(Pooled):
             logits = self.outputs(module, batch)
             hits[index] = (logits.argmax(-1) == batch.labels).cpu()
             losses[index] = functional.cross_entropy(logits, batch.labels, reduction="none").double().cpu()
-        scores = {
-            "accuracy": (float(hits.sum()), len(encoded)),
-            "loss": (math.fsum(losses.tolist()), len(encoded)),
-        }
-        for name in sorted({g for g in encoded.groups if g is not None}):
-            mine = torch.tensor([g == name for g in encoded.groups])
-            scores[f"accuracy/{name}"] = float(hits[mine].sum()), int(mine.sum())
-        return scores if len(encoded) else {}
+        return graded(hits, losses, encoded.groups)
 
     def predict(self, module: nn.Module, texts: Any, device: torch.device) -> list[str]:
         """The most likely label of each text, or pair of texts."""

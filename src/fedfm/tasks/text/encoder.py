@@ -70,7 +70,7 @@ class EncoderTask(Task):
         again = dataclasses.replace(self, model=where)
         encoder, objective = _encoder(again), again.objective(None if labels is None else tuple(labels))
         head = nn.Linear(encoder.config.hidden_size, objective.width)
-        _head(head, folder)
+        read_head(head, folder)
         objective.whole = Headed(self.tuning.reload(encoder, folder), head, self.pooling, self.scale)
         objective.task = self
         return objective.whole, objective
@@ -350,11 +350,11 @@ def _build(task: EncoderTask, width: int) -> Headed:
     if task.start:
         task.tuning.resume(network, Path(task.start))
         if (Path(task.start) / HEAD).is_file():
-            _head(head, Path(task.start))
+            read_head(head, Path(task.start))
     return Headed(network, head, task.pooling, task.scale)
 
 
-def _head(head: nn.Linear, folder: Path) -> None:
+def read_head(head: nn.Linear, folder: Path) -> None:
     """Take the head that `save` wrote. Raises ModelError."""
     from safetensors.torch import load_file
 

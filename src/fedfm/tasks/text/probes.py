@@ -12,8 +12,8 @@ import torch
 from torch.nn import functional
 
 from fedfm.core.errors import Problem
-from fedfm.tasks import limits
 from fedfm.tasks.probing import MUCH
+from fedfm.tasks.text import limits
 
 LARGE = 500_000_000  # parameters
 PADDING = 8  # tokens behind a text, to see whether its feature feels them

@@ -155,6 +155,7 @@ from fedfm.tasks.text.causal import CausalLM as CausalLM
 from fedfm.tasks.text.classify import SequenceClassification as SequenceClassification
 from fedfm.tasks.text.preference import Preference as Preference
 from fedfm.tasks.text.regress import TextRegression as TextRegression
+from fedfm.tasks.vision.encoder import VisionClassification as VisionClassification
 from fedfm.tasks.vision.image import ImageClassification as ImageClassification
 from fedfm.trust.privacy.mechanism.discrete_gaussian import DiscreteGaussian as DiscreteGaussian
 from fedfm.trust.privacy.mechanism.gaussian import ClipNoise as ClipNoise

@@ -50,5 +50,5 @@ def fedit_chat() -> Federation:
         fedit(),
         data=Chatterbot(),
         task=CausalLM(model="smollm2", tuning=LoRA(r=8, alpha=16), score_by="loss"),
-        client=Local(optimizer="adamw", lr=5e-4, steps=4, batch=8),
+        client=Local(optimizer="adamw", lr=5e-4, steps=4, batch=4),
     )

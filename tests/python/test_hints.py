@@ -38,7 +38,7 @@ def test_a_misplaced_key_is_told_its_whole_path(setting: str, words: str) -> Non
 def test_another_task_is_named_only_if_it_reads_what_is_there() -> None:
     with pytest.raises(ConfigError) as e:
         configure("fedavg-vision", ["task.model=dinov2-s"])
-    assert "set task=" not in str(e.value) and "known here: channels" in str(e.value)
+    assert "set task=vision-classification" in str(e.value) and "causal-lm" not in str(e.value)
     with pytest.raises(ConfigError, match="preference has it: set task=preference"):
         configure("fedit", ["task.beta=2"])
 

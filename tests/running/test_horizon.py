@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -123,3 +124,25 @@ def test_a_warm_up_that_never_ends_is_refused(slot: str, schedule: Any, tmp_path
     assert [p.where for p in e.value.problems] == [f"{slot}.schedule"]
     whole = quadratics(rounds=2, horizon=schedule.warmup + 1, **slots)
     assert fedfm.run(whole, out=tmp_path / "run").status == "finished"
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_federation_that_is_given_again_does_not_lengthen_its_run(finished: bool, tmp_path: Path) -> None:
+    """`run(fed, rounds=2)` and `resume(dir, fed)`: the federation's own five rounds were trained, and their noise spent."""
+    fed = quadratics(uplink=ClipNoise(noise_multiplier=3.0), aggregate=PUBLIC, rounds=5)
+
+    def stops(record: dict[str, Any]) -> None:
+        if record["round"] == 1 and not finished:
+            raise RuntimeError("stopped")
+
+    with contextlib.nullcontext() if finished else pytest.raises(RuntimeError):
+        fedfm.run(fed, rounds=2, out=tmp_path / "run", baselines="none", callbacks=[stops])
+    if finished:
+        again = fedfm.resume(tmp_path / "run", fed)
+    else:
+        with pytest.warns(
+            UserWarning, match="this run is of 2 rounds, the federation says 5: rounds=5 extends it"
+        ):
+            again = fedfm.resume(tmp_path / "run", fed)
+    assert again.summary["rounds"] == 2 and len(again.summary["privacy"]["per_round"]) == 2
+    assert fedfm.resume(tmp_path / "run", fed, rounds=4).summary["rounds"] == 4

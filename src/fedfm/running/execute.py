@@ -92,8 +92,8 @@ def resume(
     Config, data, base model and own modules must be those that the run began with (`accept=["imports"]` lets changed
     own modules pass); more rounds, evaluate.every, engine, trackers, library versions and the device that
     `auto` finds may change, and are noted.
-    `federation`: the one that was run, again, where it holds objects that a config only names. `imports`: files of own
-    methods that have moved.
+    `federation`: the one that was run, again, where it holds objects that a config only names; how many rounds there are
+    is the run's own, or `rounds`. `imports`: files of own methods that have moved.
     Raises ResumeError that names what differs, and RunFailed as `execute` does.
     """
     folder = Path(folder)
@@ -148,12 +148,16 @@ def resume(
         changes = [{"after": done, "what": d.what, "was": d.was, "now": d.now} for d in differences]
         was |= {"trackers": names, "history": [*was["history"], *changes]}
         plan = Plan(folder, config, fed, was, True, _several(callbacks), objects, progress or Silent())
-        _outdated(plan, done)
+        _told(plan, done, rounds or (federation or fed).rounds)
         return drive(plan).judged(strict)
 
 
-def _outdated(plan: Plan, done: int) -> None:
-    """Say that an export in the run's folder will be of another model than the run."""
+def _told(plan: Plan, done: int, said: int) -> None:
+    """Say that the federation was given with other rounds than the run's, and which exports will be of another model."""
+    if said != (own := plan.fed.rounds):
+        plan.progress.tell(
+            f"this run is of {own} rounds, the federation says {said}: rounds={said} extends it"
+        )
     if old := [name for name in EXPORTS if (plan.folder / name).exists()]:
         plan.progress.tell(
             f"{' and '.join(old)} in {plan.folder} is of round {done}: export again when the run ends"
@@ -170,7 +174,10 @@ def _config(folder: Path, before: Identity | None, federation: Federation | None
     try:
         found = text.load(path)
         if federation is not None:
-            return Setup(federation, found.get("recipe")).config
+            config = Setup(federation, found.get("recipe")).config
+            return config | {
+                "rounds": found.get("rounds", config["rounds"])
+            }  # `run` may have been given others
         if objects := list(unspoken(found)):
             raise ResumeError(
                 f"{folder} holds objects of a Python process, which its config only records: "

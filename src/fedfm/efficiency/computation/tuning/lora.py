@@ -39,7 +39,7 @@ class LoRA(Peft):
     """
 
     r: int = knob(8, "rank of the update", low=1)
-    alpha: float = knob(16.0, "the update is scaled by alpha / r", low=0.0)
+    alpha: float = knob(16.0, "the update is scaled by alpha / r", above=0.0)
     dropout: float = knob(0.0, "dropout before A in training", low=0.0, high=1.0)
     targets: tuple[str, ...] | str | None = knob(
         None, "names of linear layers, or all-linear; null: the query and value projections"

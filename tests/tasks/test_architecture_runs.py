@@ -28,7 +28,7 @@ from fedfm.running.entry import run
 from fedfm.tasks import load_tuned
 from fedfm.tasks.text.causal import CausalLM
 from fedfm.tasks.text.classify import SequenceClassification
-from fedfm.tasks.text.encoder import Headed
+from fedfm.tasks.text.encoder import Read
 
 TUNINGS: dict[str, Any] = {"full": Full(), "head": Head(), "lora": LoRA(r=2)}
 KINDS = {
@@ -58,7 +58,7 @@ def by_plain_libraries(kind: str, folder: Path, base: str) -> float:
     tuned = load_tuned(folder)
     objective = tuned.objective
     if kind == "encoder":
-        net = Headed(net, tuned.module.head, tuned.task.pooling, tuned.task.scale)  # type: ignore[arg-type]
+        net = Read(net, tuned.module.head, tuned.task.pooling, tuned.task.scale)  # type: ignore[arg-type]
     objective.whole = net.eval()
     encoded = objective.encode(Files(str(folder.parent / "t.jsonl"), test_fraction=0.0).open(0).pooled())
     with torch.no_grad():

@@ -17,8 +17,10 @@ from fedfm.core.errors import FedfmError
 from fedfm.core.protocols import Scores
 from fedfm.models.identity import Base, base
 from fedfm.tasks.bound import BoundModule, Objective
-from fedfm.tasks.export import write_task
-from fedfm.tasks.network import share
+from fedfm.tasks.export import write_task, write_weights
+from fedfm.tasks.network import finite, guarded, share
+
+HEAD = "head.safetensors"  # the head's file
 
 
 class Networked(Objective):
@@ -77,6 +79,37 @@ class Networked(Objective):
     def network(self, module: Any) -> Any:
         """The part of the module that the tuning made."""
         return module
+
+
+class Headed(Networked):
+    """One whose module is an `encoder`, which the tuning made, and a linear `head`."""
+
+    frozen = False  # the encoder: what it makes of a row is always the same
+
+    def bind(self, device: str) -> BoundModule:
+        bound = super().bind(device)
+        encoder = self.network(bound.module)
+        self.frozen = not self.task.dropout and not any(p.requires_grad for p in encoder.parameters())
+        return bound
+
+    def network(self, module: Any) -> Any:
+        return module.encoder
+
+    def save(self, module: Any, folder: str) -> None:
+        """Write the encoder's part as the tuning does, the head as `head.safetensors`, and a README."""
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        head = {n: p.detach().to("cpu", copy=True) for n, p in module.head.state_dict().items()}
+        write_weights(head, Path(folder) / HEAD)
+        super().save(module, folder)
+
+
+def read_head(head: nn.Linear, folder: Path) -> None:
+    """Take the head that `Headed.save` wrote. Raises ModelError."""
+    from safetensors.torch import load_file
+
+    with guarded(str(folder), f"{HEAD} cannot be read"):
+        head.load_state_dict(load_file(folder / HEAD))
+    finite(f"{folder}/{HEAD}", head.named_parameters())
 
 
 def graded(hits: Tensor, losses: Tensor, groups: Sequence[str | None]) -> Scores:

@@ -18,14 +18,15 @@ from fedfm.core.protocols import Task
 from fedfm.models.identity import Base
 from fedfm.tasks.beginning.adapter import begun
 from fedfm.tasks.bound import BoundModule
-from fedfm.tasks.export import in_dtype, source, write_weights
+from fedfm.tasks.export import in_dtype, source
 from fedfm.tasks.features import Features
-from fedfm.tasks.network import finite, fresh, guarded, load_base
+from fedfm.tasks.network import fresh, load_base
+from fedfm.tasks.networked import HEAD, Headed, read_head
 from fedfm.tasks.ragged import Ragged
 from fedfm.tasks.text.tokens import TextObjective
 from fedfm.tasks.tuning import Tuning
 
-CHUNK, HEAD = 64, "head.safetensors"  # rows scored at once; the head's file
+CHUNK = 64  # rows scored at once
 Text = str | tuple[str, str]  # one text, or a pair
 
 
@@ -71,7 +72,7 @@ class EncoderTask(Task):
         encoder, objective = _encoder(again), again.objective(None if labels is None else tuple(labels))
         head = nn.Linear(encoder.config.hidden_size, objective.width)
         read_head(head, folder)
-        objective.whole = Headed(self.tuning.reload(encoder, folder), head, self.pooling, self.scale)
+        objective.whole = Read(self.tuning.reload(encoder, folder), head, self.pooling, self.scale)
         objective.task = self
         return objective.whole, objective
 
@@ -99,7 +100,7 @@ class EncoderTask(Task):
         raise NotImplementedError
 
 
-class Headed(nn.Module):
+class Read(nn.Module):
     """Encoder and head."""
 
     def __init__(self, encoder: nn.Module, head: nn.Linear, pooling: str, scale: float):
@@ -160,7 +161,7 @@ class Batch:
     types: Tensor | None = None
 
 
-class Pooled(TextObjective):
+class Pooled(Headed, TextObjective):
     """What a head learns from pooled features; `targets` reads it from the rows, `width` is how much the head gives."""
 
     width: int
@@ -174,27 +175,11 @@ class Pooled(TextObjective):
         module: nn.Module | None = None,
     ):
         super().__init__(task, tokenizer, lambda t: _build(t, self.width), labels)
-        self.whole, self.frozen = module, False
+        self.whole = module
 
     def targets(self, rows: Sequence[Mapping[str, Any]], party: str) -> Tensor:
         """What is to be learnt of each row (n,). Raises DataError."""
         raise NotImplementedError
-
-    def bind(self, device: str) -> BoundModule:
-        bound = super().bind(device)
-        encoder = self.network(bound.module)
-        self.frozen = not self.task.dropout and not any(p.requires_grad for p in encoder.parameters())
-        return bound
-
-    def network(self, module: Any) -> Any:
-        return module.encoder
-
-    def save(self, module: Any, folder: str) -> None:
-        """Write the encoder's part as the tuning does, the head as `head.safetensors`, and a README."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        head = {n: p.detach().to("cpu", copy=True) for n, p in module.head.state_dict().items()}
-        write_weights(head, Path(folder) / HEAD)
-        super().save(module, folder)
 
     # ---- rows -------------------------------------------------------------------------------------------------
     def encode(self, rows: Any) -> Texts:
@@ -342,7 +327,7 @@ class _Unused(nn.Module):
         return x
 
 
-def _build(task: EncoderTask, width: int) -> Headed:
+def _build(task: EncoderTask, width: int) -> Read:
     encoder = _encoder(task)
     with fresh():
         head = nn.Linear(encoder.config.hidden_size, width)
@@ -351,16 +336,7 @@ def _build(task: EncoderTask, width: int) -> Headed:
         task.tuning.resume(network, Path(task.start))
         if (Path(task.start) / HEAD).is_file():
             read_head(head, Path(task.start))
-    return Headed(network, head, task.pooling, task.scale)
-
-
-def read_head(head: nn.Linear, folder: Path) -> None:
-    """Take the head that `save` wrote. Raises ModelError."""
-    from safetensors.torch import load_file
-
-    with guarded(str(folder), f"{HEAD} cannot be read"):
-        head.load_state_dict(load_file(folder / HEAD))
-    finite(f"{folder}/{HEAD}", head.named_parameters())
+    return Read(network, head, task.pooling, task.scale)
 
 
 _README = """{title}

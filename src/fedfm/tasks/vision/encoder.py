@@ -22,12 +22,11 @@ from fedfm.models.identity import Base
 from fedfm.models.store import local
 from fedfm.tasks.beginning.adapter import begun
 from fedfm.tasks.bound import BoundModule
-from fedfm.tasks.export import in_dtype, source, write_weights
+from fedfm.tasks.export import in_dtype, source
 from fedfm.tasks.features import Features
 from fedfm.tasks.network import fresh, load_base
-from fedfm.tasks.networked import Networked, graded
+from fedfm.tasks.networked import HEAD, Headed, graded, read_head
 from fedfm.tasks.ragged import Ragged
-from fedfm.tasks.text.encoder import HEAD, read_head
 from fedfm.tasks.tuning import Tuning
 from fedfm.tasks.vision.image import ImageClassification
 from fedfm.text import markdown, nearest
@@ -176,18 +175,12 @@ class Batch:
     features: Tensor | None = None
 
 
-class Pictured(Networked):
+class Pictured(Headed):
     """Cross-entropy over the task's labels."""
 
     def __init__(self, task: Any, labels: tuple[str, ...]):
         super().__init__(task, lambda t: _build(t, len(labels)), labels)
-        self.classes, self.frozen = len(labels), False
-
-    def bind(self, device: str) -> BoundModule:
-        bound = super().bind(device)
-        encoder = self.network(bound.module)
-        self.frozen = not self.task.dropout and not any(p.requires_grad for p in encoder.parameters())
-        return bound
+        self.classes = len(labels)
 
     def fits(self, network: Any) -> None:
         whole: Any = self.whole
@@ -208,16 +201,6 @@ class Pictured(Networked):
                 f"{self.task.model}: it cannot see pictures of {whole.size} pixels\n    why: {' '.join(words_of(e).split())[:200]}\n"
                 f"    fix: {f'task.size={own}' if own else 'another size (task.size)'}, or another vision encoder"
             ) from e
-
-    def network(self, module: Any) -> Any:
-        return module.encoder
-
-    def save(self, module: Any, folder: str) -> None:
-        """Write the encoder's part as the tuning does, the head as `head.safetensors`, and a README."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        head = {n: p.detach().to("cpu", copy=True) for n, p in module.head.state_dict().items()}
-        write_weights(head, Path(folder) / HEAD)
-        super().save(module, folder)
 
     def beside(self, folder: Path) -> None:
         if (theirs := Path(local(self.task.model)) / PIXELS).is_file():

@@ -148,7 +148,7 @@ from fedfm.running.entry import recipe_of as recipe_of
 from fedfm.running.entry import resume as resume
 from fedfm.running.entry import run as run
 from fedfm.tasks.by_client import TaskByClient as TaskByClient
-from fedfm.tasks.module import Torch as Torch
+from fedfm.tasks.own.module import Torch as Torch
 from fedfm.tasks.quadratic import Quadratic as Quadratic
 from fedfm.tasks.quadratic import Quadratics as Quadratics
 from fedfm.tasks.text.causal import CausalLM as CausalLM

@@ -17,7 +17,7 @@ from fedfm.data.arrays import Arrays
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.servers import Apply
 from fedfm.running.entry import run
-from fedfm.tasks.module import Torch
+from fedfm.tasks.own.module import Torch
 
 
 def drawn(seed: int, n: int = 40) -> tuple[Any, Any]:

@@ -33,7 +33,7 @@ from fedfm.incentives.contribution.leave_one_out import LeaveOneOut
 from fedfm.laws.homes import mixed, pictures
 from fedfm.ledger.file import read
 from fedfm.tasks.by_client import TaskByClient
-from fedfm.tasks.module import Torch
+from fedfm.tasks.own.module import Torch
 from fedfm.tasks.quadratic import Quadratic
 from fedfm.tasks.text.classify import SequenceClassification
 from fedfm.tasks.vision.image import ImageClassification

@@ -33,7 +33,7 @@ from fedfm.evaluation.membership import ALL, LossThreshold, around, exact
 from fedfm.incentives.selection.uniform import Uniform
 from fedfm.models import tiny
 from fedfm.running.audits import audit
-from fedfm.tasks.module import Torch
+from fedfm.tasks.own.module import Torch
 from fedfm.tasks.text.classify import SequenceClassification
 from fedfm.tasks.vision.image import ImageClassification
 

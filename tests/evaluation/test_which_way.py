@@ -17,7 +17,7 @@ from fedfm.evaluation.held_out import HeldOut
 from fedfm.incentives.contribution.leave_one_out import LeaveOneOut
 from fedfm.running.entry import run
 from fedfm.tasks.bound import rises
-from fedfm.tasks.module import Torch
+from fedfm.tasks.own.module import Torch
 
 
 def drawn(seed: int, n: int = 60) -> tuple[Any, Any]:

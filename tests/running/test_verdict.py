@@ -69,7 +69,7 @@ def test_a_failed_run_is_judged_not_raised_twice_by_the_command(tmp_path: Path) 
 
 def test_a_model_that_is_not_finite_and_a_score_that_is_no_number_fail() -> None:
     whole = {"events": [], "rows": {"a": 1}, "malicious": (), "primary": "loss"}
-    lines = [{"round": r, "metrics": {"loss": 1.0}} for r in range(3)]
+    lines = [{"round": r, "metrics": {"loss": 1.0 - r / 8}} for r in range(3)]
     assert judge(records=lines, **whole).status == "finished"
     assert "not finite" in judge(records=lines, finite=False, **whole).reasons[0]
     for no_number in (float("nan"), float("inf"), None):  # the records write null for both
@@ -117,7 +117,7 @@ def test_an_attack_that_was_refused_was_carried_out() -> None:
     events = [{"kind": "plan", "round": r, "client": None, "clients": ["a", "b"]} for r in range(3)]
     events += [{"kind": "upload", "round": r, "client": i} for r in range(3) for i in "ab"]
     events += [{"kind": "refused", "round": r, "client": "b", "reason": "too loud"} for r in range(3)]
-    lines = [{"round": r, "metrics": {"loss": 1.0}} for r in range(4)]
+    lines = [{"round": r, "metrics": {"loss": 1.0 - r / 8}} for r in range(4)]
     whole: dict[str, Any] = {"records": lines, "events": events, "rows": {"a": 1, "b": 1}, "primary": "loss"}
     assert judge(malicious={"b"}, **whole).status == "finished"
     honest = judge(malicious=(), **whole)
@@ -129,7 +129,7 @@ def test_who_was_on_the_way_when_the_run_ended_is_told_so(failed: bool) -> None:
     """An asynchronous run of a few steps: nothing of the slow party had failed."""
     events = [{"kind": "plan", "round": 0, "client": None, "clients": ["a", "b"]}]
     events += [{"kind": "upload", "round": r, "client": "a"} for r in range(3)]
-    lines = [{"round": r, "metrics": {"loss": 1.0}} for r in range(4)]
+    lines = [{"round": r, "metrics": {"loss": 1.0 - r / 8}} for r in range(4)]
     lines[1] |= {"failed": "no quorum"} if failed else {}
     told = judge(malicious=(), records=lines, events=events, rows={"a": 1, "b": 1}, primary="loss").reasons
     assert ("its rounds failed" in told[0]) == failed and (
@@ -150,7 +150,7 @@ def test_a_party_that_failed_in_most_rounds_and_rounds_that_failed() -> None:
         events.append({"kind": "upload", "round": r, "client": "a"})
         late = {"kind": "failed", "round": r, "client": "b", "error": "not today"}
         events.append(late if r < 3 else {"kind": "upload", "round": r, "client": "b"})
-    lines: list[dict[str, Any]] = [{"round": r, "metrics": {"loss": 1.0}} for r in range(5)]
+    lines: list[dict[str, Any]] = [{"round": r, "metrics": {"loss": 1.0 - r / 8}} for r in range(5)]
     whole: dict[str, Any] = {"rows": {"a": 5, "b": 1}, "malicious": (), "primary": "loss"}
     assert judge(records=lines, events=events, **whole).reasons == ("b failed in 3 of 4 rounds: not today",)
     lines[2]["failed"] = "too few"

@@ -16,7 +16,7 @@ from fedfm.core.federation import Federation
 from fedfm.data.arrays import Arrays
 from fedfm.efficiency.training.local import Local
 from fedfm.running.entry import run
-from fedfm.tasks.module import Torch
+from fedfm.tasks.own.module import Torch
 
 RNG = np.random.default_rng(4)
 PARTIES = 12  # more than are tried, and more rows each than are tried

@@ -20,7 +20,7 @@ from fedfm.efficiency.training.local import Local
 from fedfm.models import tiny
 from fedfm.running.entry import run
 from fedfm.tasks import load_tuned
-from fedfm.tasks.module import Torch
+from fedfm.tasks.own.module import Torch
 from fedfm.tasks.text.causal import CausalLM
 from fedfm.tasks.text.classify import SequenceClassification
 

@@ -17,7 +17,7 @@ from fedfm.data.arrays import Arrays
 from fedfm.data.source import Parties, Shard
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.scaffold import Scaffold
-from fedfm.tasks.module import Torch
+from fedfm.tasks.own.module import Torch
 
 RNG = np.random.default_rng(0)
 

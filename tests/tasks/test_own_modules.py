@@ -19,7 +19,7 @@ from fedfm.data.arrays import Arrays
 from fedfm.efficiency.training.local import Local
 from fedfm.running.commands.checking import probe
 from fedfm.running.entry import run
-from fedfm.tasks.module import Torch
+from fedfm.tasks.own.module import Torch
 
 RNG = np.random.default_rng(1)
 

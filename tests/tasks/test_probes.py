@@ -277,7 +277,7 @@ def test_words_that_the_tokenizer_does_not_know(tmp_path: Path) -> None:
 
 
 def test_a_step_that_leaves_something_behind() -> None:
-    from fedfm.tasks.module import Torch
+    from fedfm.tasks.own.module import Torch
 
     class Hidden(torch.nn.Linear):
         """Keeps a running number in a plain attribute, where nothing can see it."""

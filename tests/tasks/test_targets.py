@@ -17,7 +17,7 @@ from fedfm.data.arrays import Arrays
 from fedfm.efficiency.training.fedprox import FedProx
 from fedfm.efficiency.training.local import Local
 from fedfm.running.entry import run
-from fedfm.tasks.module import Torch
+from fedfm.tasks.own.module import Torch
 
 RNG = np.random.default_rng(2)
 X = RNG.normal(size=(24, 3)).astype("float32")

@@ -137,9 +137,16 @@ def test_a_word_is_a_list_of_one_and_all_linear_is_every_layer_but_the_output(
         ([], "names no layer"),
         ("q_prj", "did you mean 'q_proj'"),
         ("all_linear", "did you mean 'all-linear'"),
+        (r".*\.(q|v)_proj", "patterns and paths are not read"),
+        (["layers.0.q_proj"], "patterns and paths are not read"),
     ):
-        with pytest.raises(ModelError, match=f"(?s)task.tuning.targets: .*{why}.*fix: write .*all-linear"):
+        with pytest.raises(
+            ModelError, match=f"(?s)task.tuning.targets: .*{why}.*fix: write .*all-linear"
+        ) as e:
             adapted(wrong)
+        fix = re.search(r"fix: write \[([^\]]*)\]", str(e.value))
+        assert fix and "lm_head" not in fix[1]  # it is tied: the next check would refuse it
+        assert adapted(fix[1].split(", ")) == every
 
 
 def test_frozen_a(encoder: str) -> None:

@@ -36,7 +36,7 @@ from fedfm.running.record.folder import CONFIG, record, writing
 from fedfm.running.record.identity import Identity, of_base, of_data, refuse
 from fedfm.running.record.public import publish
 from fedfm.running.summary import best_round, dumps, of_best, summarise, versions
-from fedfm.running.verdict import FAILED, INTERRUPTED, Result, Verdict, judge
+from fedfm.running.verdict import FAILED, INTERRUPTED, STILL, Result, Verdict, judge, still
 from fedfm.tasks.probing import lean, open_task, probe, probe_apart
 from fedfm.text import counted
 
@@ -163,12 +163,17 @@ def _rounds(stage: Stage, plan: Plan, heard: Callback) -> None:
         for case in site.home.cases if fed.serving.whole else ():
             for k in range(parts):
                 site.home.test(case, k, parts)
+    first, second = None, None  # the scores of the base model, and those that came next
     with progress.rounds(fed.last, stage.run) as shown:
         kept.keep(folder, plan.record["keep_rounds"])  # it may have been killed before it could
         for line in _lines(stage.run, folder):
             kept.keep(folder, plan.record["keep_rounds"])
             shown(line)
             heard(line)
+            lost = line.get("failed")  # and says why itself
+            if first and not second and not lost and (second := line.get("metrics")) and still(first, second):
+                progress.tell(f"after round {line['round']} nothing has moved: {STILL}")
+            first = first or line.get("metrics")
 
 
 def _lines(run: Run, folder: Path) -> Iterator[dict[str, Any]]:

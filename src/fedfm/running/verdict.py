@@ -24,6 +24,10 @@ FINISHED, FINDINGS, FAILED, INTERRUPTED = "finished", "finished with findings", 
 MOST = 0.5  # a party that fails in more than this share of the rounds that asked it is a finding
 ASKED = 3  # from so many rounds on
 NAMED = 5  # parties that a reason names
+STILL = (
+    "every score and the loss are those of the base model to the last digit; a learning rate, a scale or a clip may be "
+    "too small for float32, or what is trained does not reach the outputs"
+)
 
 
 @dataclass(frozen=True)
@@ -112,9 +116,16 @@ def judge(
         reasons.append(
             "no round was better than the base model on the validation rows; the model is the one it began with"
         )
+    if rounds and scored and still(scored[0], scored[-1]):
+        reasons.append(f"nothing has moved: {STILL}")
     if scored and last is None:
         reasons.append(f"the model was never scored: there is no test row with a {primary}")
     return Verdict(FINDINGS if reasons else FINISHED, tuple(reasons))
+
+
+def still(first: Mapping[str, Any], last: Mapping[str, Any]) -> bool:
+    """Is the later score, its loss included, the earlier one to the last digit? A loss of 0 has nowhere to go."""
+    return bool(first.get("loss")) and dict(first) == dict(last)
 
 
 def _lost(first: Mapping[str, Any], last: Mapping[str, Any], primary: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from torch import nn
@@ -26,6 +27,7 @@ USUAL = (
     ("q", "v"),
     ("in_proj", "x_proj"),  # state-space models
 )
+PATTERN = "\n    why: a name is the last part of a layer's own; patterns and paths are not read"
 NEVER = {"mamba": {"out_proj"}, "mamba2": {"out_proj"}, "falcon_mamba": {"out_proj"}, "jamba": {"out_proj"}}
 
 
@@ -38,11 +40,12 @@ def targets(base: Any, wanted: tuple[str, ...] | str | None) -> tuple[str, ...]:
     if wanted is None:
         wanted = next((usual for usual in USUAL if kinds.issuperset(usual)), ALL)
     wanted = (wanted,) if isinstance(wanted, str) else tuple(wanted)
-    fix = f"\n    fix: write [{', '.join(sorted(kinds))}] or some of these, or {ALL}"
+    out = _output(base)
+    tied = {out} if out and _tied(base) else set[str]()
+    fix = f"\n    fix: write [{', '.join(sorted(kinds - tied))}] or some of these, or {ALL}"
     if not wanted:
         raise ModelError("task.tuning.targets: it names no layer, so nothing would be trained" + fix)
     if ALL in wanted:
-        out = _output(base)
         refused = NEVER.get(str(getattr(getattr(base, "config", None), "model_type", "")), set())
         every = kinds - refused - ({out} if out else set())
         wanted = (*sorted(every), *(t for t in wanted if t not in {ALL, *every}))
@@ -53,12 +56,13 @@ def targets(base: Any, wanted: tuple[str, ...] | str | None) -> tuple[str, ...]:
     if unknown := [t for t in wanted if t not in kinds]:
         raise ModelError(
             f"task.tuning.targets: {type(base).__name__} has no linear layer called "
-            + "; nor ".join(f"'{t}' ({nearest(t, {*kinds, ALL})})" for t in unknown)
+            + "; nor ".join(f"'{t}' ({nearest(t, {*kinds, ALL} - tied)})" for t in unknown)
+            + (PATTERN if any(re.search(r"[^\w-]", t) for t in unknown) else "")
             + fix
         )
-    if _output(base) in wanted and _tied(base):
+    if tied.intersection(wanted):
         raise ModelError(
-            f"task.tuning.targets: '{_output(base)}' is tied to the input embedding\n    why: merged into the base, "
+            f"task.tuning.targets: '{out}' is tied to the input embedding\n    why: merged into the base, "
             "the update would change the embedding too\n    fix: leave it out"
         )
     return wanted

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,24 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fedfm.cards.registry import knob, method
 from fedfm.core.errors import ConfigError, DataError, ModelError, Problem
 from fedfm.core.protocols import Scores, Task
 from fedfm.tasks.bound import BoundModule, Objective, evaluating, rises, running_statistics
 from fedfm.tasks.network import finite
-
-CROSSED = (None, functional.cross_entropy)
-LOG_READ = (functional.nll_loss, functional.kl_div)
+from fedfm.tasks.own.measures import (
+    CROSSED,
+    cross_entropy,
+    mixing,
+    numberless,
+    of_torch,
+    off_scale,
+    own,
+    own_measures,
+    paired,
+    unmeasured,
+)
 
 
 @method("torch", slot="task", section="VII")
@@ -58,7 +66,7 @@ class Torch(Task):
                 f"task.module: gives {type(made).__name__}\n    why: a torch module is trained here\n"
                 "    fix: Torch(Net), Torch(lambda: Net(...)) or Torch(net)"
             )
-        if wrong := list(_unmeasured(self)):
+        if wrong := list(unmeasured(self)):
             raise ConfigError(wrong)
         finite("task.module", made.named_parameters())
         kept = running_statistics(made.train()) if self.buffers is None else self.buffers
@@ -159,10 +167,12 @@ class _Objective(Objective):
         device = next((p.device for p in module.parameters()), torch.device("cpu"))
         batch = self.batch(tried, torch.arange(len(tried)), device)
         with evaluating(module):
-            yield from _numberless(self.scores, module, batch)
+            yield from numberless(self.scores, module, batch)
             if not isinstance(batch, tuple):
                 return
-            yield from _off_scale(self.task.loss, out := module(batch[0]))
+            out = module(batch[0])
+            yield from off_scale(self.task.loss, out)
+            yield from mixing(own_measures(self.task), module, batch, out)
             if self.task.loss is not None or self.labels is not None:
                 return
             shape: tuple[int, ...] = tuple(getattr(out, "shape", ()))
@@ -194,16 +204,16 @@ class _Objective(Objective):
         """The loss of each example; where `loss` gives a mean alone, that for each."""
         found, loss = None, self.task.loss
         if loss is None:
-            return _crossed(module(batch[0]), batch[1].long())
-        if _of_torch(loss):
+            return cross_entropy(module(batch[0]), batch[1].long())
+        if of_torch(loss):
             given, wanted = module(batch[0]), batch[1]
-            _paired(given, wanted)
+            paired(given, wanted)
             if not isinstance(loss, nn.Module) and "reduction" in inspect.signature(loss).parameters:
                 found = loss(given, wanted, reduction="none")
             else:
                 found = loss(given, wanted)
         else:
-            found = _own(loss, module, batch)
+            found = own(loss, module, batch)
         each: Tensor = found.flatten(1).mean(1) if found.dim() > 1 else found
         return each if each.dim() else each.expand(_size(batch))
 
@@ -251,132 +261,8 @@ def _right(module: nn.Module, batch: Any) -> Tensor:
     return right
 
 
-def _crossed(outputs: Tensor, y: Tensor) -> Tensor:
-    """The cross-entropy of each row (n,). Raises DataError for a class that the module has no output for."""
-    try:
-        return functional.cross_entropy(outputs, y, reduction="none")
-    except IndexError:
-        most = outputs.shape[1] if outputs.dim() > 1 else 1
-        raise DataError(
-            f"a row is of class {int(y.max())}, and the module has {most} outputs\n    why: classes are numbered from 0 to "
-            f"{most - 1}, in training rows and test rows alike\n    fix: a module with an output for every class, or leave "
-            "out rows of classes that nobody trains"
-        ) from None
-
-
-def _own(loss: Callable[..., Any], module: nn.Module, batch: Any) -> Tensor:
-    """A loss of the user's own. Raises ModelError for one that takes outputs and targets, as those of torch do."""
-    try:
-        found = loss(module, batch)
-    except Exception as e:  # what a function of outputs does with a module, nobody can list
-        if not (isinstance(batch, tuple) and _takes_outputs(loss, module, batch)):
-            raise
-        raise ModelError(
-            "task.loss: it takes outputs and targets\n    why: a loss of one's own is called with the module and a batch\n"
-            "    fix: loss=lambda module, batch: measure(module(batch[0]), batch[1])"
-        ) from e
-    if isinstance(found, Tensor) and (found.requires_grad or not torch.is_grad_enabled()):
-        return found
-    raise ModelError(
-        f"task.loss: it gives {'a tensor without a gradient' if isinstance(found, Tensor) else type(found).__name__}\n"
-        "    why: the module learns along the gradient of its loss; .item(), .detach(), float() and numpy lose it\n"
-        "    fix: return a tensor that torch computed from module(x): one value a row (n,), or their mean"
-    )
-
-
-def _takes_outputs(loss: Callable[..., Any], module: nn.Module, batch: Any) -> bool:
-    try:
-        return isinstance(loss(module(batch[0]), batch[1]), Tensor)
-    except Exception:  # neither fits
-        return False
-
-
 def _some(found: Sequence[object]) -> str:
     return ", ".join(map(str, found[:3])) + (", ..." if len(found) > 3 else "")
-
-
-def _off_scale(loss: Any, out: Any) -> Iterator[Problem]:
-    """Outputs on another scale than the loss of torch reads: it is computed all the same, and means nothing."""
-    if not isinstance(out, Tensor) or out.dim() < 2 or out.shape[1] < 2:
-        return
-    found = out.detach().double()
-    unit = torch.ones((), dtype=found.dtype, device=found.device)
-    own = "; if it is meant: loss=lambda module, batch: ..."
-    logs = loss in LOG_READ or isinstance(loss, nn.NLLLoss | nn.KLDivLoss)
-    crossed = loss in CROSSED or isinstance(loss, nn.CrossEntropyLoss)
-    if logs and not torch.allclose(found.exp().sum(1), unit, atol=1e-3):
-        why = "of other numbers it falls without end, whatever is learnt"
-        fix = "end the module in torch.log_softmax(..., 1), or take the cross-entropy (loss=None)"
-        yield Problem("task.loss", "reads log-probabilities, and the module gives none", why, fix + own)
-    if crossed and bool((found >= 0).all()) and torch.allclose(found.sum(1), unit, atol=1e-4):
-        why = "it takes the softmax itself; after two of them its gradient is small, and it cannot reach 0"
-        fix = "let the module give scores, without a softmax" + own
-        yield Problem("task.loss", "reads scores, and the module gives probabilities", why, fix)
-
-
-def _numberless(scores: Mapping[str, Any], module: nn.Module, batch: Any) -> Iterator[Problem]:
-    """A score that gives no number; one that cannot do with a few rows is left to the run."""
-    for name, measure in scores.items():
-        try:
-            found = measure(module, batch)
-        except Exception:  # noqa: BLE001, S112 - nobody can list what scores of strangers raise on a few rows
-            continue
-        try:
-            torch.as_tensor(found).double()
-        except (TypeError, ValueError, RuntimeError):
-            what, why = f"gives {type(found).__name__}", "a score is a number, or a number for each row"
-            yield Problem(f"task.scores[{name!r}]", what, why, "return a float, or a tensor (n,)")
-
-
-def _unmeasured(task: Torch) -> Iterator[Problem]:
-    """A loss or a score that cannot be taken of (module, batch)."""
-    named: Any = task.scores if task.scores is not None else {}
-    if not isinstance(named, Mapping):
-        what = f"is a {type(named).__name__}, not a mapping of names to functions"
-        why, fix = "a score is reported under its name", 'scores={"error": lambda module, batch: ...}'
-        yield Problem("task.scores", what, why, fix)
-        named = {}
-    asked = {f"task.scores[{n!r}]": f for n, f in named.items()}
-    if task.loss is not None and not (callable(task.loss) and _of_torch(task.loss)):
-        asked["task.loss"] = task.loss
-    for where, measure in asked.items():
-        fix = "def measure(module, batch): x, y = batch; return ...  # of module(x) and y, (n,) or their mean"
-        why = "it is called with the module and a batch, not with outputs and targets"
-        if not callable(measure):
-            yield Problem(where, f"is a {type(measure).__name__}, not a function", why, fix)
-        elif not _takes(measure, 2):
-            yield Problem(where, "does not take two arguments", why, fix)
-
-
-def _paired(given: Any, wanted: Tensor) -> None:
-    """Torch pairs every output of a batch with every target where (n, 1) meets (n,), and no more than warns."""
-    shape = tuple(getattr(given, "shape", wanted.shape))
-    column = shape == (*wanted.shape, 1)
-    if shape == tuple(wanted.shape) or not (
-        wanted.is_floating_point() or column
-    ):  # (n, classes) beside (n,) is right
-        return
-    fix = "a module whose outputs have the shape of the targets; integer targets, if they are class numbers"
-    if column:
-        fix = "a module that ends in .squeeze(-1), or targets with a last axis of 1"
-    raise ModelError(
-        f"task.loss: the module gives {shape} where the targets are {tuple(wanted.shape)}\n    why: torch would pair "
-        f"outputs of one row with targets of another, and the model would learn their mean\n    fix: {fix}"
-    )
-
-
-def _takes(measure: Callable[..., Any], count: int) -> bool:
-    try:
-        inspect.signature(measure).bind(*[None] * count)
-    except ValueError:  # written in C: no signature to read
-        return True
-    except TypeError:
-        return False
-    return True
-
-
-def _of_torch(loss: Callable[..., Any]) -> bool:
-    return isinstance(loss, nn.Module) or str(getattr(loss, "__module__", "")).startswith("torch.")
 
 
 def _size(batch: Any) -> int:

@@ -1,0 +1,186 @@
+"""Losses and scores that a person brings: what is wrong with one, found on a few rows before the work."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fedfm.core.errors import DataError, ModelError, Problem
+
+CROSSED = (None, functional.cross_entropy)
+LOG_READ = (functional.nll_loss, functional.kl_div)
+
+
+def cross_entropy(outputs: Tensor, y: Tensor) -> Tensor:
+    """The cross-entropy of each row (n,). Raises DataError for a class that the module has no output for."""
+    try:
+        return functional.cross_entropy(outputs, y, reduction="none")
+    except IndexError:
+        most = outputs.shape[1] if outputs.dim() > 1 else 1
+        raise DataError(
+            f"a row is of class {int(y.max())}, and the module has {most} outputs\n    why: classes are numbered from 0 to "
+            f"{most - 1}, in training rows and test rows alike\n    fix: a module with an output for every class, or leave "
+            "out rows of classes that nobody trains"
+        ) from None
+
+
+def own(loss: Callable[..., Any], module: nn.Module, batch: Any) -> Tensor:
+    """A loss of the user's own. Raises ModelError for one that takes outputs and targets, as those of torch do."""
+    try:
+        found = loss(module, batch)
+    except Exception as e:  # what a function of outputs does with a module, nobody can list
+        if not (isinstance(batch, tuple) and _takes_outputs(loss, module, batch)):
+            raise
+        raise ModelError(
+            "task.loss: it takes outputs and targets\n    why: a loss of one's own is called with the module and a batch\n"
+            "    fix: loss=lambda module, batch: measure(module(batch[0]), batch[1])"
+        ) from e
+    if isinstance(found, Tensor) and (found.requires_grad or not torch.is_grad_enabled()):
+        return found
+    raise ModelError(
+        f"task.loss: it gives {'a tensor without a gradient' if isinstance(found, Tensor) else type(found).__name__}\n"
+        "    why: the module learns along the gradient of its loss; .item(), .detach(), float() and numpy lose it\n"
+        "    fix: return a tensor that torch computed from module(x): one value a row (n,), or their mean"
+    )
+
+
+def _takes_outputs(loss: Callable[..., Any], module: nn.Module, batch: Any) -> bool:
+    try:
+        return isinstance(loss(module(batch[0]), batch[1]), Tensor)
+    except Exception:  # neither fits
+        return False
+
+
+def off_scale(loss: Any, out: Any) -> Iterator[Problem]:
+    """Outputs on another scale than the loss of torch reads: it is computed all the same, and means nothing."""
+    if not isinstance(out, Tensor) or out.dim() < 2 or out.shape[1] < 2:
+        return
+    found = out.detach().double()
+    unit = torch.ones((), dtype=found.dtype, device=found.device)
+    own = "; if it is meant: loss=lambda module, batch: ..."
+    logs = loss in LOG_READ or isinstance(loss, nn.NLLLoss | nn.KLDivLoss)
+    crossed = loss in CROSSED or isinstance(loss, nn.CrossEntropyLoss)
+    if logs and not torch.allclose(found.exp().sum(1), unit, atol=1e-3):
+        why = "of other numbers it falls without end, whatever is learnt"
+        fix = "end the module in torch.log_softmax(..., 1), or take the cross-entropy (loss=None)"
+        yield Problem("task.loss", "reads log-probabilities, and the module gives none", why, fix + own)
+    if crossed and bool((found >= 0).all()) and torch.allclose(found.sum(1), unit, atol=1e-4):
+        why = "it takes the softmax itself; after two of them its gradient is small, and it cannot reach 0"
+        fix = "let the module give scores, without a softmax" + own
+        yield Problem("task.loss", "reads scores, and the module gives probabilities", why, fix)
+
+
+def numberless(scores: Mapping[str, Any], module: nn.Module, batch: Any) -> Iterator[Problem]:
+    """A score that gives no number; one that cannot do with a few rows is left to the run."""
+    for name, measure in scores.items():
+        try:
+            found = measure(module, batch)
+        except Exception:  # noqa: BLE001, S112 - nobody can list what scores of strangers raise on a few rows
+            continue
+        try:
+            torch.as_tensor(found).double()
+        except (TypeError, ValueError, RuntimeError):
+            what, why = f"gives {type(found).__name__}", "a score is a number, or a number for each row"
+            yield Problem(f"task.scores[{name!r}]", what, why, "return a float, or a tensor (n,)")
+
+
+def mixing(asked: Mapping[str, Any], module: nn.Module, batch: Any, out: Any) -> Iterator[Problem]:
+    """A measure of one's own in which torch pairs every output with every target, as (n, 1) beside (n,) does.
+
+    It is one when targets of the shape of the outputs give the mean over the rows, and those as they are do not. The
+    outputs are replaced, as those of a new module may be all alike.
+    """
+    x, y = batch
+    n = len(y)
+    if not isinstance(out, Tensor) or out.shape == y.shape or not n == out.numel() == y.numel():
+        return
+    shift = torch.rand(out.shape, generator=torch.Generator().manual_seed(0)).to(out)
+    given, rows = out + shift * (0.1 + 0.1 * out.abs()), slice(0, n)
+
+    def mean(measure: Any, targets: Tensor) -> float:
+        return float(torch.as_tensor(measure(module, (x[rows], targets[rows]))).double().mean())
+
+    hook = module.register_forward_hook(lambda *_: given[rows].clone())
+    try:
+        for where, measure in asked.items():
+            rows = slice(0, n)
+            try:
+                found, right = mean(measure, y), mean(measure, y.reshape(out.shape))
+                each = []
+                for i in range(n):
+                    rows = slice(i, i + 1)
+                    each.append(mean(measure, y))
+            except Exception:  # noqa: BLE001, S112 - nobody can list what measures of strangers raise on a few rows
+                continue
+            alone = sum(each) / n
+            if math.isclose(right, alone, rel_tol=1e-4) and not math.isclose(found, alone, rel_tol=1e-3):
+                yield Problem(
+                    where,
+                    f"gives {found:.4g} for {n} rows whose own values have the mean {alone:.4g}",
+                    f"outputs {tuple(out.shape)} beside targets {tuple(y.shape)} are paired each with each, and the "
+                    "module would learn the mean of the targets",
+                    "module(x).reshape(y.shape) in it",
+                )
+    finally:
+        hook.remove()
+
+
+def own_measures(task: Any) -> dict[str, Any]:
+    """Place in the task -> loss or score that a person wrote."""
+    named = task.scores if isinstance(task.scores, Mapping) else {}
+    asked = {f"task.scores[{n!r}]": f for n, f in named.items()}
+    if task.loss is not None and not (callable(task.loss) and of_torch(task.loss)):
+        asked["task.loss"] = task.loss
+    return asked
+
+
+def unmeasured(task: Any) -> Iterator[Problem]:
+    """A loss or a score that cannot be taken of (module, batch)."""
+    if task.scores is not None and not isinstance(task.scores, Mapping):
+        what = f"is a {type(task.scores).__name__}, not a mapping of names to functions"
+        why, fix = "a score is reported under its name", 'scores={"error": lambda module, batch: ...}'
+        yield Problem("task.scores", what, why, fix)
+    for where, measure in own_measures(task).items():
+        fix = "def measure(module, batch): x, y = batch; return ...  # of module(x) and y, (n,) or their mean"
+        why = "it is called with the module and a batch, not with outputs and targets"
+        if not callable(measure):
+            yield Problem(where, f"is a {type(measure).__name__}, not a function", why, fix)
+        elif not _takes(measure, 2):
+            yield Problem(where, "does not take two arguments", why, fix)
+
+
+def paired(given: Any, wanted: Tensor) -> None:
+    """Torch pairs every output of a batch with every target where (n, 1) meets (n,), and no more than warns."""
+    shape = tuple(getattr(given, "shape", wanted.shape))
+    column = shape == (*wanted.shape, 1)
+    if shape == tuple(wanted.shape) or not (
+        wanted.is_floating_point() or column
+    ):  # (n, classes) beside (n,) is right
+        return
+    fix = "a module whose outputs have the shape of the targets; integer targets, if they are class numbers"
+    if column:
+        fix = "a module that ends in .squeeze(-1), or targets with a last axis of 1"
+    raise ModelError(
+        f"task.loss: the module gives {shape} where the targets are {tuple(wanted.shape)}\n    why: torch would pair "
+        f"outputs of one row with targets of another, and the model would learn their mean\n    fix: {fix}"
+    )
+
+
+def _takes(measure: Callable[..., Any], count: int) -> bool:
+    try:
+        inspect.signature(measure).bind(*[None] * count)
+    except ValueError:  # written in C: no signature to read
+        return True
+    except TypeError:
+        return False
+    return True
+
+
+def of_torch(loss: Callable[..., Any]) -> bool:
+    return isinstance(loss, nn.Module) or str(getattr(loss, "__module__", "")).startswith("torch.")

@@ -54,6 +54,9 @@ def test_unknown_names_are_answered_with_the_nearest() -> None:
     assert where == "clinet" and "did you mean 'client'" in text
     ((where, text),) = problems(plain(), "client.momentun=0.1")
     assert where == "client.momentun" and "did you mean 'momentum'" in text
+    for key in ("learning_rate", "learningrate"):
+        ((where, text),) = problems(plain(), f"client.{key}=0.1")
+        assert where == f"client.{key}" and ("did you mean 'lr'" in text) == ("_" in key)
     ((where, text),) = problems({**plain(), "client": {"name": "lokal"}})
     assert where == "client" and "did you mean 'local'" in text
     ((where, text),) = problems({**plain(), "aggregate": {"name": "topk"}})

@@ -139,6 +139,8 @@ def test_odd_parties_and_uneven_columns() -> None:
     assert "holds no rows" in said(lambda: Arrays(3).open(0)) and "gives no rows" in said(
         lambda: Arrays([]).open(0)
     )
+    told = said(lambda: given({"a": Arrays(ROWS), "b": Arrays(ROWS)}))
+    assert "Arrays is the data of all parties" in told and "fedfm.Arrays({party: rows" in told
 
 
 def test_a_spec_of_arrays_equals_its_like_and_shows_no_rows() -> None:

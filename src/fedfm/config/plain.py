@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import re
 import sys
 import types
 import typing
@@ -184,6 +185,13 @@ def _spec(specs: tuple[type, ...], value: Any, where: str, problems: list[Proble
     return built
 
 
+def _meant(key: str, known: Mapping[str, dataclasses.Field[Any]]) -> str:
+    """The one key whose description begins with the words of this one (`learning_rate`: lr), else the nearest."""
+    words = " ".join(re.findall(r"[a-z]+", key.lower()))
+    of_words = [n for n, f in known.items() if words and str(f.metadata.get("doc", "")).startswith(words)]
+    return f"did you mean '{of_words[0]}'?" if len(of_words) == 1 else nearest(key, known)
+
+
 def _fields(cls: Any, config: Mapping[str, Any], where: str, problems: list[Problem]) -> Any:
     hints = hints_of(cls)
     known = {f.name: f for f in dataclasses.fields(cls) if f.init}
@@ -196,7 +204,7 @@ def _fields(cls: Any, config: Mapping[str, Any], where: str, problems: list[Prob
             continue
         if key not in known:
             fix = "rename or remove it"
-            problems.append(Problem(at, f"unknown key '{key}'", nearest(str(key), known), fix))
+            problems.append(Problem(at, f"unknown key '{key}'", _meant(str(key), known), fix))
             continue
         given[key] = build(hints.get(key, Any), value, at, problems, key if key in slots else "")
         if isinstance(config, Opened) and value is getattr(config.was, key, None):

@@ -101,6 +101,12 @@ def as_source(data: Any) -> Any:
     if isinstance(data, Mapping) and data and all(is_rows(v) for v in data.values()):
         return Arrays(data)
     if isinstance(data, Mapping | list | tuple) or hasattr(data, "shape"):
+        inside = next(iter(data.values()), None) if isinstance(data, Mapping) else None
+        if isinstance(inside, Arrays):
+            raise DataError(
+                "data: a mapping of parties holds Arrays\n    why: Arrays is the data of all parties\n"
+                "    fix: fedfm.Arrays({party: rows, ...}, test=rows), or the mapping of rows itself"
+            )
         raise DataError(
             f"data: {type(data).__name__} holds no rows that can be read: give a list of mappings, a DataFrame, "
             "a datasets.Dataset, a mapping of columns, a pair of arrays (x, y), a mapping party -> such rows, or paths"

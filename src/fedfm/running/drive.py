@@ -55,6 +55,7 @@ class Plan:
     listeners: Sequence[Callback] = ()
     trackers: Sequence[Any] = ()  # given as objects: open already
     progress: Progress = field(default_factory=Silent)
+    open: Callable[[Federation, Path, Progress], Site] | None = None  # of a server alone; null: everybody's rows
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -109,7 +110,8 @@ def drive(plan: Plan) -> Result:
 def _drive(plan: Plan) -> Result:
     folder, progress, start = plan.folder, plan.progress, time.perf_counter()
     with _listening(plan) as heard:
-        stages = Stages(plan.fed, folder, lambda fed: open_site(fed, folder, progress), plan.resume)
+        opening = plan.open or open_site
+        stages = Stages(plan.fed, folder, lambda fed: opening(fed, folder, progress), plan.resume)
         site = stages.rehearse()
         with progress.step("identity"):
             _identify(plan, site, stages)

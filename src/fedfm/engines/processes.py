@@ -16,7 +16,6 @@ import signal
 import struct
 import threading
 from collections import deque
-from collections.abc import Generator
 from dataclasses import asdict, dataclass, field
 from multiprocessing.connection import Connection, wait
 from typing import Any, ClassVar
@@ -29,6 +28,7 @@ from fedfm.core.errors import FedfmError, MachineFault
 from fedfm.core.job import Job, Said
 from fedfm.core.message import Message, parts, unpack
 from fedfm.core.session import Site
+from fedfm.engines.desk import Desk
 
 KEPT = 8  # briefs that a worker remembers
 _LENGTHS = struct.Struct("<QQ")  # of a frame's line and message
@@ -256,48 +256,12 @@ def _work(pipe: Connection, others: list[Connection], site: Site) -> None:
     forked()
     inbox: queue.SimpleQueue[tuple[dict[str, Any], Message | None]] = queue.SimpleQueue()
     threading.Thread(target=_drain, args=(pipe, inbox), daemon=True).start()
-    desk = _Desk(site)
+    desk = Desk(site)
     while True:
         while not desk.todo or not inbox.empty():
             desk.told(*inbox.get())
         if (said := desk.step()) is not None:
             _send(pipe, {k: v for k, v in vars(said).items() if k != "message"}, said.message)
-
-
-class _Desk:
-    """The sessions that one worker has under way."""
-
-    def __init__(self, site: Any):
-        self.site = site
-        self.talks: dict[tuple[str, int], Generator[Said, Message, None]] = {}
-        self.briefs: dict[int, Message] = {}
-        self.todo: deque[tuple[tuple[str, int], Message | None]] = deque()
-
-    def told(self, head: dict[str, Any], message: Message | None) -> None:
-        """Start, go on with or drop a session; forget states."""
-        if head["do"] == "start":
-            job = Job.of(head["job"])
-            self.briefs = {k: b for k, b in self.briefs.items() if k in head["keep"]}
-            if message is not None:
-                self.briefs[head["brief"]] = message
-            self.talks[job.id, job.epoch] = self.site.run(job, self.briefs[head["brief"]])
-            self.todo.append(((job.id, job.epoch), None))
-        elif head["do"] == "keep":
-            self.site.store.keep(head["id"], set(head["versions"]), head["upto"])
-        elif head["do"] == "send":
-            self.todo.append(((head["id"], head["epoch"]), message))
-        elif (talk := self.talks.pop((head["id"], head["epoch"]), None)) is not None:
-            talk.close()
-
-    def step(self) -> Said | None:
-        """The next word of whoever is due; None when it was dropped meanwhile."""
-        key, message = self.todo.popleft()
-        if key not in self.talks:
-            return None
-        said = next(self.talks[key]) if message is None else self.talks[key].send(message)
-        if said.last:
-            del self.talks[key]
-        return said
 
 
 def _drain(pipe: Connection, inbox: queue.SimpleQueue[tuple[dict[str, Any], Message | None]]) -> None:

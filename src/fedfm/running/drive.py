@@ -55,7 +55,9 @@ class Plan:
     listeners: Sequence[Callback] = ()
     trackers: Sequence[Any] = ()  # given as objects: open already
     progress: Progress = field(default_factory=Silent)
-    open: Callable[[Federation, Path, Progress], Site] | None = None  # of a server alone; null: everybody's rows
+    open: Callable[[Federation, Path, Progress], Site] | None = (
+        None  # of a server alone; null: everybody's rows
+    )
 
     @property
     def kinds(self) -> tuple[str, ...]:

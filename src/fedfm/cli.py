@@ -15,6 +15,7 @@ import fedfm
 from fedfm import collector, runs
 from fedfm.core import blame
 from fedfm.core.errors import ConfigError, FedfmError, Problem, words_of
+from fedfm.deploy import commands as deploy
 from fedfm.running.console import said
 from fedfm.terminal import Settings, What, err, out
 from fedfm.text import clean
@@ -25,8 +26,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Federated learning with foundation models. Start with [bold]fedfm run quickstart[/bold].",
 )
-for command in runs.COMMANDS:
+for command in (*runs.COMMANDS, *deploy.COMMANDS):
     app.command()(command)
+app.add_typer(deploy.ca, name="ca")
 
 
 @app.callback(invoke_without_command=True)

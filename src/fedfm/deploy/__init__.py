@@ -1,0 +1,1 @@
+"""Real parties: the same federation across organisations, over links that both ends prove their names on."""

@@ -1,0 +1,178 @@
+"""The commands of real parties: ca, invite, serve, join, revoke."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fedfm.core.errors import FedfmError
+from fedfm.terminal import Rounds, Seed, Settings, What, out
+
+Ca = Annotated[Path, typer.Option("--ca", help="folder of the federation's authority")]
+SiteName = Annotated[str, typer.Argument(metavar="SITE", help="the party's name")]
+
+ca = typer.Typer(help="The federation's authority: who may take part.", rich_markup_mode="rich")
+
+
+@ca.command()
+def init(
+    name: Annotated[str, typer.Argument(help="the federation's name")], folder: Ca = Path("authority")
+) -> None:
+    """Make an authority: a key that stays in its folder, and a certificate.
+
+    fedfm ca init acme
+    """
+    from fedfm.deploy.authority import Authority, fingerprint
+
+    made = Authority.create(folder, name)
+    out.print(f"{folder} is the authority of {name}", markup=False)
+    out.print(f"fingerprint {fingerprint(made.certificate)}", markup=False)
+
+
+@ca.command()
+def sign(
+    request: Annotated[Path, typer.Argument(help="what `fedfm join` wrote at the party")],
+    folder: Ca = Path("authority"),
+) -> None:
+    """Answer a party's request with its certificate, once for each invitation.
+
+    fedfm ca sign request.json
+    """
+    from fedfm.deploy.authority import Authority
+    from fedfm.files import write
+
+    try:
+        asked = json.loads(request.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise FedfmError(f"{request} cannot be read: {e}") from e
+    site, certificate = Authority(folder).sign(asked)
+    path = request.with_name(f"{site}.certificate.pem")
+    write(path, certificate)
+    out.print(f"{path}: send it to {site}, which gives it to fedfm join --certificate", markup=False)
+
+
+def invite(
+    site: SiteName,
+    address: Annotated[str, typer.Option(help="HOST:PORT of the server, as the party dials it")],
+    folder: Ca = Path("authority"),
+) -> None:
+    """Invite a party: writes SITE.json, which it needs to join. It holds a one-time secret: send it as one.
+
+    fedfm invite hospital-a --address federation.example.org:7443
+    """
+    from fedfm.deploy.authority import Authority
+
+    path = Path(f"{site}.json")
+    Authority(folder).invite(site, address).write(path)
+    out.print(f"{path}: send it to {site}, on a way that nobody else reads", markup=False)
+
+
+def revoke(site: SiteName, folder: Ca = Path("authority")) -> None:
+    """Take no link of a party any more; it may be invited anew."""
+    from fedfm.deploy.authority import Authority
+
+    Authority(folder).revoke(site)
+    out.print(f"{site} is revoked", markup=False)
+
+
+def serve(
+    what: What,
+    settings: Settings = None,
+    folder: Annotated[
+        Path | None, typer.Option("--ca", help="the authority; without: a rehearsal on this machine")
+    ] = None,
+    address: Annotated[str, typer.Option(help="HOST:PORT to listen on; port 0: a free one")] = "127.0.0.1:0",
+    out_dir: Annotated[
+        Path | None, typer.Option("--out", help="run directory (default: runs/NAME-K)")
+    ] = None,
+    rounds: Rounds = None,
+    seed: Seed = None,
+    wait_s: Annotated[
+        float | None, typer.Option(help="seconds to wait for the parties; none: for ever")
+    ] = None,
+) -> None:
+    """Serve a federation to parties that dial in. Without --ca it is a rehearsal: it prints what to type in other terminals.
+
+    fedfm serve quickstart data.parties=2
+    fedfm serve fedit.yaml --ca authority --address 0.0.0.0:7443
+    """
+    from fedfm.deploy.authority import Authority
+    from fedfm.deploy.server import serve as served
+    from fedfm.running.execute import configure
+    from fedfm.running.progress import Live, table, verdict
+
+    setup = configure(what, settings or (), rounds=rounds, seed=seed)
+    result = served(
+        setup,
+        out_dir,
+        authority=None if folder is None else Authority(folder),
+        address=address,
+        wait_s=wait_s,
+        progress=Live(out),
+        tell=lambda text: out.print(text, markup=False, highlight=False, soft_wrap=True),
+    )
+    out.print(verdict(result.summary))
+    out.print(table(result.summary, str(result.folder)))
+
+
+def join(
+    invitation: Annotated[Path, typer.Argument(metavar="JOINFILE", help="what `fedfm invite` wrote")],
+    data: Annotated[str | None, typer.Option(help="this party's rows: a file, a folder, a pattern")] = None,
+    columns: Annotated[str | None, typer.Option(help="as data.columns: '{text: body, label: topic}'")] = None,
+    certificate: Annotated[Path | None, typer.Option(help="the authority's answer, the first time")] = None,
+    folder: Annotated[
+        Path | None, typer.Option("--folder", help="what this party keeps (default: beside JOINFILE)")
+    ] = None,
+    threads: Annotated[int, typer.Option(help="threads of torch; the same at all, for the same bits")] = 1,
+) -> None:
+    """Take part in a federation with rows that stay here. It dials out; nothing listens.
+
+    fedfm join hospital-a.json --data 'visits/*.jsonl'
+    """
+    from fedfm.deploy.authority import Credentials, Invitation, credentials
+    from fedfm.deploy.grpc import GrpcParty
+    from fedfm.deploy.party import join as joined
+    from fedfm.files import write
+
+    asked = Invitation.read(invitation)
+    home = folder or invitation.with_suffix("")
+    if certificate is not None:
+        home.mkdir(parents=True, exist_ok=True)
+        write(home / "certificate.pem", certificate.read_bytes())
+    own = credentials(asked, home)
+    if not isinstance(own, Credentials):
+        out.print(
+            f"{own}: send it to the authority of {asked.federation}, which answers with a certificate",
+            markup=False,
+        )
+        out.print(f"then: fedfm join {invitation} --certificate FILE", markup=False)
+        return
+    spec = None if data is None else _rows(data, columns)
+    transport = GrpcParty(asked.address, own, MOST)
+    status = joined(
+        transport,
+        asked.site,
+        home,
+        spec,
+        threads,
+        lambda text: out.print(text, markup=False, highlight=False),
+    )
+    out.print(f"the run has ended: {status}", markup=False)
+
+
+MOST = 1 << 34  # bytes of a message that a party takes
+
+
+def _rows(data: str, columns: str | None) -> Any:
+    """A party's rows as a data spec."""
+    import yaml
+
+    from fedfm.data.files import Files
+
+    return Files(data, columns=yaml.safe_load(columns)) if columns else Files(data)
+
+
+COMMANDS = (invite, serve, join, revoke)

@@ -1,0 +1,179 @@
+"""The engine whose sessions live with real parties. Scores of the common test rows are taken at the server.
+
+A session that has said nothing yet is begun anew when its party comes back within `grace_s`; one that has is gone, as
+what the party said may not be said twice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, cast, get_args
+
+from fedfm.core.errors import MessageRefused
+from fedfm.core.job import Fault, Job, Said
+from fedfm.core.message import Message, nothing
+from fedfm.deploy.letters import Letter
+from fedfm.deploy.reception import News, Reception
+from fedfm.engines.inprocess import InProcessEngine
+
+BEAT_S = 0.2  # how often a wait looks at the clock
+LONGEST = 2000  # characters of an error, from a party
+
+
+@dataclass(frozen=True)
+class RealParties:
+    """The engine slot of a run whose parties are elsewhere; `fedfm serve` fills it, no config can."""
+
+    reception: Reception
+    grace_s: float = 15.0
+
+    def make(self) -> RealEngine:
+        return RealEngine(self.reception, self.grace_s)
+
+
+@dataclass
+class _Session:
+    """One session at a party: its brief until it has spoken, and since when its party is not here."""
+
+    job: Job
+    brief: Message | None
+    away_s: float | None = None
+    why: str = ""
+
+
+class RealEngine:
+    """Starts sessions at parties that are here, waits for those that are away, and hears them all."""
+
+    workers = 1
+
+    def __init__(self, reception: Reception, grace_s: float):
+        self._reception, self._grace_s = reception, grace_s
+        self.ahead = len(reception.rows)  # nobody waits for another
+        self._scores = InProcessEngine()
+        self._at_home: dict[int, None] = {}
+        self._sessions: dict[tuple[str, int], _Session] = {}
+        self._heard: deque[Said] = deque()
+        self._kept: dict[str, dict[str, Any]] = {}  # the last word on which states of a party can be named
+
+    def open(self, site: Any) -> None:
+        self._scores.open(site.home)
+
+    def start(self, job: Job, brief: Message) -> None:
+        if job.kind == "score":
+            self._at_home[job.epoch] = None
+            self._scores.start(job, brief)
+            return
+        session = self._sessions[job.id, job.epoch] = _Session(job, brief)
+        if job.id in self._reception.present:
+            self._begin(session)
+        else:
+            session.away_s, session.why = time.monotonic(), "it is not here"
+
+    def send(self, id: str, epoch: int, message: Message) -> None:
+        if (id, epoch) in self._sessions:
+            self._tell(id, {"do": "send", "id": id, "epoch": epoch}, message)
+
+    def cancel(self, id: str, epoch: int) -> None:
+        if epoch in self._at_home:
+            del self._at_home[epoch]
+            self._scores.cancel(id, epoch)
+        elif self._sessions.pop((id, epoch), None) is not None:
+            self._tell(id, {"do": "cancel", "id": id, "epoch": epoch})
+
+    def keep(self, id: str, versions: set[int], upto: int) -> None:
+        self._kept[id] = {"do": "keep", "id": id, "epoch": 0, "versions": sorted(versions), "upto": upto}
+        self._tell(id, self._kept[id])
+
+    def next(self) -> Said:
+        while True:
+            if self._heard:
+                return self._heard.popleft()
+            if self._at_home:
+                said = self._scores.next()
+                if said.last:
+                    self._at_home.pop(said.epoch, None)
+                return said
+            self.listen()
+
+    def listen(self) -> None:
+        """Wait for the next frame, not long; give up on whom nobody waits for any more."""
+        frame = self._reception.transport.receive(BEAT_S)
+        if frame is not None and (news := self._reception.take(frame)) is not None:
+            self._hear(news)
+        now = time.monotonic()
+        for key, s in list(self._sessions.items()):
+            if s.away_s is not None and (s.brief is None or now - s.away_s > self._grace_s):
+                del self._sessions[key]
+                self._heard.append(Said(*key, "gone", last=True, error=f"{key[0]}: {s.why}", fault="party"))
+
+    def close(self) -> None:
+        self._scores.close()
+        self._sessions.clear()
+
+    # ---- plumbing ---------------------------------------------------------------------------------------------
+    def _hear(self, news: News) -> None:
+        mine = [s for (id, _), s in self._sessions.items() if id == news.peer]
+        if news.kind == "lost":
+            for s in mine:
+                s.away_s, s.why = time.monotonic(), f"its link was lost: {news.letter.head.get('why')}"
+        elif news.kind == "ready":
+            if news.peer in self._kept:
+                self._tell(news.peer, self._kept[news.peer])
+            for s in mine:
+                if s.brief is not None:
+                    s.away_s = None
+                    self._begin(s)
+        else:
+            self._word(news)
+
+    def _word(self, news: News) -> None:
+        """One word of a session of this party; anything else that it sends is left unread."""
+        head = news.letter.head
+        s = self._sessions.get((news.peer, head.get("epoch", -1)))
+        if head["do"] != "said" or s is None:
+            return
+        try:
+            said = _said(news.peer, head, news.letter.message)
+        except MessageRefused as e:
+            said = Said(news.peer, s.job.epoch, "gone", last=True, error=str(e), fault="party")
+        s.brief = None
+        if said.last:
+            del self._sessions[news.peer, s.job.epoch]
+        self._heard.append(said)
+
+    def _begin(self, s: _Session) -> None:
+        head = {"do": "start", "job": asdict(s.job), "brief": s.job.epoch, "keep": [s.job.epoch]}
+        self._tell(s.job.id, head, s.brief)
+
+    def _tell(self, id: str, head: Mapping[str, Any], message: Message | None = None) -> None:
+        if id in self._reception.present:
+            self._reception.transport.send(id, Letter(dict(head), message))
+
+
+def plain(said: Said) -> dict[str, Any]:
+    """A word without its message, as a letter's head."""
+    return {"do": "said"} | {k: v for k, v in vars(said).items() if k != "message"}
+
+
+_TYPES = {"id": str, "epoch": int, "phase": str, "state_version": int, "last": bool, "events": list,
+          "error": str, "fault": str, "where": str, "turn": int}  # fmt: skip
+
+
+def _said(peer: str, head: Mapping[str, Any], message: Message | None) -> Said:
+    """A stranger's word. Raises MessageRefused for what is none, or is said in another's name."""
+    told = {k: head[k] for k in _TYPES if k in head}
+    if wrong := [k for k, kind in _TYPES.items() if type(told.get(k)) is not kind]:
+        raise MessageRefused(f"its word has no {', '.join(wrong)} as agreed")
+    if told["id"] != peer:
+        raise MessageRefused("it speaks in another's name")
+    events: Iterable[Any] = told["events"]
+    if not all(isinstance(e, dict) and isinstance(e.get("kind"), str) for e in events):
+        raise MessageRefused("its events are none")
+    fault = told["fault"] if told["fault"] in get_args(Fault) else "party"
+    if fault in ("method", "machine"):
+        fault = "party"  # a real party ends no run, and no other party can do its work
+    told |= {"events": tuple(events), "fault": cast(Fault, fault), "error": told["error"][:LONGEST]}
+    return Said(**told, message=message if message is not None else nothing())

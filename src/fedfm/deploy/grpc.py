@@ -1,0 +1,248 @@
+"""The default carrier: gRPC, one two-way stream a party, mutual TLS; it goes through proxies as HTTP/2 does.
+
+The versions of TLS (1.2 and 1.3) and its ciphers are the library's; its Python interface lets nobody set them. Flow control is
+HTTP/2's: a sender waits for the receiver, shard by shard. A peer that is killed is noticed when its socket closes, one
+that is stopped by the pings that it does not answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import queue
+import threading
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import Future
+from typing import Any
+
+from cryptography import x509
+
+from fedfm.core.errors import FedfmError, MachineFault, MessageRefused, MissingExtra
+from fedfm.deploy.authority import SERVER_NAME, Credentials
+from fedfm.deploy.letters import SHARD, Letter, Reader, shards
+from fedfm.deploy.transport import SERVER, Frame
+
+try:
+    import grpc
+except ImportError as e:
+    raise MissingExtra("grpcio is not installed: pip install 'fedfm[deploy]'") from e
+
+METHOD = "/fedfm.Federation/Link"
+UNREAD = 4  # letters of one link that wait to be read, before its sender waits
+BACK_OFF_S = (0.1, 5.0)  # between two attempts to dial: the first, the longest
+PING_S, PATIENCE_S = 3.0, 5.0  # a silent peer is asked, and given up
+OPTIONS = [
+    ("grpc.max_receive_message_length", SHARD + 4096),
+    ("grpc.max_send_message_length", SHARD + 4096),
+    ("grpc.keepalive_time_ms", int(1000 * PING_S)),
+    ("grpc.keepalive_timeout_ms", int(1000 * PATIENCE_S)),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
+    ("grpc.http2.max_ping_strikes", 0),
+    ("grpc.so_reuseport", 0),
+]
+
+
+class _Link:
+    """One connection under way, on the loop's thread."""
+
+    def __init__(self, peer: str, number: int, most: int):
+        self.peer, self.number = peer, number
+        self.reader = Reader(most)
+        self.outbox: asyncio.Queue[Letter | None] = asyncio.Queue()
+        self.unread = asyncio.Semaphore(UNREAD)
+        self.ended = ""  # why this end has ended it
+
+
+class _Carrier:
+    """What both ends share: a loop in a thread of its own, frames for one reader, letters out."""
+
+    def __init__(self, most: int):
+        self.most = most
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="fedfm-links", daemon=True)
+        self._frames: queue.SimpleQueue[tuple[Frame, _Link]] = queue.SimpleQueue()
+        self._links: dict[str, _Link] = {}
+        self._numbers = itertools.count(1)
+        self._totals: Counter[str] = Counter()
+
+    @property
+    def totals(self) -> Mapping[str, int]:
+        return dict(self._totals)
+
+    def send(self, peer: str, letter: Letter) -> None:
+        self._loop.call_soon_threadsafe(self._put, peer, letter)
+
+    def _put(self, peer: str, letter: Letter | None) -> None:
+        if (link := self._links.get(peer)) is not None:
+            link.outbox.put_nowait(letter)
+
+    def receive(self, timeout_s: float | None = None) -> Frame | None:
+        try:
+            frame, link = self._frames.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+        if frame.kind == "letter":
+            self._loop.call_soon_threadsafe(link.unread.release)
+        return frame
+
+    def drop(self, peer: str, why: str) -> None:
+        self.send(peer, Letter({"do": "refused", "why": why}))
+        self._loop.call_soon_threadsafe(self._put, peer, None)
+
+    def _run(self, work: Coroutine[Any, Any, Any], timeout_s: float = 30.0) -> Any:
+        future: Future[Any] = asyncio.run_coroutine_threadsafe(work, self._loop)
+        return future.result(timeout_s)
+
+    def _stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=5)
+
+    async def _carry(self, link: _Link, stream: Any, end: Callable[[], Any]) -> None:
+        """Both directions of one link until it ends; `stream` has `read` and `write`. Tells of its beginning and end."""
+        if (old := self._links.get(link.peer)) is not None:
+            old.ended = "it has dialled anew"
+            old.outbox.put_nowait(None)
+        self._links[link.peer] = link
+        self._frames.put((Frame(link.peer, link.number, "linked"), link))
+        writing = asyncio.create_task(self._write(link, stream))
+        reading = asyncio.create_task(self._read(link, stream))
+        why = "the link was closed"
+        try:
+            done, _ = await asyncio.wait((writing, reading), return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                why = task.result() or why
+        except (grpc.RpcError, grpc.aio.UsageError, asyncio.InvalidStateError) as e:
+            why = _words(e)
+        finally:
+            for task in (writing, reading):
+                task.cancel()
+            end()
+            if self._links.get(link.peer) is link:
+                del self._links[link.peer]
+            said = Letter({"do": "lost", "why": link.ended or why})
+            self._frames.put((Frame(link.peer, link.number, "lost", said), link))
+
+    async def _write(self, link: _Link, stream: Any) -> str:
+        while (letter := await link.outbox.get()) is not None:
+            for shard in shards(letter):
+                await stream.write(shard)
+                self._totals["sent"] += len(shard)
+        return link.ended or "it was dropped"
+
+    async def _read(self, link: _Link, stream: Any) -> str:
+        while (shard := await stream.read()) is not grpc.aio.EOF:
+            self._totals["received"] += len(shard)
+            try:
+                letter = link.reader.feed(shard)
+            except MessageRefused as e:
+                return f"it sent {e}"
+            if letter is not None:
+                await link.unread.acquire()
+                self._frames.put((Frame(link.peer, link.number, "letter", letter), link))
+        return "the link was closed"
+
+
+class GrpcServer(_Carrier):
+    """The server's end. `admit(name, serial)`: why a certificate's holder may not take part; empty: it may."""
+
+    def __init__(self, address: str, credentials: Credentials, admit: Callable[[str, int], str], most: int):
+        super().__init__(most)
+        self.address, self._credentials, self._admit = address, credentials, admit
+        self.port = 0
+
+    def open(self) -> None:
+        self._thread.start()
+        try:
+            self._run(self._listen())
+        except (RuntimeError, OSError) as e:
+            self._stop()
+            raise MachineFault(
+                f"{self.address} cannot be listened on: {_words(e)}\n    fix: another --address HOST:PORT"
+            ) from e
+
+    async def _listen(self) -> None:
+        own = self._credentials
+        tls = grpc.ssl_server_credentials(
+            [(own.key, own.certificate)], root_certificates=own.authority, require_client_auth=True
+        )
+        self._server = grpc.aio.server(options=OPTIONS)
+        handler = grpc.stream_stream_rpc_method_handler(self._link)
+        service, method = METHOD[1:].split("/")
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(service, {method: handler}),)
+        )
+        self.port = self._server.add_secure_port(self.address, tls)
+        await self._server.start()
+
+    async def _link(self, _: Any, context: Any) -> None:
+        names = context.auth_context()
+        name = names.get("x509_common_name", [b""])[0].decode(errors="replace")
+        pem = names.get("x509_pem_cert", [b""])[0]
+        number = x509.load_pem_x509_certificate(pem).serial_number if pem else 0
+        if why := self._admit(name, number):
+            await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"{name} {why}")
+        await context.send_initial_metadata(())  # the party knows that it is taken
+        await self._carry(_Link(name, next(self._numbers), self.most), context, lambda: None)
+
+    def close(self) -> None:
+        for peer in list(self._links):
+            self._loop.call_soon_threadsafe(self._put, peer, None)
+        with contextlib.suppress(Exception):  # it ends with the process whatever happens
+            self._run(self._server.stop(grace=2.0))
+        self._stop()
+
+
+class GrpcParty(_Carrier):
+    """A party's end: it dials out, and dials again with back-off when the link is lost, until it is closed."""
+
+    def __init__(self, address: str, credentials: Credentials, most: int):
+        super().__init__(most)
+        self.address, self._credentials = address, credentials
+        self._closing = False
+
+    def open(self) -> None:
+        self._thread.start()
+        self._loop.call_soon_threadsafe(lambda: self._loop.create_task(self._dial()))
+
+    async def _dial(self) -> None:
+        own, wait_s = self._credentials, BACK_OFF_S[0]
+        tls = grpc.ssl_channel_credentials(own.authority, own.key, own.certificate)
+        options = [*OPTIONS, ("grpc.ssl_target_name_override", SERVER_NAME)]
+        while not self._closing:
+            async with grpc.aio.secure_channel(self.address, tls, options=options) as channel:
+                call = channel.stream_stream(METHOD)()
+                try:
+                    await call.initial_metadata()
+                    if call.done():
+                        await call  # raises what it ended with
+                    wait_s = BACK_OFF_S[0]
+                    await self._carry(_Link(SERVER, next(self._numbers), self.most), call, call.cancel)
+                except grpc.RpcError as e:
+                    self._unlinked(e)
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, BACK_OFF_S[1])
+
+    def _unlinked(self, e: Any) -> None:
+        """A dial that came to nothing is a link that was lost at once; a refusal is for good."""
+        code = e.code() if hasattr(e, "code") else None
+        do = "refused" if code == grpc.StatusCode.PERMISSION_DENIED else "lost"
+        link = _Link(SERVER, next(self._numbers), self.most)
+        said = Letter({"do": do, "why": str(e.details() if hasattr(e, "details") else e)})
+        self._frames.put((Frame(SERVER, link.number, "lost", said), link))
+
+    def close(self) -> None:
+        self._closing = True
+        self._loop.call_soon_threadsafe(self._put, SERVER, None)
+        self._stop()
+
+
+def _words(e: BaseException) -> str:
+    details = e.details() if hasattr(e, "details") else ""
+    return str(details or e or type(e).__name__).split("\n")[0]
+
+
+__all__ = ["FedfmError", "GrpcParty", "GrpcServer"]

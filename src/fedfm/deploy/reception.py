@@ -1,0 +1,72 @@
+"""Who is here: the server's side of the greeting. What both sides must have alike is compared, and a mismatch is told with both values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from fedfm.deploy.letters import Letter
+from fedfm.deploy.transport import Frame, Transport
+
+PROTOCOL = 1
+ALIKE = ("protocol", "fedfm", "torch", "base", "layout")  # what a party tells of these is what the server has
+
+
+@dataclass(frozen=True)
+class News:
+    """What a frame means for the run: a party is ready, is lost, or has said something."""
+
+    kind: Literal["ready", "lost", "letter"]
+    peer: str
+    letter: Letter = field(default_factory=lambda: Letter({"do": ""}))
+
+
+class Reception:
+    """Greets whoever links, and knows who is ready. `rows`: how many training rows each party has told."""
+
+    def __init__(self, transport: Transport, welcome: Mapping[str, Any], facts: Mapping[str, Any]):
+        """`welcome` is what a party is told, `facts` what it must have alike."""
+        self.transport, self.welcome, self.facts = transport, dict(welcome), dict(facts)
+        self.rows: dict[str, int] = {}
+        self.present: dict[str, int] = {}  # party -> its link
+        self.refused: dict[str, str] = {}
+        self._greeted: dict[str, int] = {}
+
+    def take(self, frame: Frame) -> News | None:
+        """What a frame means; None where the greeting has dealt with it."""
+        peer = frame.peer
+        if frame.kind == "linked":
+            self._greeted[peer] = frame.link
+            lost = self.present.pop(peer, None)
+            self.transport.send(peer, Letter({"do": "welcome", **self.welcome}))
+            return News("lost", peer, Letter({"do": "lost", "why": "it has dialled anew"})) if lost else None
+        if frame.link != self._greeted.get(peer):
+            return None  # of an earlier link
+        if frame.kind == "lost":
+            self._greeted.pop(peer)
+            return News("lost", peer, frame.letter) if self.present.pop(peer, None) else None
+        if peer in self.present:
+            return News("letter", peer, frame.letter)
+        if why := self._unlike(peer, frame.letter.head):
+            self.refused[peer] = why
+            self.transport.drop(peer, why)
+            return None
+        self.refused.pop(peer, None)
+        self.rows.setdefault(peer, frame.letter.head["rows"])
+        self.present[peer] = frame.link
+        self.transport.send(peer, Letter({"do": "taken"}))
+        return News("ready", peer)
+
+    def _unlike(self, peer: str, told: Mapping[str, Any]) -> str:
+        """Why a party cannot take part as it is; empty: it can."""
+        if told.get("do") == "unfit":
+            return str(told.get("why", ""))[:500] or "it cannot take part"
+        if told.get("do") != "ready" or type(told.get("rows")) is not int or not 0 < told["rows"] < 1 << 53:
+            return "its greeting is none"
+        if self.rows.get(peer, told["rows"]) != told["rows"]:
+            return f"it has {told['rows']} rows, and had {self.rows[peer]} when the run began"
+        for what in ALIKE:
+            if told.get(what) != self.facts[what]:
+                return f"{what}: the server has {self.facts[what]}, the party {told.get(what)}"
+        return ""

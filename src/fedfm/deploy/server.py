@@ -1,0 +1,201 @@
+"""The server of real parties: opens the model, greets the parties, and runs the same loop as a simulation."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fedfm.checks.place import settled
+from fedfm.config.names import strange
+from fedfm.config.setup import Setup
+from fedfm.core.errors import ConfigError, FedfmError, MachineFault, Problem
+from fedfm.core.federation import Federation
+from fedfm.core.protocols import Adversary, Bound
+from fedfm.core.session import Site
+from fedfm.core.spending import planned
+from fedfm.data.splits import opened
+from fedfm.deploy.authority import Authority
+from fedfm.deploy.engine import RealParties
+from fedfm.deploy.letters import Letter
+from fedfm.deploy.reception import PROTOCOL, Reception
+from fedfm.deploy.transport import Transport
+from fedfm.deploy.views import Roster, ServerSite
+from fedfm.running.drive import Plan, drive
+from fedfm.running.execute import PLAN
+from fedfm.running.feasible import feasible
+from fedfm.running.process import borrowed
+from fedfm.running.progress import Progress, Silent
+from fedfm.running.record.folder import begun
+from fedfm.running.record.identity import of_base
+from fedfm.running.verdict import Result
+from fedfm.tasks.probing import open_task
+
+Listen = Callable[[str, Authority, int], Transport]  # address, whose parties, most bytes of a message
+MOST = 1 << 26  # bytes that any message may have, beside MODELS of them
+MODELS = 8
+
+
+def serve(
+    what: Setup | Federation | Mapping[str, Any],
+    out: Path | None = None,
+    *,
+    authority: Authority | None = None,
+    address: str = "127.0.0.1:0",
+    wait_s: float | None = None,
+    grace_s: float = 15.0,
+    baselines: Sequence[str] = (),
+    progress: Progress | None = None,
+    tell: Callable[[str], None] = lambda text: None,
+    listen: Listen | None = None,
+) -> Result:
+    """Run a federation with parties that dial in, into `out`; the same loop, checks, ledger and report as `run`.
+
+    Without an `authority` it is a rehearsal: the parties are those of the config's own data, and each gets an
+    invitation in `out`/join that holds everything; they belong on this machine. `wait_s`: how long to wait for the
+    roster (None: for ever). `grace_s`: how long a party that is gone may take to come back into its round.
+    Raises ConfigError, MachineFault (nobody came, no port), and RunFailed as `run` does.
+    """
+    setup, progress = Setup.of(what), progress or Silent()
+    fed = setup.fed
+    if problems := unfit(fed, rehearsal=authority is None):
+        raise ConfigError(problems)
+    with begun(out, setup.recipe or "run") as folder, borrowed(fed.threads):
+        with progress.step("data"):
+            parties = opened(fed.data, fed.seed, fed.task)
+        with progress.step("model"):
+            bound = open_task(fed.task, parties, settled(fed))
+        rehearsal = authority is None
+        ca = authority or Authority.create(folder / "authority", "rehearsal")
+        names = parties.ids if rehearsal else tuple(sorted(ca.roster["sites"]))
+        if not names:
+            raise FedfmError("nobody is invited\n    fix: fedfm invite SITE --ca DIR")
+        transport = (listen or _grpc)(address, ca, MOST + MODELS * 4 * bound.layout.size)
+        transport.open()
+        try:
+            port = getattr(transport, "port", 0)
+            if rehearsal:
+                _invite(ca, names, f"127.0.0.1:{port}", folder, tell)
+            welcome = _welcome(setup, parties, rehearsal)
+            reception = Reception(transport, welcome, facts(setup.config, bound))
+            _gather(reception, names, wait_s, tell)
+            rows = {i: reception.rows[i] for i in names}
+            plan = Plan(
+                folder,
+                setup.config,
+                replace(fed, engine=RealParties(reception, grace_s)),
+                {},
+                progress=progress,
+                open=_opener(bound, parties, rows),
+            )
+            plan.keep(**PLAN | {"baselines": ",".join(baselines) or "none", "real": welcome["run"]})
+            result = drive(plan)
+            for name in reception.present:
+                transport.send(name, Letter({"do": "ended", "status": result.status}))
+            return result.judged()
+        finally:
+            transport.close()
+
+
+def unfit(fed: Federation, *, rehearsal: bool) -> list[Problem]:
+    """What a run of real parties cannot be, yet or at all."""
+    found = []
+    if fed.stages:
+        fix = "run one stage after the other: task.start=DIR/model begins from the one before"
+        found.append(
+            Problem("stages", "stages are for simulations", "a stage's start is made at the server", fix)
+        )
+    if not fed.serving.whole or not fed.task.whole:
+        why = "each party has a model of its own, and the server would write them"
+        found.append(
+            Problem("client", "it leaves a model for each party", why, "a client with one model for all")
+        )
+    if type(fed.adversary) is not Adversary and not rehearsal:
+        why = "a real party cannot be told to attack"
+        found.append(
+            Problem("adversary", "an attack is for simulations", why, "adversary=null, or fedfm run")
+        )
+    if not rehearsal and (fed.pace.drop or getattr(fed.pace, "dropout", 0.0)):
+        why = "real parties drop out by themselves"
+        found.append(Problem("pace", "drop-outs are drawn", why, "leave pace.drop and pace.dropout out"))
+    return found
+
+
+def facts(config: Mapping[str, Any], bound: Bound) -> dict[str, Any]:
+    """What both sides must have alike: versions, the base model, and the layout of what is trained."""
+    base, template = of_base(dict(config), {"start": bound.init})
+    return {
+        "protocol": PROTOCOL,
+        "fedfm": importlib.metadata.version("fedfm"),
+        "torch": torch.__version__.split("+")[0],
+        "base": base | template,
+        "layout": bound.layout.digest,
+    }
+
+
+def _welcome(setup: Setup, parties: Any, rehearsal: bool) -> dict[str, Any]:
+    schema = asdict(parties.schema)
+    return {
+        "run": secrets.token_hex(8),
+        "config": setup.config,
+        "schema": schema | {"shapes": {k: list(v) for k, v in schema["shapes"].items()}},
+        "rehearsal": rehearsal,
+    }
+
+
+def _opener(bound: Bound, parties: Any, rows: Mapping[str, int]) -> Callable[..., Site]:
+    """What `drive` opens instead of everybody's rows."""
+
+    def opener(fed: Federation, folder: Path, progress: Progress) -> Site:
+        if problems := [*feasible(fed, dict(rows)), *strange(fed, dict(rows), bound.layout)]:
+            raise ConfigError(problems)
+        site: Any = ServerSite(planned(fed, len(rows)), bound, Roster(parties, rows))
+        return site  # type: ignore[no-any-return]
+
+    return opener
+
+
+def _gather(
+    reception: Reception, names: Sequence[str], wait_s: float | None, tell: Callable[[str], None]
+) -> None:
+    """Wait until everybody is ready. Raises MachineFault after `wait_s`, with who is missing."""
+    began, said = time.monotonic(), ""
+    while missing := [n for n in names if n not in reception.present]:
+        if wait_s is not None and time.monotonic() - began > wait_s:
+            refused = "".join(f"\n    {n}: {why}" for n, why in reception.refused.items())
+            raise MachineFault(
+                f"after {wait_s:g} s these parties are not here: {', '.join(missing)}{refused}"
+            )
+        if (text := f"waiting for {', '.join(missing)}") != said:
+            tell(said := text)
+        frame = reception.transport.receive(1.0)
+        if frame is None:
+            continue
+        before = dict(reception.refused)
+        news = reception.take(frame)
+        if news is not None and news.kind == "ready":
+            tell(f"{news.peer} is ready, {reception.rows[news.peer]} rows")
+        for name, why in reception.refused.items():
+            if before.get(name) != why:
+                tell(f"{name} cannot take part: {why}")
+
+
+def _invite(
+    ca: Authority, names: Sequence[str], address: str, folder: Path, tell: Callable[[str], None]
+) -> None:
+    for name in names:
+        path = folder / "join" / f"{name}.json"
+        ca.rehearse(name, address).write(path)
+        tell(f"fedfm join {path}")
+
+
+def _grpc(address: str, ca: Authority, most: int) -> Transport:
+    from fedfm.deploy.grpc import GrpcServer
+
+    return GrpcServer(address, ca.server(), ca.admits, most)

@@ -1,0 +1,48 @@
+"""What carries letters: one small protocol, for the server's end of all links and for a party's end of one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from fedfm.deploy.letters import Letter
+
+SERVER = "server"  # what a party's end calls the other one
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What a transport has to tell: a link is there, a letter came on it, or it is lost (`letter.head["why"]`).
+
+    `peer` is the name in the other end's certificate, never one that a letter says. `link` numbers the connections, so
+    nothing of an earlier one is taken for news.
+    """
+
+    peer: str
+    link: int
+    kind: Literal["linked", "letter", "lost"]
+    letter: Letter = field(default_factory=lambda: Letter({"do": ""}))
+
+
+class Transport(Protocol):
+    """Letters in order, each whole or not at all, between ends whose names are proven."""
+
+    @property
+    def totals(self) -> Mapping[str, int]:
+        """Bytes on the wire so far, without TLS and framing: "sent" and "received"."""
+
+    def open(self) -> None:
+        """Listen, or begin to dial. Raises MachineFault where that cannot be."""
+
+    def send(self, peer: str, letter: Letter) -> None:
+        """Hand over a letter; where the link is lost it is dropped, and `receive` says so. Any thread."""
+
+    def receive(self, timeout_s: float | None = None) -> Frame | None:
+        """The next frame of any link; None when there was none in that time. One thread."""
+
+    def drop(self, peer: str, why: str) -> None:
+        """End a link after what was handed over, and tell the other end why."""
+
+    def close(self) -> None:
+        """End all links."""

@@ -61,7 +61,7 @@ def run(
         return
     setup = configure(what, settings or (), rounds=rounds, seed=seed, engine=engine)
     _notes(setup)
-    with _interruptible():
+    with interruptible():
         result = execute(
             setup,
             out_dir,
@@ -70,7 +70,7 @@ def run(
             trackers=tracker or (),
             keep_rounds=keep_rounds,
         )
-    _show(result, strict)
+    show(result, strict)
 
 
 def _notes(setup: Any) -> None:
@@ -97,14 +97,23 @@ def resume(
     """
     from fedfm.running.execute import resume as go
     from fedfm.running.progress import Live
+    from fedfm.running.record.folder import recorded
 
-    with _interruptible():
+    with interruptible():
+        if recorded(folder).get("real"):
+            from fedfm.deploy.server import Service, again
+
+            show(
+                again(folder, Service(progress=Live(err), tell=lambda text: err.print(text, markup=False))),
+                strict,
+            )
+            return
         result = go(folder, rounds=rounds, accept=accept or (), imports=import_ or (), progress=Live(err))
-    _show(result, strict)
+    show(result, strict)
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
+def interruptible() -> Iterator[None]:
     """Ctrl-C says what is kept and how to go on; a run that failed is shown as one that ended."""
     try:
         yield
@@ -113,11 +122,11 @@ def _interruptible() -> Iterator[None]:
         err.print("interrupted: " + "; ".join(notes))
         raise typer.Exit(130) from None
     except RunFailed as e:
-        _show(e.result, False)
+        show(e.result, False)
         raise typer.Exit(1) from None
 
 
-def _show(result: Any, strict: bool) -> None:
+def show(result: Any, strict: bool) -> None:
     """The verdict first, then the table; exit 1 for a run that failed, and with `strict` for one with findings."""
     from fedfm.running.progress import table, verdict
 

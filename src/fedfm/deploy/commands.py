@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from fedfm.core.errors import FedfmError
-from fedfm.terminal import Rounds, Seed, Settings, What, out
+from fedfm.runs import interruptible, show
+from fedfm.terminal import Rounds, Seed, Settings, What, err, out
 
 Ca = Annotated[Path, typer.Option("--ca", help="folder of the federation's authority")]
 SiteName = Annotated[str, typer.Argument(metavar="SITE", help="the party's name")]
@@ -99,23 +100,20 @@ def serve(
     fedfm serve quickstart data.parties=2
     fedfm serve fedit.yaml --ca authority --address 0.0.0.0:7443
     """
-    from fedfm.deploy.authority import Authority
+    from fedfm.deploy.server import Service
     from fedfm.deploy.server import serve as served
     from fedfm.running.execute import configure
-    from fedfm.running.progress import Live, table, verdict
+    from fedfm.running.progress import Live
 
     setup = configure(what, settings or (), rounds=rounds, seed=seed)
-    result = served(
-        setup,
-        out_dir,
-        authority=None if folder is None else Authority(folder),
-        address=address,
-        wait_s=wait_s,
-        progress=Live(out),
-        tell=lambda text: out.print(text, markup=False, highlight=False, soft_wrap=True),
-    )
-    out.print(verdict(result.summary))
-    out.print(table(result.summary, str(result.folder)))
+    service = Service(folder, address, wait_s, progress=Live(err), tell=_tell)
+    with interruptible():
+        result = served(setup, out_dir, service)
+    show(result, False)
+
+
+def _tell(text: str) -> None:
+    out.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def join(
@@ -134,6 +132,7 @@ def join(
     """
     from fedfm.deploy.authority import Credentials, Invitation, credentials
     from fedfm.deploy.grpc import GrpcParty
+    from fedfm.deploy.party import Party
     from fedfm.deploy.party import join as joined
     from fedfm.files import write
 
@@ -152,14 +151,8 @@ def join(
         return
     spec = None if data is None else _rows(data, columns)
     transport = GrpcParty(asked.address, own, MOST)
-    status = joined(
-        transport,
-        asked.site,
-        home,
-        spec,
-        threads,
-        lambda text: out.print(text, markup=False, highlight=False),
-    )
+    party = Party(asked.site, home, spec, _tell)
+    status = joined(transport, party, threads)
     out.print(f"the run has ended: {status}", markup=False)
 
 

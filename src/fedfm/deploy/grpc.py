@@ -27,7 +27,7 @@ from fedfm.deploy.transport import SERVER, Frame
 try:
     import grpc
 except ImportError as e:
-    raise MissingExtra("grpcio is not installed: pip install 'fedfm[deploy]'") from e
+    raise MissingExtra("grpcio", "deploy", "a federation of real parties") from e
 
 METHOD = "/fedfm.Federation/Link"
 UNREAD = 4  # letters of one link that wait to be read, before its sender waits
@@ -152,7 +152,6 @@ class GrpcServer(_Carrier):
     def __init__(self, address: str, credentials: Credentials, admit: Callable[[str, int], str], most: int):
         super().__init__(most)
         self.address, self._credentials, self._admit = address, credentials, admit
-        self.port = 0
 
     def open(self) -> None:
         self._thread.start()
@@ -175,7 +174,8 @@ class GrpcServer(_Carrier):
         self._server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(service, {method: handler}),)
         )
-        self.port = self._server.add_secure_port(self.address, tls)
+        port = self._server.add_secure_port(self.address, tls)
+        self.address = f"{self.address.rpartition(':')[0]}:{port}"
         await self._server.start()
 
     async def _link(self, _: Any, context: Any) -> None:

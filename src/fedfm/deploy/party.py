@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,76 +17,69 @@ from fedfm.data.splits import opened
 from fedfm.deploy.engine import plain
 from fedfm.deploy.letters import Letter
 from fedfm.deploy.server import facts
-from fedfm.deploy.transport import SERVER, Transport
+from fedfm.deploy.transport import SERVER, Frame, Transport
 from fedfm.deploy.views import Own
 from fedfm.engines.desk import Desk
 from fedfm.running.process import borrowed
 from fedfm.tasks.probing import open_task, probe
 
 
-@dataclass
 class Party:
-    """One party: its name, its folder (states of its own), its rows as a data spec (None: a rehearsal's)."""
+    """One party, whatever carries its letters: it is told frames and answers with letters, one word of work at a time.
 
-    name: str
-    folder: Path
-    data: Any = None
-    tell: Callable[[str], None] = lambda text: None
+    `folder` keeps states of its own; `data` is its rows as a data spec (None: a rehearsal's own part of the config's).
+    """
 
-    def join(self, transport: Transport) -> str:
-        """Take part until the run ends; how it ended. Raises FedfmError when the server will not have it."""
-        transport.open()
+    def __init__(
+        self, name: str, folder: Path, data: Any = None, tell: Callable[[str], None] = lambda text: None
+    ):
+        self.name, self.folder, self.data, self.tell = name, folder, data, tell
+        self.ended = ""  # how the run ended
         self._desk: Desk | None = None
         self._run, self._away = "", ""
-        try:
-            while True:
-                busy = self._desk is not None and bool(self._desk.todo)
-                frame = transport.receive(0.0 if busy else 1.0)
-                if frame is None:
-                    if busy:
-                        self._work(transport)
-                    continue
-                head = frame.letter.head
-                if frame.kind == "linked":
-                    self._away = ""
-                elif frame.kind == "lost":
-                    self._lost(head)
-                elif (ended := self._told(transport, frame.letter)) is not None:
-                    return ended
-        finally:
-            transport.close()
+        self._ready: dict[str, Any] = {}
 
-    def _lost(self, head: Mapping[str, Any]) -> None:
+    @property
+    def busy(self) -> bool:
+        """Is there work to do?"""
+        return self._desk is not None and bool(self._desk.todo)
+
+    def work(self) -> Letter | None:
+        """The next word of whichever session is due."""
+        assert self._desk is not None
+        said = self._desk.step()
+        return None if said is None else Letter(plain(said), said.message)
+
+    def hear(self, frame: Frame) -> Letter | None:
+        """Take in what came from the server; the answer, if it wants one. Raises FedfmError when it will not have us."""
+        head = frame.letter.head
+        if frame.kind == "linked":
+            self._away = ""
+            return None
         if head["do"] == "refused":
-            raise FedfmError(f"the server will not have {self.name}: {head['why']}")
-        if self._desk is not None:  # what was under way is begun anew, or given up
+            raise FedfmError(f"the server will not have {self.name}: {head.get('why')}")
+        if frame.kind == "lost":
+            self._lost(str(head.get("why")))
+        elif head["do"] == "welcome":
+            return Letter(self._greet(head))
+        elif head["do"] == "taken":
+            self.tell(f"{self.name} takes part")
+        elif head["do"] == "ended":
+            self.ended = str(head.get("status"))
+        elif self._desk is not None and head["do"] in ("start", "send", "cancel", "keep"):
+            self._desk.told(head, frame.letter.message)
+        return None
+
+    def _lost(self, why: str) -> None:
+        """What was under way is begun anew by the server, or given up."""
+        if self._desk is not None:
             self._desk.todo.clear()
             for talk in self._desk.talks.values():
                 talk.close()
             self._desk.talks.clear()
-        if head["why"] != self._away:
-            self._away = str(head["why"])
-            self.tell(f"no link to the server ({self._away}); it is dialled again")
-
-    def _told(self, transport: Transport, letter: Letter) -> str | None:
-        """Do what a letter of the server says; how the run ended, where it says so."""
-        head = letter.head
-        if head["do"] == "welcome":
-            transport.send(SERVER, Letter(self._greet(head)))
-        elif head["do"] == "taken":
-            self.tell(f"{self.name} takes part")
-        elif head["do"] == "refused":
-            raise FedfmError(f"the server will not have {self.name}: {head.get('why')}")
-        elif head["do"] == "ended":
-            return str(head.get("status"))
-        elif self._desk is not None and head["do"] in ("start", "send", "cancel", "keep"):
-            self._desk.told(head, letter.message)
-        return None
-
-    def _work(self, transport: Transport) -> None:
-        assert self._desk is not None
-        if (said := self._desk.step()) is not None:
-            transport.send(SERVER, Letter(plain(said), said.message))
+        if why != self._away:
+            self._away = why
+            self.tell(f"no link to the server ({why}); it is dialled again")
 
     def _greet(self, head: Mapping[str, Any]) -> dict[str, Any]:
         """Open everything, the first time; what the server is told. What is wrong here is told here, in full."""
@@ -123,14 +115,16 @@ class Party:
         return Desk(guard), rows, facts(head["config"], bound)
 
 
-def join(
-    transport: Transport,
-    name: str,
-    folder: Path,
-    data: Any = None,
-    threads: int = 1,
-    tell: Callable[[str], None] = lambda text: None,
-) -> str:
-    """Take part in a federation as `name` until it ends; how it ended."""
-    with borrowed(threads):
-        return Party(name, folder, data, tell).join(transport)
+def join(transport: Transport, party: Party, threads: int = 1) -> str:
+    """Take part in a federation until it ends; how it ended. Raises FedfmError when the server will not have us."""
+    transport.open()
+    try:
+        with borrowed(threads):
+            while not party.ended:
+                frame = transport.receive(0.0 if party.busy else 1.0)
+                letter = party.hear(frame) if frame is not None else party.work() if party.busy else None
+                if letter is not None:
+                    transport.send(SERVER, letter)
+        return party.ended
+    finally:
+        transport.close()

@@ -6,16 +6,17 @@ import importlib.metadata
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from fedfm.checks.place import settled
+from fedfm.config import text
 from fedfm.config.names import strange
 from fedfm.config.setup import Setup
-from fedfm.core.errors import ConfigError, FedfmError, MachineFault, Problem
+from fedfm.core.errors import ConfigError, FedfmError, MachineFault, Problem, ResumeError
 from fedfm.core.federation import Federation
 from fedfm.core.protocols import Adversary, Bound
 from fedfm.core.session import Site
@@ -32,7 +33,7 @@ from fedfm.running.execute import PLAN
 from fedfm.running.feasible import feasible
 from fedfm.running.process import borrowed
 from fedfm.running.progress import Progress, Silent
-from fedfm.running.record.folder import begun
+from fedfm.running.record.folder import CONFIG, begun, owned, recorded
 from fedfm.running.record.identity import of_base
 from fedfm.running.verdict import Result
 from fedfm.tasks.probing import open_task
@@ -42,65 +43,106 @@ MOST = 1 << 26  # bytes that any message may have, beside MODELS of them
 MODELS = 8
 
 
+@dataclass(frozen=True)
+class Real(Federation):
+    """A federation whose parties are real: noise is the operating system's, and little is told of what is at a party."""
+
+    simulated = False
+
+
+@dataclass(frozen=True)
+class Service:
+    """How a run is served: whose parties, where, and how long anybody is waited for.
+
+    Without an `authority` it is a rehearsal: the parties are those of the config's own data, and each gets an
+    invitation in DIR/join that holds everything; they belong on this machine. `wait_s`: how long to wait for the
+    roster (None: for ever). `grace_s`: how long a party that is gone may take to come back into its round.
+    """
+
+    authority: Path | None = None
+    address: str = "127.0.0.1:0"
+    wait_s: float | None = None
+    grace_s: float = 15.0
+    baselines: Sequence[str] = ()
+    progress: Progress = field(default_factory=Silent)
+    tell: Callable[[str], None] = lambda text: None
+    listen: Listen | None = None
+
+
 def serve(
-    what: Setup | Federation | Mapping[str, Any],
-    out: Path | None = None,
-    *,
-    authority: Authority | None = None,
-    address: str = "127.0.0.1:0",
-    wait_s: float | None = None,
-    grace_s: float = 15.0,
-    baselines: Sequence[str] = (),
-    progress: Progress | None = None,
-    tell: Callable[[str], None] = lambda text: None,
-    listen: Listen | None = None,
+    what: Setup | Federation | Mapping[str, Any], out: Path | None = None, service: Service | None = None
 ) -> Result:
     """Run a federation with parties that dial in, into `out`; the same loop, checks, ledger and report as `run`.
 
-    Without an `authority` it is a rehearsal: the parties are those of the config's own data, and each gets an
-    invitation in `out`/join that holds everything; they belong on this machine. `wait_s`: how long to wait for the
-    roster (None: for ever). `grace_s`: how long a party that is gone may take to come back into its round.
     Raises ConfigError, MachineFault (nobody came, no port), and RunFailed as `run` does.
     """
-    setup, progress = Setup.of(what), progress or Silent()
-    fed = setup.fed
-    if problems := unfit(fed, rehearsal=authority is None):
+    setup, service = Setup.of(what), service or Service()
+    if problems := unfit(setup.fed, rehearsal=service.authority is None):
         raise ConfigError(problems)
-    with begun(out, setup.recipe or "run") as folder, borrowed(fed.threads):
+    with begun(out, setup.recipe or "run") as folder:
+        real = {"run": secrets.token_hex(8), "authority": str(service.authority or "")}
+        record = PLAN | {"baselines": ",".join(service.baselines) or "none", "real": real}
+        return _served(setup, folder, record, service, resume=False)
+
+
+def again(folder: Path, service: Service | None = None) -> Result:
+    """Go on with a run that was served in `folder`, at its address; parties that are still there keep their models.
+
+    Raises ResumeError as `resume` does, and what `serve` raises.
+    """
+    service = service or Service()
+    with owned(folder):
+        record = PLAN | recorded(folder)
+        if not (real := record.get("real")):
+            raise ResumeError(f"{folder} was run by one process: fedfm resume {folder}")
+        if record["complete"]:
+            return Result.read(folder).judged()
+        authority = Path(real["authority"]) if real["authority"] else None
+        service = replace(service, authority=authority, address=real["address"])
+        setup = Setup.of(text.load(folder / CONFIG))
+        return _served(setup, folder, record, service, resume=True)
+
+
+def _served(setup: Setup, folder: Path, record: dict[str, Any], service: Service, *, resume: bool) -> Result:
+    fed, rehearsal, progress = setup.fed, service.authority is None, service.progress
+    with borrowed(fed.threads):
         with progress.step("data"):
             parties = opened(fed.data, fed.seed, fed.task)
         with progress.step("model"):
             bound = open_task(fed.task, parties, settled(fed))
-        rehearsal = authority is None
-        ca = authority or Authority.create(folder / "authority", "rehearsal")
+        ca = _authority(service, folder, resume)
         names = parties.ids if rehearsal else tuple(sorted(ca.roster["sites"]))
         if not names:
             raise FedfmError("nobody is invited\n    fix: fedfm invite SITE --ca DIR")
-        transport = (listen or _grpc)(address, ca, MOST + MODELS * 4 * bound.layout.size)
+        transport = (service.listen or _grpc)(service.address, ca, MOST + MODELS * 4 * bound.layout.size)
         transport.open()
+        record["real"] |= {"address": transport.address}
         try:
-            port = getattr(transport, "port", 0)
-            if rehearsal:
-                _invite(ca, names, f"127.0.0.1:{port}", folder, tell)
-            welcome = _welcome(setup, parties, rehearsal)
+            if rehearsal and not resume:
+                _invite(ca, names, transport.address, folder, service.tell)
+            welcome = _welcome(setup, parties, record["real"]["run"], rehearsal)
             reception = Reception(transport, welcome, facts(setup.config, bound))
-            _gather(reception, names, wait_s, tell)
+            _gather(reception, names, service)
             rows = {i: reception.rows[i] for i in names}
-            plan = Plan(
-                folder,
-                setup.config,
-                replace(fed, engine=RealParties(reception, grace_s)),
-                {},
-                progress=progress,
-                open=_opener(bound, parties, rows),
-            )
-            plan.keep(**PLAN | {"baselines": ",".join(baselines) or "none", "real": welcome["run"]})
+            engine = RealParties(reception, service.grace_s)
+            shape = Federation if rehearsal else Real
+            real = shape(**{f.name: getattr(fed, f.name) for f in fields(fed)} | {"engine": engine})
+            opener = _opener(bound, parties, rows)
+            plan = Plan(folder, setup.config, real, record, resume, progress=progress, open=opener)
+            plan.keep()
             result = drive(plan)
             for name in reception.present:
                 transport.send(name, Letter({"do": "ended", "status": result.status}))
             return result.judged()
         finally:
             transport.close()
+
+
+def _authority(service: Service, folder: Path, resume: bool) -> Authority:
+    if service.authority is not None:
+        return Authority(service.authority)
+    own = folder / "authority"
+    return Authority(own) if resume else Authority.create(own, "rehearsal")
 
 
 def unfit(fed: Federation, *, rehearsal: bool) -> list[Problem]:
@@ -121,7 +163,7 @@ def unfit(fed: Federation, *, rehearsal: bool) -> list[Problem]:
         found.append(
             Problem("adversary", "an attack is for simulations", why, "adversary=null, or fedfm run")
         )
-    if not rehearsal and (fed.pace.drop or getattr(fed.pace, "dropout", 0.0)):
+    if not rehearsal and (bool(fed.pace.drop) or bool(getattr(fed.pace, "dropout", 0.0))):
         why = "real parties drop out by themselves"
         found.append(Problem("pace", "drop-outs are drawn", why, "leave pace.drop and pace.dropout out"))
     return found
@@ -139,10 +181,10 @@ def facts(config: Mapping[str, Any], bound: Bound) -> dict[str, Any]:
     }
 
 
-def _welcome(setup: Setup, parties: Any, rehearsal: bool) -> dict[str, Any]:
+def _welcome(setup: Setup, parties: Any, run: str, rehearsal: bool) -> dict[str, Any]:
     schema = asdict(parties.schema)
     return {
-        "run": secrets.token_hex(8),
+        "run": run,
         "config": setup.config,
         "schema": schema | {"shapes": {k: list(v) for k, v in schema["shapes"].items()}},
         "rehearsal": rehearsal,
@@ -161,11 +203,9 @@ def _opener(bound: Bound, parties: Any, rows: Mapping[str, int]) -> Callable[...
     return opener
 
 
-def _gather(
-    reception: Reception, names: Sequence[str], wait_s: float | None, tell: Callable[[str], None]
-) -> None:
+def _gather(reception: Reception, names: Sequence[str], service: Service) -> None:
     """Wait until everybody is ready. Raises MachineFault after `wait_s`, with who is missing."""
-    began, said = time.monotonic(), ""
+    began, said, wait_s, tell = time.monotonic(), "", service.wait_s, service.tell
     while missing := [n for n in names if n not in reception.present]:
         if wait_s is not None and time.monotonic() - began > wait_s:
             refused = "".join(f"\n    {n}: {why}" for n, why in reception.refused.items())

@@ -28,6 +28,10 @@ class Frame:
 class Transport(Protocol):
     """Letters in order, each whole or not at all, between ends whose names are proven."""
 
+    address: (
+        str  # where the server listens, or is dialled; a port of 0 is a free one's number once it is open
+    )
+
     @property
     def totals(self) -> Mapping[str, int]:
         """Bytes on the wire so far, without TLS and framing: "sent" and "received"."""

@@ -98,19 +98,13 @@ def resume(
     """
     folder = Path(folder)
     recorded(folder)  # before a lock is put into a folder that is none of ours
-    if bad := [a for a in accept if a != "imports"]:
-        raise ConfigError(
-            [
-                Problem(
-                    "--accept",
-                    f"'{bad[0]}' cannot be accepted",
-                    "only changed own code can",
-                    "--accept imports",
-                )
-            ]
-        )
+    _acceptable(accept)
     with owned(folder):
         was: dict[str, Any] = PLAN | recorded(folder)
+        if was.get("real"):
+            raise ResumeError(
+                f"{folder} was served to real parties\n    fix: fedfm resume {folder}, on the command line"
+            )
         before = Identity.of(was["identity"]) if was.get("identity") else None
         found = own.bring(before.imports if before else {}, imports, folder)
         if before:
@@ -150,6 +144,20 @@ def resume(
         plan = Plan(folder, config, fed, was, True, _several(callbacks), objects, progress or Silent())
         _told(plan, done, rounds or (federation or fed).rounds)
         return drive(plan).judged(strict)
+
+
+def _acceptable(accept: Iterable[str]) -> None:
+    if bad := [a for a in accept if a != "imports"]:
+        raise ConfigError(
+            [
+                Problem(
+                    "--accept",
+                    f"'{bad[0]}' cannot be accepted",
+                    "only changed own code can",
+                    "--accept imports",
+                )
+            ]
+        )
 
 
 def _told(plan: Plan, done: int, said: int) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 import re
+import sys
+import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedfm.core.blame import whose
 from fedfm.core.errors import Problem
 
 LONGEST = 300  # characters of a repr that a config keeps
@@ -32,15 +36,19 @@ def live(value: Any) -> bool:
 
 
 def marker(value: Any) -> dict[str, Any]:
-    """`{object: module:Class, repr: ...}`; a function is named itself, arrays and weights by their digest."""
+    """`{object: module:Class, repr: ..., digest: ...}`: what it is, what it looks like, and of what it is made.
+
+    A function or class is named itself; the digest of one's own covers its code, what it closes over, and the globals
+    that it names. Arrays and weights are in the digest by their bytes.
+    """
     named = hasattr(value, "__qualname__") and hasattr(value, "__module__")
     of = value if named else type(value)
     said: dict[str, Any] = {"object": f"{of.__module__}:{of.__qualname__}"}
     if named:
-        return said
+        return said | ({"digest": fingerprint(value)} if _own(value) else {})
     text = _shown(value)
     said["repr"] = text if len(text) <= LONGEST else text[:LONGEST] + "..."
-    if any(isinstance(v, bytes) for v in _parts(value)) or len(text) > LONGEST:
+    if len(text) > LONGEST or _held(value) is not None or any(isinstance(v, bytes) for v in _parts(value)):
         said["digest"] = fingerprint(value)
     return said
 
@@ -81,32 +89,89 @@ def _made(module: torch.nn.Module) -> dict[str, Any]:
     return {n: t for n, t in module.state_dict().items() if not torch.nn.parameter.is_lazy(t)}
 
 
-def _parts(value: Any) -> Iterator[str | bytes]:
+def _parts(value: Any, seen: frozenset[int] = frozenset()) -> Iterator[str | bytes]:
     """What identifies a value, piece by piece."""
-    if isinstance(value, torch.nn.Module):
-        yield _shown(value)
-        yield from _parts(_made(value))
+    if id(value) in seen:
+        return
+    within = seen | {id(value)}
+    if value is None or isinstance(value, str | int | float):
+        yield json.dumps(value)
     elif isinstance(value, torch.Tensor):
         yield f"{value.dtype} {tuple(value.shape)}"
         yield value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
     elif isinstance(value, np.ndarray):
         yield f"{value.dtype} {value.shape}"
         yield repr(value.tolist()).encode() if value.dtype.hasobject else value.tobytes()
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        yield type(value).__qualname__
-        yield from _parts({f.name: getattr(value, f.name) for f in dataclasses.fields(value)})
     elif isinstance(value, Mapping):
         for k, v in value.items():
             yield str(k)
-            yield from _parts(v)
-    elif isinstance(value, list | tuple):
+            yield from _parts(v, within)
+    elif isinstance(value, list | tuple | set | frozenset):
         yield str(len(value))
-        for v in value:
-            yield from _parts(v)
-    elif value is None or isinstance(value, str | int | float):
-        yield json.dumps(value)
+        for v in value if isinstance(value, list | tuple) else sorted(value, key=repr):
+            yield from _parts(v, within)
+    elif (held := _held(value)) is not None:
+        yield _shown(value)
+        yield from _parts(held, within)
     else:
         yield _shown(value)
+
+
+def _held(value: Any) -> dict[str, Any] | None:
+    """What an object of one's own, a dataclass, a module or a function is made of; None: what it prints says all."""
+    if isinstance(value, torch.nn.Module):
+        settings = {
+            f"{name}.{k}": v
+            for name, m in value.named_modules()
+            for k, v in vars(m).items()
+            if not k.startswith("_") and k != "training" and isinstance(v, str | int | float | tuple | None)
+        }
+        return _made(value) | settings
+    if isinstance(value, types.MethodType) and _own(value):
+        return {"self": value.__self__, "function": value.__func__}
+    if isinstance(value, functools.partial):
+        return {"function": value.func, "args": value.args, "keywords": value.keywords}
+    if isinstance(value, types.FunctionType) and _own(value):
+        return _of_function(value)
+    if isinstance(value, type) and _own(value):
+        return {k: v for k, v in vars(value).items() if not k.startswith("__") or k == "__init__"} | {
+            f"base {b.__qualname__}": b for b in value.__bases__
+        }
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if not isinstance(value, type) and _own(type(value)) and hasattr(value, "__dict__"):
+        return dict(vars(value))
+    return None
+
+
+def _of_function(function: types.FunctionType) -> dict[str, Any]:
+    """Its code, its defaults, what it closes over, and the globals that it names; the code of functions inside it too."""
+    codes, world = [function.__code__], function.__globals__
+    for code in codes:
+        codes += [c for c in code.co_consts if isinstance(c, types.CodeType)]
+    names = sorted({n for code in codes for n in code.co_names if n in world})
+    return {
+        "code": [code.co_code.hex() for code in codes],
+        "constants": [c for code in codes for c in code.co_consts if not isinstance(c, types.CodeType)],
+        "names": [code.co_names for code in codes],
+        "defaults": [function.__defaults__, function.__kwdefaults__],
+        "closes over": [_cell(c) for c in function.__closure__ or ()],
+        "globals": {n: world[n] for n in names if not isinstance(world[n], types.ModuleType)},
+    }
+
+
+def _cell(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # nothing is in it yet
+        return None
+
+
+def _own(value: Any) -> bool:
+    """Is it code of a person's own, and not of a library or of fedfm?"""
+    code = getattr(value, "__code__", None)
+    file = code.co_filename if code else getattr(sys.modules.get(value.__module__), "__file__", None)
+    return whose(file or "<own>") == 2 and value.__module__ != "builtins"
 
 
 def _shown(value: Any) -> str:

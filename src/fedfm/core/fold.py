@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from fedfm.cards.registry import name_of
 from fedfm.core.blame import of_slot
 from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx
-from fedfm.core.errors import MessageRefused, RoundFailed
+from fedfm.core.errors import MessageRefused, MethodFault, RoundFailed
 from fedfm.core.message import Message, finite
 from fedfm.core.protocols import Aggregate, Lift, State, Wire
 from fedfm.core.spending import always
@@ -90,9 +91,8 @@ class Fold:
         self.ids.append(m.sender)
 
     def add(self, lift: Lift, sender: str) -> None:
-        mass = (
-            lift.mass if isinstance(lift.mass, Tensor) else Fraction(lift.mass)
-        )  # may raise: before anything is added
+        # may raise: before anything is added
+        mass = lift.mass if isinstance(lift.mass, Tensor) else Fraction(lift.mass)
         if self.kind == "fixed":
             if self.x is None:
                 self.x = torch.zeros(lift.x.numel(), dtype=torch.int64)
@@ -120,11 +120,8 @@ class Fold:
         if self.x is None:
             self.x, self.masses = other.x, other.masses
         elif other.x is not None:
-            if (
-                self.kind == "fixed"
-                and not self.masses
-                and self.reach + other.reach >= 2.0 ** (63 - FIXED_BITS)
-            ):
+            far = self.reach + other.reach >= 2.0 ** (63 - FIXED_BITS)
+            if far and self.kind == "fixed" and not self.masses:
                 raise RoundFailed("the edges' sums together leave the range of fold=fixed")
             self.x.add_(other.x)
         self.reach += other.reach
@@ -174,7 +171,7 @@ def settle(
         with of_slot("aggregate", fed.aggregate, state, [m.x for m in kept]):
             x, state = fed.aggregate.combine(kept, lent(state), ctx)
         ids, versions = zip(*((m.sender, m.version) for m in kept), strict=True) if kept else ((), ())
-        return _finite(Aggregate(x, len(kept), ids, population, versions)), state
+        return _vector(Aggregate(x, len(kept), ids, population, versions), state, fed.aggregate), state
     if not isinstance(kept, Fold):
         fold = Fold(fed.fold)
         for m in kept:
@@ -197,12 +194,17 @@ def settle(
     with of_slot("aggregate", fed.aggregate, state):
         x, state = fed.aggregate.finish(x, mass, len(kept.ids), lent(state), ctx)
     whole = Aggregate(x, len(kept.ids), tuple(kept.ids), population, tuple(kept.versions))
-    return _finite(whole), state
+    return _vector(whole, state, fed.aggregate), state
 
 
-def _finite(agg: Aggregate) -> Aggregate:
+def _vector(agg: Aggregate, state: State, by: Any) -> Aggregate:
+    """What an aggregator gives, if it is what every server steps by; MethodFault or RoundFailed if it is not."""
+    if not (isinstance(agg.x, Tensor) and agg.x.dim() == 1 and isinstance(state, dict)):
+        shape = f"a tensor {tuple(agg.x.shape)}" if isinstance(agg.x, Tensor) else type(agg.x).__name__
+        what = f"{name_of(by)} gives {shape} and {type(state).__name__}, not a tensor (n,) and a dict of its state"
+        raise MethodFault("aggregate", what)
     if not finite(agg.x):
         raise RoundFailed(
-            "the sum of the contributions is not finite: somebody's values or weight are too large"
+            "the aggregate is not finite: somebody's values or weight are too large, or are divided by 0"
         )
     return agg

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fedfm.core.context import Terms
-from fedfm.core.errors import FedfmError, Problem
+from fedfm.core.errors import FedfmError, ModelError, Problem
 from fedfm.core.protocols import Bound, Loss, Scores
 from fedfm.text import nearest
 from fedfm.vectors.cut import Cut, cut
@@ -177,12 +177,23 @@ class BoundModule(Bound):
             torch.device(device),
             cutting,
         )
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ModelError(
+                "the module was compiled by torch.jit: its tensors cannot be laid on one vector\n    fix: give the module "
+                "as it was before torch.jit.script or torch.jit.trace, and compile what the run leaves"
+            )
         params = {n: p for n, p in module.named_parameters() if p.requires_grad}
         stats = {n: b for n, b in module.named_buffers() if n in buffers}
         still = {n: p for n, p in module.named_parameters() if n in buffers}
         if missing := set(buffers) - set(stats) - set(still):
             raise FedfmError(f"declared buffers that the model does not have: {sorted(missing)}")
         tensors: dict[str, Tensor] = {**params, **still, **stats}
+        if wrong := [n for n, t in tensors.items() if t.is_complex()]:
+            raise ModelError(
+                f"{wrong[0]} holds complex numbers ({len(wrong)} such tensors)\n    why: what is trained or travels lies in "
+                "one vector of float32, which would lose their imaginary parts\n    fix: a tensor with a last axis of 2, and "
+                "torch.view_as_complex in forward; or freeze it (requires_grad_(False)), if it is not trained"
+            )
         self.layout = Layout.of({n: t.shape for n, t in tensors.items()}, axes=axes, buffers=[*still, *stats])
         self.params = torch.zeros(self.layout.size, device=self.device)
         self.grads = torch.zeros_like(self.params)

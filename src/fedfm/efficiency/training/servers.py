@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
+from fedfm.core.errors import MethodFault
 from fedfm.core.protocols import Aggregate, Server, State
 from fedfm.efficiency.training.schedule import Constant, Schedule
 from fedfm.vectors.layout import Layout
@@ -48,6 +49,11 @@ class Apply(Server):
             raise ValueError("nesterov looks ahead along the momentum: set momentum, or nesterov=false")
 
     def step(self, state: State, agg: Aggregate, ctx: Ctx) -> State:
+        if ctx.layout is not None and agg.x.numel() != (size := ctx.layout.size):
+            what = (
+                f"it gives {agg.x.numel()} values where the model has {size}; padding between tensors counts"
+            )
+            raise MethodFault("aggregate", what)
         rate = self.schedule.rate(self.lr, ctx)
         if self.takes == "weights" and rate == 1.0 and not self.momentum:
             return state | {"w": agg.x}

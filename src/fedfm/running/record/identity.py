@@ -70,7 +70,9 @@ class Identity:
         `done`: rounds that are kept (a plan of fewer is refused). `accept`: "imports" lets changed own modules pass.
         """
         found = [
-            Difference(what, _short(was), _short(now), self._may(what, now, done))
+            Difference(
+                what, _short(was), _short(now), self._may(what, now, done) or self._told(what, was, accept)
+            )
             for what, was, now in _unlike(_settled(self.config), _settled(other.config), "")
         ]
         if self.data.get("all") != other.data.get("all"):
@@ -92,6 +94,16 @@ class Identity:
             if w in self.versions  # an older release did not note it
         ]
         return found
+
+    def _told(self, what: str, was: Any, accept: Iterable[str]) -> bool:
+        """Is it the digest of own code that is accepted as it is now, or one that an older release did not note?"""
+        *path, last = what.split(".")
+        node: Any = self.config
+        for key in path:
+            found = node[int(key)] if isinstance(node, list) and key.isdecimal() else None
+            node = node.get(key) if isinstance(node, Mapping) else found
+        own = last == "digest" and isinstance(node, Mapping) and "object" in node
+        return own and (was == _MISSING or "repr" not in node and "imports" in set(accept))
 
     def _may(self, what: str, now: Any, done: int) -> bool:
         if what == "rounds":
@@ -122,6 +134,10 @@ def refuse(differences: Iterable[Difference], folder: Path) -> None:
     free = [key for key in CHANGEABLE if all(d.what != key for d in bad)]
     if all(d.what.startswith("import ") for d in bad):
         fixes.append(f"`fedfm resume {folder} --accept imports` goes on with the changed code and records it")
+    if any(d.what.endswith(".digest") for d in bad):
+        fixes.append(
+            "functions and objects as they were: what they close over, globals that they name, attributes"
+        )
     if any(d.what == "rounds" for d in bad):
         fixes.append("a run may get more rounds than it has done, not fewer")
     if any(d.what == "evaluate.every" for d in bad):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -77,17 +78,82 @@ def off_scale(loss: Any, out: Any) -> Iterator[Problem]:
 
 
 def numberless(scores: Mapping[str, Any], module: nn.Module, batch: Any) -> Iterator[Problem]:
-    """A score that gives no number; one that cannot do with a few rows is left to the run."""
+    """A score that is neither a number nor one a row; one that cannot do with a few rows is left to the run."""
+    rows = len(batch[0]) if isinstance(batch, tuple) else len(next(iter(batch.values())))
     for name, measure in scores.items():
         try:
             found = measure(module, batch)
         except Exception:  # noqa: BLE001, S112 - nobody can list what scores of strangers raise on a few rows
             continue
+        where = f"task.scores[{name!r}]"
         try:
-            torch.as_tensor(found).double()
+            value = torch.as_tensor(found).double()
         except (TypeError, ValueError, RuntimeError):
             what, why = f"gives {type(found).__name__}", "a score is a number, or a number for each row"
-            yield Problem(f"task.scores[{name!r}]", what, why, "return a float, or a tensor (n,)")
+            yield Problem(where, what, why, "return a float, or a tensor (n,)")
+            continue
+        if value.dim() and value.numel() != rows:
+            what, *rest = shapeless(where, tuple(value.shape), rows).split("\n")
+            why, fix = (text.split(": ", 1)[1] for text in rest)
+            yield Problem(where, what.split(": ", 1)[1], why, fix)
+
+
+def shapeless(where: str, shape: tuple[int, ...], rows: int) -> str:
+    """What is wrong with a measure that gives neither one number nor one a row."""
+    return (
+        f"{where}: gives {shape} for {rows} rows\n    why: it is a number, the mean of a batch, or a number for each row; "
+        "other numbers would be added up and divided by the rows\n    fix: .mean() of it, or one value a row (n,); a value "
+        "for each class is a score of its own"
+    )
+
+
+def lumped(scores: Mapping[str, Any], module: nn.Module, batch: Any, out: Any) -> Iterator[Problem]:
+    """A score given as one number that is no mean over rows (F1, AUC, a root): pieces of it cannot be put together."""
+    (x, y), n = batch, len(batch[1])
+    if not isinstance(out, Tensor) or not out.is_floating_point() or n < 4:
+        return
+    draw = torch.Generator().manual_seed(0)
+    tries = (
+        out + torch.rand(out.shape, generator=draw).to(out),
+        torch.randn(out.shape, generator=draw).to(out),
+    )
+    pieces = [slice(0, n), slice(0, n // 2), slice(n // 2, n)]
+    for name, measure in scores.items():
+        for given in tries:
+            found = _of_pieces(measure, module, (x, y), given, pieces)
+            if found is None or not all(map(math.isfinite, found)):
+                continue
+            whole, parts = found[0], (found[1] * (n // 2) + found[2] * (n - n // 2)) / n
+            if not math.isclose(whole, parts, rel_tol=1e-3, abs_tol=1e-6):
+                yield Problem(
+                    f"task.scores[{name!r}]",
+                    f"gives {whole:.4g} for {n} rows and, for their halves, numbers whose mean is {parts:.4g}",
+                    "rows are scored in pieces whose numbers are averaged: only the mean of something over rows survives it",
+                    "one value a row (n,) whose mean is the score (squared errors for a root); for F1 or AUC an evaluator "
+                    "of your own that adds up counts (fedfm new evaluate NAME)",
+                )
+                break
+
+
+def _of_pieces(
+    measure: Any, module: nn.Module, batch: tuple[Any, Any], given: Tensor, pieces: Sequence[slice]
+) -> list[float] | None:
+    """A measure of each piece of the rows, with the outputs replaced by `given`; None where it gives no lone number."""
+    rows, found = slice(0, 0), []
+    hook = module.register_forward_hook(lambda *_: given[rows].clone())
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a class that a piece has no row of
+            for rows in pieces:
+                value = torch.as_tensor(measure(module, (batch[0][rows], batch[1][rows])))
+                if value.dim():
+                    return None
+                found.append(float(value))
+    except Exception:  # noqa: BLE001 - nobody can list what measures of strangers raise on a few rows
+        return None
+    finally:
+        hook.remove()
+    return found
 
 
 def mixing(asked: Mapping[str, Any], module: nn.Module, batch: Any, out: Any) -> Iterator[Problem]:
@@ -96,39 +162,31 @@ def mixing(asked: Mapping[str, Any], module: nn.Module, batch: Any, out: Any) ->
     It is one when targets of the shape of the outputs give the mean over the rows, and those as they are do not. The
     outputs are replaced, as those of a new module may be all alike.
     """
-    x, y = batch
-    n = len(y)
+    (x, y), n = batch, len(batch[1])
     if not isinstance(out, Tensor) or out.shape == y.shape or not n == out.numel() == y.numel():
         return
     shift = torch.rand(out.shape, generator=torch.Generator().manual_seed(0)).to(out)
-    given, rows = out + shift * (0.1 + 0.1 * out.abs()), slice(0, n)
+    given = out + shift * (0.1 + 0.1 * out.abs())
+    every, each = [slice(0, n)], [slice(i, i + 1) for i in range(n)]
+    for where, measure in asked.items():
 
-    def mean(measure: Any, targets: Tensor) -> float:
-        return float(torch.as_tensor(measure(module, (x[rows], targets[rows]))).double().mean())
+        def mean(module: nn.Module, batch: Any, measure: Any = measure) -> Tensor:
+            return torch.as_tensor(measure(module, batch)).double().mean()
 
-    hook = module.register_forward_hook(lambda *_: given[rows].clone())
-    try:
-        for where, measure in asked.items():
-            rows = slice(0, n)
-            try:
-                found, right = mean(measure, y), mean(measure, y.reshape(out.shape))
-                each = []
-                for i in range(n):
-                    rows = slice(i, i + 1)
-                    each.append(mean(measure, y))
-            except Exception:  # noqa: BLE001, S112 - nobody can list what measures of strangers raise on a few rows
-                continue
-            alone = sum(each) / n
-            if math.isclose(right, alone, rel_tol=1e-4) and not math.isclose(found, alone, rel_tol=1e-3):
-                yield Problem(
-                    where,
-                    f"gives {found:.4g} for {n} rows whose own values have the mean {alone:.4g}",
-                    f"outputs {tuple(out.shape)} beside targets {tuple(y.shape)} are paired each with each, and the "
-                    "module would learn the mean of the targets",
-                    "module(x).reshape(y.shape) in it",
-                )
-    finally:
-        hook.remove()
+        found = _of_pieces(mean, module, (x, y), given, every)
+        right = _of_pieces(mean, module, (x, y.reshape(out.shape)), given, every)
+        alone = _of_pieces(mean, module, (x, y), given, each)
+        if not (found and right and alone):
+            continue
+        told, rows = found[0], sum(alone) / n
+        if math.isclose(right[0], rows, rel_tol=1e-4) and not math.isclose(told, rows, rel_tol=1e-3):
+            yield Problem(
+                where,
+                f"gives {told:.4g} for {n} rows whose own values have the mean {rows:.4g}",
+                f"outputs {tuple(out.shape)} beside targets {tuple(y.shape)} are paired each with each, and the "
+                "module would learn the mean of the targets",
+                "module(x).reshape(y.shape) in it",
+            )
 
 
 def own_measures(task: Any) -> dict[str, Any]:
@@ -153,6 +211,14 @@ def unmeasured(task: Any) -> Iterator[Problem]:
             yield Problem(where, f"is a {type(measure).__name__}, not a function", why, fix)
         elif not _takes(measure, 2):
             yield Problem(where, "does not take two arguments", why, fix)
+    if getattr(task.loss, "reduction", "mean") == "sum":
+        why = "the loss of a row would be told as that of its whole batch, and the rate depend on the batch"
+        yield Problem(
+            "task.loss",
+            "adds up the rows of a batch",
+            why,
+            "reduction='mean', and client.lr times client.batch",
+        )
 
 
 def paired(given: Any, wanted: Tensor) -> None:

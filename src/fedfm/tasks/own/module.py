@@ -22,6 +22,7 @@ from fedfm.tasks.network import finite
 from fedfm.tasks.own.measures import (
     CROSSED,
     cross_entropy,
+    lumped,
     mixing,
     numberless,
     of_torch,
@@ -29,6 +30,7 @@ from fedfm.tasks.own.measures import (
     own,
     own_measures,
     paired,
+    shapeless,
     unmeasured,
 )
 
@@ -173,6 +175,7 @@ class _Objective(Objective):
             out = module(batch[0])
             yield from off_scale(self.task.loss, out)
             yield from mixing(own_measures(self.task), module, batch, out)
+            yield from lumped(self.scores, module, batch, out)
             if self.task.loss is not None or self.labels is not None:
                 return
             shape: tuple[int, ...] = tuple(getattr(out, "shape", ()))
@@ -214,8 +217,11 @@ class _Objective(Objective):
                 found = loss(given, wanted)
         else:
             found = own(loss, module, batch)
+        rows = _size(batch)
+        if found.dim() and len(found) != rows:
+            raise ModelError(shapeless("task.loss", tuple(found.shape), rows))
         each: Tensor = found.flatten(1).mean(1) if found.dim() > 1 else found
-        return each if each.dim() else each.expand(_size(batch))
+        return each if each.dim() else each.expand(rows)
 
     def score(self, module: nn.Module, encoded: Columns, device: torch.device) -> Scores:
         """`loss`, and every score."""
@@ -226,6 +232,8 @@ class _Objective(Objective):
             batch = self.batch(encoded, index, device)
             for name, measure in self.scores.items():
                 value = torch.as_tensor(measure(module, batch)).detach()
+                if value.dim() and value.numel() != len(index):
+                    raise ModelError(shapeless(f"task.scores[{name!r}]", tuple(value.shape), len(index)))
                 sums[name] += float(value.double().sum()) if value.dim() else float(value) * len(index)
         return {n: (s, len(encoded)) for n, s in sums.items()} | {"loss": self.risk(module, encoded, device)}
 

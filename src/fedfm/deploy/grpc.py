@@ -218,20 +218,20 @@ class GrpcParty(_Carrier):
                 try:
                     await call.initial_metadata()
                     if call.done():
-                        await call  # raises what it ended with
-                    wait_s = BACK_OFF_S[0]
-                    await self._carry(_Link(SERVER, next(self._numbers), self.most), call, call.cancel)
-                except grpc.RpcError as e:
-                    self._unlinked(e)
+                        self._unlinked(await call.code(), await call.details())
+                    else:
+                        wait_s = BACK_OFF_S[0]
+                        await self._carry(_Link(SERVER, next(self._numbers), self.most), call, call.cancel)
+                except grpc.aio.AioRpcError as e:
+                    self._unlinked(e.code(), e.details())
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, BACK_OFF_S[1])
 
-    def _unlinked(self, e: Any) -> None:
+    def _unlinked(self, code: Any, details: str | None) -> None:
         """A dial that came to nothing is a link that was lost at once; a refusal is for good."""
-        code = e.code() if hasattr(e, "code") else None
         do = "refused" if code == grpc.StatusCode.PERMISSION_DENIED else "lost"
         link = _Link(SERVER, next(self._numbers), self.most)
-        said = Letter({"do": do, "why": str(e.details() if hasattr(e, "details") else e)})
+        said = Letter({"do": do, "why": str(details or code).split("\n")[0]})
         self._frames.put((Frame(SERVER, link.number, "lost", said), link))
 
     def close(self) -> None:

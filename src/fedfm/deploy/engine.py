@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, cast, get_args
 
@@ -29,9 +29,10 @@ class RealParties:
 
     reception: Reception
     grace_s: float = 15.0
+    clock: Callable[[], float] = time.monotonic  # seconds
 
     def make(self) -> RealEngine:
-        return RealEngine(self.reception, self.grace_s)
+        return RealEngine(self.reception, self.grace_s, self.clock)
 
 
 @dataclass
@@ -49,8 +50,8 @@ class RealEngine:
 
     workers = 1
 
-    def __init__(self, reception: Reception, grace_s: float):
-        self._reception, self._grace_s = reception, grace_s
+    def __init__(self, reception: Reception, grace_s: float, clock: Callable[[], float]):
+        self._reception, self._grace_s, self._clock = reception, grace_s, clock
         self.ahead = len(reception.rows)  # nobody waits for another
         self._scores = InProcessEngine()
         self._at_home: dict[int, None] = {}
@@ -70,7 +71,7 @@ class RealEngine:
         if job.id in self._reception.present:
             self._begin(session)
         else:
-            session.away_s, session.why = time.monotonic(), "it is not here"
+            session.away_s, session.why = self._clock(), "it is not here"
 
     def send(self, id: str, epoch: int, message: Message) -> None:
         if (id, epoch) in self._sessions:
@@ -103,7 +104,7 @@ class RealEngine:
         frame = self._reception.transport.receive(BEAT_S)
         if frame is not None and (news := self._reception.take(frame)) is not None:
             self._hear(news)
-        now = time.monotonic()
+        now = self._clock()
         for key, s in list(self._sessions.items()):
             if s.away_s is not None and (s.brief is None or now - s.away_s > self._grace_s):
                 del self._sessions[key]
@@ -118,7 +119,7 @@ class RealEngine:
         mine = [s for (id, _), s in self._sessions.items() if id == news.peer]
         if news.kind == "lost":
             for s in mine:
-                s.away_s, s.why = time.monotonic(), f"its link was lost: {news.letter.head.get('why')}"
+                s.away_s, s.why = self._clock(), f"its link was lost: {news.letter.head.get('why')}"
         elif news.kind == "ready":
             if news.peer in self._kept:
                 self._tell(news.peer, self._kept[news.peer])

@@ -67,6 +67,7 @@ class Service:
     progress: Progress = field(default_factory=Silent)
     tell: Callable[[str], None] = lambda text: None
     listen: Listen | None = None
+    clock: Callable[[], float] = time.monotonic  # seconds
 
 
 def serve(
@@ -124,7 +125,7 @@ def _served(setup: Setup, folder: Path, record: dict[str, Any], service: Service
             reception = Reception(transport, welcome, facts(setup.config, bound))
             _gather(reception, names, service)
             rows = {i: reception.rows[i] for i in names}
-            engine = RealParties(reception, service.grace_s)
+            engine = RealParties(reception, service.grace_s, service.clock)
             shape = Federation if rehearsal else Real
             real = shape(**{f.name: getattr(fed, f.name) for f in fields(fed)} | {"engine": engine})
             opener = _opener(bound, parties, rows)
@@ -205,9 +206,9 @@ def _opener(bound: Bound, parties: Any, rows: Mapping[str, int]) -> Callable[...
 
 def _gather(reception: Reception, names: Sequence[str], service: Service) -> None:
     """Wait until everybody is ready. Raises MachineFault after `wait_s`, with who is missing."""
-    began, said, wait_s, tell = time.monotonic(), "", service.wait_s, service.tell
+    began, said, wait_s, tell = service.clock(), "", service.wait_s, service.tell
     while missing := [n for n in names if n not in reception.present]:
-        if wait_s is not None and time.monotonic() - began > wait_s:
+        if wait_s is not None and service.clock() - began > wait_s:
             refused = "".join(f"\n    {n}: {why}" for n, why in reception.refused.items())
             raise MachineFault(
                 f"after {wait_s:g} s these parties are not here: {', '.join(missing)}{refused}"

@@ -1,0 +1,142 @@
+"""A federation that is served to parties gives the bits of its simulation; what befalls them costs at most their round."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import fedfm
+import golden
+from federations import digits
+from fedfm.core.errors import ConfigError, MachineFault, RunFailed
+from fedfm.deploy.server import Service, serve, unfit
+from loopback import Fate, Loopback, played
+
+FAULTY = ["fedavg", "scaffold", "feedback, quantised", "split, talk coded", "buffered", "secure"]
+SERVED = [
+    n
+    for n, slots in golden.ALL.items()
+    if n != "scored by party" and not unfit(digits(**slots), rehearsal=True)
+]
+SAMPLE = [
+    "fedavg",
+    "scaffold",
+    "feedback, quantised",
+    "split, talk coded",
+    "buffered",
+    "deadline",
+    "auction",
+    "secure",
+]
+
+
+def same(name: str, folder: Path, fate: Fate | None = None) -> None:
+    fed = digits(**golden.ALL[name])
+    alone = fedfm.run(fed, out=folder / "alone", engine="inprocess").summary
+    apart = played(fed, folder / "apart", fate).summary
+    for what in ("model_digest", "ledger_digest", "config_digest"):
+        assert apart[what] == alone[what] or what == "config_digest", what
+
+
+@pytest.mark.parametrize("name", SAMPLE)
+def test_the_bits_of_the_simulation(name: str, tmp_path: Path) -> None:
+    same(name, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [n for n in SERVED if n not in SAMPLE])
+def test_the_bits_of_every_simulation(name: str, tmp_path: Path) -> None:
+    same(name, tmp_path)
+
+
+# ---- faults ---------------------------------------------------------------------------------------------------
+def faulty(seed: int, folder: Path) -> None:
+    """A run that links and processes are lost in ends, says so, and is the same again from the same seed."""
+    name = FAULTY[seed % len(FAULTY)]
+    found = []
+    for again in ("one", "two"):
+        fate = Fate(seed, cut=0.03, kill=0.02, most=6)
+        try:
+            summary = played(digits(**golden.ALL[name]), folder / again, fate).summary
+        except RunFailed as e:
+            summary = e.result.summary
+            assert "every round failed" in str(e)
+        found.append((summary["model_digest"], summary["ledger_digest"], fate.told))
+    assert found[0] == found[1]
+    assert summary["rounds"] == digits(**golden.ALL[name]).rounds
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_faults_cost_a_party_its_round_at_most(seed: int, tmp_path: Path) -> None:
+    faulty(seed, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(12, 200))
+def test_many_faults(seed: int, tmp_path: Path) -> None:
+    faulty(seed, tmp_path)
+
+
+def test_a_link_that_is_lost_before_a_word_was_said_costs_nothing(tmp_path: Path) -> None:
+    """The session is begun anew when the party is back in time, and its work is the same."""
+
+    fed = digits(**golden.ALL["fedavg"])
+    whole = played(fed, tmp_path / "whole").summary
+
+    class AtWork(Fate):
+        """Cuts the link of a party that has begun and has not said anything."""
+
+        carrier: Loopback | None = None
+
+        def strikes(self, name: str) -> str:
+            assert self.carrier is not None
+            if self.told or not self.carrier._parties[name].busy:
+                return ""
+            self.told.append(name)
+            self.carrier._away.clear()
+            return "cut"
+
+    fate = AtWork()
+    carrier = Loopback(tmp_path / "cut", fate)
+    fate.carrier = carrier
+    fate.random.choice = lambda options: options[0]  # type: ignore[method-assign]  # back at once
+    cut = serve(fed, tmp_path / "cut", Service(listen=carrier.listen, clock=carrier.clock)).summary
+    assert fate.told and cut["model_digest"] == whole["model_digest"]
+    assert cut["ledger_digest"] == whole["ledger_digest"]
+
+
+def test_a_party_that_is_away_too_long_is_named_and_the_round_goes_on(tmp_path: Path) -> None:
+    class Leaves(Fate):
+        def strikes(self, name: str) -> str:
+            return "kill" if name == "party-1" and carrier._parties[name].busy else ""
+
+    carrier = Loopback(tmp_path / "run", Leaves())
+    carrier.fate.random.choice = lambda options: 1e9 if options[0] == 0.0 else options[0]  # type: ignore[method-assign]
+    result = serve(
+        digits(**golden.ALL["fedavg"]), tmp_path / "run", Service(listen=carrier.listen, clock=carrier.clock)
+    )
+    assert result.status == "finished with findings" and "party-1 never contributed" in result.reasons[0]
+    assert "its link was lost" in result.reasons[0]
+
+
+def test_who_does_not_come_is_named(tmp_path: Path) -> None:
+    carrier = Loopback(tmp_path / "run", only=("party-0",))
+    service = Service(listen=carrier.listen, clock=carrier.clock, wait_s=30.0)
+    with pytest.raises(MachineFault, match="not here: party-1"):
+        serve(digits(**golden.ALL["fedavg"]), tmp_path / "run", service)
+    assert not (tmp_path / "run").exists()  # nothing had begun
+
+
+@pytest.mark.parametrize("name", ["fedrep", "stages"])
+def test_what_real_parties_cannot_run_is_refused_before_anybody_is_waited_for(
+    name: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="stages|a model for each party"):
+        played(digits(**golden.ALL[name]), tmp_path / "run")
+
+
+def test_a_real_run_takes_no_attack_and_no_drawn_drop_outs() -> None:
+    for name in ("krum under attack", "split, dropped"):
+        fed = digits(**golden.ALL[name])
+        assert unfit(fed, rehearsal=False) and not unfit(fed, rehearsal=True)

@@ -1,7 +1,7 @@
 """Letters: a JSON line and a message, cut into shards that a stream carries in order, each with a checksum.
 
-A shard is its kind (0: a letter begins, 1: it goes on) and the CRC-32 of the rest. The first one goes on with the two
-lengths, the line, and the beginning of the message. Nothing is unpickled; what a letter may hold is agreed beforehand.
+A shard is its number in the letter, from 0, and the CRC-32 of the rest. The first one goes on with the two lengths, the
+line, and the beginning of the message. Nothing is unpickled; what a letter may hold is agreed beforehand.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from fedfm.core.message import Message, parts, strict, unpack
 
 SHARD = 4 << 20  # bytes of a letter in one shard
 MOST_LINE = 1 << 20
-_MARK = struct.Struct("<BI")
+_MARK = struct.Struct("<II")
 _LENGTHS = struct.Struct("<IQ")
-FIRST, MORE = 0, 1
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ def shards(letter: Letter, size: int = SHARD) -> Iterator[bytes]:
         raise ValueError(f"a line of {len(line)} bytes; {MOST_LINE} are read")
     body = [memoryview(p) for p in parts(letter.message)] if letter.message is not None else []
     waiting = [memoryview(_LENGTHS.pack(len(line), sum(map(len, body)))), memoryview(line), *body]
-    kind = FIRST
+    number = 0
     while waiting:
         piece, room = bytearray(_MARK.size), size
         while waiting and room:
@@ -49,9 +48,9 @@ def shards(letter: Letter, size: int = SHARD) -> Iterator[bytes]:
             if len(part) > room:
                 waiting.insert(0, part[room:])
             room -= min(room, len(part))
-        _MARK.pack_into(piece, 0, kind, zlib.crc32(memoryview(piece)[_MARK.size :]))
+        _MARK.pack_into(piece, 0, number, zlib.crc32(memoryview(piece)[_MARK.size :]))
         yield bytes(piece)
-        kind = MORE
+        number += 1
 
 
 class Reader:
@@ -59,24 +58,25 @@ class Reader:
 
     def __init__(self, most: int, size: int = SHARD):
         self.most, self.size = most, size
-        self._line, self._body, self._at = b"", memoryview(b""), -1  # -1: between two letters
+        self._line, self._body, self._at = b"", memoryview(b""), 0
+        self._next = 0  # the number of the shard that is awaited
 
     def feed(self, shard: bytes) -> Letter | None:
         """The letter that ends with this shard. Raises MessageRefused; the link cannot go on after that."""
         if not _MARK.size < len(shard) <= _MARK.size + self.size:
             raise MessageRefused(f"a shard of {len(shard)} bytes")
-        kind, sum_ = _MARK.unpack_from(shard)
+        number, sum_ = _MARK.unpack_from(shard)
         rest = memoryview(shard)[_MARK.size :]
         if zlib.crc32(rest) != sum_:
             raise MessageRefused("a shard whose checksum is wrong")
-        if kind != (FIRST if self._at < 0 else MORE):
-            raise MessageRefused("a shard out of order")
-        if kind == FIRST:
+        if number != self._next:
+            raise MessageRefused(f"shard {number} of a letter, after {self._next} of them")
+        if number == 0:
             rest = self._begin(rest)
         if self._at + len(rest) > len(self._body):
             raise MessageRefused("a letter longer than it says")
         self._body[self._at : self._at + len(rest)] = rest
-        self._at += len(rest)
+        self._at, self._next = self._at + len(rest), number + 1
         return self._whole() if self._at == len(self._body) else None
 
     def _begin(self, rest: memoryview) -> memoryview:
@@ -93,7 +93,7 @@ class Reader:
         return rest[line:]
 
     def _whole(self) -> Letter:
-        body, self._body, self._at = self._body, memoryview(b""), -1
+        body, self._body, self._next = self._body, memoryview(b""), 0
         try:
             head = strict(self._line.decode())
         except (ValueError, RecursionError) as e:

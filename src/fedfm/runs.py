@@ -164,7 +164,7 @@ def check(
     if not found.remarks and not found.absent:
         err.print("no problems", style="green")
     table = Table(show_header=False, box=None, padding=(0, 2))
-    table.add_row("parties / rounds", f"{len(found.rows)} / {setup.fed.rounds}")
+    table.add_row("parties / rounds", f"{len(found.rows)} / {setup.fed.last}")
     table.add_row("rows to train on / to test on", f"{sum(found.rows.values()):,} / {found.test_rows:,}")
     if found.privacy:
         table.add_row("privacy of the plan", Text(found.privacy))

@@ -148,13 +148,13 @@ def resume(
         changes = [{"after": done, "what": d.what, "was": d.was, "now": d.now} for d in differences]
         was |= {"trackers": names, "history": [*was["history"], *changes]}
         plan = Plan(folder, config, fed, was, True, _several(callbacks), objects, progress or Silent())
-        _told(plan, done, rounds or (federation or fed).rounds)
+        _told(plan, done, rounds or (federation or fed).last)
         return drive(plan).judged(strict)
 
 
 def _told(plan: Plan, done: int, said: int) -> None:
     """Say that the federation was given with other rounds than the run's, and which exports will be of another model."""
-    if said != (own := plan.fed.rounds):
+    if said != (own := plan.fed.last):
         plan.progress.tell(
             f"this run is of {own} rounds, the federation says {said}: rounds={said} extends it"
         )

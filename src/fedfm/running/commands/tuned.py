@@ -158,8 +158,7 @@ def _scored(folder: Path, model: Path, party: str | None) -> Exported:
         reported = {k.removesuffix(f"/{party}"): v for k, v in reported.items() if k.endswith(f"/{party}")}
     tuned = load_tuned(model)
     try:
-        config = text.parse((folder / "config.yaml").read_text(encoding="utf-8"), str(folder / "config.yaml"))
-        fed = configs.from_config(config)
+        fed = configs.from_config(text.load(folder / "config.yaml"))
         rows = opened(fed.data, fed.seed, fed.task).test(party)
     except FedfmError as e:
         return Exported(model, {}, reported, str(e).split("\n")[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import statistics
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 
 import fedfm
 from fedfm.cli import app
-from fedfm.core.errors import ConfigError, ModelError
+from fedfm.core.errors import ConfigError, ModelError, ResumeError
 from fedfm.core.federation import Federation
 from fedfm.data.files import Files
 from fedfm.efficiency.computation.tuning.full import Full
@@ -295,6 +296,26 @@ def test_a_merged_model_that_is_another_model_is_refused(tmp_path: Path) -> None
     with pytest.raises(ModelError, match="not the one that was scored"):
         export(run, tmp_path / "out", merged=True)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_outlives_the_records_of_its_run(tmp_path: Path) -> None:
+    """A prediction needs no record; an export that is compared with nothing says so, or what cannot be read."""
+    run = fedfm.run(texts(tmp_path, "classify"), out=tmp_path / "run").folder
+    sound = (run / "summary.json").read_bytes()
+    for n, content in enumerate((b"", b"null\n", b"{}\n", b"\xff\n")):
+        (run / "summary.json").write_bytes(content)
+        assert fedfm_("predict", run, "--text", "x").exit_code == 0
+        said = fedfm_("export", run, "--to", tmp_path / f"out-{n}")
+        assert isinstance(said.exception, ResumeError) and "summary.json cannot be read" in str(
+            said.exception
+        )
+        assert not (tmp_path / f"out-{n}").exists()
+    (run / "summary.json").write_bytes(sound)
+    for content in (b"\xff\xfe\xff", b"[", b"[1]"):
+        (run / "config.yaml").write_bytes(content)
+        said = fedfm_("export", run, "--to", tmp_path / "out")
+        assert said.exit_code == 0 and "not scored: " in said.output
+        shutil.rmtree(tmp_path / "out")
 
 
 # ---- doctor, version ------------------------------------------------------------------------------------------

@@ -171,7 +171,7 @@ def _run(point: Point, setup: Setup, baselines: str, progress: Progress | None) 
 def _config_of(folder: Path) -> configs.Config:
     from fedfm.config import text
 
-    return text.parse((folder / CONFIG).read_text(encoding="utf-8"), str(folder / CONFIG))
+    return text.load(folder / CONFIG)
 
 
 def _slug(assigned: dict[str, str]) -> str:

@@ -13,13 +13,14 @@ from typing import Any
 from fedfm.cards.registry import name_of
 from fedfm.config import plain as configs
 from fedfm.config import text
-from fedfm.core.errors import DataError, FedfmError, ModelError
+from fedfm.core.errors import DataError, FedfmError, ModelError, ResumeError
 from fedfm.core.protocols.scoring import means
 from fedfm.data.splits import opened
 from fedfm.running.course import leaving
 from fedfm.running.process import borrowed
 from fedfm.running.record.folder import EXPORTS
 from fedfm.running.summary import of_best
+from fedfm.running.verdict import Result
 
 COLUMNS = ("text", "instruction")
 FAR = 1e-3  # relative difference of a loss that merging may make in float32
@@ -54,8 +55,8 @@ def model_of(folder: Path, party: str | None = None) -> Path:
 def round_of(folder: Path) -> str:
     """Which round a run's model is of, where it is not the last one; empty: it is, or there is no record."""
     try:
-        best = json.loads((folder / "summary.json").read_text(encoding="utf-8")).get("best")
-    except (OSError, ValueError):
+        best = Result.read(folder).summary.get("best")
+    except ResumeError:
         return ""
     return of_best(best) if best and best["kept"] else ""
 
@@ -153,7 +154,7 @@ def _scored(folder: Path, model: Path, party: str | None) -> Exported:
 
     if not (folder / "summary.json").is_file():
         return Exported(model, {}, {}, "it is no run directory")
-    reported = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["metrics"]
+    reported = dict(Result.read(folder).summary["metrics"])
     if party is not None:
         reported = {k.removesuffix(f"/{party}"): v for k, v in reported.items() if k.endswith(f"/{party}")}
     tuned = load_tuned(model)

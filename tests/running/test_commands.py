@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import statistics
 from pathlib import Path
@@ -23,6 +24,7 @@ from fedfm.efficiency.computation.tuning.lora import LoRA
 from fedfm.efficiency.training.local import Local
 from fedfm.engines.inprocess import InProcess
 from fedfm.models import tiny
+from fedfm.running.commands import tuned
 from fedfm.running.commands.checking import here, probe
 from fedfm.running.commands.sweep import axes, sweep, table
 from fedfm.running.commands.tuned import export, read_texts
@@ -30,6 +32,7 @@ from fedfm.running.execute import configure
 from fedfm.running.record.folder import owned
 from fedfm.tasks.text.causal import CausalLM
 from fedfm.tasks.text.classify import SequenceClassification
+from stopping import apart
 
 Q = """
 task: {name: quadratic}
@@ -316,6 +319,29 @@ def test_a_model_outlives_the_records_of_its_run(tmp_path: Path) -> None:
         said = fedfm_("export", run, "--to", tmp_path / "out")
         assert said.exit_code == 0 and "not scored: " in said.output
         shutil.rmtree(tmp_path / "out")
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_killed_export_leaves_no_model_and_no_hindrance(merged: bool, tmp_path: Path) -> None:
+    run, out = fedfm.run(texts(tmp_path, "classify"), out=tmp_path / "run").folder, tmp_path / "out"
+    out.mkdir()  # a folder that is there and empty may be given
+
+    def killed() -> None:
+        tuned._scored = lambda *given: os._exit(9)  # type: ignore[assignment]
+        export(run, out, merged=merged)
+
+    apart(killed)
+    (left,) = out.iterdir()
+    assert left.name.startswith(".making.") and any(left.iterdir())
+    said = fedfm_("predict", out, "--text", "x")
+    assert isinstance(said.exception, ModelError) and "no tuned text model" in str(said.exception)
+    export(run, out, merged=merged)
+    assert not list(out.glob(".*")) and fedfm_("predict", out, "--text", "x").exit_code == 0
+    other = tmp_path / "other" / f".making.{os.getpid()}"  # that of an export which goes on
+    other.mkdir(parents=True)
+    with pytest.raises(ModelError, match="other is not empty"):
+        export(run, other.parent, merged=merged)
+    assert other.exists()
 
 
 # ---- doctor, version ------------------------------------------------------------------------------------------

@@ -205,6 +205,43 @@ def test_a_point_that_another_sweep_works_on_is_looked_at_again(frees: bool, q: 
     assert frees or "is being written by process" in str(row["status"])
 
 
+def test_repeats_begin_at_the_seed_that_is_said_and_leave_no_option_out(q: Path, tmp_path: Path) -> None:
+    q.write_text(Q + "seed: 5\n")
+    for n, (given, seeds) in enumerate({(): (5, 6), ("seed=8",): (8, 9), ("--seed", 2): (2, 3)}.items()):
+        out = tmp_path / f"s{n}"
+        options = ("--keep-rounds", 1, "--tracker", "tensorboard", "--baselines", "none", "--out", out)
+        said = fedfm_("run", q, *given, "--repeats", 2, *options)
+        assert said.exit_code == 0, said.output
+        for seed in seeds:
+            run = out / f"seed={seed}"
+            assert sorted(p.name for p in (run / "rounds").iterdir()) == ["000000", "000001", "000002"]
+            assert json.loads((run / "run.json").read_text())["trackers"] == ["tensorboard"]
+        assert len(list(out.glob("seed=*"))) == 2
+    said = fedfm_("run", q, "seed=1,2", "--repeats", 2, "--out", tmp_path / "twice")
+    assert isinstance(said.exception, ConfigError) and "this axis is given twice" in str(said.exception)
+    said = fedfm_(
+        "run", q, "client.steps=1,2", "--repeats", 2, "--baselines", "none", "--out", tmp_path / "grid"
+    )
+    assert said.exit_code == 0 and len(list((tmp_path / "grid").glob("*seed=*"))) == 4
+
+
+def test_repeats_are_as_strict_as_one_run(q: Path, tmp_path: Path) -> None:
+    """A run with findings: a party that never contributed."""
+    q.write_text(Q + "pace: {name: synchronous, drop: {party-0: upload}}\n")
+    for n, repeats in enumerate((1, 2)):
+        for strict in (False, True):
+            options = ("--baselines", "none", "--out", tmp_path / f"s{n}{strict}", *["--strict"] * strict)
+            assert fedfm_("run", q, "--repeats", repeats, *options).exit_code == int(strict), (
+                repeats,
+                strict,
+            )
+
+
+def test_a_sweep_says_which_setting_gives_way(q: Path, tmp_path: Path) -> None:
+    said = fedfm_("sweep", q, "client.steps=1", "client.steps=2,3", "--out", tmp_path / "s")
+    assert said.exit_code == 0 and "client.steps=1 gives way to client.steps=2" in said.output
+
+
 def test_repeats_are_the_sweep_over_seeds(q: Path, tmp_path: Path) -> None:
     said = fedfm_("run", q, "--repeats", 2, "--seed", 3, "--baselines", "none", "--out", tmp_path / "s")
     assert said.exit_code == 0 and " ± " in said.output

@@ -279,7 +279,8 @@ def predict(
     folder: RunDir,
     text: Annotated[list[str] | None, typer.Option(help="a text or an instruction; may be repeated")] = None,
     file: Annotated[
-        Path | None, typer.Option(help="texts, one a line, or a column of a .jsonl or .csv file")
+        Path | None,
+        typer.Option(help="texts, one a line, or a column of a file of rows (.jsonl, .csv, .parquet, ...)"),
     ] = None,
     column: Annotated[
         str, typer.Option(help="which column of --file (default: text, else instruction)")

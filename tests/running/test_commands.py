@@ -265,7 +265,7 @@ def test_predict_asks_the_tuned_model(tmp_path: Path) -> None:
     ("name", "content", "words"),
     [
         ("x.jsonl", '{"other": 1}\n', "has no column text or instruction"),
-        ("x.jsonl", "{half\n", "line 1: this is no JSON"),
+        ("x.jsonl", "{half\n", "x.jsonl:1: not valid JSON"),
         ("x.jsonl", '{"text": 3}\n', "has no text in the column text"),
         ("x.csv", "", "has no column"),
         ("gone.txt", None, "cannot be read"),

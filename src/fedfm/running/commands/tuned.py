@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import json
 import os
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,9 @@ from fedfm.config import plain as configs
 from fedfm.config import text
 from fedfm.core.errors import DataError, FedfmError, ModelError, ResumeError
 from fedfm.core.protocols.scoring import means
+from fedfm.data.cleaning.faults import Faults
+from fedfm.data.reading.paths import READ, ending
+from fedfm.data.reading.text import read
 from fedfm.data.splits import opened
 from fedfm.files import alive
 from fedfm.running.course import leaving
@@ -74,24 +76,17 @@ def predict(folder: Path, texts: list[Any], party: str | None = None) -> list[An
 
 
 def read_texts(file: Path, column: str = "") -> list[Any]:
-    """Texts of a file: one a line, or a column of .jsonl or .csv (default: text, else instruction), as a pair where a
-    row has `text_pair`. Raises DataError."""
-    try:
-        content = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as e:
-        raise DataError(f"{file} cannot be read: {e}\n    fix: give a text file in UTF-8") from e
-    if file.suffix not in (".jsonl", ".csv"):
-        return [line for line in content.splitlines() if line.strip()]
-    rows: list[dict[str, Any]] = []
-    if file.suffix == ".csv":
-        rows = list(csv.DictReader(content.splitlines()))
-    else:
-        for n, line in enumerate(content.splitlines(), 1):
-            try:
-                row = json.loads(line) if line.strip() else {}
-            except ValueError as e:
-                raise DataError(f"{file}, line {n}: this is no JSON ({e})") from e
-            rows += [row] if isinstance(row, dict) and row else []
+    """Texts of a file: a column of a file of rows, as training reads them (default: text, else instruction), as a pair
+    where a row has `text_pair`; of any other file one a line. Raises DataError."""
+    if ending(file)[0] not in READ:
+        try:
+            content = file.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as e:
+            raise DataError(f"{file} cannot be read: {e}\n    fix: give a text file in UTF-8") from e
+        return [line for line in content.split("\n") if line.strip()]
+    faults, lost = Faults(str(file)), Counter[str]()
+    rows = [row for _, row in read(file, faults, lost)]
+    faults.settle()
     wanted = (column,) if column else COLUMNS
     found = next((c for c in wanted if rows and c in rows[0]), None)
     if found is None:

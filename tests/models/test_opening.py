@@ -19,9 +19,11 @@ from fedfm import models
 from fedfm.core.errors import ModelError
 from fedfm.data.source import Parties, Shard
 from fedfm.efficiency.computation.tuning.full import Full
+from fedfm.running.course.leaving import model_of
 from fedfm.tasks.network import load_base, load_tokenizer
 from fedfm.tasks.text.causal import CausalLM
 from fedfm.tasks.text.classify import SequenceClassification
+from fedfm.tasks.vision.encoder import _told
 
 LM, ENCODER = "AutoModelForCausalLM", "AutoModel"
 WORDS = Parties((Shard("p", ({"text": "a", "label": "x"}, {"text": "b", "label": "y"})),), labels=("x", "y"))
@@ -265,6 +267,25 @@ def test_shards_beside_their_index_are_the_model(llama: str) -> None:
     assert len(list(Path(llama).glob("model-0*.safetensors"))) > 1
     again = load_base(LM, llama).state_dict()
     assert all(torch.equal(again[k], v) for k, v in whole.state_dict().items())
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"null", b"[1]", b"\xff\xfe", b"[" * 100_000])
+def test_a_damaged_record_beside_a_model_is_named(llama: str, content: bytes, tmp_path: Path) -> None:
+    def opened(path: str, read: Callable[[], Any]) -> None:
+        file = tmp_path / path
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(content)
+        with pytest.raises(
+            ModelError, match="(cannot be read|is no JSON object)(?s:.*)fix: restore the file"
+        ):
+            read()
+
+    opened("models/parties.json", lambda: model_of(tmp_path, "p"))
+    opened("llama/preprocessor_config.json", lambda: _told(llama))
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned" / "adapter_config.json").write_text("{}")
+    going_on = CausalLM(model=llama, start=str(tmp_path / "tuned"))
+    opened("tuned/fedfm-task.json", lambda: going_on.open(None))
 
 
 # ---- which model it is --------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bring import TEXT
 
 from fedfm.config.text import override
 from fedfm.core.errors import MissingExtra
@@ -318,6 +319,18 @@ def test_hub_from_a_saved_folder(folder: Path) -> None:
     assert "there is no column 'text'" in said(lambda: Hub("d").open(0))
     (folder / "e").mkdir()
     assert "use the data set 'files'" in said(lambda: Hub("e").open(0))
+
+
+@pytest.mark.parametrize("name", ["rows[1].jsonl", "rows[!2].jsonl", "rows*.jsonl", "rows?.jsonl"])
+def test_a_file_that_is_called_like_a_pattern_is_itself(folder: Path, name: str) -> None:
+    def sites(path: Any) -> set[str]:
+        return {r["text"][:6] for r in Files(path, test_fraction=0.0).open(0, TEXT).pooled().rows}
+
+    write(folder / name, site(1)), write(folder / "rows1.jsonl", site(2))
+    for path in (name, (name,), folder / name):
+        assert sites(path) == {"site 1"}
+    (folder / name).unlink()
+    assert sites(name) == {"site 2"}
 
 
 # ---- texts to predict -----------------------------------------------------------------------------------------

@@ -60,7 +60,9 @@ def expand(patterns: Sequence[str], where: str, faults: Faults) -> list[Path]:
         if os.path.isdir(full):
             here = _folder(Path(full), pattern, where, faults)
         else:
-            hits = [Path(p) for p in glob.glob(full, recursive=True)]
+            # a name that is there is meant, not a pattern: rows[1].csv is no rows1.csv
+            named = [full] if os.path.lexists(full) else glob.glob(full, recursive=True)
+            hits = [Path(p) for p in named]
             here = [p for p in hits if os.path.isfile(p)]
             for folder in sorted(p for p in hits if p not in here and os.path.isdir(p)):
                 here += _folder(folder, str(folder), where, faults)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -55,3 +56,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"did you mean '{close[0]}'?" if close else "known here: " + ", ".join(known)
+
+
+def matches(pattern: str, name: str) -> bool:
+    """Does a pattern of a setting (`*`, `?`, `[...]`) mean this name? One that is the name, letter for letter, does:
+    `rows[1]` is a party's name before it is a pattern."""
+    return name == pattern or fnmatch.fnmatchcase(name, pattern)

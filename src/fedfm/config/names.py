@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from fedfm.core.errors import Problem
 from fedfm.core.federation import Federation
 from fedfm.core.job import UPLOAD
-from fedfm.text import nearest
+from fedfm.text import matches, nearest
 from fedfm.vectors.layout import Layout
 
 
@@ -63,7 +62,7 @@ def _field(
         if isinstance(inner, str):
             yield from _one(inner, of_values, f"{at}.{key}", there)
     if of_keys in ("parties", "tensors") and value and of_keys in there:  # patterns must reach everybody
-        left = [n for n in there[of_keys] if not any(fnmatch.fnmatchcase(n, p) for p in value)]
+        left = [n for n in there[of_keys] if not any(matches(p, n) for p in value)]
         if left:
             what = f"no pattern matches {', '.join(left[:3])}" + (
                 f" and {len(left) - 3} more" if left[3:] else ""
@@ -78,7 +77,7 @@ def _one(name: str, sort: str, at: str, there: Mapping[str, Sequence[str]]) -> I
     if known is None or (sort == "phase" and not name):
         return
     if sort.endswith("s"):
-        if name != "*" and not any(fnmatch.fnmatchcase(n, name) for n in known):
+        if name != "*" and not any(matches(name, n) for n in known):
             kind = "tensor" if sort == "tensors" else "party"
             yield Problem(
                 at, f"'{name}' matches no {kind}", nearest(name, known), f"correct the pattern, or drop {at}"

@@ -15,6 +15,7 @@ from fedfm.data.cleaning.alike import alike, spelled
 from fedfm.data.cleaning.columns import Map, Pairs, Piece, clean, lacking
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.cleaning.layouts import Wanted, unread, wanted, whose
+from fedfm.data.cleaning.numbering import numbered
 from fedfm.data.cleaning.proposals import headless, proposal, turned
 from fedfm.data.source import Parties, Partition, Row, Shard, divide, group_rows, natural, stream
 from fedfm.data.splits import UNUSED, Source, compared, hold_out
@@ -46,7 +47,9 @@ class Own(Source):
     image_mode: str = knob("", "channels of pictures: grey, colour, or as they are", choices=("", "L", "RGB"))
 
     labels: tuple[str, ...] = knob(
-        (), "class names, agreed beforehand (needed under a guarantee); empty: those of the training rows"
+        (),
+        "class names, agreed beforehand (needed under a guarantee); empty: those of the training rows. Classes that are "
+        "numbers (y) are called by them in the order given here",
     )
 
     @property
@@ -107,7 +110,8 @@ class Own(Source):
     def _said(self, parties: Parties, rows: list[tuple[Piece, Pairs]]) -> Parties:
         """With the labels that were agreed, the rows that are the server's, and what a person should know."""
         if self.labels:  # also those that nobody holds: what is absent would tell
-            parties = replace(parties, labels=tuple(sorted(map(kinds.name, self.labels))))
+            names = tuple(map(kinds.name, self.labels))
+            parties = replace(parties, labels=numbered(names, rows) or tuple(sorted(names)))
         if server := [r for p, pairs in rows if p.split == "server" for r, _ in pairs]:
             parties = replace(parties, house=Shard("server", tuple(server)))
         notes = [*parties.notes, *compared(parties)]
@@ -240,6 +244,8 @@ class Own(Source):
     def _none(self, place: str, n: int, account: Account, party: str, faults: Faults, fix: str = "") -> None:
         reasons = ", ".join(f"{k} {why}" for why, k in account.reasons(party=party).items())
         why = f"all {n} rows are left out: {reasons}" if n else "it is empty"
+        if kinds.UNNAMED in reasons:
+            fix = "the names in the rows themselves; or the numbers as names, in quotation marks: data.labels='[\"0\", ...]'"
         faults.add(place, "the file gives no rows", why, fix or "fill it, or leave it out of the pattern")
 
     # ---- splits -----------------------------------------------------------------------------------------------

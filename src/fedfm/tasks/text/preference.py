@@ -126,7 +126,7 @@ class Pairwise(Instruction):
             i for i in range(len(chosen)) if chosen.tokens[i] == rejected.tokens[i]
         ]  # the prompt is one, so what has no room here has none there
         if same:
-            dropped[f"both answers are the same up to task.max_tokens ({self.limit})"] += len(same)
+            dropped[f"both answers are the same up to {self.room}"] += len(same)
             kept = [i for i in range(len(chosen)) if i not in set(same)]
             chosen, rejected = self._some(chosen, kept), self._some(rejected, kept)
         cut = max(chosen.cut, rejected.cut)

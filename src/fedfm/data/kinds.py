@@ -214,8 +214,8 @@ class Array(Kind):
 
         if isinstance(value, str):
             value = _listed(value, "an array")
-        try:
-            found = torch.as_tensor(value)
+        try:  # a view that runs backwards, or one of a locked table, is no tensor
+            found = torch.as_tensor(value.copy() if hasattr(value, "strides") else value)
         except (TypeError, ValueError, RuntimeError):
             raise Wrong(f"no array of numbers but {type(value).__name__}") from None
         if found.dtype == torch.float64:

@@ -11,10 +11,10 @@ from fedfm.cards.registry import knob
 from fedfm.core.errors import DataError
 from fedfm.core.schema import Account, Column, Lost, Unfit
 from fedfm.data import kinds
-from fedfm.data.cleaning.alike import alike, spelled
+from fedfm.data.cleaning.alike import alike, numeric, spelled
 from fedfm.data.cleaning.columns import Map, Pairs, Piece, clean, lacking
 from fedfm.data.cleaning.faults import Faults
-from fedfm.data.cleaning.layouts import Wanted, unread, wanted, whose
+from fedfm.data.cleaning.layouts import Wanted, layout_of, unread, wanted, whose
 from fedfm.data.cleaning.numbering import numbered
 from fedfm.data.cleaning.proposals import headless, proposal, turned
 from fedfm.data.source import Parties, Partition, Row, Shard, divide, group_rows, natural, stream
@@ -74,7 +74,10 @@ class Own(Source):
             why = "a map reads canonical name: your column"
             faults.add("columns", "the map is the wrong way round", why, back)
             faults.settle()
-        columns_ = self._pictured(wanted(columns, mapped, found, faults))
+        named = {self.party_column, self.test_group} - {""}
+        theirs = [f for f in found if f not in named]
+        numbers = () if columns or layout_of(theirs) else numeric(pieces)
+        columns_ = self._pictured(wanted(columns, mapped, theirs, faults, numbers))
         tests = any(p.split == "test" for p in pieces)
         account, rows = Account(), list[tuple[Piece, Pairs]]()
         blamed = self._lacking(pieces, columns_, mapping, maps, faults) | spelled(pieces, columns_, faults)
@@ -185,11 +188,15 @@ class Own(Source):
         if not any(missing.values()):
             return set()
         fix = proposal(full, columns, mapping, maps)
+        own = ""
+        if not mapping and not layout_of(full[0].has) and (numbers := numeric(full)):
+            rest = ", ".join(h for h in full[0].has if h not in numbers)
+            own = f"; a module of your own reads (x, y), columns x and y, or numbers alone (without {rest})"
         for p in full:
             for column in missing[p.place]:
                 theirs = maps.get(p.party, mapping).get(column, (column,))
                 role = f"for '{column}'" if theirs != (column,) else ""
-                faults.absent(p.place, "' or '".join(theirs), role, p.has, fix)
+                faults.absent(p.place, "' or '".join(theirs), role, p.has, fix, own)
         return {place for place, names in missing.items() if names}
 
     # ---- owners -----------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any
 from fedfm.data.cleaning.columns import Pairs, Piece
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.cleaning.layouts import Wanted
-from fedfm.data.kinds import Array
+from fedfm.data.kinds import Array, empty, plain
 
 FLOATS, INTEGERS = "floats", "integers"
 
@@ -27,6 +27,25 @@ def spelled(pieces: Sequence[Piece], columns: Wanted, faults: Faults) -> set[str
             faults.add(piece.place, what, why, "class numbers: numpy.unique(y, return_inverse=True)[1]")
             found.add(piece.place)
     return found
+
+
+def numeric(pieces: Sequence[Piece]) -> list[str]:
+    """The columns that hold numbers or arrays of them, and nothing else but gaps, in every piece that has them."""
+    left = dict.fromkeys(k for p in pieces for k in p.has)
+    for _, row in (line for p in pieces for line in p.lines):
+        for name in [k for k in left if not empty(v := row.get(k)) and not _number(v)]:
+            del left[name]
+    return list(left)
+
+
+def _number(value: Any) -> bool:
+    value = plain(value)
+    if isinstance(value, list | tuple) and value:
+        return all(map(_number, value))
+    dtype = str(getattr(value, "dtype", "object")).removeprefix("torch.")
+    return isinstance(value, bool | int | float) or dtype.startswith(
+        ("float", "bfloat", "int", "uint", "bool")
+    )
 
 
 def alike(rows: Sequence[tuple[Piece, Pairs]], faults: Faults) -> None:

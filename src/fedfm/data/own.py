@@ -11,7 +11,7 @@ from fedfm.cards.registry import knob
 from fedfm.core.errors import DataError
 from fedfm.core.schema import Account, Column, Lost, Unfit
 from fedfm.data import kinds
-from fedfm.data.cleaning.alike import alike, numeric, spelled
+from fedfm.data.cleaning.alike import alike, numeric, otherwise, several, spelled
 from fedfm.data.cleaning.columns import Map, Pairs, Piece, clean, lacking
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.cleaning.layouts import Wanted, layout_of, unread, wanted, whose
@@ -81,6 +81,7 @@ class Own(Source):
         tests = any(p.split == "test" for p in pieces)
         account, rows = Account(), list[tuple[Piece, Pairs]]()
         blamed = self._lacking(pieces, columns_, mapping, maps, faults) | spelled(pieces, columns_, faults)
+        blamed |= several(pieces, columns_, mapping, maps, faults)
         for piece in pieces:
             lost = Counter(piece.lost)
             own = maps.get(piece.party, mapping)
@@ -188,15 +189,12 @@ class Own(Source):
         if not any(missing.values()):
             return set()
         fix = proposal(full, columns, mapping, maps)
-        own = ""
-        if not mapping and not layout_of(full[0].has) and (numbers := numeric(full)):
-            rest = ", ".join(h for h in full[0].has if h not in numbers)
-            own = f"; a module of your own reads (x, y), columns x and y, or numbers alone (without {rest})"
+        more = "" if mapping else otherwise(full, columns)
         for p in full:
             for column in missing[p.place]:
                 theirs = maps.get(p.party, mapping).get(column, (column,))
                 role = f"for '{column}'" if theirs != (column,) else ""
-                faults.absent(p.place, "' or '".join(theirs), role, p.has, fix, own)
+                faults.absent(p.place, "' or '".join(theirs), role, p.has, fix, more)
         return {place for place, names in missing.items() if names}
 
     # ---- owners -----------------------------------------------------------------------------------------------

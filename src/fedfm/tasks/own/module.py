@@ -252,9 +252,15 @@ class _Objective(Objective):
         return {c: getattr(v, "shape", v) for c, v in row.items()}
 
     def save(self, module: nn.Module, folder: str) -> None:
-        """The state dict as safetensors, for `module.load_state_dict`."""
+        """The state dict as safetensors, for `module.load_state_dict`: of the module itself, not of what torch wraps it
+        in (torch.compile, DataParallel), whose names have a prefix that the class does not know."""
         from fedfm.tasks.export import write_weights
 
+        wrapped = nn.DataParallel | nn.parallel.DistributedDataParallel
+        while (
+            inner := getattr(module, "module" if isinstance(module, wrapped) else "_orig_mod", None)
+        ) is not None:
+            module = inner
         state = {n: t.detach().to("cpu", copy=True).contiguous() for n, t in module.state_dict().items()}
         write_weights(state, Path(folder, "model.safetensors"))
         record = {

@@ -81,8 +81,8 @@ def _overtaken(patterns: list[str], sort: str, at: str, known: Sequence[str] | N
         if known is None:
             takers, spoilt = [p for p in before if _covers(p, name)][:1], False
         else:
-            fits = {n for n in known if fnmatch.fnmatchcase(n, name)}
-            of = {n: next((p for p in before if fnmatch.fnmatchcase(n, p)), "") for n in known}
+            fits = {n for n in known if matches(name, n)}
+            of = {n: next((p for p in before if matches(p, n)), "") for n in known}
             takers = [p for p in before if any(of[n] == p for n in fits)] if all(of[n] for n in fits) else []
             spoilt = any(all(n in fits for n in known if of[n] == p) for p in takers)  # these would be next
         if name == "*" or not takers:
@@ -103,7 +103,7 @@ def _overtaken(patterns: list[str], sort: str, at: str, known: Sequence[str] | N
 
 def _covers(wide: str, narrow: str) -> bool:
     """Every name that `narrow` fits is fitted by `wide`, whatever names there are; false where that is not plain."""
-    return not set(wide) & set("?[") and "[" not in narrow and fnmatch.fnmatchcase(narrow, wide)
+    return not set(wide) & set("?[") and "[" not in narrow and matches(wide, narrow)
 
 
 def _one(name: str, sort: str, at: str, there: Mapping[str, Sequence[str]]) -> Iterator[Problem]:

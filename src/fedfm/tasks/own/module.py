@@ -256,7 +256,7 @@ class _Objective(Objective):
         in (torch.compile, DataParallel), whose names have a prefix that the class does not know."""
         from fedfm.tasks.export import write_weights
 
-        wrapped = nn.DataParallel | nn.parallel.DistributedDataParallel
+        wrapped = (nn.DataParallel, nn.parallel.DistributedDataParallel)
         while (
             inner := getattr(module, "module" if isinstance(module, wrapped) else "_orig_mod", None)
         ) is not None:

@@ -248,10 +248,11 @@ class _Objective(Objective):
         in (torch.compile, DataParallel), whose names have a prefix that the class does not know."""
         from fedfm.tasks.export import write_weights
 
-        wrapped = nn.DataParallel | nn.parallel.DistributedDataParallel
-        while (
-            inner := getattr(module, "module" if isinstance(module, wrapped) else "_orig_mod", None)
-        ) is not None:
+        parallel = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+        while True:
+            inner = getattr(module, "module" if isinstance(module, parallel) else "_orig_mod", None)
+            if inner is None:
+                break
             module = inner
         state = {n: t.detach().to("cpu", copy=True).contiguous() for n, t in module.state_dict().items()}
         write_weights(state, Path(folder, "model.safetensors"))

@@ -7,6 +7,7 @@ from fedfm import collector as collector
 from fedfm import config as config
 from fedfm import core as core
 from fedfm import data as data
+from fedfm import deploy as deploy
 from fedfm import efficiency as efficiency
 from fedfm import engines as engines
 from fedfm import evaluation as evaluation

@@ -51,11 +51,12 @@ def sweep(folder: Path) -> None:
     """Delete the temporary files that killed processes left in `folder`."""
     for part in folder.glob(".*.part"):
         pid, _, whose = part.name.removesuffix(".part").rpartition(".")[2].partition("-")
-        if pid.isdigit() and not (_alive(int(pid)) and (int(pid) != os.getpid() or whose == _SELF)):
+        if pid.isdigit() and not (alive(int(pid)) and (int(pid) != os.getpid() or whose == _SELF)):
             part.unlink(missing_ok=True)
 
 
-def _alive(pid: int) -> bool:
+def alive(pid: int) -> bool:
+    """Is there a process of this number here?"""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -55,9 +55,15 @@ def run(
     from fedfm.running.progress import Live
 
     if repeats > 1:
-        first = seed or 0
+        from fedfm.running.commands.sweep import axes
+
+        plain = axes(settings or ())[1]
+        first = configure(what, plain, rounds=rounds, seed=seed, engine=engine).fed.seed
         seeds = "seed=" + ",".join(str(first + k) for k in range(repeats))
-        _sweep(what, [*(settings or ()), seeds], out_dir, rounds, engine, baselines)
+        said = {s for s in plain if s.partition("=")[0].strip() == "seed"}
+        others = [s for s in settings or () if s not in said]
+        kept = {"trackers": tracker or (), "keep_rounds": keep_rounds}
+        _sweep(what, [*others, seeds], out_dir, rounds, engine, baselines, strict, **kept)
         return
     setup = configure(what, settings or (), rounds=rounds, seed=seed, engine=engine)
     _notes(setup)
@@ -76,7 +82,11 @@ def run(
 def _notes(setup: Any) -> None:
     """Which settings gave way to which, before anything runs."""
     for note in setup.notes:
-        err.print(f"note: {note}", markup=False, highlight=False)
+        _note(note)
+
+
+def _note(text: str) -> None:
+    err.print(f"note: {text}", markup=False, highlight=False)
 
 
 def resume(
@@ -173,7 +183,7 @@ def check(
     if not found.remarks and not found.absent:
         err.print("no problems", style="green")
     table = Table(show_header=False, box=None, padding=(0, 2))
-    table.add_row("parties / rounds", f"{len(found.rows)} / {setup.fed.rounds}")
+    table.add_row("parties / rounds", f"{len(found.rows)} / {setup.fed.last}")
     table.add_row("rows to train on / to test on", f"{sum(found.rows.values()):,} / {found.test_rows:,}")
     if found.privacy:
         table.add_row("privacy of the plan", Text(found.privacy))
@@ -218,10 +228,13 @@ def _sweep(
     rounds: int | None,
     engine: str | None,
     baselines: str,
+    strict: bool = False,
+    **kept: Any,
 ) -> None:
     from fedfm.running.commands.sweep import sweep as go
     from fedfm.running.commands.sweep import table as tabulate
     from fedfm.running.progress import Live
+    from fedfm.running.verdict import FAILED, FINDINGS
 
     folder = out_dir or Path("runs") / f"{Path(what).stem}-sweep"
 
@@ -239,6 +252,8 @@ def _sweep(
             engine=engine,
             rounds=rounds,
             progress=progress,
+            tell=_note,
+            **kept,
         )
     except KeyboardInterrupt as e:
         notes = getattr(e, "__notes__", [])
@@ -255,7 +270,8 @@ def _sweep(
         shown.add_row(*(str(v) for v in row["settings"].values()), str(row["runs"]), *numbers, status)
     out.print(shown)
     out.print(f"{folder / 'sweep.json'}; look at {folder / 'report.html'}", style="dim")
-    if any(p.result is None or p.result.status == "failed" for p in points):
+    bad = (FAILED, FINDINGS) if strict else (FAILED,)
+    if any(p.result is None or p.result.status in bad for p in points):
         raise typer.Exit(1)
 
 
@@ -272,7 +288,8 @@ def predict(
     folder: RunDir,
     text: Annotated[list[str] | None, typer.Option(help="a text or an instruction; may be repeated")] = None,
     file: Annotated[
-        Path | None, typer.Option(help="texts, one a line, or a column of a .jsonl or .csv file")
+        Path | None,
+        typer.Option(help="texts, one a line, or a column of a file of rows (.jsonl, .csv, .parquet, ...)"),
     ] = None,
     column: Annotated[
         str, typer.Option(help="which column of --file (default: text, else instruction)")

@@ -82,7 +82,14 @@ def test_a_commit_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: Any) ->
 
 def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     path = tmp_path / "e.jsonl"
-    for damage in (b"{]\n", b"\xff\n"):
+    for damage in (b"{]\n", b"\xff\n", b"null\n", b"[1]\n", b"{}\n", b"[" * 100_000 + b"\n"):
         path.write_bytes(b'{"kind": "a"}\n' + damage)
         with pytest.raises(ResumeError, match="e.jsonl, line 2, is damaged"):
             list(ledger.read(path))
+
+
+def test_a_ledger_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for name in ("folder", "nowhere"):
+        with pytest.raises(ResumeError, match=f"{name} cannot be read"):
+            list(ledger.read(tmp_path / name))

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+import fedfm
+from fedfm.core.combine import first
 from fedfm.data.source import Parties, Shard, group_rows, natural
+from fedfm.efficiency.training.local import Local
+from fedfm.efficiency.training.mean import Mean
+from fedfm.efficiency.training.personal.by_client import ByClient
+from fedfm.engines.pace import Link, SimulatedPace
+from fedfm.vectors.patterns import matches
 from said import said
 
 
@@ -28,7 +38,6 @@ def test_digest_sees_pixels_and_shape() -> None:
         for x in (zero, zero + 1, zero.reshape(1, 4, 1), zero.astype(np.int8))
     ]
     assert len(set(digest)) == 4
-    torch = pytest.importorskip("torch")
     assert Shard("p", ({"image": torch.from_numpy(zero)},)).digest == digest[0]
 
 
@@ -60,3 +69,37 @@ def test_natural_order_and_groups() -> None:
     assert sorted(["p10", "p2", "a", "2", "p"], key=natural) == ["2", "a", "p", "p2", "p10"]
     assert [s.party for s in group_rows([{"group": "b"}, {"group": "a"}])] == ["a", "b"]
     assert [s.party for s in group_rows([{"group": "b"}, {}])] == [""]
+
+
+class Net(torch.nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+
+
+def test_a_party_that_is_called_like_a_pattern_is_meant_by_its_name(tmp_path: Path) -> None:
+    """As a file that was downloaded twice is: rows[1].csv."""
+    names = ("rows[1]", "rows1", "rows?")
+    rules = {"rows[1]": Local(lr=0.1, steps=1, batch=4), "*": Local(lr=0.1, steps=2, batch=4)}
+
+    def rows(k: int) -> tuple[Any, Any]:
+        return np.arange(100 * k, 100 * k + 16, dtype=np.float32).reshape(8, 2), np.arange(8) % 2
+
+    fed = fedfm.Federation(
+        task=fedfm.Torch(Net),
+        data=fedfm.Arrays({name: rows(k) for k, name in enumerate(names)}, test=rows(9)),
+        client=ByClient(rules),
+        aggregate=Mean(factors={"rows[1]": 0.5, "rows?": 0.25}),
+        rounds=1,
+    )
+    assert (
+        fedfm.run(fed, out=tmp_path / "run", baselines="none").status == "finished"
+    )  # every name is somebody's
+    assert [first(rules, i, "rules") for i in ("rows[1]", "rows?")] == ["rows[1]", "*"]
+    links = SimulatedPace(links={"rows[1]": Link(latency_s=1.0)})
+    assert links._link("rows[1]").latency_s == 1.0
+    assert [Mean(factors={"rows[1]": 0.5})._factor(i) for i in ("rows[1]", "rows1", "rows2")] == [
+        0.5,
+        0.5,
+        1.0,
+    ]
+    assert matches("rows*", "rows[1]") and not matches("rows[2]", "rows[1]")

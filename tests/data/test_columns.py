@@ -293,3 +293,21 @@ def test_a_data_set_of_another_kind_is_refused_for_every_source() -> None:
     assert "the task reads instruction, answer" in said(lambda: WordnetTopics().open(0, LM))
     pytest.importorskip("chatterbot_corpus")
     assert "and no text or label" in said(lambda: Chatterbot().open(0, TEXT))
+
+
+@pytest.mark.parametrize("column", ["label", "topic"])
+def test_labels_that_are_lists_are_one_problem_a_file(column: str) -> None:
+    jsonl(Path("a.jsonl"), [{"text": f"t{i}", column: ["x", "y"][: i % 3]} for i in range(12)])
+    jsonl(Path("b.jsonl"), [{"text": f"t{i}", column: "xy"[i % 2]} for i in range(12)])
+    columns = {} if column == "label" else {"label": column}
+    message = said(lambda: Files("*.jsonl", columns=columns).open(0, TEXT))
+    assert message.startswith("1 problem") and f"'{column}' is a list in 12 of 12 rows" in message
+    assert "one class a row" in message and "('a+b')" in message
+
+
+def test_columns_of_marks_are_told_that_one_class_is_learnt() -> None:
+    rows = [{"text": f"t{i}", "rude": i % 2, "spam": (i // 2) % 2} for i in range(12)]
+    jsonl(Path("a.jsonl"), rows)
+    message = said(lambda: Files("a.jsonl").open(0, TEXT))
+    assert "rude, spam are marks of several classes a row, and one is learnt" in message
+    assert offered(message) == {"label": "rude"}

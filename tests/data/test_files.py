@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import gzip
+import io
 import json
 import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
+from bring import TEXT
 
 from fedfm.config.text import override
 from fedfm.core.errors import MissingExtra
@@ -20,6 +23,7 @@ from fedfm.data.partition.by_field import ByField
 from fedfm.data.partition.dirichlet import Dirichlet
 from fedfm.data.partition.iid import Iid
 from fedfm.data.reasoning_gym import ReasoningGym
+from fedfm.running.commands.tuned import read_texts
 from said import said
 
 
@@ -315,3 +319,52 @@ def test_hub_from_a_saved_folder(folder: Path) -> None:
     assert "there is no column 'text'" in said(lambda: Hub("d").open(0))
     (folder / "e").mkdir()
     assert "use the data set 'files'" in said(lambda: Hub("e").open(0))
+
+
+@pytest.mark.parametrize("name", ["rows[1].jsonl", "rows[!2].jsonl", "rows*.jsonl", "rows?.jsonl"])
+def test_a_file_that_is_called_like_a_pattern_is_itself(folder: Path, name: str) -> None:
+    def sites(path: Any) -> set[str]:
+        return {r["text"][:6] for r in Files(path, test_fraction=0.0).open(0, TEXT).pooled().rows}
+
+    write(folder / name, site(1)), write(folder / "rows1.jsonl", site(2))
+    for path in (name, (name,), folder / name):
+        assert sites(path) == {"site 1"}
+    (folder / name).unlink()
+    assert sites(name) == {"site 2"}
+
+
+# ---- texts to predict -----------------------------------------------------------------------------------------
+TEXTS = ["two\nlines", "a\u2028b", "c\x85d, e", 'he said "f"', " g "]
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "x.JSON", "x.csv", "x.tsv", "x.csv.gz", "x.parquet", "x.xlsx"])
+def test_texts_to_predict_are_read_as_those_to_train_on(folder: Path, name: str) -> None:
+    """None is cut at a line break of its own, and none is lost without a word."""
+    rows = [{"n": str(n), "text": t} for n, t in enumerate(TEXTS)]
+    path = folder / name
+    if name.endswith((".parquet", ".xlsx")):
+        pandas = pytest.importorskip("pandas")
+        frame = pandas.DataFrame(rows)
+        frame.to_parquet(path) if name.endswith("parquet") else frame.to_excel(path, index=False)
+    elif "csv" in name or "tsv" in name:
+        text = io.StringIO(newline="")
+        table = csv.DictWriter(text, ["n", "text"], delimiter="\t" if "tsv" in name else ";")
+        table.writeheader(), table.writerows(rows)
+        packed = gzip.compress if name.endswith("gz") else bytes
+        path.write_bytes(packed(text.getvalue().encode("utf-8-sig")))
+    else:
+        text_ = json.dumps(rows, ensure_ascii=False)
+        lines = "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows)
+        path.write_text(text_ if name.endswith("JSON") else lines, encoding="utf-8")
+    assert read_texts(path) == TEXTS
+    assert read_texts(path, "n") == [r["n"] for r in rows]
+
+
+def test_lines_of_a_text_file_end_where_lines_end(folder: Path) -> None:
+    (folder / "x.txt").write_bytes("\ufeffa\u2028b\r\n\nc\x85d\n".encode())
+    assert read_texts(folder / "x.txt") == ["a\u2028b", "c\x85d"]
+
+
+def test_a_line_that_is_no_row_is_no_missing_prediction(folder: Path) -> None:
+    (folder / "x.jsonl").write_text('{"text": "a"}\n"b"\n{"text": "c"}\n')
+    assert "x.jsonl:2: " in said(lambda: read_texts(folder / "x.jsonl"))

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import bz2
 import csv as csvlib
+import errno
 import gzip
 import json
 import lzma
 import os
+import re
+import socket
+import zipfile
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +202,35 @@ def test_an_excel_export() -> None:
     assert "not a readable .xlsx file" in said(lambda: opened("x.xlsx"))
 
 
+@pytest.mark.parametrize("size", ["A1", "A1:B2", "A1:XFD1048576", "C3:D4"])
+def test_the_size_that_a_sheet_says_it_has_is_not_believed(size: str) -> None:
+    workbook("sound.xlsx", {"data": [["text", "label"], *([r["text"], r["label"]] for r in ROWS)]})
+    with zipfile.ZipFile("sound.xlsx") as sound, zipfile.ZipFile("x.xlsx", "w") as other:
+        for name in sound.namelist():
+            part = sound.read(name)
+            if name.endswith("sheet1.xml"):
+                part, n = re.subn(rb'<dimension ref="[^"]*"', f'<dimension ref="{size}"'.encode(), part)
+                assert n == 1
+            other.writestr(name, part)
+    assert opened("x.xlsx") == opened("sound.xlsx") == ROWS
+
+
+def test_one_cell_at_the_end_of_a_sheet_costs_no_sheet_full_of_cells() -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    workbook("x.xlsx", {"data": [["text", "label"], *([r["text"], r["label"]] for r in ROWS)]})
+    book = openpyxl.load_workbook("x.xlsx")
+    book["data"]["XFD1048576"] = "lost"
+    book.save("x.xlsx")
+    assert "x.xlsx:1048576: a value in a column that has no name" in said(lambda: opened("x.xlsx"))
+
+
+def test_parquet_whose_text_is_no_utf_8_is_a_fault() -> None:
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    bad = pa.Array.from_buffers(pa.string(), 2, pa.array([b"caf\xe9", b"b"], pa.binary()).buffers())
+    parquet.write_table(pa.table({"text": bad, "label": ["x", "y"]}), "y.parquet")
+    assert "y.parquet: the file's text is not UTF-8" in said(lambda: opened("y.parquet"))
+
+
 def test_parquet_beside_other_formats_and_its_doubled_names() -> None:
     pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     Path("label=neg").mkdir()
@@ -279,14 +313,56 @@ def test_saved_data_sets_links_in_a_circle_and_folders_called_like_files() -> No
     assert "data=hub data.dataset=saved" in said(lambda: opened("saved"))
     jsonl(Path("d/a.jsonl"), ROWS)
     os.symlink("loop.jsonl", "d/loop.jsonl")
+    for path in ("d", "d/*.jsonl"):  # in a folder too: what it should lead to is somebody's rows
+        assert "d/loop.jsonl: a link that leads nowhere" in said(lambda path=path: opened(path))
+    os.remove("d/loop.jsonl")
+    os.symlink("nowhere", "d/notes")  # and is no data by its name
     assert Files("d").open(0, TEXT).ids == ("a",)
-    assert "a link that leads nowhere" in said(lambda: opened("d/*.jsonl"))
     os.symlink("../d", "d/round")
     assert "round/" not in Files("d/a.jsonl").open(0, TEXT).ids
     Path("e/x.jsonl").mkdir(parents=True)
     jsonl(Path("e/b.jsonl"), ROWS)
     assert Files("e").open(0, TEXT).ids == ("b",)
     assert "holds no data files" in said(lambda: opened("e/x.jsonl"))
+
+
+def test_a_pipe_or_socket_in_a_files_place_is_named_and_never_waited_for() -> None:
+    jsonl(Path("d/a.jsonl"), ROWS)
+    os.mkfifo("d/b.jsonl.gz")
+    with socket.socket(socket.AF_UNIX) as s:
+        s.bind("d/c.csv")
+        for path in ("d", "d/*"):
+            message = said(lambda path=path: opened(path))
+            assert "d/b.jsonl.gz: not a file" in message and "d/c.csv: not a file" in message, path
+    os.remove("d/b.jsonl.gz"), os.remove("d/c.csv")
+    assert Files("d").open(0, TEXT).ids == ("a",)
+
+
+def test_a_folder_of_folders_names_the_party_that_it_would_miss() -> None:
+    jsonl(Path("all/a/rows.jsonl"), ROWS)
+    jsonl(Path("all/b/rows.xls"), ROWS)
+    jsonl(Path("all/c/2024/rows.jsonl"), ROWS)
+    Path("all/d").mkdir()
+    os.symlink("/nowhere/rows.jsonl", "all/d/rows.jsonl")
+    message = said(lambda: opened("all"))
+    assert "2 of what 'all' holds is not read: b/rows.xls, c/2024/" in message
+    assert "all/d/rows.jsonl: a link that leads nowhere" in message
+
+
+def test_a_folder_that_may_not_be_looked_into_is_no_empty_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    jsonl(Path("all/a/rows.jsonl"), ROWS)
+    jsonl(Path("all/b/rows.jsonl"), ROWS)
+    iterdir = Path.iterdir
+
+    def refused(path: Path) -> Iterator[Path]:
+        if path.name == "b":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return iterdir(path)
+
+    monkeypatch.setattr(Path, "iterdir", refused)
+    assert "all/b: the folder cannot be read" in said(lambda: opened("all"))
+    jsonl(Path("all/c.jsonl"), ROWS)
+    assert Files("all/*.jsonl").open(0, TEXT).ids == ("c",)
 
 
 @pytest.mark.parametrize("name", ["..", ".", "x" * 300, "a\nb", "a\x1b[31m", "<everybody>"])

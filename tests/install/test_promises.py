@@ -73,14 +73,14 @@ def test_versions_with_known_holes_are_not_promised() -> None:
 
 
 # ---- one use of every extra -----------------------------------------------------------------------------------
-USES = {"data", "privacy", "vision", "tensorboard", "mlflow", "wandb", "test"}
+USES = {"data", "privacy", "vision", "tensorboard", "mlflow", "wandb", "deploy", "test"}
 
 
 def test_every_extra_has_a_use_here_or_in_its_own_room() -> None:
     assert set(EXTRAS) == USES
     for extra in USES - {"test"}:
         text = "".join(p.read_text() for p in (ROOT / "src").rglob("*.py"))
-        modules = {"scikit-learn": "sklearn", "mlflow-skinny": "mlflow"}
+        modules = {"scikit-learn": "sklearn", "mlflow-skinny": "mlflow", "grpcio": "grpc"}
         names = [modules.get(name(r), name(r).replace("-", "_")) for r in EXTRAS[extra]]
         assert any(n in text for n in names), f"nothing in the package uses the extra {extra}"
 

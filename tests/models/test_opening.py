@@ -12,15 +12,18 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import architectures as arch
 from fedfm import models
 from fedfm.core.errors import ModelError
 from fedfm.data.source import Parties, Shard
 from fedfm.efficiency.computation.tuning.full import Full
+from fedfm.running.course.leaving import model_of
 from fedfm.tasks.network import load_base, load_tokenizer
 from fedfm.tasks.text.causal import CausalLM
 from fedfm.tasks.text.classify import SequenceClassification
+from fedfm.tasks.vision.encoder import _told
 
 LM, ENCODER = "AutoModelForCausalLM", "AutoModel"
 WORDS = Parties((Shard("p", ({"text": "a", "label": "x"}, {"text": "b", "label": "y"})),), labels=("x", "y"))
@@ -220,6 +223,69 @@ def test_a_faulty_folder_is_what_why_fix(llama: str, how: str) -> None:
     }
     assert said.get(how, "") in str(e.value)
     assert not {"weights_only", "trust_remote_code", "ignore_mismatched_sizes"} & set(str(e.value).split())
+
+
+@pytest.mark.parametrize(
+    ("second", "match"),
+    [
+        ("../beside.safetensors", "outside of the folder"),
+        ("{folder}/../beside.safetensors", "outside of the folder"),
+        ("below/part.safetensors", "outside of the folder"),
+        ("part-2.safetensors", "part-2.safetensors is missing"),
+    ],
+)
+def test_an_index_names_what_lies_beside_it(llama: str, second: str, match: str) -> None:
+    """What lies elsewhere is in no digest of the model, so it could change between a run and its resume."""
+    folder = Path(llama)
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(tensors)
+    parts = {"part-1.safetensors": names[::2], second.format(folder=folder): names[1::2]}
+    for name, of in parts.items():
+        if "missing" not in match or name == "part-1.safetensors":
+            (folder / name).parent.mkdir(exist_ok=True)
+            save_file({k: tensors[k] for k in of}, folder / name, {"format": "pt"})
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {k: name for name, of in parts.items() for k in of}}))
+    with pytest.raises(ModelError, match=match) as e:
+        models.path(llama)
+    assert three_lines(e) == ["why", "fix"]
+    for odd in ('{"weight_map": null}', "{}", '{"weight_map": {}}'):
+        index.write_text(odd)
+        with pytest.raises(ModelError, match="names no weights"):
+            models.path(llama)
+    save_file(
+        tensors, folder / "model.safetensors", {"format": "pt"}
+    )  # which is read, whatever the index says
+    assert models.path(llama) == llama and load_base(LM, llama) is not None
+
+
+def test_shards_beside_their_index_are_the_model(llama: str) -> None:
+    whole = load_base(LM, llama)
+    shutil.move(Path(llama) / "model.safetensors", Path(llama) / "whole")
+    whole.save_pretrained(llama, max_shard_size="20KB")
+    assert len(list(Path(llama).glob("model-0*.safetensors"))) > 1
+    again = load_base(LM, llama).state_dict()
+    assert all(torch.equal(again[k], v) for k, v in whole.state_dict().items())
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"null", b"[1]", b"\xff\xfe", b"[" * 100_000])
+def test_a_damaged_record_beside_a_model_is_named(llama: str, content: bytes, tmp_path: Path) -> None:
+    def opened(path: str, read: Callable[[], Any]) -> None:
+        file = tmp_path / path
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(content)
+        with pytest.raises(
+            ModelError, match="(cannot be read|is no JSON object)(?s:.*)fix: restore the file"
+        ):
+            read()
+
+    opened("models/parties.json", lambda: model_of(tmp_path, "p"))
+    opened("llama/preprocessor_config.json", lambda: _told(llama))
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned" / "adapter_config.json").write_text("{}")
+    going_on = CausalLM(model=llama, start=str(tmp_path / "tuned"))
+    opened("tuned/fedfm-task.json", lambda: going_on.open(None))
 
 
 # ---- which model it is --------------------------------------------------------------------------------------------

@@ -247,3 +247,39 @@ def test_ranges_have_open_ends_and_hold_numbers_only(field: str, value: Any, wor
 
 def test_infinity_is_allowed_where_it_is_the_default() -> None:
     assert configure(quadratics(client=Ranged(most=float("inf")))).fed.client == Ranged()
+
+
+DEAD = [
+    ({"client": ByClient({"*": Local(), "party-1": Local(lr=5.0)})}, "client.rules.party-1", "'*' stands"),
+    (
+        {"client": ByClient({"party-*": Local(), "party-1": Local(lr=5.0), "*": Local()})},
+        "client.rules.party-1",
+        "",
+    ),
+    ({"aggregate": Mean(factors={"*": 1.0, "party-1": 5.0})}, "aggregate.factors.party-1", "first pattern"),
+    ({"pace": AllArrive(links={"*": Link(), "party-1": Link(latency_s=1.0)})}, "pace.links.party-1", ""),
+    ({"uplink": ByPath({"*": TopK(), "l.0.*": TopK(0.5)})}, "uplink.rules.l.0.*", "'l.0.*': ..., '*': ..."),
+    ({"downlink": ByPath({"l.*": TopK(), "l.0.*": TopK(0.5), "*": TopK()})}, "downlink.rules.l.0.*", "'l.*'"),
+]
+
+
+@pytest.mark.parametrize(("slots", "where", "words"), DEAD)
+def test_a_rule_behind_one_that_takes_all_of_its_names_is_refused(
+    slots: dict[str, Any], where: str, words: str
+) -> None:
+    (problem,) = feasible(quadratics(**slots), PARTIES)
+    assert problem.where == where and words in str(problem) and "narrower one first" in problem.fix
+
+
+def test_a_rule_whose_names_are_taken_by_several_is_refused() -> None:
+    singly = {**{party: Local() for party in PARTIES}, "party-*": Local()}
+    (problem,) = feasible(quadratics(client=ByClient(singly)), PARTIES)
+    assert problem.where == "client.rules.party-*" and "drop it" in problem.fix
+    layout = Layout.of({"w": (2,), "b": (1,)})
+    (problem,) = strange(quadratics(uplink=ByPath({"w": TopK(), "b": TopK(), "?": TopK()})), PARTIES, layout)
+    assert problem.where == "uplink.rules.?" and "drop it" in problem.fix
+    for rules in (
+        {"w": TopK(), "?": TopK()},
+        {"w": TopK(), "b": TopK(), "*": TopK()},
+    ):  # b is left; '*' may wait
+        assert not strange(quadratics(uplink=ByPath(rules)), PARTIES, layout)

@@ -167,6 +167,17 @@ def test_history_and_trackers_see_the_validation_rows(tmp_path: Path) -> None:
     assert [float(v) for v in result.history["validation/loss"]] == [v for _, _, v in told]
 
 
+def test_a_last_stage_that_stops_early_says_so(tmp_path: Path) -> None:
+    """Rounds are numbered through: this one has seen more of them than its last stage was given."""
+    fed = straying(stop_after=2, rounds=4, stages=(quadratics(data=DATA, rounds=2),))
+    result = fedfm.run(fed, out=tmp_path / "run")
+    assert result.summary["rounds"] == 5 and result.summary["stages"][1]["rounds"] == 3
+    assert "no gain for 2 rounds" in result.summary["stopped"]
+    assert "The run stopped early: no gain for 2 rounds" in (tmp_path / "run" / "report.html").read_text()
+    whole = fedfm.run(replace(fed, evaluate=HeldOut(parts=2)), out=tmp_path / "whole")
+    assert whole.summary["rounds"] == 6 and whole.summary["stopped"] == ""
+
+
 def test_a_run_that_stopped_early_is_over(tmp_path: Path) -> None:
     fed = straying(stop_after=2)
     result = fedfm.run(fed, out=tmp_path / "run")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import shutil
 import statistics
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from typer.testing import CliRunner
 
 import fedfm
 from fedfm.cli import app
-from fedfm.core.errors import ConfigError, ModelError
+from fedfm.core.errors import ConfigError, ModelError, ResumeError
 from fedfm.core.federation import Federation
 from fedfm.data.files import Files
 from fedfm.efficiency.computation.tuning.full import Full
@@ -22,6 +24,7 @@ from fedfm.efficiency.computation.tuning.lora import LoRA
 from fedfm.efficiency.training.local import Local
 from fedfm.engines.inprocess import InProcess
 from fedfm.models import tiny
+from fedfm.running.commands import tuned
 from fedfm.running.commands.checking import here, probe
 from fedfm.running.commands.sweep import axes, sweep, table
 from fedfm.running.commands.tuned import export, read_texts
@@ -29,6 +32,7 @@ from fedfm.running.execute import configure
 from fedfm.running.record.folder import owned
 from fedfm.tasks.text.causal import CausalLM
 from fedfm.tasks.text.classify import SequenceClassification
+from stopping import apart
 
 Q = """
 task: {name: quadratic}
@@ -201,6 +205,43 @@ def test_a_point_that_another_sweep_works_on_is_looked_at_again(frees: bool, q: 
     assert frees or "is being written by process" in str(row["status"])
 
 
+def test_repeats_begin_at_the_seed_that_is_said_and_leave_no_option_out(q: Path, tmp_path: Path) -> None:
+    q.write_text(Q + "seed: 5\n")
+    for n, (given, seeds) in enumerate({(): (5, 6), ("seed=8",): (8, 9), ("--seed", 2): (2, 3)}.items()):
+        out = tmp_path / f"s{n}"
+        options = ("--keep-rounds", 1, "--tracker", "tensorboard", "--baselines", "none", "--out", out)
+        said = fedfm_("run", q, *given, "--repeats", 2, *options)
+        assert said.exit_code == 0, said.output
+        for seed in seeds:
+            run = out / f"seed={seed}"
+            assert sorted(p.name for p in (run / "rounds").iterdir()) == ["000000", "000001", "000002"]
+            assert json.loads((run / "run.json").read_text())["trackers"] == ["tensorboard"]
+        assert len(list(out.glob("seed=*"))) == 2
+    said = fedfm_("run", q, "seed=1,2", "--repeats", 2, "--out", tmp_path / "twice")
+    assert isinstance(said.exception, ConfigError) and "this axis is given twice" in str(said.exception)
+    said = fedfm_(
+        "run", q, "client.steps=1,2", "--repeats", 2, "--baselines", "none", "--out", tmp_path / "grid"
+    )
+    assert said.exit_code == 0 and len(list((tmp_path / "grid").glob("*seed=*"))) == 4
+
+
+def test_repeats_are_as_strict_as_one_run(q: Path, tmp_path: Path) -> None:
+    """A run with findings: a party that never contributed."""
+    q.write_text(Q + "pace: {name: synchronous, drop: {party-0: upload}}\n")
+    for n, repeats in enumerate((1, 2)):
+        for strict in (False, True):
+            options = ("--baselines", "none", "--out", tmp_path / f"s{n}{strict}", *["--strict"] * strict)
+            assert fedfm_("run", q, "--repeats", repeats, *options).exit_code == int(strict), (
+                repeats,
+                strict,
+            )
+
+
+def test_a_sweep_says_which_setting_gives_way(q: Path, tmp_path: Path) -> None:
+    said = fedfm_("sweep", q, "client.steps=1", "client.steps=2,3", "--out", tmp_path / "s")
+    assert said.exit_code == 0 and "client.steps=1 gives way to client.steps=2" in said.output
+
+
 def test_repeats_are_the_sweep_over_seeds(q: Path, tmp_path: Path) -> None:
     said = fedfm_("run", q, "--repeats", 2, "--seed", 3, "--baselines", "none", "--out", tmp_path / "s")
     assert said.exit_code == 0 and " ± " in said.output
@@ -224,7 +265,7 @@ def test_predict_asks_the_tuned_model(tmp_path: Path) -> None:
     ("name", "content", "words"),
     [
         ("x.jsonl", '{"other": 1}\n', "has no column text or instruction"),
-        ("x.jsonl", "{half\n", "line 1: this is no JSON"),
+        ("x.jsonl", "{half\n", "x.jsonl:1: not valid JSON"),
         ("x.jsonl", '{"text": 3}\n', "has no text in the column text"),
         ("x.csv", "", "has no column"),
         ("gone.txt", None, "cannot be read"),
@@ -295,6 +336,49 @@ def test_a_merged_model_that_is_another_model_is_refused(tmp_path: Path) -> None
     with pytest.raises(ModelError, match="not the one that was scored"):
         export(run, tmp_path / "out", merged=True)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_outlives_the_records_of_its_run(tmp_path: Path) -> None:
+    """A prediction needs no record; an export that is compared with nothing says so, or what cannot be read."""
+    run = fedfm.run(texts(tmp_path, "classify"), out=tmp_path / "run").folder
+    sound = (run / "summary.json").read_bytes()
+    for n, content in enumerate((b"", b"null\n", b"{}\n", b"\xff\n")):
+        (run / "summary.json").write_bytes(content)
+        assert fedfm_("predict", run, "--text", "x").exit_code == 0
+        said = fedfm_("export", run, "--to", tmp_path / f"out-{n}")
+        assert isinstance(said.exception, ResumeError) and "summary.json cannot be read" in str(
+            said.exception
+        )
+        assert not (tmp_path / f"out-{n}").exists()
+    (run / "summary.json").write_bytes(sound)
+    for content in (b"\xff\xfe\xff", b"[", b"[1]"):
+        (run / "config.yaml").write_bytes(content)
+        said = fedfm_("export", run, "--to", tmp_path / "out")
+        assert said.exit_code == 0 and "not scored: " in said.output
+        shutil.rmtree(tmp_path / "out")
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_a_killed_export_leaves_no_model_and_no_hindrance(merged: bool, tmp_path: Path) -> None:
+    run, out = fedfm.run(texts(tmp_path, "classify"), out=tmp_path / "run").folder, tmp_path / "out"
+    out.mkdir()  # a folder that is there and empty may be given
+
+    def killed() -> None:
+        tuned._scored = lambda *given: os._exit(9)  # type: ignore[assignment]
+        export(run, out, merged=merged)
+
+    apart(killed)
+    (left,) = out.iterdir()
+    assert left.name.startswith(".making.") and any(left.iterdir())
+    said = fedfm_("predict", out, "--text", "x")
+    assert isinstance(said.exception, ModelError) and "no tuned text model" in str(said.exception)
+    export(run, out, merged=merged)
+    assert not list(out.glob(".*")) and fedfm_("predict", out, "--text", "x").exit_code == 0
+    other = tmp_path / "other" / f".making.{os.getpid()}"  # that of an export which goes on
+    other.mkdir(parents=True)
+    with pytest.raises(ModelError, match="other is not empty"):
+        export(run, other.parent, merged=merged)
+    assert other.exists()
 
 
 # ---- doctor, version ------------------------------------------------------------------------------------------

@@ -187,6 +187,17 @@ def test_a_finished_run_whose_part_was_removed_is_completed(part: str, tmp_path:
     assert gone.exists()
 
 
+@pytest.mark.parametrize("content", [b"", b'{"status": "fin', b"null\n", b"[1]\n", b"{}\n", b"\xff\xfe"])
+def test_a_finished_run_whose_summary_was_damaged_writes_it_again(content: bytes, tmp_path: Path) -> None:
+    result = fedfm.run(quadratics(), out=tmp_path / "run")
+    (tmp_path / "run" / "summary.json").write_bytes(content)
+    with pytest.raises(ResumeError, match=r"summary.json cannot be read: (?s:.*)fix: fedfm resume"):
+        Result.read(tmp_path / "run")
+    again = fedfm.resume(tmp_path / "run")
+    assert again.summary["ledger_digest"] == result.summary["ledger_digest"]
+    assert Result.read(tmp_path / "run").status == "finished"
+
+
 @pytest.mark.parametrize("step", ["open_site", "_identify"])
 def test_killed_before_its_first_round_a_run_starts_anew(step: str, tmp_path: Path) -> None:
     killed_in(quadratics(), tmp_path / "run", drive, step)

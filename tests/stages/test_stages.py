@@ -28,7 +28,9 @@ from fedfm.evaluation.held_out import HeldOut
 from fedfm.laws.homes import pictures, quadratics
 from fedfm.ledger.file import read
 from fedfm.running.course import stages as running_stages
+from fedfm.running.execute import resume
 from fedfm.running.feasible import feasible, promise
+from fedfm.running.progress import Progress
 from fedfm.tasks.quadratic import Quadratic
 from fedfm.trust.privacy.mechanism.gaussian import ClipNoise
 from stopping import apart, interrupted, killed, killed_in
@@ -135,6 +137,21 @@ def test_more_rounds_are_the_last_stage_s(whole: Path, tmp_path: Path) -> None:
         fedfm.resume(tmp_path / "run", rounds=1)
     with pytest.raises(ResumeError, match="not fewer"):
         fedfm.resume(tmp_path / "run", rounds=3)
+
+
+def test_what_is_said_of_rounds_counts_those_of_the_stages_before(tmp_path: Path) -> None:
+    said: list[str] = []
+    heard = Progress()
+    heard.tell = said.append  # type: ignore[method-assign]
+    fed = replace(two(), rounds=1)
+    killed(fed, tmp_path / "run", 2)
+    resume(tmp_path / "run", fed, progress=heard)
+    resume(tmp_path / "run", fed, rounds=4, progress=heard)
+    assert not [t for t in said if "extends it" in t]
+    resume(tmp_path / "run", two(), progress=heard)  # which is done already
+    killed(fed, tmp_path / "other", 2)
+    resume(tmp_path / "other", two(), progress=heard)
+    assert said[-1] == "this run is of 3 rounds, the federation says 5: rounds=5 extends it"
 
 
 def test_a_stage_s_own_schedule(tmp_path: Path) -> None:

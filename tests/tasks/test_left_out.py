@@ -171,3 +171,34 @@ def test_many_parties_are_told_of_in_one_line(parties: int) -> None:
         ", ".join(f"p{k} {k + 1}" for k in range(parties - 1, parties - 4, -1)),
     )
     assert said == [f"{parties} parties, train: {n:,} rows are left out (no text); most of {most}", *rest]
+
+
+@pytest.mark.parametrize(
+    ("name", "takes"), [("roberta", 39), ("bert", 40)]
+)  # RoBERTa numbers from padding + 1
+def test_the_limit_that_cuts_is_named_the_models_or_the_tasks(tmp_path: Path, name: str, takes: int) -> None:
+    model = arch.encoder(tmp_path / "m", name, max_position_embeddings=40)
+    rows = [
+        {"text": f"{i} is a text of fifty characters or a few above", "label": "ab"[i % 2]} for i in range(12)
+    ]
+    write(tmp_path / "d/a.jsonl", rows)
+    for asked, named in (
+        (64, f"the {takes} tokens that the model takes (task.max_tokens is 64)"),
+        (16, "task.max_tokens (16)"),
+    ):
+        task = SequenceClassification(model=model, max_tokens=asked)
+        fed = Federation(task, Files(str(tmp_path / "d")), client=Local(steps=1, batch=2), rounds=1)
+        (said,) = probe(Setup(fed)).remarks
+        assert f"training texts are longer than {named} and are cut" in said
+        assert ("another task.model or shorter texts" in said) == (asked == 64)
+
+
+def test_a_prompt_that_fills_the_positions_of_the_model_is_not_the_settings_fault(tmp_path: Path) -> None:
+    rows = [{"instruction": "q" * (1 + i % 2 * 60), "answer": "a"} for i in range(12)]
+    write(tmp_path / "d/a.jsonl", rows)
+    model = arch.decoder(tmp_path / "m", "gpt2", n_positions=48)
+    task = CausalLM(model=model, max_tokens=64, score_by="loss", template="plain")
+    fed = Federation(task, Files(str(tmp_path / "d")), client=Local(steps=1, batch=2), rounds=1)
+    assert "the prompt fills the 48 tokens that the model takes (task.max_tokens is 64)" in str(
+        probe(Setup(fed)).remarks
+    )

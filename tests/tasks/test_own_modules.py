@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -206,3 +208,46 @@ def test_truth_values_are_classes() -> None:
         ).metric["federated"]
 
     assert told(bool) == told("int64") == told("uint8")
+
+
+WRAPS: list[Any] = [
+    lambda net: torch.compile(net, backend="eager"),
+    nn.DataParallel,
+    lambda net: torch.compile(nn.DataParallel(net), backend="eager"),
+]
+
+
+@pytest.mark.parametrize("wrap", WRAPS)
+def test_a_wrapped_module_is_saved_under_the_names_of_the_module(tmp_path: Path, wrap: Any) -> None:
+    net = Fixed()
+    bound = Torch(wrap(net)).open(DATA.open(0))
+    bound.objective.save(bound.module, str(tmp_path))
+    again = Fixed()
+    again.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), again.parameters(), strict=True))
+    assert json.loads((tmp_path / "config.json").read_text())["architecture"].endswith(".Fixed")
+
+
+def test_a_run_of_a_wrapped_module_leaves_the_model_of_the_plain_one(tmp_path: Path) -> None:
+    nets = {"plain": plain, "wrapped": lambda: nn.DataParallel(plain())}
+    for name, net in nets.items():
+        run(
+            Federation(Torch(net), DATA, client=Local(lr=0.1, steps=2, batch=4), rounds=1),
+            out=tmp_path / name,
+        )
+    one, other = (load_file(tmp_path / name / "model/model.safetensors") for name in nets)
+    assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+
+
+def test_a_part_that_its_class_wraps_keeps_the_names_of_the_class(tmp_path: Path) -> None:
+    class Parted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = nn.DataParallel(plain())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.net(x)  # type: ignore[no-any-return]
+
+    bound = Torch(Parted).open(DATA.open(0))
+    bound.objective.save(bound.module, str(tmp_path))
+    Parted().load_state_dict(load_file(tmp_path / "model.safetensors"))

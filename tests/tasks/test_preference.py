@@ -183,3 +183,29 @@ def test_a_run_its_export_and_what_inspect_shows(model: str, tmp_path: Path) -> 
         found = export(tmp_path / "again", tmp_path / f"again{merged}", merged=merged)
         assert found.scores["loss"] == pytest.approx(found.reported["loss"], rel=1e-4)
     assert isinstance(load_tuned(tmp_path / "again/model").predict(["is 3 even?"])[0], str)
+
+
+def test_a_question_of_turns_is_the_question(model: str) -> None:
+    def say(role: str, text: str) -> dict[str, str]:
+        return {"role": role, "content": text}
+
+    asked = (say("system", "be short"), say("user", "is 2 even?"))
+    one = [{"prompt": list(asked), "chosen": [say("assistant", "yes")], "rejected": "no"}]
+    two = [{"chosen": [*asked, say("assistant", "yes")], "rejected": [*asked, say("assistant", "no")]}]
+    task = Preference(model=model)
+    found = []
+    for rows, columns in ((one, {"instruction": "prompt"}), (two, {})):
+        parties = Arrays(rows, columns=columns, test_fraction=0.0).open(0, task.columns)
+        encoded = task.open(parties).encode(parties.train("party-0"))
+        found.append([encoded.chosen.tokens[0], encoded.rejected.tokens[0], encoded.chosen.prompts.tolist()])
+    assert found[0] == found[1]
+    open_ended = [one[0] | {"prompt": [say("assistant", "hello")]}, *one]
+    parties = Arrays(open_ended, columns={"instruction": "prompt"}, test_fraction=0.0).open(0, task.columns)
+    assert parties.account.reasons() == {"instruction: turns that do not end with the user's": 1}
+
+
+def test_a_prompt_of_turns_is_offered_as_the_instruction(model: str) -> None:
+    turns = [{"role": "user", "content": "is 2 even?"}]
+    rows = [{"prompt": turns, "chosen": "yes", "rejected": "no"}] * 3
+    with pytest.raises(DataError, match="data.columns={instruction: prompt}"):
+        Arrays(rows).open(0, Preference(model=model).columns)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 
@@ -11,6 +10,7 @@ from fedfm.core.combine import ByPath, stages_of
 from fedfm.core.errors import Problem
 from fedfm.core.federation import Federation
 from fedfm.core.protocols import Wire
+from fedfm.vectors.patterns import matches
 
 
 def lossy(fed: Federation) -> Iterator[Problem]:
@@ -50,7 +50,7 @@ def lossy(fed: Federation) -> Iterator[Problem]:
 def _spares(stage: Wire, name: str) -> bool:
     """Does a code by the names of tensors leave this one as it is?"""
     rules = stage.rules if isinstance(stage, ByPath) else {}
-    first = next((wire for pattern, wire in rules.items() if fnmatch.fnmatchcase(name, pattern)), None)
+    first = next((wire for pattern, wire in rules.items() if matches(pattern, name)), None)
     return first is not None and all(s.lossless for s in stages_of(first))
 
 

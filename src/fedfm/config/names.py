@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from fedfm.core.federation import Federation
 from fedfm.core.job import UPLOAD
 from fedfm.text import nearest
 from fedfm.vectors.layout import Layout
+from fedfm.vectors.patterns import matches
 
 
 def strange(fed: Federation, parties: Iterable[str], layout: Layout | None = None) -> list[Problem]:
@@ -28,7 +28,7 @@ def strange(fed: Federation, parties: Iterable[str], layout: Layout | None = Non
         for slot, wire, gives in ways:
             names = [e.name for e in gives(layout).trained.entries]
             found += _walk(wire, slot, {"tensor": names, "tensors": names})
-    return found
+    return list(dict.fromkeys(found))
 
 
 def _walk(node: Any, where: str, there: Mapping[str, Sequence[str]]) -> Iterator[Problem]:
@@ -62,8 +62,10 @@ def _field(
         yield from _one(str(key), of_keys, f"{at}.{key}", there)
         if isinstance(inner, str):
             yield from _one(inner, of_values, f"{at}.{key}", there)
+    if of_keys.endswith("s"):
+        yield from _overtaken([str(key) for key in value], of_keys, at, there.get(of_keys))
     if of_keys in ("parties", "tensors") and value and of_keys in there:  # patterns must reach everybody
-        left = [n for n in there[of_keys] if not any(fnmatch.fnmatchcase(n, p) for p in value)]
+        left = [n for n in there[of_keys] if not any(matches(p, n) for p in value)]
         if left:
             what = f"no pattern matches {', '.join(left[:3])}" + (
                 f" and {len(left) - 3} more" if left[3:] else ""
@@ -73,12 +75,44 @@ def _field(
             )
 
 
+def _overtaken(patterns: list[str], sort: str, at: str, known: Sequence[str] | None) -> Iterator[Problem]:
+    """Rules that never act: all that they fit is taken by those before them. A closing '*' may wait for nobody."""
+    for k, name in enumerate(patterns):
+        before = patterns[:k]
+        if known is None:
+            takers, spoilt = [p for p in before if _covers(p, name)][:1], False
+        else:
+            fits = {n for n in known if matches(name, n)}
+            of = {n: next((p for p in before if matches(p, n)), "") for n in known}
+            takers = [p for p in before if any(of[n] == p for n in fits)] if all(of[n] for n in fits) else []
+            spoilt = any(all(n in fits for n in known if of[n] == p) for p in takers)  # these would be next
+        if name == "*" or not takers:
+            continue
+        first = before.index(takers[0])
+        order = ", ".join(f"'{p}': ..." for p in (*before[:first], name, *before[first:], *patterns[k + 1 :]))
+        yield Problem(
+            f"{at}.{name}",
+            f"'{name}' never acts: {' and '.join(repr(p) for p in takers[:3])}{' and others' if takers[3:] else ''} "
+            f"{'stand' if takers[1:] else 'stands'} before it and {'take' if takers[1:] else 'takes'} every "
+            f"{'tensor' if sort == 'tensors' else 'party'} that it fits",
+            "the first pattern that fits wins",
+            "drop it: each of these has a rule of its own"
+            if spoilt
+            else f"the narrower one first: {{{order}}}",
+        )
+
+
+def _covers(wide: str, narrow: str) -> bool:
+    """Every name that `narrow` fits is fitted by `wide`, whatever names there are; false where that is not plain."""
+    return not set(wide) & set("?[") and "[" not in narrow and matches(wide, narrow)
+
+
 def _one(name: str, sort: str, at: str, there: Mapping[str, Sequence[str]]) -> Iterator[Problem]:
     known = there.get(sort)
     if known is None or (sort == "phase" and not name):
         return
     if sort.endswith("s"):
-        if name != "*" and not any(fnmatch.fnmatchcase(n, name) for n in known):
+        if name != "*" and not any(matches(name, n) for n in known):
             kind = "tensor" if sort == "tensors" else "party"
             yield Problem(
                 at, f"'{name}' matches no {kind}", nearest(name, known), f"correct the pattern, or drop {at}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +14,7 @@ from fedfm.core.context import Ctx
 from fedfm.core.message import DTYPES, Message
 from fedfm.core.protocols import Bound, Replies, Say, State, Wire
 from fedfm.vectors.layout import Entry, Layout
+from fedfm.vectors.patterns import matches
 
 
 def _fact(of: Callable[[Iterable[Any]], Any], name: str) -> Any:
@@ -133,7 +133,7 @@ _TYPES = list(DTYPES)
 def first(patterns: Iterable[str], name: str, rule: str) -> str:
     """The first pattern that matches."""
     for pattern in patterns:
-        if fnmatch.fnmatchcase(name, pattern):
+        if matches(pattern, name):
             return pattern
     raise KeyError(f"{rule}: no pattern of {list(patterns)} matches '{name}'; add '*'")
 

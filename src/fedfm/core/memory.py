@@ -32,9 +32,7 @@ class RunState:
     epoch: int = 0  # sessions begun so far, those of dead attempts included
     server: State = field(default_factory=dict)
     slots: dict[str, State] = field(default_factory=dict)  # of every other server-side slot
-    decode: dict[str, int] = field(
-        default_factory=dict
-    )  # sender -> version of what the uplink remembers of it
+    decode: dict[str, int] = field(default_factory=dict)  # sender -> version of the uplink's memory of it
     down: dict[str, int] = field(default_factory=dict)  # receiver -> version of what the downlink remembers
     pending: dict[str, State] = field(default_factory=dict)  # the downlink's, once the receiver has answered
     accepted: dict[str, int] = field(default_factory=dict)  # client -> version of its state
@@ -56,9 +54,8 @@ class RunState:
     def load(cls, path: Path) -> RunState:
         plain = thaw(path)
         if (found := plain.pop("format", 1)) != FORMAT:
-            raise ResumeError(
-                f"{path} has format {found}, this release reads {FORMAT}: resume it with the release that began it"
-            )
+            fix = "resume it with the release that began it"
+            raise ResumeError(f"{path} has format {found}, this release reads {FORMAT}: {fix}")
         return cls(**plain | {"busy": {i: Job.of(j) for i, j in plain["busy"].items()}})
 
 
@@ -99,9 +96,7 @@ class Round:
     start: float  # simulated seconds
     folds: dict[str, Fold] = field(default_factory=dict)  # by group: one at the root, or one at every edge
     plan: Plan = field(default_factory=lambda: Plan(()))
-    queue: list[Job] = field(
-        default_factory=list
-    )  # with those that earlier rounds left at work, by completion
+    queue: list[Job] = field(default_factory=list)  # with those of earlier rounds at work, by completion
     seen: int = 0  # of the queue
     kept: dict[str, Session] = field(default_factory=dict)  # the contributors
     messages: dict[str, Message] = field(default_factory=dict)  # theirs, where somebody reads single ones

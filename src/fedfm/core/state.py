@@ -20,7 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fedfm.core.errors import ResumeError
-from fedfm.core.message import finite
+from fedfm.core.message import finite, raw
 from fedfm.core.protocols import State
 from fedfm.files import sweep, write
 
@@ -31,11 +31,20 @@ LONGEST = 150  # characters of a folder's name; file systems allow 255 bytes
 def freeze(state: State) -> bytes:
     """A state as safetensors bytes."""
     tensors: dict[str, Tensor] = {}
-    whole = json.dumps(
-        {"format": FORMAT, "state": _strip(state, tensors)}, allow_nan=False
-    )  # fills `tensors`
+    plain = _strip(state, tensors)  # fills `tensors`
+    tensors = tensors or {"": torch.zeros(0)}
+    whole = {"format": FORMAT, "state": plain, "sha256": _digest(plain, tensors)}
     # One entry of metadata: the library writes several in any order, and equal states are to be equal bytes.
-    return bytes(save(tensors or {"": torch.zeros(0)}, metadata={"state": whole}))
+    return bytes(save(tensors, metadata={"state": json.dumps(whole, allow_nan=False)}))
+
+
+def _digest(plain: Any, tensors: dict[str, Tensor]) -> str:
+    """Of all that a state's file says: a disk may give other bytes than it was given, and still a sound file."""
+    total = hashlib.sha256(json.dumps(plain).encode())
+    for key, t in sorted(tensors.items()):
+        total.update(f"{key} {t.dtype} {tuple(t.shape)}".encode() + b"\0")
+        total.update(raw(t))
+    return total.hexdigest()
 
 
 def _strip(node: Any, tensors: dict[str, Tensor]) -> Any:
@@ -63,33 +72,32 @@ def thaw(path: Path) -> State:
         with safe_open(str(path), "pt") as f:
             head = json.loads((f.metadata() or {})["state"])
             if (found := head.get("format", "0")) != FORMAT:
-                raise ResumeError(
-                    f"{path} has the format {found}, this fedfm reads {FORMAT}: use the version of fedfm that wrote "
-                    "it, or start a new run"
-                )
-            return dict(_fill(head["state"], f))
+                why = f"{path} has the format {found}, this fedfm reads {FORMAT}"
+                raise ResumeError(f"{why}: use the version of fedfm that wrote it, or start a new run")
+            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 - no mapping
+            if head.get("sha256", now := _digest(head["state"], tensors)) != now:
+                raise ValueError("its bytes are not those that were written")
+            return dict(_fill(head["state"], tensors))
     except ResumeError:
         raise
     except FileNotFoundError as e:
-        raise ResumeError(
-            f"{path} is missing; restore it from a copy of the run's folder, or start a new run"
-        ) from e
+        fix = "restore it from a copy of the run's folder, or start a new run"
+        raise ResumeError(f"{path} is missing; {fix}") from e
     except Exception as e:  # noqa: BLE001 - any damage means the same to the user
-        raise ResumeError(
-            f"{path} is damaged or no state file ({e}); restore it, or resume from an older checkpoint"
-        ) from e
+        fix = "restore it, or resume from an older checkpoint"
+        raise ResumeError(f"{path} is damaged or no state file ({e}); {fix}") from e
 
 
-def _fill(node: Any, file: Any) -> Any:
+def _fill(node: Any, tensors: dict[str, Tensor]) -> Any:
     if not isinstance(node, dict):
         return node
     if "$tensor" in node:
-        return file.get_tensor(node["$tensor"])
+        return tensors[node["$tensor"]]
     if "$float" in node:
         return float(node["$float"])
     if "$list" in node:
-        return [_fill(v, file) for v in node["$list"]]
-    return {k: _fill(v, file) for k, v in node["$dict"]}
+        return [_fill(v, tensors) for v in node["$list"]]
+    return {k: _fill(v, tensors) for k, v in node["$dict"]}
 
 
 def leaves(state: Any) -> Iterator[Any]:

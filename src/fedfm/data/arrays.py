@@ -16,7 +16,7 @@ from fedfm.data.cleaning.columns import Piece
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.files import Files
 from fedfm.data.own import Own
-from fedfm.data.reading.memory import is_dataset, is_frame, is_pair, is_rows, lines
+from fedfm.data.reading.memory import is_dataset, is_frame, is_pair, is_rows, lines, same_columns
 from fedfm.data.reading.paths import SPLITS
 from fedfm.data.source import natural
 
@@ -33,7 +33,8 @@ class Arrays(Own):
     """Rows that are in memory: of each party (a mapping party -> rows), or of everybody.
 
     Rows are a list of mappings, a pandas DataFrame, a `datasets.Dataset`, a mapping of columns, or a pair (x, y) of
-    arrays: `image` and `label` where x holds bytes of pictures, else `x` and `y`. Rows of everybody need a
+    arrays, or of a table and a column: `image` and `label` where x holds bytes of pictures, else `x` and `y`. Columns of
+    numbers under other names are, for a module of your own, a mapping of tensors (a `label` with them is `y`). Rows of everybody need a
     `partition` or a `party_column`; without them they are one party's. `test` has rows for all, or of each party.
     """
 
@@ -69,17 +70,22 @@ class Arrays(Own):
         """A piece per party, or one for all."""
         whose = self.partition is None and not self.party_column
         found = []
+        tables: list[tuple[str, Any]] = []
         for party, rows in _parties(self.train, "train", faults).items():
             place = f"train[{party!r}]" if party else "train"
+            tables.append((place, rows))
             owner = (party or "party-0") if whose else ""
             found.append(Piece(place, lines(rows, place, faults), owner))
         if self.test is not None:
             for party, rows in _parties(self.test, "test", faults).items():
                 place = f"test[{party!r}]" if party else "test"
+                tables.append((place, rows))
                 found.append(Piece(place, lines(rows, place, faults), party if whose else "", "test", party))
         if self.validation is not None:
+            tables.append(("validation", self.validation))
             piece = Piece("validation", lines(self.validation, "validation", faults))
             found.append(self.beside(piece, self.test is not None))
+        same_columns(tables, faults)
         return found
 
 

@@ -30,6 +30,8 @@ ROLES = {  # of ShareGPT and its relatives, to those that chat templates know
     "observation": "tool",
     "function_call": "assistant",
 }
+UNNAMED = "a number, and data.labels has words: nobody says which name belongs to which number"
+_NUMERAL = re.compile(r"[+-]?\d+(\.\d+)?|true|false")
 _WHOLE = re.compile(r"([+-]?\d+)\.0*")
 _SAID = re.compile(r"(?:\A|\n\n)(Human|Assistant):")  # as hh-rlhf writes its turns
 MOST_TEXT = 1 << 20  # characters of one text; several novels. Read whole, 300 million took 24 GB
@@ -140,8 +142,11 @@ class Named(Label):
     names: tuple[str, ...] = ()
 
     def clean(self, value: Any) -> str:
-        if (found := name(value)) not in {name(n) for n in self.names}:
-            raise Unfit("a label that data.labels does not name")
+        if (found := name(value)) not in (names := {name(n) for n in self.names}):
+            words = not any(map(_NUMERAL.fullmatch, names))
+            raise Unfit(
+                UNNAMED if words and _NUMERAL.fullmatch(found) else "a label that data.labels does not name"
+            )
         return found
 
 
@@ -209,8 +214,8 @@ class Array(Kind):
 
         if isinstance(value, str):
             value = _listed(value, "an array")
-        try:
-            found = torch.as_tensor(value)
+        try:  # a view that runs backwards, or one of a locked table, is no tensor
+            found = torch.as_tensor(value.copy() if hasattr(value, "strides") else value)
         except (TypeError, ValueError, RuntimeError):
             raise Wrong(f"no array of numbers but {type(value).__name__}") from None
         if found.dtype == torch.float64:

@@ -11,10 +11,11 @@ from fedfm.cards.registry import knob
 from fedfm.core.errors import DataError
 from fedfm.core.schema import Account, Column, Lost, Unfit
 from fedfm.data import kinds
-from fedfm.data.cleaning.alike import alike, spelled
+from fedfm.data.cleaning.alike import alike, numeric, otherwise, several, spelled
 from fedfm.data.cleaning.columns import Map, Pairs, Piece, clean, lacking
 from fedfm.data.cleaning.faults import Faults
-from fedfm.data.cleaning.layouts import Wanted, unread, wanted, whose
+from fedfm.data.cleaning.layouts import Wanted, layout_of, unread, wanted, whose
+from fedfm.data.cleaning.numbering import numbered
 from fedfm.data.cleaning.proposals import headless, proposal, turned
 from fedfm.data.source import Parties, Partition, Row, Shard, divide, group_rows, natural, stream
 from fedfm.data.splits import UNUSED, Source, compared, hold_out
@@ -46,7 +47,9 @@ class Own(Source):
     image_mode: str = knob("", "channels of pictures: grey, colour, or as they are", choices=("", "L", "RGB"))
 
     labels: tuple[str, ...] = knob(
-        (), "class names, agreed beforehand (needed under a guarantee); empty: those of the training rows"
+        (),
+        "class names, agreed beforehand (needed under a guarantee); empty: those of the training rows. Classes that are "
+        "numbers (y) are called by them in the order given here",
     )
 
     @property
@@ -71,10 +74,14 @@ class Own(Source):
             why = "a map reads canonical name: your column"
             faults.add("columns", "the map is the wrong way round", why, back)
             faults.settle()
-        columns_ = self._pictured(wanted(columns, mapped, found, faults))
+        named = {self.party_column, self.test_group} - {""}
+        theirs = [f for f in found if f not in named]
+        numbers = () if columns or layout_of(theirs) else numeric(pieces)
+        columns_ = self._pictured(wanted(columns, mapped, theirs, faults, numbers))
         tests = any(p.split == "test" for p in pieces)
         account, rows = Account(), list[tuple[Piece, Pairs]]()
         blamed = self._lacking(pieces, columns_, mapping, maps, faults) | spelled(pieces, columns_, faults)
+        blamed |= several(pieces, columns_, mapping, maps, faults)
         for piece in pieces:
             lost = Counter(piece.lost)
             own = maps.get(piece.party, mapping)
@@ -107,7 +114,8 @@ class Own(Source):
     def _said(self, parties: Parties, rows: list[tuple[Piece, Pairs]]) -> Parties:
         """With the labels that were agreed, the rows that are the server's, and what a person should know."""
         if self.labels:  # also those that nobody holds: what is absent would tell
-            parties = replace(parties, labels=tuple(sorted(map(kinds.name, self.labels))))
+            names = tuple(map(kinds.name, self.labels))
+            parties = replace(parties, labels=numbered(names, rows) or tuple(sorted(names)))
         if server := [r for p, pairs in rows if p.split == "server" for r, _ in pairs]:
             parties = replace(parties, house=Shard("server", tuple(server)))
         notes = [*parties.notes, *compared(parties)]
@@ -181,11 +189,12 @@ class Own(Source):
         if not any(missing.values()):
             return set()
         fix = proposal(full, columns, mapping, maps)
+        more = "" if mapping else otherwise(full, columns)
         for p in full:
             for column in missing[p.place]:
                 theirs = maps.get(p.party, mapping).get(column, (column,))
                 role = f"for '{column}'" if theirs != (column,) else ""
-                faults.absent(p.place, "' or '".join(theirs), role, p.has, fix)
+                faults.absent(p.place, "' or '".join(theirs), role, p.has, fix, more)
         return {place for place, names in missing.items() if names}
 
     # ---- owners -----------------------------------------------------------------------------------------------
@@ -240,6 +249,8 @@ class Own(Source):
     def _none(self, place: str, n: int, account: Account, party: str, faults: Faults, fix: str = "") -> None:
         reasons = ", ".join(f"{k} {why}" for why, k in account.reasons(party=party).items())
         why = f"all {n} rows are left out: {reasons}" if n else "it is empty"
+        if kinds.UNNAMED in reasons:
+            fix = "the names in the rows themselves; or the numbers as names, in quotation marks: data.labels='[\"0\", ...]'"
         faults.add(place, "the file gives no rows", why, fix or "fill it, or leave it out of the pattern")
 
     # ---- splits -----------------------------------------------------------------------------------------------

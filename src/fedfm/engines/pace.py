@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
@@ -13,6 +12,7 @@ import torch
 from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
 from fedfm.core.protocols import Load, Pace
+from fedfm.vectors.patterns import matches
 
 
 @method("lognormal", slot="speed", section="VII")
@@ -94,7 +94,7 @@ class SimulatedPace(Pace):
         return due + link.seconds(nbytes, link.up_mbit_s, ctx)
 
     def _link(self, party: str) -> Link:
-        return next((link for p, link in self.links.items() if fnmatch.fnmatchcase(party, p)), NO_WAIT)
+        return next((link for p, link in self.links.items() if matches(p, party)), NO_WAIT)
 
     @property
     def loses(self) -> bool:

@@ -63,15 +63,22 @@ def line(event: Any) -> str:
 
 
 def read(path: Path) -> Iterator[Line]:
-    """The events of a ledger file; raises ResumeError on a line that is none."""
-    with path.open("rb") as f:
+    """The events of a ledger file; raises ResumeError on a line that is none, and for a file that cannot be read."""
+    try:
+        file = path.open("rb")
+    except OSError as e:
+        raise ResumeError(f"{path} cannot be read ({e.strerror or e}): restore it") from e
+    with file as f:
         for number, raw in enumerate(f, 1):
             if not raw.endswith(b"\n"):
                 return
             try:
-                yield json.loads(raw.decode())
-            except ValueError as e:
+                event = json.loads(raw.decode())
+                if not isinstance(event, dict) or not event.keys() & {"kind", "round"}:
+                    raise ValueError("it is no event and no record of a round")
+            except (ValueError, RecursionError) as e:
                 raise ResumeError(f"{path}, line {number}, is damaged ({e}): restore it") from e
+            yield event
 
 
 def digest(path: Path) -> str:

@@ -19,6 +19,7 @@ VOCABULARIES = (
     "*.bpe",
     "*.codes",
 )
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _LFS = b"version https://git-lfs"
 
 
@@ -43,6 +44,9 @@ def check(folder: Path) -> None:
             "fedfm tunes unquantised weights",
             "name the original model",
         )
+    whole = (name for name in INDEXES if (folder / name).is_file() or (folder / _one(name)).exists())
+    if (first := next(whole, None)) and not (folder / _one(first)).exists():
+        _shards(folder, first)
     for file in sorted(folder.iterdir()):
         if file.is_file() and file.stat().st_size < 1024 and file.read_bytes().startswith(_LFS):
             raise _fault(
@@ -51,6 +55,26 @@ def check(folder: Path) -> None:
                 "the file itself was not downloaded",
                 "run `git lfs pull` in the folder it was cloned to",
             )
+
+
+def _one(index: str) -> str:
+    """The one file that is read instead of an index, where it is there."""
+    return index.removesuffix(".index.json")
+
+
+def _shards(folder: Path, index: str) -> None:
+    """Raise ModelError for an index whose weights are not all beside it: what lies elsewhere is in no digest of the model."""
+    named = read(folder / index).get("weight_map")
+    files = sorted(set(map(str, named.values()))) if isinstance(named, dict) else []
+    again = "copy the whole folder again, or save it again with save_pretrained"
+    if not files:
+        raise _fault(folder / index, "names no weights", "its `weight_map` says which file holds what", again)
+    if away := [f for f in files if Path(f).name != f]:
+        why = "a model's weights lie in its folder: others may change, or be somebody else's, and nobody would notice"
+        raise _fault(folder / index, f"names weights outside of the folder ({away[0]})", why, again)
+    if gone := [f for f in files if not (folder / f).is_file()]:
+        why = f"{len(gone)} of the {len(files)} files that {index} names are not here"
+        raise _fault(folder, f"{gone[0]} is missing", why, again)
 
 
 def read(file: Path) -> dict[str, Any]:

@@ -133,16 +133,15 @@ def resume(
         if rounds is not None and rounds > done and (why := _stopped(folder)):
             raise ResumeError(f"{folder} cannot be extended: {why}")
         model = MODEL if fed.serving.whole else MODELS
-        whole = all((folder / part).exists() for part in ("summary.json", model, "report.html"))
         # it may have stopped before its last round
         ended = max(done, fed.since + before.config["rounds"] if before else 0)
-        if was["complete"] and whole and fed.last <= ended:
-            return Result.read(folder).judged(strict)
+        if was["complete"] and fed.last <= ended and (result := _whole(folder, model)):
+            return result.judged(strict)
         names, objects = (was["trackers"], []) if trackers is None else _trackers(trackers)
         changes = [{"after": done, "what": d.what, "was": d.was, "now": d.now} for d in differences]
         was |= {"trackers": names, "history": [*was["history"], *changes]}
         plan = Plan(folder, config, fed, was, True, _several(callbacks), objects, progress or Silent())
-        _told(plan, done, rounds or (federation or fed).rounds)
+        _told(plan, done, rounds or (federation or fed).last)
         return drive(plan).judged(strict)
 
 
@@ -160,9 +159,19 @@ def _acceptable(accept: Iterable[str]) -> None:
         )
 
 
+def _whole(folder: Path, model: str) -> Result | None:
+    """The result of a run whose parts are all there; None where one is missing or damaged, and is to be written again."""
+    if not all((folder / part).exists() for part in (model, "report.html")):
+        return None
+    try:
+        return Result.read(folder)
+    except ResumeError:
+        return None
+
+
 def _told(plan: Plan, done: int, said: int) -> None:
     """Say that the federation was given with other rounds than the run's, and which exports will be of another model."""
-    if said != (own := plan.fed.rounds):
+    if said != (own := plan.fed.last):
         plan.progress.tell(
             f"this run is of {own} rounds, the federation says {said}: rounds={said} extends it"
         )

@@ -138,7 +138,7 @@ def of_best(best: Mapping[str, Any]) -> str:
 
 def stopped(run: Run) -> str:
     """Why the run ended before its last round; empty: it did not."""
-    if run.state.round >= run.fed.rounds:
+    if run.state.round >= run.fed.last:
         return ""
     reasons = [e["reason"] for e in ledger.read(run.folder / "events.jsonl") if e["kind"] == "stopped"]
     return str(reasons[-1]) if reasons else ""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fedfm.core.errors import RunFailed
+from fedfm.core.errors import ResumeError, RunFailed
 from fedfm.ledger import file as ledger
 from fedfm.ledger.events import Dropout, Failed, Late, Line, Planned, Refused, Upload
 from fedfm.report.drawing.markup import esc
@@ -197,8 +197,22 @@ class Result:
 
     @classmethod
     def read(cls, folder: str | Path) -> Result:
-        """The result that lies in a run directory."""
-        return cls(Path(folder), json.loads((Path(folder) / "summary.json").read_text(encoding="utf-8")))
+        """The result that lies in a run directory. Raises ResumeError."""
+        path = Path(folder) / "summary.json"
+        try:
+            summary = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(summary, dict) or not summary.keys() >= {
+                "status",
+                "metric",
+                "metrics",
+                "rounds",
+            }:
+                raise ValueError("it is no summary of a run")
+        except (OSError, ValueError, RecursionError) as e:
+            why = e.strerror if isinstance(e, OSError) else e
+            fix = f"fedfm resume {folder} writes it again"
+            raise ResumeError(f"{path} cannot be read: {why}\n    fix: {fix}") from e
+        return cls(Path(folder), summary)
 
     @property
     def status(self) -> str:

@@ -77,7 +77,7 @@ def probe(task: Task, bound: Bound, parties: Any) -> list[Problem]:
     except (Exception, SystemExit) as e:  # noqa: BLE001 - nobody can list what networks of strangers raise
         if INEXACT in str(e):
             raise  # no fault of the network's: `tried` goes on without
-        problems = [_broken(e)]
+        problems = [_unknown(e, some) or _broken(e)]
     finally:
         for name, (_, own, _) in each.items():
             own.load(before[name])
@@ -132,6 +132,23 @@ def _encoded(site: Any) -> Iterator[tuple[str, str, Any]]:
     own = any("server rows" in m.needs for m in fed.methods().values()) or fed.evaluate.validates
     if own and fed.serving.whole and fed.task.whole:
         yield "server", "server", site.home.rows()
+
+
+def _unknown(e: BaseException, rows: Any) -> Problem | None:
+    """Rows of other columns than x and y are a mapping of tensors, which whoever asks for another key has not met."""
+    has = [{"image": "x", "label": "y"}.get(c, c) for c in rows.columns if c != "group"]
+    if (
+        not isinstance(e, KeyError)
+        or set(has) == {"x", "y"}
+        or not any(hasattr(v, "shape") for v in rows.rows[0].values())
+    ):
+        return None
+    return Problem(
+        "task",
+        f"the model fails on a few real rows: KeyError: {words_of(e).removeprefix('KeyError: ')[:80]}",
+        f"these rows make a batch that is a mapping of tensors ({', '.join(has)}); raised at {place(e)}",
+        f"Torch(..., loss=f) with f(module, batch) that takes batch['{has[0]}'] and the others (scores too); or (x, y) as rows",
+    )
 
 
 def _broken(e: BaseException) -> Problem:
@@ -221,5 +238,5 @@ def _steady(bound: Bound, rows: Any) -> Iterator[Problem]:
             "task",
             "the model keeps something from one step to the next that its parameter vector does not hold",
             f"at the same parameters the loss was {first:g} before a step and {second:g} after it",
-            "keep it in a buffer, and declare that: BoundModule(..., buffers=(...))",
+            "keep it in a buffer, and declare that: Torch(..., buffers=(...)), or of a BoundModule",
         )

@@ -6,7 +6,6 @@ per-layer methods go through the `Layout`. The frozen base is never in here.
 
 from __future__ import annotations
 
-import fnmatch
 import functools
 import hashlib
 import math
@@ -15,6 +14,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from fedfm.vectors.patterns import matches
 
 ALIGN = 16  # elements: 64 bytes of fp32, so that every tensor starts on a cache line
 
@@ -88,7 +89,7 @@ class Layout:
 
     def sub(self, pattern: str, *, rest: bool = False) -> tuple[Layout, Tensor]:
         """The layout of the tensors that match (`rest`: of the others), and where its elements lie in this one."""
-        kept = [e for e in self.entries if fnmatch.fnmatchcase(e.name, pattern) != rest]
+        kept = [e for e in self.entries if matches(pattern, e.name) != rest]
         sub = self.like({e.name: e.shape for e in kept})
         where = [torch.arange(e.offset, e.offset + _up(e.size)) for e in kept]
         return sub, torch.cat(where) if where else torch.empty(0, dtype=torch.long)

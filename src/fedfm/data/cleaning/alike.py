@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedfm.data.cleaning.columns import Pairs, Piece
+from fedfm.data.cleaning.columns import Map, Pairs, Piece
 from fedfm.data.cleaning.faults import Faults
-from fedfm.data.cleaning.layouts import Wanted
-from fedfm.data.kinds import Array
+from fedfm.data.cleaning.layouts import Wanted, layout_of
+from fedfm.data.kinds import Array, Label, empty, plain
 
 FLOATS, INTEGERS = "floats", "integers"
 
@@ -27,6 +27,67 @@ def spelled(pieces: Sequence[Piece], columns: Wanted, faults: Faults) -> set[str
             faults.add(piece.place, what, why, "class numbers: numpy.unique(y, return_inverse=True)[1]")
             found.add(piece.place)
     return found
+
+
+def numeric(pieces: Sequence[Piece]) -> list[str]:
+    """The columns that hold numbers or arrays of them, and nothing else but gaps, in every piece that has them."""
+    left = dict.fromkeys(k for p in pieces for k in p.has)
+    for _, row in (line for p in pieces for line in p.lines):
+        for name in [k for k in left if not empty(v := row.get(k)) and not _number(v)]:
+            del left[name]
+    return list(left)
+
+
+def _number(value: Any) -> bool:
+    value = plain(value)
+    if isinstance(value, list | tuple) and value:
+        return all(map(_number, value))
+    dtype = str(getattr(value, "dtype", "object")).removeprefix("torch.")
+    return isinstance(value, bool | int | float) or dtype.startswith(
+        ("float", "bfloat", "int", "uint", "bool")
+    )
+
+
+def several(
+    pieces: Sequence[Piece], columns: Wanted, mapping: Map, maps: Mapping[str, Map], faults: Faults
+) -> set[str]:
+    """Note labels that are lists, one fault a piece; the places of those pieces."""
+    found = set[str]()
+    for piece in pieces:
+        named = [
+            s
+            for c in columns
+            if c.name == "label"
+            for s in maps.get(piece.party, mapping).get(c.name, (c.name,))
+        ]
+        for name in named:
+            lists = [v for _, r in piece.lines if isinstance(v := r.get(name), list | tuple)]
+            if len(lists) * 2 > len(piece.lines):  # else of those rows alone
+                faults.add(
+                    piece.place,
+                    f"'{name}' is a list in {len(lists)} of {len(piece.lines)} rows, such as {str(lists[0])[:40]}",
+                    "the task learns one class a row, and no task several at once yet",
+                    "one name a row: a column for one of the classes, or a name for each combination ('a+b')",
+                )
+                found.add(piece.place)
+    return found
+
+
+def otherwise(pieces: Sequence[Piece], columns: Wanted) -> str:
+    """What else rows of no known layout may be, to be told where a column is missed; empty: nothing."""
+    has, numbers = pieces[0].has, numeric(pieces)
+    rest, said = ", ".join(h for h in has if h not in numbers), ""
+    flags = [
+        h
+        for h in has
+        if {str(plain(r.get(h))) for _, r in pieces[0].lines}
+        in ({"0", "1"}, {"False", "True"}, {"0.0", "1.0"})
+    ]
+    if flags[1:] and any(isinstance(c.kind, Label) and c.required for c in columns):
+        said = f"; {', '.join(flags[:4])} are marks of several classes a row, and one is learnt"
+    if numbers[1:] and not layout_of(has):
+        said += f"; a module of your own reads (x, y), columns x and y, or numbers alone (without {rest})"
+    return said
 
 
 def alike(rows: Sequence[tuple[Piece, Pairs]], faults: Faults) -> None:

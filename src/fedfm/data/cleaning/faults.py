@@ -31,7 +31,9 @@ class Faults:
             self._told[place] += 1
             self.problems.append(Problem(f"{place}:{line}" if line else place, what, why, fix))
 
-    def absent(self, place: str, column: str, role: str, found: Sequence[str], fix: str) -> None:
+    def absent(
+        self, place: str, column: str, role: str, found: Sequence[str], fix: str, more: str = ""
+    ) -> None:
         """Note that `place` lacks a column; the same column missing in several files is one problem."""
         what = f"there is no column '{column}'" + (f" ({role})" if role else "")
         at, places = self._absent.setdefault(what, (len(self.problems), {}))
@@ -49,7 +51,7 @@ class Faults:
             else f"{names[0]} has"
         )
         close = difflib.get_close_matches(column, first, n=1, cutoff=0.6)
-        why = f"{who}: {', '.join(first)}" + (f"; did you mean '{close[0]}'?" if close else "")
+        why = f"{who}: {', '.join(first)}" + (f"; did you mean '{close[0]}'?" if close else "") + more
         if len(names) == 1:
             self.problems.append(Problem(where, what, why, fix))
         else:  # the first file's fix stands for all

@@ -139,11 +139,16 @@ def layout_of(has: Collection[str]) -> str:
 
 
 def wanted(
-    columns: Sequence[Column] | None, mapped: Collection[str], found: Collection[str], faults: Faults
+    columns: Sequence[Column] | None,
+    mapped: Collection[str],
+    found: Collection[str],
+    faults: Faults,
+    numbers: Collection[str] = (),
 ) -> Wanted:
     """The columns to read: the task's, or, when it declares none, those of the layout that map or rows have.
 
-    A map with `text` and no `label` asks for plain text. A mapped name that nobody reads is a fault.
+    Rows of no layout, all of whose columns are `numbers`, give these, each an array under its own name. A map with
+    `text` and no `label` asks for plain text. A mapped name that nobody reads is a fault.
     """
     known = {c.name: c for c in columns} if columns else KNOWN
     strange = [m for m in mapped if m not in known]
@@ -156,6 +161,10 @@ def wanted(
     if columns:
         return tuple(columns)
     mine = [m for m in mapped if m in known]
+    free = [f for f in found if f not in ("label", "group")]
+    if not mapped and not layout_of(found) and free and set(free) <= set(numbers):
+        rest = [c for c in ("label", "group") if c in found]
+        return (*(Column(c, kinds.Array()) for c in free), *(KNOWN[c] for c in rest))
     there = {*found, *mine, *(c for c, also in ALIASES.items() if set(also) & set(found))}
     name = (
         layout_of(mine)

@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from fedfm.core.errors import DataError
 from fedfm.data.cleaning.columns import Lines
 from fedfm.data.cleaning.faults import Faults
@@ -32,8 +34,10 @@ def is_array(data: Any) -> bool:
 
 
 def is_pair(data: Any) -> bool:
-    """(x, y): two arrays, or an array and a list, of one length."""
-    return isinstance(data, tuple) and len(data) == 2 and is_array(data[0]) and hasattr(data[1], "__len__")
+    """(x, y): two arrays, or an array or table and a list, of one length."""
+    if not isinstance(data, tuple) or len(data) != 2 or not hasattr(data[1], "__len__"):
+        return False
+    return is_array(data[0]) or (is_frame(data[0]) and not isinstance(data[1], str | Mapping))
 
 
 def is_rows(data: Any) -> bool:
@@ -87,6 +91,20 @@ def _named(columns: list[Any], rows: Sequence[Sequence[Any]], place: str, faults
 
 def _pair(x: Any, y: Any, place: str, faults: Faults) -> Lines:
     """An array of inputs and what belongs to each: pictures with labels where the inputs look like bytes of pictures."""
+    if is_frame(x):
+        if hasattr(y, "index") and not callable(y.index) and not x.index.equals(y.index):
+            fix = (
+                "the rows of one table for both; reset_index(drop=True) on both where their order is the same"
+            )
+            faults.add(place, "x and y have other indexes", "nobody can tell which y belongs to which x", fix)
+            return []
+        if text := [str(c) for c in x.columns if not _numeric(x[c])]:
+            fix = "numbers for it (codes, or pandas.get_dummies), or x without it"
+            faults.add(place, f"the column '{text[0]}' of x holds no numbers", "x is read as one array", fix)
+            return []
+        mixed = any(t.kind not in "iuf" for t in map(np.dtype, (x[c].to_numpy().dtype for c in x.columns)))
+        x = x.to_numpy("float64" if mixed else None)
+    y = y.to_numpy() if is_frame(y) else y
     if len(x) != len(y):
         fix = "give one y for each x"
         faults.add(place, f"{len(x)} rows of x and {len(y)} of y", "they belong together", fix)
@@ -94,6 +112,31 @@ def _pair(x: Any, y: Any, place: str, faults: Faults) -> Lines:
     pictures = str(x.dtype).endswith("uint8") and len(x.shape) in (3, 4)
     names = ("image", "label") if pictures else ("x", "y")
     return [(i, dict(zip(names, row, strict=True))) for i, row in enumerate(zip(x, y, strict=True), 1)]
+
+
+def _numeric(column: Any) -> bool:
+    try:
+        column.to_numpy("float64")
+    except (TypeError, ValueError):
+        return False
+    return not any(isinstance(v, str) for v in column)
+
+
+def same_columns(tables: Sequence[tuple[str, Any]], faults: Faults) -> None:
+    """Note tables of pairs (x, y) whose columns are others, or stand in another order, than those of the first."""
+    named = [(place, [str(c) for c in rows[0].columns]) for place, rows in tables if _is_tabled(rows)]
+    for place, names in named[1:]:
+        if names != named[0][1]:
+            faults.add(
+                place,
+                f"the columns of x are {', '.join(names)[:80]}, those of {named[0][0]} {', '.join(named[0][1])[:80]}",
+                "x is read as one array, so a column must stand at one place everywhere",
+                "the same columns in the same order: x[list(other.columns)]",
+            )
+
+
+def _is_tabled(rows: Any) -> bool:
+    return is_pair(rows) and is_frame(rows[0])
 
 
 def _dataset(data: Any) -> Lines:

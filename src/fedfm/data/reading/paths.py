@@ -60,34 +60,41 @@ def expand(patterns: Sequence[str], where: str, faults: Faults) -> list[Path]:
         if os.path.isdir(full):
             here = _folder(Path(full), pattern, where, faults)
         else:
-            hits = [Path(p) for p in glob.glob(full, recursive=True)]
+            # a name that is there is meant, not a pattern: rows[1].csv is no rows1.csv
+            named = [full] if os.path.lexists(full) else glob.glob(full, recursive=True)
+            hits = [Path(p) for p in named]
             here = [p for p in hits if os.path.isfile(p)]
             for folder in sorted(p for p in hits if p not in here and os.path.isdir(p)):
                 here += _folder(folder, str(folder), where, faults)
             if not hits:
                 fix = "paths are relative to the current folder; give an absolute path or another pattern"
                 faults.add(where, f"no file matches '{pattern}'", _around(full), fix)
-            for lost in (p for p in hits if not os.path.exists(p)):
-                faults.add(
-                    str(lost), "a link that leads nowhere", "or round in a circle", "remove or mend it"
-                )
+            for lost in hits:
+                if not os.path.isfile(lost) and not os.path.isdir(lost):
+                    _no_file(lost, faults)
         found += sorted(here, key=lambda p: natural(str(p)))
     return list(dict.fromkeys(found))
 
 
 def _folder(folder: Path, pattern: str, where: str, faults: Faults) -> list[Path]:
     """The data files of a folder, or of its sub-folders where it has none; what looks like data and is not read is a fault."""
-    files, folders = _listing(folder)
+    files, folders = _listing(folder, faults)
     if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
         fix = f"data=hub data.dataset={pattern} (in Python: fedfm.Hub({pattern!r}))"
         faults.add(where, f"'{pattern}' was written by save_to_disk", "it is a saved data set", fix)
         return []
     here = [p for p in files if ending(p)[0] in READ]
-    inner = {p: [q for q in _listing(p)[0] if ending(q)[0] in READ] for p in folders}
+    unheard = Faults("what is not looked for")
+    below = {p: _listing(p, unheard if here else faults) for p in folders}
+    inner = {p: [q for q in inside if ending(q)[0] in READ] for p, (inside, _) in below.items()}
     inner = {p: found for p, found in inner.items() if found}
     unread = [p.name for p in files if p not in here and _looks_like_data(p)]
     if here and inner:
         unread += [f"{p.name}/ ({len(found)} files)" for p, found in inner.items()]
+    elif inner:
+        unread += [f"{p.name}/{q.name}" for p in folders for q in below[p][0] if _looks_like_data(q)]
+        deep = ((p, q, _listing(q, unheard)[0]) for p in folders for q in below[p][1])
+        unread += [f"{p.name}/{q.name}/" for p, q, last in deep if any(ending(r)[0] in READ for r in last)]
     if unread and (here or inner):
         faults.add(
             where,
@@ -106,12 +113,27 @@ def _folder(folder: Path, pattern: str, where: str, faults: Faults) -> list[Path
     return here or [q for found in inner.values() for q in found]
 
 
-def _listing(folder: Path) -> tuple[list[Path], list[Path]]:
+def _listing(folder: Path, faults: Faults) -> tuple[list[Path], list[Path]]:
+    """Its files and its folders; what is called like data and is neither, or a folder that cannot be read, is a fault."""
     try:
         names = sorted(p for p in folder.iterdir() if not p.name.startswith((".", "_")))
-    except OSError:
+    except OSError as e:
+        faults.add(str(folder), "the folder cannot be read", e.strerror or str(e), "check it and its rights")
         return [], []
-    return [p for p in names if os.path.isfile(p)], [p for p in names if os.path.isdir(p)]
+    files, folders = [p for p in names if os.path.isfile(p)], [p for p in names if os.path.isdir(p)]
+    for p in names:
+        if p not in files and p not in folders and (ending(p)[0] in READ or _looks_like_data(p)):
+            _no_file(p, faults)
+    return files, folders
+
+
+def _no_file(path: Path, faults: Faults) -> None:
+    """What stands in a file's place: its rows would be missed in silence."""
+    if not os.path.exists(path):
+        faults.add(str(path), "a link that leads nowhere", "or round in a circle", "remove or mend it")
+    else:
+        fix = "write its rows to a file, or remove it"
+        faults.add(str(path), "not a file", "it is a pipe, a socket or a device, which is never read", fix)
 
 
 def _looks_like_data(path: Path) -> bool:

@@ -29,7 +29,11 @@ def parquet(path: Path, data: bytes, faults: Faults, sheet: str = "") -> Lines:
         return []
     if not _once(path, table.column_names, faults):
         return []
-    return list(enumerate(table.to_pylist(), 1))
+    try:
+        return list(enumerate(table.to_pylist(), 1))
+    except UnicodeDecodeError as e:
+        faults.add(str(path), "the file's text is not UTF-8", str(e), "write it again as UTF-8")
+        return []
 
 
 def workbook(path: Path, data: bytes, faults: Faults, sheet: str = "") -> Lines:
@@ -43,6 +47,8 @@ def workbook(path: Path, data: bytes, faults: Faults, sheet: str = "") -> Lines:
         raise MissingExtra("openpyxl", "data", f"reading {path}") from None
     try:
         book = openpyxl.load_workbook(io.BytesIO(data), read_only=True, data_only=True)
+        for s in book.worksheets:  # some writers give a size that is too small, or as large as a sheet can be
+            s.reset_dimensions()
         found = {s.title: [[_cell(c) for c in row] for row in s.iter_rows()] for s in book.worksheets}
     except Exception as e:  # noqa: BLE001 - zip, XML and key errors alike mean "no workbook"
         why = f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"

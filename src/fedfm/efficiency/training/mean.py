@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregator, Lift, State
 from fedfm.text import nearest
 from fedfm.vectors.cut import cut
+from fedfm.vectors.patterns import matches
 
 MOST_FACTOR = 1e6  # beyond that nobody else counts, and a float32 sum overflows
 
@@ -85,7 +85,7 @@ class Mean(Aggregator):
 
     def init(self, parties: Sequence[str], ctx: Ctx) -> State:
         """Raises ConfigError for each name or pattern of `factors` that no party has."""
-        strangers = [name for name in self.factors if not fnmatch.filter(parties, name)]
+        strangers = [name for name in self.factors if not any(matches(name, party) for party in parties)]
         if strangers:
             raise ConfigError(
                 Problem(
@@ -99,7 +99,7 @@ class Mean(Aggregator):
         return {}
 
     def _factor(self, party: str) -> float:
-        return next((f for name, f in self.factors.items() if fnmatch.fnmatchcase(party, name)), 1.0)
+        return next((f for name, f in self.factors.items() if matches(name, party)), 1.0)
 
     def lift(self, m: Message, ctx: Ctx) -> Lift:
         alpha = m.mass if self.weights == "examples" else 1.0

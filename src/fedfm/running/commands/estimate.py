@@ -55,6 +55,7 @@ def _of(fed: Federation) -> dict[str, Any]:
         seconds = _seconds_a_step(site) * sum(fed.client.steps_for(n) for n in rows.values()) * fed.rounds
         traffic = _traffic(site, rows)
         cut = sum(getattr(site.data(i), "cut", 0) for i in rows)
+        room = next((r for _, b, _ in each.values() if (r := getattr(b.objective, "room", ""))), "")
         lost = left_out(site)
     workers = fed.engine.make().workers
     return {
@@ -69,6 +70,7 @@ def _of(fed: Federation) -> dict[str, Any]:
         "seconds": seconds / workers,
         "rows": rows,
         "cut": cut,
+        "room": room,
         "lost": lost,
     }
 

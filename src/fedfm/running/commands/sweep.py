@@ -7,7 +7,7 @@ import itertools
 import json
 import re
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,15 +70,20 @@ def sweep(
     baselines: str = "none",
     engine: str | None = None,
     rounds: int | None = None,
+    trackers: Sequence[str] = (),
+    keep_rounds: int = 0,
     progress: Callable[[Point, int, int], Progress | None] = lambda point, k, n: None,
+    tell: Callable[[str], None] = lambda note: None,
 ) -> list[Point]:
     """Run every combination of the axes in `settings`, each in a folder of its own under `out`.
 
     Called again with the same `out` it goes on: finished runs are read, interrupted ones resumed, and those that
     another process is writing are left to it. All configs are checked before the first run. A run that fails is a
-    row of the table; `report.html` is one page on all of them. Raises ConfigError.
+    row of the table; `report.html` is one page on all of them. `trackers` and `keep_rounds` are those of each run that
+    begins; `tell` hears which settings gave way to which. Raises ConfigError.
     """
     grid, plain = axes(settings)
+    beside = {"baselines": baselines, "trackers": trackers, "keep_rounds": keep_rounds}
     out, points, problems = Path(out), [], list[Problem]()
     for values in itertools.product(*grid.values()):
         assigned = dict(zip(grid, values, strict=True))
@@ -92,15 +97,17 @@ def sweep(
         points.append((assigned, setup))
     if problems:
         raise ConfigError(problems)
+    for note in dict.fromkeys(n for _, setup in points for n in setup.notes):
+        tell(note)
     done = []
     for k, (assigned, setup) in enumerate(points):
         point = Point({p: yaml.safe_load(v) for p, v in assigned.items()}, out / _slug(assigned), None)
-        done.append(_run(point, setup, baselines, progress(point, k, len(points))))
+        done.append(_run(point, setup, beside, progress(point, k, len(points))))
         _note(out, done)
     for k in [
         k for k, p in enumerate(done) if TAKEN in p.error
     ]:  # another process may be done with it by now
-        done[k] = _run(done[k], points[k][1], baselines, progress(done[k], k, len(points)))
+        done[k] = _run(done[k], points[k][1], beside, progress(done[k], k, len(points)))
         _note(out, done)
     if any(p.result is not None for p in done):
         report.write([out])
@@ -136,7 +143,7 @@ def _states(group: Sequence[Point]) -> dict[str, int]:
     return {s: states.count(s) for s in dict.fromkeys(states)}
 
 
-def _run(point: Point, setup: Setup, baselines: str, progress: Progress | None) -> Point:
+def _run(point: Point, setup: Setup, beside: Mapping[str, Any], progress: Progress | None) -> Point:
     """Run one point or go on with it; what goes wrong with it stays its own."""
     result: Result | None = None
     error = ""
@@ -157,7 +164,7 @@ def _run(point: Point, setup: Setup, baselines: str, progress: Progress | None) 
                 )
             result = resume(point.folder, progress=progress)
         else:
-            result = execute(setup, point.folder, baselines=baselines, progress=progress)
+            result = execute(setup, point.folder, progress=progress, **beside)
     except ConfigError:
         raise
     except RunFailed as e:
@@ -171,7 +178,7 @@ def _run(point: Point, setup: Setup, baselines: str, progress: Progress | None) 
 def _config_of(folder: Path) -> configs.Config:
     from fedfm.config import text
 
-    return text.parse((folder / CONFIG).read_text(encoding="utf-8"), str(folder / CONFIG))
+    return text.load(folder / CONFIG)
 
 
 def _slug(assigned: dict[str, str]) -> str:

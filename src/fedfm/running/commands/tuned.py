@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import json
+import os
 import shutil
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,23 @@ from typing import Any
 from fedfm.cards.registry import name_of
 from fedfm.config import plain as configs
 from fedfm.config import text
-from fedfm.core.errors import DataError, FedfmError, ModelError
+from fedfm.core.errors import DataError, FedfmError, ModelError, ResumeError
 from fedfm.core.protocols.scoring import means
+from fedfm.data.cleaning.faults import Faults
+from fedfm.data.reading.paths import READ, ending
+from fedfm.data.reading.text import read
 from fedfm.data.splits import opened
+from fedfm.files import alive
 from fedfm.running.course import leaving
 from fedfm.running.process import borrowed
 from fedfm.running.record.folder import EXPORTS
 from fedfm.running.summary import of_best
+from fedfm.running.verdict import Result
 
 COLUMNS = ("text", "instruction")
 FAR = 1e-3  # relative difference of a loss that merging may make in float32
 FAR_HALF = 2e-2  # in bfloat16
+MAKING = ".making."  # what is not yet a model
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
 
 
@@ -54,8 +60,8 @@ def model_of(folder: Path, party: str | None = None) -> Path:
 def round_of(folder: Path) -> str:
     """Which round a run's model is of, where it is not the last one; empty: it is, or there is no record."""
     try:
-        best = json.loads((folder / "summary.json").read_text(encoding="utf-8")).get("best")
-    except (OSError, ValueError):
+        best = Result.read(folder).summary.get("best")
+    except ResumeError:
         return ""
     return of_best(best) if best and best["kept"] else ""
 
@@ -70,24 +76,17 @@ def predict(folder: Path, texts: list[Any], party: str | None = None) -> list[An
 
 
 def read_texts(file: Path, column: str = "") -> list[Any]:
-    """Texts of a file: one a line, or a column of .jsonl or .csv (default: text, else instruction), as a pair where a
-    row has `text_pair`. Raises DataError."""
-    try:
-        content = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as e:
-        raise DataError(f"{file} cannot be read: {e}\n    fix: give a text file in UTF-8") from e
-    if file.suffix not in (".jsonl", ".csv"):
-        return [line for line in content.splitlines() if line.strip()]
-    rows: list[dict[str, Any]] = []
-    if file.suffix == ".csv":
-        rows = list(csv.DictReader(content.splitlines()))
-    else:
-        for n, line in enumerate(content.splitlines(), 1):
-            try:
-                row = json.loads(line) if line.strip() else {}
-            except ValueError as e:
-                raise DataError(f"{file}, line {n}: this is no JSON ({e})") from e
-            rows += [row] if isinstance(row, dict) and row else []
+    """Texts of a file: a column of a file of rows, as training reads them (default: text, else instruction), as a pair
+    where a row has `text_pair`; of any other file one a line. Raises DataError."""
+    if ending(file)[0] not in READ:
+        try:
+            content = file.read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as e:
+            raise DataError(f"{file} cannot be read: {e}\n    fix: give a text file in UTF-8") from e
+        return [line for line in content.split("\n") if line.strip()]
+    faults, lost = Faults(str(file)), Counter[str]()
+    rows = [row for _, row in read(file, faults, lost)]
+    faults.settle()
     wanted = (column,) if column else COLUMNS
     found = next((c for c in wanted if rows and c in rows[0]), None)
     if found is None:
@@ -106,24 +105,35 @@ def export(folder: Path, to: Path | None, *, merged: bool, party: str | None = N
     `party`: whose, where each has its own; it is scored on that party's own test rows.
 
     Raises ModelError when the merged model is not the model that was scored (its loss moved), and leaves nothing then.
+    Whoever is killed meanwhile leaves no model there either.
     """
     source = model_of(folder, party)
     to = to or folder / EXPORTS[merged]
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+    if to.exists() and (not to.is_dir() or not all(map(_left, to.iterdir()))):
         raise ModelError(f"{to} is not empty\n    fix: give another folder with --to")
-    to.parent.mkdir(parents=True, exist_ok=True)
+    for old in to.glob(f"{MAKING}*"):
+        shutil.rmtree(old)
+    part = to / f"{MAKING}{os.getpid()}"  # inside, for `to` may be a volume's root
     skipped = (*ADAPTER, "README.md") if merged else ()
-    shutil.copytree(
-        source, to, ignore=lambda _, names: [n for n in names if n in skipped], dirs_exist_ok=True
-    )
     try:
+        shutil.copytree(source, part, ignore=lambda _, names: [n for n in names if n in skipped])
         with borrowed():
             if merged:
-                _merge(source, to)
-            return _scored(folder, to, party)
+                _merge(source, part)
+            found = _scored(folder, part, to, party)
+        for path in part.iterdir():
+            path.replace(to / path.name)
+        part.rmdir()
     except BaseException:
         shutil.rmtree(to, ignore_errors=True)
         raise
+    return found
+
+
+def _left(path: Path) -> bool:
+    """Is it what a killed export left?"""
+    pid = path.name.removeprefix(MAKING)
+    return path.name.startswith(MAKING) and not (pid.isdigit() and alive(int(pid)))
 
 
 def _merge(source: Path, to: Path) -> None:
@@ -147,22 +157,21 @@ def _merge(source: Path, to: Path) -> None:
     write_task(whole, tuned.objective.labels, tuned.objective.base, to)
 
 
-def _scored(folder: Path, model: Path, party: str | None) -> Exported:
-    """Score what lies in `model` on the run's test rows, and compare with what the run reported."""
+def _scored(folder: Path, model: Path, to: Path, party: str | None) -> Exported:
+    """Score what lies in `model`, on its way to `to`, on the run's test rows, and compare with what the run reported."""
     from fedfm.tasks import load_tuned
 
     if not (folder / "summary.json").is_file():
-        return Exported(model, {}, {}, "it is no run directory")
-    reported = json.loads((folder / "summary.json").read_text(encoding="utf-8"))["metrics"]
+        return Exported(to, {}, {}, "it is no run directory")
+    reported = dict(Result.read(folder).summary["metrics"])
     if party is not None:
         reported = {k.removesuffix(f"/{party}"): v for k, v in reported.items() if k.endswith(f"/{party}")}
     tuned = load_tuned(model)
     try:
-        config = text.parse((folder / "config.yaml").read_text(encoding="utf-8"), str(folder / "config.yaml"))
-        fed = configs.from_config(config)
+        fed = configs.from_config(text.load(folder / "config.yaml"))
         rows = opened(fed.data, fed.seed, fed.task).test(party)
     except FedfmError as e:
-        return Exported(model, {}, reported, str(e).split("\n")[0])
+        return Exported(to, {}, reported, str(e).split("\n")[0])
     import torch
 
     with torch.no_grad():
@@ -172,8 +181,8 @@ def _scored(folder: Path, model: Path, party: str | None) -> Exported:
     limit = FAR_HALF if getattr(tuned.task, "dtype", "") == "bfloat16" else FAR
     if was is not None and now is not None and abs(now - was) > limit * max(1.0, abs(was)):
         raise ModelError(
-            f"{model}: the exported model is not the one that was scored (loss {now:.4f}, reported {was:.4f})\n"
+            f"{to}: the exported model is not the one that was scored (loss {now:.4f}, reported {was:.4f})\n"
             "    why: merging changed it (a tied head, or a lower precision)\n"
             f"    fix: use the adapter itself: fedfm export {folder}"
         )
-    return Exported(model, scores, reported)
+    return Exported(to, scores, reported)

@@ -13,6 +13,7 @@ from fedfm.core.loop import Run
 from fedfm.core.protocols import Bound
 from fedfm.core.session import Site
 from fedfm.files import write
+from fedfm.models.folder import read
 from fedfm.text import nearest
 
 MODEL, MODELS, NAMES = "model", "models", "parties.json"
@@ -58,7 +59,7 @@ def _models(run: Run, site: Site) -> Iterator[tuple[str, Bound]]:
 def model_of(folder: Path, party: str | None = None) -> Path:
     """The folder of the model of a finished run, or of one party's. Raises ModelError that names the parties."""
     if (folder / MODELS / NAMES).is_file():
-        names = json.loads((folder / MODELS / NAMES).read_text(encoding="utf-8"))
+        names = read(folder / MODELS / NAMES)
         if party in names:
             return folder / MODELS / str(names[party])
         what = "there is one model for each party" if party is None else f"there is no party '{party}'"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,7 +36,7 @@ def begun(task: T, labels: tuple[str, ...] | None = None) -> T:
         )
         raise ModelError(f"task.start={folder}: no adapter_config.json here\n    fix: {fix}")
     if (folder / FILE).is_file():
-        record = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        record = read(folder / FILE)
         told = (record.get("base") or {}).get("weights")
         if told and told != base(spec.model).weights:
             raise ModelError(

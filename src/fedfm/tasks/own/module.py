@@ -176,7 +176,7 @@ class _Objective(Objective):
             yield from off_scale(self.task.loss, out)
             yield from mixing(own_measures(self.task), module, batch, out)
             yield from lumped(self.scores, module, batch, out)
-            if self.task.loss is not None or self.labels is not None:
+            if self.task.loss is not None:
                 return
             shape: tuple[int, ...] = tuple(getattr(out, "shape", ()))
         if len(shape) < 2:
@@ -252,9 +252,15 @@ class _Objective(Objective):
         return {c: getattr(v, "shape", v) for c, v in row.items()}
 
     def save(self, module: nn.Module, folder: str) -> None:
-        """The state dict as safetensors, for `module.load_state_dict`."""
+        """The state dict as safetensors, for `module.load_state_dict`: of the module itself, not of what torch wraps it
+        in (torch.compile, DataParallel), whose names have a prefix that the class does not know."""
         from fedfm.tasks.export import write_weights
 
+        wrapped = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+        while (
+            inner := getattr(module, "module" if isinstance(module, wrapped) else "_orig_mod", None)
+        ) is not None:
+            module = inner
         state = {n: t.detach().to("cpu", copy=True).contiguous() for n, t in module.state_dict().items()}
         write_weights(state, Path(folder, "model.safetensors"))
         record = {

@@ -99,7 +99,7 @@ class Instruction(TextObjective):
                 cuts.append(([*prompt, *answer][: self.limit], len(prompt)))
                 longer += len(prompt) + len(answer) > self.limit
             else:
-                full = f"the prompt fills task.max_tokens ({self.limit})"
+                full = f"the prompt fills {self.room}"
                 dropped["the answer has no token" if not answer else full] += 1
         prompts = torch.tensor([n for _, n in cuts], dtype=torch.long)
         return Dialogues(

@@ -18,14 +18,29 @@ from torch.nn import functional
 from fedfm.cards.registry import knob, load, method
 from fedfm.core.errors import DataError
 from fedfm.core.protocols import Scores
-from fedfm.core.schema import Column
-from fedfm.data.kinds import Group, Reply, Text
+from fedfm.core.schema import Column, Unfit
+from fedfm.data.kinds import Group, Reply, Text, Turns
 from fedfm.data.source import Shard
 from fedfm.tasks.bound import BoundModule, evaluating
 from fedfm.tasks.features import Features
 from fedfm.tasks.ragged import Ragged
 from fedfm.tasks.text.causal import Batch, Dialogues, Instruction
 from fedfm.tasks.text.decoder import LanguageTask, network
+
+
+@dataclass(frozen=True)
+class Question(Turns):
+    """A question: text, or the turns up to the answer."""
+
+    instead: tuple[str, ...] = ()
+
+    def clean(self, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            return Text().clean(value)
+        turns = tuple(self._turn(t) for t in value)
+        if not turns or turns[-1]["role"] != "user":
+            raise Unfit("turns that do not end with the user's")
+        return turns
 
 
 @method(
@@ -42,13 +57,14 @@ class Preference(LanguageTask):
 
     r = log p(answer) - log p_0(answer), nats, summed over the answer's tokens; p_0 is the model that training began
     from (with the adapter of `start`, if there is one), the same at every party and in every round. Rows:
-    `instruction`, `chosen`, `rejected` [, `input`, `group`]; the answers may be turns that hold the question. Scores:
+    `instruction`, `chosen`, `rejected` [, `input`, `group`]; all may be turns, of which the answers' may hold the question.
+    Scores:
     accuracy (share of pairs whose chosen answer gained more than the rejected one; a tie counts half), loss, margin
     (mean of beta * (r_chosen - r_rejected)), and accuracy/GROUP.
     """
 
     columns = (
-        Column("instruction", Text()),
+        Column("instruction", Question()),
         Column("input", Text(), required=False),
         Column("system", Text(), required=False),
         Column("chosen", Reply()),
@@ -126,7 +142,7 @@ class Pairwise(Instruction):
             i for i in range(len(chosen)) if chosen.tokens[i] == rejected.tokens[i]
         ]  # the prompt is one, so what has no room here has none there
         if same:
-            dropped[f"both answers are the same up to task.max_tokens ({self.limit})"] += len(same)
+            dropped[f"both answers are the same up to {self.room}"] += len(same)
             kept = [i for i in range(len(chosen)) if i not in set(same)]
             chosen, rejected = self._some(chosen, kept), self._some(rejected, kept)
         cut = max(chosen.cut, rejected.cut)
@@ -252,7 +268,10 @@ def _asked(row: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
             raise ValueError(
                 f"`{name}` does not end with an assistant's turn\n    fix: cut what follows the answer"
             )
-        question, before = row.get("instruction"), turns[:-1]
+        question = row.get("instruction")
+        if isinstance(question, tuple) and not Reply.asks(turns):
+            turns = (*question, *turns)
+        before = turns[:-1]
         if Reply.asks(turns):
             if before[-1]["role"] != "user":
                 raise ValueError(

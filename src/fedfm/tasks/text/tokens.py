@@ -46,6 +46,15 @@ class TextObjective(Networked):
         wanted: int = self.task.max_tokens
         return min(limits.longest(network, self.tokenizer, wanted), limits.positions(network) - virtual)
 
+    @functools.cached_property
+    def room(self) -> str:
+        """What sets `limit`, in words: the task, or the model, which then takes fewer tokens than the task says."""
+        wanted: int = self.task.max_tokens
+        if self.limit >= wanted:
+            return f"task.max_tokens ({wanted})"
+        beside = f" beside {n} virtual ones" if (n := int(self.task.tuning.prepends())) else ""
+        return f"the {self.limit} tokens that the model takes{beside} (task.max_tokens is {wanted})"
+
     def within(self, tokens: Ragged) -> Ragged:
         """The same tokens. Raises ModelError when one has no row in the network's embedding."""
         have = limits.rows(self.network(self.whole))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from torch.nn import functional
 from fedfm.cards.registry import knob, load, method
 from fedfm.core.errors import DataError, ModelError, words_of
 from fedfm.core.protocols import Scores, Task
+from fedfm.models.folder import read
 from fedfm.models.identity import Base
 from fedfm.models.store import local
 from fedfm.tasks.beginning.adapter import begun
@@ -308,8 +308,7 @@ def _width(encoder: Any) -> int:
 def _told(model: str) -> dict[str, Any]:
     """What the model's folder says of its image processor."""
     path = Path(local(model)) / PIXELS
-    found: Any = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return found if isinstance(found, dict) else {}
+    return read(path) if path.is_file() else {}
 
 
 def _own_size(network: Any, told: dict[str, Any]) -> int:

@@ -1,0 +1,112 @@
+"""Tables of numbers for a module of one's own: a pair (x, y), or a mapping of tensors, each under its own name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+import fedfm
+from fedfm.core.errors import ConfigError
+from fedfm.core.schema import Column
+from fedfm.data.arrays import Arrays
+from fedfm.data.kinds import Array
+from said import said
+
+pandas = pytest.importorskip("pandas")
+XY = (Column("x", Array()), Column("y", Array()))
+NAMES = list("abcd")
+
+
+def table(seed: int, n: int = 24) -> Any:
+    x = np.random.default_rng(seed).standard_normal((n, 4))
+    return pandas.DataFrame(x, columns=NAMES).assign(income=(x[:, 0] > 0).astype(int))
+
+
+def loss(module: Any, batch: Any) -> Any:
+    return F.cross_entropy(module(torch.stack([batch[k] for k in NAMES], 1)), batch["income"])
+
+
+def trained(folder: Path, make: Callable[[int], Any], task: Any = None, **more: Any) -> Any:
+    data = Arrays({f"c{i}": make(i) for i in range(3)}, test=make(9), **more)
+    task = task or fedfm.Torch(lambda: torch.nn.Linear(4, 2), loss=loss)
+    fed = fedfm.Federation(task=task, data=data, client=fedfm.Local(lr=0.3), engine=fedfm.InProcess())
+    return fedfm.run(fed, rounds=2, out=folder).summary
+
+
+def test_columns_of_numbers_are_a_mapping_of_tensors(tmp_path: Path) -> None:
+    forms: dict[str, Callable[[int], Any]] = {
+        "frame": table,
+        "columns": lambda seed: {k: v.to_numpy() for k, v in table(seed).items()},
+        "rows": lambda seed: table(seed).to_dict("records"),
+    }
+    found = {trained(tmp_path / name, make)["model_digest"] for name, make in forms.items()}
+    assert len(found) == 1
+
+
+def test_arrays_as_columns_and_a_label(tmp_path: Path) -> None:
+    class Two(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.l = torch.nn.Linear(4, 2)
+
+        def forward(self, a: Any, b: Any) -> Any:
+            return self.l(torch.cat([a, b], 1))
+
+    def make(seed: int) -> Any:
+        x, y = table(seed)[NAMES].to_numpy(), table(seed)["income"].to_numpy()
+        return {"a": x[:, :1], "b": x[:, 1:], "label": np.array(["no", "yes"])[y]}
+
+    task = fedfm.Torch(Two, loss=lambda m, batch: F.cross_entropy(m(batch["a"], batch["b"]), batch["y"]))
+    assert trained(tmp_path / "run", make, task)["status"] == "finished"
+    wrong = fedfm.Torch(Two, loss=lambda m, batch: F.cross_entropy(m(batch["a"], batch["b"]), batch["label"]))
+    with pytest.raises(ConfigError) as e:
+        trained(tmp_path / "wrong", make, wrong)
+    told = str(e.value)
+    assert "a mapping of tensors (a, b, y)" in told and "KeyError: 'label'" in told
+
+
+def test_the_default_loss_needs_x_and_y_and_says_so(tmp_path: Path) -> None:
+    task = fedfm.Torch(lambda: torch.nn.Linear(4, 2))
+    with pytest.raises(ConfigError) as e:
+        trained(tmp_path / "run", table, task)
+    told = str(e.value)
+    assert "a mapping of tensors (a, b, c, d, income)" in told and "or (x, y) as rows" in told
+
+
+def test_a_table_with_text_is_told_what_a_module_reads() -> None:
+    told = said(lambda: Arrays(table(0).assign(job="x")).open(0))
+    assert "a module of your own reads (x, y)" in told and "numbers alone (without job)" in told
+
+
+def test_gaps_and_columns_that_name_parties(tmp_path: Path) -> None:
+    gap = table(0)
+    gap.loc[3, "a"] = np.nan
+    assert len(Arrays(gap, test_fraction=0.0).open(0).pooled()) == 23
+    whole = pandas.concat([table(i).assign(site=f"s{i}") for i in range(3)])
+    assert Arrays(whole, party_column="site").open(0).columns == (*NAMES, "income")
+
+
+def test_a_table_and_a_column_are_x_and_y() -> None:
+    frame = table(0).sample(frac=1.0, random_state=0)
+    digest = Arrays((frame[NAMES].to_numpy(), frame["income"].to_numpy())).open(0, XY).digest
+    assert Arrays((frame[NAMES], frame["income"])).open(0, XY).digest == digest
+    assert Arrays((frame[NAMES], frame["income"].to_numpy())).open(0, XY).digest == digest
+    back = frame[NAMES].to_numpy()[:, ::-1]  # a view that runs backwards
+    assert len(Arrays((back, frame["income"]), test_fraction=0.0).open(0, XY).pooled()) == 24
+
+
+def test_tables_that_do_not_belong_together_are_refused() -> None:
+    one, two = table(0), table(1)
+    pairs = {"a": (one[NAMES], one["income"]), "b": (two[NAMES[::-1]], two["income"])}
+    told = said(lambda: Arrays(pairs).open(0, XY))
+    assert "the columns of x are d, c, b, a" in told and "same order" in told
+    told = said(lambda: Arrays((one[NAMES], one["income"][::-1])).open(0, XY))
+    assert "x and y have other indexes" in told
+    told = said(lambda: Arrays((one[NAMES].assign(job="x"), one["income"])).open(0, XY))
+    assert "the column 'job' of x holds no numbers" in told

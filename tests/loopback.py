@@ -45,6 +45,10 @@ class Fate:
         return what
 
 
+class Killed(BaseException):
+    """The server's process ends here."""
+
+
 class Loopback:
     """A transport whose other ends are parties in this thread: they work when the server waits."""
 
@@ -58,6 +62,8 @@ class Loopback:
         self._links, self._number = dict[str, int](), 0
         self._totals = {"sent": 0, "received": 0}
         self._away: dict[str, float] = {}  # until when a party has no link
+        self.dies_at, self.heard = -1, 0  # letters of parties, after which the server is killed
+        self.said: list[tuple[str, dict[str, Any]]] = []  # heads of all letters of parties
 
     def listen(self, address: str, ca: Authority, most: int) -> Loopback:
         """As `Service.listen`: parties are those that join files are written for."""
@@ -69,7 +75,11 @@ class Loopback:
         return self._totals
 
     def open(self) -> None:
-        pass
+        """A server that starts anew knows of no link."""
+        for name, number in self._links.items():
+            self._parties[name].hear(Frame(SERVER, number, "lost", Letter({"do": "lost", "why": "killed"})))
+        self._links.clear()
+        self._frames.clear()
 
     def clock(self) -> float:
         return self.now_s
@@ -82,6 +92,10 @@ class Loopback:
         """Let parties work until there is a frame; where nobody has work, time passes."""
         for _ in range(10_000):
             if self._frames:
+                self.heard += self._frames[0].kind == "letter"
+                if self.heard == self.dies_at:
+                    self.dies_at = -1
+                    raise Killed
                 return self._frames.popleft()
             if not self._step():
                 self.now_s += timeout_s or 1.0
@@ -92,7 +106,7 @@ class Loopback:
         self.send(peer, Letter({"do": "refused", "why": why}))
 
     def close(self) -> None:
-        while self._step():
+        while self._links and self._step():
             pass
 
     # ---- what the parties do ----------------------------------------------------------------------------------
@@ -112,6 +126,7 @@ class Loopback:
         letter = party.hear(inbox.popleft()) if inbox else party.work()
         if letter is not None:
             said = self._wire(letter, "received")
+            self.said.append((name, said.head))
             self._frames.append(Frame(name, self._links[name], "letter", said))
         return True
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import fedfm
 import golden
 from federations import digits
-from fedfm.core.errors import ConfigError, MachineFault, RunFailed
-from fedfm.deploy.server import Service, serve, unfit
-from loopback import Fate, Loopback, played
+from fedfm.core.errors import ConfigError, FedfmError, MachineFault, RunFailed
+from fedfm.deploy.journal import Journal
+from fedfm.deploy.letters import Letter
+from fedfm.deploy.party import Party
+from fedfm.deploy.server import Service, again, serve, unfit
+from fedfm.deploy.transport import SERVER, Frame
+from fedfm.running.verdict import Result
+from loopback import Fate, Killed, Loopback, played
 
 FAULTY = ["fedavg", "scaffold", "feedback, quantised", "split, talk coded", "buffered", "secure"]
 SERVED = [
@@ -55,10 +61,10 @@ def faulty(seed: int, folder: Path) -> None:
     """A run that links and processes are lost in ends, says so, and is the same again from the same seed."""
     name = FAULTY[seed % len(FAULTY)]
     found = []
-    for again in ("one", "two"):
+    for time in ("one", "two"):
         fate = Fate(seed, cut=0.03, kill=0.02, most=6)
         try:
-            summary = played(digits(**golden.ALL[name]), folder / again, fate).summary
+            summary = played(digits(**golden.ALL[name]), folder / time, fate).summary
         except RunFailed as e:
             summary = e.result.summary
             assert "every round failed" in str(e)
@@ -118,6 +124,54 @@ def test_a_party_that_is_away_too_long_is_named_and_the_round_goes_on(tmp_path: 
     )
     assert result.status == "finished with findings" and "party-1 never contributed" in result.reasons[0]
     assert "its link was lost" in result.reasons[0]
+
+
+def restarted(name: str, folder: Path, dies_at: int) -> tuple[Result, Loopback]:
+    """The server is killed at its so-many-eth letter of a party, and goes on; the parties live."""
+    carrier = Loopback(folder)
+    service = Service(listen=carrier.listen, clock=carrier.clock, wait_s=1000.0)
+    carrier.dies_at = dies_at
+    with pytest.raises(Killed):
+        serve(digits(**golden.ALL[name]), folder, service)
+    return again(folder, service), carrier
+
+
+@pytest.mark.parametrize("name", ["fedavg", "scaffold", "feedback, quantised", "split, talk coded"])
+@pytest.mark.parametrize("dies_at", [12, 17])
+def test_a_server_that_is_killed_repeats_the_round_with_the_same_bits(
+    name: str, dies_at: int, tmp_path: Path
+) -> None:
+    whole = played(digits(**golden.ALL[name]), tmp_path / "whole").summary
+    result, _ = restarted(name, tmp_path / "run", dies_at)
+    for what in ("model_digest", "ledger_digest", "rounds"):
+        assert result.summary[what] == whole[what], what
+
+
+@pytest.mark.parametrize("dies_at", [14, 20, 23])
+def test_no_party_says_a_round_twice_under_secure_aggregation(dies_at: int, tmp_path: Path) -> None:
+    """Two sums of one round with other cohorts give a party's update away."""
+    result, carrier = restarted("secure", tmp_path / "run", dies_at)
+    assert result.status.startswith("finished") and result.summary["rounds"] == 3
+    uploads: dict[tuple[str, int], set[int]] = {}
+    for name, head in carrier.said:
+        for e in head.get("events", ()):
+            if e["kind"] == "upload":
+                uploads.setdefault((name, e["round"]), set()).add(head["epoch"])
+    assert uploads and all(len(epochs) == 1 for epochs in uploads.values())
+
+
+def test_a_journal_that_cannot_be_read_ends_the_party(tmp_path: Path) -> None:
+    path = tmp_path / "journal.json"
+    path.write_text("{")
+    with pytest.raises(FedfmError, match="none may be answered twice"):
+        Journal(path)
+
+
+@pytest.mark.parametrize("run", ["../../x", "", "a" * 17, 3, None])
+def test_a_run_that_names_another_folder_is_refused(run: Any, tmp_path: Path) -> None:
+    party = Party("a", tmp_path)
+    with pytest.raises(FedfmError, match="no name of a run"):
+        party.hear(Frame(SERVER, 1, "letter", Letter({"do": "welcome", "run": run})))
 
 
 def test_who_does_not_come_is_named(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,14 @@ from fedfm.checks.place import settled
 from fedfm.config.plain import from_config
 from fedfm.core.errors import ConfigError, DataError, FedfmError, words_of
 from fedfm.core.federation import Federation
+from fedfm.core.job import Job, Said
+from fedfm.core.message import Message
 from fedfm.core.schema import Schema
 from fedfm.core.session import Guard
 from fedfm.core.state import Store
 from fedfm.data.splits import opened
 from fedfm.deploy.engine import plain
+from fedfm.deploy.journal import Journal, once
 from fedfm.deploy.letters import Letter
 from fedfm.deploy.server import facts
 from fedfm.deploy.transport import SERVER, Frame, Transport
@@ -38,6 +42,8 @@ class Party:
         self._desk: Desk | None = None
         self._run, self._away = "", ""
         self._ready: dict[str, Any] = {}
+        self._journal: Journal | None = None  # where a round may be answered once only
+        self._jobs: dict[tuple[str, int], Job] = {}  # under way, by party and epoch
 
     @property
     def busy(self) -> bool:
@@ -48,7 +54,16 @@ class Party:
         """The next word of whichever session is due."""
         assert self._desk is not None
         said = self._desk.step()
-        return None if said is None else Letter(plain(said), said.message)
+        if said is None:
+            return None
+        job = (
+            self._jobs.pop((said.id, said.epoch), None)
+            if said.last
+            else self._jobs.get((said.id, said.epoch))
+        )
+        if self._journal is not None and job is not None:
+            self._journal.speaks(job)
+        return Letter(plain(said), said.message)
 
     def hear(self, frame: Frame) -> Letter | None:
         """Take in what came from the server; the answer, if it wants one. Raises FedfmError when it will not have us."""
@@ -67,7 +82,21 @@ class Party:
         elif head["do"] == "ended":
             self.ended = str(head.get("status"))
         elif self._desk is not None and head["do"] in ("start", "send", "cancel", "keep"):
-            self._desk.told(head, frame.letter.message)
+            return self._asked(self._desk, head, frame.letter.message)
+        return None
+
+    def _asked(self, desk: Desk, head: dict[str, Any], message: Message | None) -> Letter | None:
+        """Take a job, or the next part of one; a round that has been answered is refused."""
+        if head["do"] == "start":
+            try:
+                job = Job.of(head["job"])
+            except (KeyError, TypeError, ValueError) as e:
+                raise FedfmError(f"the server asks for what is no job: {e}") from e
+            if self._journal is not None and (why := self._journal.bars(job)):
+                self.tell(f"refused: {why}")
+                return Letter(plain(Said(job.id, job.epoch, "gone", last=True, error=why, fault="party")))
+            self._jobs[job.id, job.epoch] = job
+        desk.told(head, message)
         return None
 
     def _lost(self, why: str) -> None:
@@ -77,13 +106,18 @@ class Party:
             for talk in self._desk.talks.values():
                 talk.close()
             self._desk.talks.clear()
+            self._jobs.clear()
         if why != self._away:
             self._away = why
             self.tell(f"no link to the server ({why}); it is dialled again")
 
     def _greet(self, head: Mapping[str, Any]) -> dict[str, Any]:
         """Open everything, the first time; what the server is told. What is wrong here is told here, in full."""
-        if self._run == head["run"]:
+        if not re.fullmatch(r"[0-9a-f]{16}", str(head.get("run"))):  # it names a folder
+            raise FedfmError(
+                f"the server names its run {str(head.get('run'))[:60]!r}, which is no name of a run"
+            )
+        if self._run == head.get("run"):
             return self._ready
         try:
             fed = from_config(head["config"])
@@ -109,7 +143,9 @@ class Party:
         bound = open_task(fed.task, own, settled(fed))
         if problems := probe(fed.task, bound, own):
             raise ConfigError(problems)
-        guard = Guard(fed, bound, own, Store(self.folder / "states" / str(head["run"])))
+        folder = self.folder / "states" / str(head["run"])
+        self._journal = Journal(folder / "journal.json") if once(fed) else None
+        guard = Guard(fed, bound, own, Store(folder))
         rows = len(own.train(self.name))
         guard.data(self.name)  # encoded before it says that it is ready
         return Desk(guard), rows, facts(head["config"], bound)

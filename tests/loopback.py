@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fedfm.core.errors import FedfmError
 from fedfm.core.federation import Federation
 from fedfm.deploy.authority import Authority
 from fedfm.deploy.letters import Letter, Reader, shards
-from fedfm.deploy.party import Party
 from fedfm.deploy.server import Service, serve
+from fedfm.deploy.site.party import Party
+from fedfm.deploy.site.policy import Policy
 from fedfm.deploy.transport import SERVER, Frame
 from fedfm.running.verdict import Result
 
@@ -52,8 +54,14 @@ class Killed(BaseException):
 class Loopback:
     """A transport whose other ends are parties in this thread: they work when the server waits."""
 
-    def __init__(self, folder: Path, fate: Fate | None = None, only: tuple[str, ...] | None = None):
-        self.folder, self.fate, self.only = folder, fate or Fate(), only
+    def __init__(
+        self,
+        folder: Path,
+        fate: Fate | None = None,
+        only: tuple[str, ...] | None = None,
+        policies: Mapping[str, Policy] | None = None,
+    ):
+        self.folder, self.fate, self.only, self.policies = folder, fate or Fate(), only, policies or {}
         self.address, self.now_s = "loopback:1", 0.0
         self._frames: deque[Frame] = deque()
         self._parties: dict[str, Party] = {}
@@ -61,6 +69,7 @@ class Loopback:
         self._readers: dict[str, Reader] = {}
         self._links, self._number = dict[str, int](), 0
         self._totals = {"sent": 0, "received": 0}
+        self.left: dict[str, str] = {}  # parties that have ended, and why
         self._away: dict[str, float] = {}  # until when a party has no link
         self.dies_at, self.heard = -1, 0  # letters of parties, after which the server is killed
         self.said: list[tuple[str, dict[str, Any]]] = []  # heads of all letters of parties
@@ -123,7 +132,13 @@ class Loopback:
             self._strike(name, what)
             return True
         party, inbox = self._parties[name], self._inboxes[name]
-        letter = party.hear(inbox.popleft()) if inbox else party.work()
+        try:
+            letter = party.hear(inbox.popleft()) if inbox else party.work()
+        except FedfmError as e:  # its process ends
+            self.left[name] = str(e)
+            self._strike(name, "kill")
+            self._away[name] = float("inf")
+            return True
         if letter is not None:
             said = self._wire(letter, "received")
             self.said.append((name, said.head))
@@ -137,7 +152,9 @@ class Loopback:
     def _link(self, name: str) -> None:
         self._number += 1
         self._links[name] = self._number
-        self._parties.setdefault(name, Party(name, self.folder / "sites" / name))
+        if name not in self._parties:
+            home, policy = self.folder / "sites" / name, self.policies.get(name)
+            self._parties[name] = Party(name, home, policy=policy)
         self._inboxes[name] = deque([Frame(SERVER, self._number, "linked")])
         self._frames.append(Frame(name, self._number, "linked"))
 

@@ -11,10 +11,10 @@ import fedfm
 import golden
 from federations import digits
 from fedfm.core.errors import ConfigError, FedfmError, MachineFault, RunFailed
-from fedfm.deploy.journal import Journal
 from fedfm.deploy.letters import Letter
-from fedfm.deploy.party import Party
 from fedfm.deploy.server import Service, again, serve, unfit
+from fedfm.deploy.site.journal import Journal
+from fedfm.deploy.site.party import Party
 from fedfm.deploy.transport import SERVER, Frame
 from fedfm.running.verdict import Result
 from loopback import Fate, Killed, Loopback, played

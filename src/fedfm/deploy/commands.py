@@ -1,4 +1,4 @@
-"""The commands of real parties: ca, invite, serve, join, revoke."""
+"""The commands of real parties: ca, invite, serve, join, receipts, revoke."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 
 from fedfm.core.errors import FedfmError
 from fedfm.runs import interruptible, show
@@ -124,19 +125,28 @@ def join(
     folder: Annotated[
         Path | None, typer.Option("--folder", help="what this party keeps (default: beside JOINFILE)")
     ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(help="site.yaml: what may be asked here, and what may leave (docs/deploy.md)"),
+    ] = None,
     threads: Annotated[int, typer.Option(help="threads of torch; the same at all, for the same bits")] = 1,
 ) -> None:
     """Take part in a federation with rows that stay here. It dials out; nothing listens.
 
-    fedfm join hospital-a.json --data 'visits/*.jsonl'
+    fedfm join hospital-a.json --data 'visits/*.jsonl' --policy site.yaml
     """
-    from fedfm.deploy.authority import Credentials, Invitation, credentials
+    from fedfm.deploy.authority import Credentials, Invitation, credentials, fingerprint
     from fedfm.deploy.grpc import GrpcParty
-    from fedfm.deploy.party import Party
-    from fedfm.deploy.party import join as joined
+    from fedfm.deploy.site.party import Party
+    from fedfm.deploy.site.party import join as joined
+    from fedfm.deploy.site.policy import Policy
     from fedfm.files import write
 
-    asked = Invitation.read(invitation)
+    asked, rules = Invitation.read(invitation), Policy.read(policy) if policy else Policy()
+    if rules.authority is not None and (found := fingerprint(asked.authority)) != rules.authority:
+        raise FedfmError(
+            f"the site's policy takes the authority {rules.authority}, and {invitation} is of {found}"
+        )
     home = folder or invitation.with_suffix("")
     if certificate is not None:
         home.mkdir(parents=True, exist_ok=True)
@@ -151,9 +161,47 @@ def join(
         return
     spec = None if data is None else _rows(data, columns)
     transport = GrpcParty(asked.address, own, MOST)
-    party = Party(asked.site, home, spec, _tell)
+    party = Party(asked.site, home, spec, _tell, rules)
     status = joined(transport, party, threads)
     out.print(f"the run has ended: {status}", markup=False)
+
+
+def receipts(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="what the party keeps (beside its JOINFILE)")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="records for machines")] = False,
+) -> None:
+    """What has left this site, word by word; every line is verified first.
+
+    fedfm receipts hospital-a
+    """
+    from fedfm.deploy.site.receipts import FILE, Receipts
+
+    if not (folder / FILE).is_file():
+        raise FedfmError(
+            f"{folder} holds no receipts\n    fix: the folder beside the JOINFILE of a party that has taken part"
+        )
+    made = Receipts(folder)
+    if as_json:
+        for line in made.lines():
+            print(json.dumps(line))
+        return
+    table = Table("line", "at", "run", "round", "what", "bytes", "norm", "sha256", box=None)
+    for line in made.lines():
+        norm = "" if line["norm"] is None else f"{line['norm']:.3g}"
+        row = (
+            line["n"],
+            line["at"],
+            line["run"],
+            line["round"],
+            f"{line['kind']} {line['phase']}",
+            line["bytes"],
+            norm,
+        )
+        table.add_row(*map(str, row), line["sha256"][:12])
+    out.print(table)
+    _tell(f"{made.count} receipts hold; the last is {made.last}; key {made.public}")
 
 
 MOST = 1 << 34  # bytes of a message that a party takes
@@ -168,4 +216,4 @@ def _rows(data: str, columns: str | None) -> Any:
     return Files(data, columns=yaml.safe_load(columns)) if columns else Files(data)
 
 
-COMMANDS = (invite, serve, join, revoke)
+COMMANDS = (invite, serve, join, receipts, revoke)

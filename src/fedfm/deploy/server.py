@@ -121,7 +121,7 @@ def _served(setup: Setup, folder: Path, record: dict[str, Any], service: Service
         try:
             if rehearsal and not resume:
                 _invite(ca, names, transport.address, folder, service.tell)
-            welcome = _welcome(setup, parties, record["real"]["run"], rehearsal)
+            welcome = _welcome(setup, parties, record["real"]["run"], len(names), rehearsal)
             reception = Reception(transport, welcome, facts(setup.config, bound))
             _gather(reception, names, service)
             rows = {i: reception.rows[i] for i in names}
@@ -182,10 +182,11 @@ def facts(config: Mapping[str, Any], bound: Bound) -> dict[str, Any]:
     }
 
 
-def _welcome(setup: Setup, parties: Any, run: str, rehearsal: bool) -> dict[str, Any]:
+def _welcome(setup: Setup, parties: Any, run: str, count: int, rehearsal: bool) -> dict[str, Any]:
     schema = asdict(parties.schema)
     return {
         "run": run,
+        "parties": count,
         "config": setup.config,
         "schema": schema | {"shapes": {k: list(v) for k, v in schema["shapes"].items()}},
         "rehearsal": rehearsal,

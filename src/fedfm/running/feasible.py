@@ -156,7 +156,7 @@ def _locals(spec: Any) -> Iterator[Local]:
 def promise(fed: Federation, parties: int) -> str:
     """What the plan's epsilon is, and whom it protects, before anything runs; empty without a guarantee or a round."""
     ready = planned(fed, parties)
-    if not (stages := noises(ready)) or (spent := _spent(ready, parties)) is None:
+    if not (stages := noises(ready)) or (spent := spends(ready, parties)) is None:
         return ""
     budget = min((s.budget for s in stages if s.budget is not None), default=None)
     stop = (
@@ -165,7 +165,7 @@ def promise(fed: Federation, parties: int) -> str:
     return f"{fed.last} rounds would spend {spent}{stop}"
 
 
-def _spent(ready: Federation, parties: int) -> Any:
+def spends(ready: Federation, parties: int) -> Any:
     """The cost of the plan of a federation whose noise is known: all of its stages are one ledger. None without a round."""
     from fedfm.trust.privacy import accountant
 
@@ -183,7 +183,7 @@ def affordable(fed: Federation, sizes: Mapping[str, int]) -> list[Problem]:
     if stages := noises(fed):
         try:
             ready = planned(fed, len(sizes))
-            spent = _spent(ready, len(sizes))
+            spent = spends(ready, len(sizes))
             epsilon = 0.0 if spent is None else spent.epsilon
             begun = ready.each[0]
             first = stages[0].accountant.cost(noises(begun), schedule(begun, len(sizes))[:1])

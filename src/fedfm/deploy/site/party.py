@@ -3,29 +3,68 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fedfm.checks.place import settled
 from fedfm.config.plain import from_config
-from fedfm.core.errors import ConfigError, DataError, FedfmError, words_of
+from fedfm.core.errors import ClientFailed, ConfigError, DataError, FedfmError, words_of
 from fedfm.core.federation import Federation
-from fedfm.core.job import Job, Said
+from fedfm.core.job import UPLOAD, Job, Said
 from fedfm.core.message import Message
+from fedfm.core.protocols import Client
 from fedfm.core.schema import Schema
 from fedfm.core.session import Guard
 from fedfm.core.state import Store
 from fedfm.data.splits import opened
 from fedfm.deploy.engine import plain
-from fedfm.deploy.journal import Journal, once
 from fedfm.deploy.letters import Letter
 from fedfm.deploy.server import facts
+from fedfm.deploy.site.journal import Journal, once
+from fedfm.deploy.site.policy import Policy, epsilon, reserve
+from fedfm.deploy.site.receipts import Receipts
 from fedfm.deploy.transport import SERVER, Frame, Transport
 from fedfm.deploy.views import Own
 from fedfm.engines.desk import Desk
 from fedfm.running.process import borrowed
 from fedfm.tasks.probing import open_task, probe
+
+
+class PolicyRefuses(FedfmError):
+    """A federation that the site's policy takes no part in."""
+
+
+class SiteGuard(Guard):
+    """The doors of a real party: its policy stands at them. `norms`: of updates before they are encoded, by epoch."""
+
+    def __init__(self, fed: Federation, bound: Any, parties: Any, store: Store, policy: Policy):
+        super().__init__(fed, bound, parties, store)
+        self.policy, self.norms, self._epoch = policy, dict[int, float](), 0
+
+    def enter(self, job: Job, brief: Message) -> None:
+        self.policy.enter(job)
+        self._epoch = job.epoch
+
+    def run(self, job: Job, brief: Message) -> Generator[Said, Message, None]:
+        if job.kind != "train":  # whose session enters by itself
+            return self._watched(job, brief)
+        return super().run(job, brief)
+
+    def _watched(self, job: Job, brief: Message) -> Generator[Said, Message, None]:
+        try:
+            self.policy.enter(job)
+        except ClientFailed as e:
+            yield Said(job.id, job.epoch, "gone", last=True, error=str(e), fault="party", turn=0)
+            return
+        yield from super().run(job, brief)
+
+    def exit(self, client: Client, m: Message) -> None:
+        super().exit(client, m)
+        self.norms[self._epoch] = float(torch.linalg.vector_norm(m.x.float()))
 
 
 class Party:
@@ -35,15 +74,22 @@ class Party:
     """
 
     def __init__(
-        self, name: str, folder: Path, data: Any = None, tell: Callable[[str], None] = lambda text: None
+        self,
+        name: str,
+        folder: Path,
+        data: Any = None,
+        tell: Callable[[str], None] = lambda text: None,
+        policy: Policy | None = None,
     ):
         self.name, self.folder, self.data, self.tell = name, folder, data, tell
+        self.policy, self.receipts = policy or Policy(), Receipts(folder)
         self.ended = ""  # how the run ended
         self._desk: Desk | None = None
         self._run, self._away = "", ""
         self._ready: dict[str, Any] = {}
         self._journal: Journal | None = None  # where a round may be answered once only
         self._jobs: dict[tuple[str, int], Job] = {}  # under way, by party and epoch
+        self._epsilon: float | None = None  # of the run's plan
 
     @property
     def busy(self) -> bool:
@@ -56,14 +102,23 @@ class Party:
         said = self._desk.step()
         if said is None:
             return None
-        job = (
-            self._jobs.pop((said.id, said.epoch), None)
-            if said.last
-            else self._jobs.get((said.id, said.epoch))
-        )
-        if self._journal is not None and job is not None:
+        key = said.id, said.epoch
+        job = self._jobs.pop(key) if said.last else self._jobs[key]
+        if why := self.policy.leaves(said):
+            self._desk.told({"do": "cancel", "id": said.id, "epoch": said.epoch}, None)
+            self._jobs.pop(key, None)
+            return self._gone(job, why)
+        if self._journal is not None:
             self._journal.speaks(job)
-        return Letter(plain(said), said.message)
+        if said.message.nbytes and said.phase != "gone":
+            norm = self._desk.site.norms.pop(key[1], None) if said.phase == UPLOAD else None
+            self.receipts.add(self._run, job, said, norm, self._epsilon)
+        return Letter(plain(replace(said, error=self.policy.worded(said.error))), said.message)
+
+    def _gone(self, job: Job, why: str) -> Letter:
+        """The word that ends a session which this side will not have."""
+        self.tell(f"refused: {why}")
+        return Letter(plain(Said(job.id, job.epoch, "gone", last=True, error=why, fault="party")))
 
     def hear(self, frame: Frame) -> Letter | None:
         """Take in what came from the server; the answer, if it wants one. Raises FedfmError when it will not have us."""
@@ -93,8 +148,7 @@ class Party:
             except (KeyError, TypeError, ValueError) as e:
                 raise FedfmError(f"the server asks for what is no job: {e}") from e
             if self._journal is not None and (why := self._journal.bars(job)):
-                self.tell(f"refused: {why}")
-                return Letter(plain(Said(job.id, job.epoch, "gone", last=True, error=why, fault="party")))
+                return self._gone(job, why)
             self._jobs[job.id, job.epoch] = job
         desk.told(head, message)
         return None
@@ -122,6 +176,9 @@ class Party:
         try:
             fed = from_config(head["config"])
             self._desk, rows, found = self._opened(fed, head)
+        except PolicyRefuses as e:  # the site's own words, for the server too
+            self.tell(f"{self.name} takes no part: {e}")
+            return {"do": "unfit", "why": str(e)}
         except (ConfigError, DataError) as e:
             self.tell(f"{self.name} cannot take part: {words_of(e)}")
             return {"do": "unfit", "why": f"its data or settings do not fit ({type(e).__name__})"}
@@ -145,8 +202,13 @@ class Party:
             raise ConfigError(problems)
         folder = self.folder / "states" / str(head["run"])
         self._journal = Journal(folder / "journal.json") if once(fed) else None
-        guard = Guard(fed, bound, own, Store(folder))
-        rows = len(own.train(self.name))
+        rows, parties_ = len(own.train(self.name)), int(head["parties"])
+        if wrong := self.policy.refuses(fed, head["config"], parties_, rows):
+            raise PolicyRefuses("its policy refuses: " + "; ".join(wrong))
+        self._epsilon = epsilon(fed, parties_)
+        if (life := self.policy.epsilon.life) is not None and self._epsilon is not None:
+            reserve(self.folder / "life.json", str(head["run"]), self._epsilon, life)
+        guard = SiteGuard(fed, bound, own, Store(folder), self.policy)
         guard.data(self.name)  # encoded before it says that it is ready
         return Desk(guard), rows, facts(head["config"], bound)
 

@@ -1,0 +1,1 @@
+"""A party: its process, its policy, and what it writes down of what leaves."""

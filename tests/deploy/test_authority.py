@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedfm.core.errors import FedfmError
-from fedfm.deploy.authority import Authority, Credentials, Invitation, ask, credentials, serial
+from fedfm.deploy.authority import Authority, Credentials, Invitation, answer, ask, credentials, serial
 
 
 def test_the_way_from_an_invitation_to_a_certificate(tmp_path: Path) -> None:
@@ -23,7 +23,7 @@ def test_the_way_from_an_invitation_to_a_certificate(tmp_path: Path) -> None:
     assert isinstance(request, Path) and request == credentials(asked, tmp_path / "site")  # asked once
     site, certificate = ca.sign(json.loads(request.read_text()))
     assert site == "hospital-a" and not ca.admits(site, serial(certificate))
-    (tmp_path / "site" / "certificate.pem").write_bytes(certificate)
+    (tmp_path / "site" / answer("hospital-a")).write_bytes(certificate)
     own = credentials(asked, tmp_path / "site")
     assert isinstance(own, Credentials) and own.certificate == certificate
     assert (tmp_path / "site" / "key.pem").stat().st_mode & 0o077 == 0
@@ -67,11 +67,11 @@ def test_a_certificate_of_another_authority_or_key_is_refused(tmp_path: Path) ->
     asked = ca.invite("hospital-a", "localhost:1")
     credentials(asked, tmp_path / "site")
     foreign = other.rehearse("hospital-a", "localhost:1").certificate
-    (tmp_path / "site" / "certificate.pem").write_text(foreign)
+    (tmp_path / "site" / answer("hospital-a")).write_text(foreign)
     with pytest.raises(FedfmError, match="was not signed by acme"):
         credentials(asked, tmp_path / "site")
     _, own = ca.sign(ask(asked, ec.generate_private_key(ec.SECP256R1())))
-    (tmp_path / "site" / "certificate.pem").write_bytes(own)
+    (tmp_path / "site" / answer("hospital-a")).write_bytes(own)
     with pytest.raises(FedfmError, match="another party or key"):
         credentials(asked, tmp_path / "site")
 

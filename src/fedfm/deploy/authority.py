@@ -206,13 +206,13 @@ def ask(invitation: Invitation, key: ec.EllipticCurvePrivateKey) -> dict[str, st
 def credentials(invitation: Invitation, folder: Path) -> Credentials | Path:
     """A party's credentials; the first time, the path of the request that it has to send to the authority.
 
-    The party's folder keeps its key; `certificate.pem` is put there when the authority has answered. Raises FedfmError.
+    The party's folder keeps its key; the authority's answer, `SITE.certificate.pem`, is looked for there. Raises FedfmError.
     """
     if invitation.key:
         pem = (invitation.key.encode(), invitation.certificate.encode())
         return Credentials(*pem, invitation.authority.encode())
     folder.mkdir(parents=True, exist_ok=True)
-    key, certificate, request = folder / KEY, folder / CERTIFICATE, folder / "request.json"
+    key, certificate, request = folder / KEY, folder / answer(invitation.site), folder / "request.json"
     if not key.exists():
         made = ec.generate_private_key(ec.SECP256R1())
         write(request, json.dumps(ask(invitation, made), indent=1).encode())
@@ -241,6 +241,11 @@ def _fits(certificate: Path, key: Path, invitation: Invitation) -> None:
         raise FedfmError(
             f"{certificate} is of another party or key\n    fix: the answer to {certificate.parent / 'request.json'}"
         )
+
+
+def answer(site: str) -> str:
+    """What the file with a party's certificate is called."""
+    return f"{site}.certificate.pem"
 
 
 def serial(certificate: bytes) -> int:

@@ -43,7 +43,7 @@ def sign(
 
     fedfm ca sign request.json
     """
-    from fedfm.deploy.authority import Authority
+    from fedfm.deploy.authority import Authority, answer
     from fedfm.files import write
 
     try:
@@ -51,9 +51,11 @@ def sign(
     except (OSError, ValueError) as e:
         raise FedfmError(f"{request} cannot be read: {e}") from e
     site, certificate = Authority(folder).sign(asked)
-    path = request.with_name(f"{site}.certificate.pem")
+    path = request.with_name(answer(site))
     write(path, certificate)
-    out.print(f"{path}: send it to {site}, which gives it to fedfm join --certificate", markup=False)
+    _tell(
+        f"{path}: send it to {site}, which gives it to fedfm join --certificate, or puts it into its folder"
+    )
 
 
 def invite(
@@ -135,7 +137,7 @@ def join(
 
     fedfm join hospital-a.json --data 'visits/*.jsonl' --policy site.yaml
     """
-    from fedfm.deploy.authority import Credentials, Invitation, credentials, fingerprint
+    from fedfm.deploy.authority import Credentials, Invitation, answer, credentials, fingerprint
     from fedfm.deploy.grpc import GrpcParty
     from fedfm.deploy.site.party import Party
     from fedfm.deploy.site.party import join as joined
@@ -143,14 +145,14 @@ def join(
     from fedfm.files import write
 
     asked, rules = Invitation.read(invitation), Policy.read(policy) if policy else Policy()
+    home = folder or invitation.with_suffix("")
+    if certificate is not None:
+        home.mkdir(parents=True, exist_ok=True)
+        write(home / answer(asked.site), certificate.read_bytes())
     if rules.authority is not None and (found := fingerprint(asked.authority)) != rules.authority:
         raise FedfmError(
             f"the site's policy takes the authority {rules.authority}, and {invitation} is of {found}"
         )
-    home = folder or invitation.with_suffix("")
-    if certificate is not None:
-        home.mkdir(parents=True, exist_ok=True)
-        write(home / "certificate.pem", certificate.read_bytes())
     own = credentials(asked, home)
     if not isinstance(own, Credentials):
         out.print(

@@ -112,6 +112,11 @@ MENDED: dict[str, Found] = {
         {"uplink": Pipe(TernGrad(), Natural())},
         ("bits take", "a payload is bytes", "every round failed: 0 of"),
     ),
+    "a soup of no one model": Found(
+        "greedy soup scores models, and parties of unlike architectures have none in common: the run ended in its first round",
+        {**SAYS, "aggregate": GreedySoup()},
+        ("there is no one model",),
+    ),
     "a client of factors": Found(
         "a client of low-rank factors on a task without them: everybody fails in every round",
         {"client": RoLoRA(local=Local(lr=0.05, steps=3, batch=2))},

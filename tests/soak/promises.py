@@ -17,6 +17,7 @@ from fedfm.core.protocols import Adversary
 from fedfm.efficiency.training.local import Local
 from fedfm.laws.compare import same
 from fedfm.laws.homes import Played
+from fedfm.running.verdict import FAILED, judge
 from fedfm.trust.privacy.accountant import spent
 
 DELTA = 1e-5
@@ -59,7 +60,7 @@ def _finite_all(played: Played) -> Iterator[str]:
         yield "the model is not finite"
     for what in (state.server, state.slots):
         yield from (f"a state is not finite: {k}" for k, v in _leaves(what) if not _finite(v))
-    for r in played.records[1:]:
+    for r in played.records[1:] if not _said_to_fail(played) else ():
         for name, value in (r.get("metrics") or {}).items():
             if not math.isfinite(value):
                 yield f"round {r['round']}: {name} is {value}"
@@ -67,6 +68,19 @@ def _finite_all(played: Played) -> Iterator[str]:
         for k, v in e.items():
             if isinstance(v, float) and not math.isfinite(v):
                 yield f"{e['kind']} has {k}={v}"
+
+
+def _said_to_fail(played: Played) -> bool:
+    """Does the verdict say so? A finite model can be so far away that its loss is beyond every number."""
+    run = played.run
+    found = judge(
+        records=played.records,
+        events=played.events,
+        rows=run.parties,
+        malicious=run.malicious,
+        primary=run.bound.objective.primary,
+    )
+    return found.status == FAILED
 
 
 def _everybody(played: Played) -> Iterator[str]:

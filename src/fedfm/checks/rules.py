@@ -177,6 +177,7 @@ def _personal(fed: Federation) -> Iterator[Problem]:
     for slot, method, asks in (
         ("value", fed.value, not fed.value.identity()),
         ("select", fed.select, fed.select.needs_model),
+        ("aggregate", fed.aggregate, fed.aggregate.needs_model),
     ):
         if asks:
             yield Problem(

@@ -46,6 +46,7 @@ class Aggregator(Slot):
     widens: ClassVar[bool] = False  # knows sub-models: lifts them to the whole model, with their coverage
     rescales: ClassVar[bool] = False  # what all agree on comes back in another length
     least: ClassVar[int] = 1  # fewest messages that it accepts
+    needs_model: ClassVar[bool] = False  # it scores the server's one model
 
     @property
     def reads(self) -> bool:

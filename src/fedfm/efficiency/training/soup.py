@@ -47,6 +47,7 @@ class GreedySoup(Aggregator):
 
     form = "all"
     needs = frozenset({"server rows"})
+    needs_model = True
 
     def combine(self, messages: Sequence[Message], state: State, ctx: Ctx) -> tuple[Tensor, State]:
         if not messages:

@@ -60,8 +60,11 @@ class Loopback:
         fate: Fate | None = None,
         only: tuple[str, ...] | None = None,
         policies: Mapping[str, Policy] | None = None,
+        sources: Mapping[str, Any] | None = None,
     ):
+        """`only`: of a rehearsal, who comes. `sources`: of a real run, who is invited, with rows of its own."""
         self.folder, self.fate, self.only, self.policies = folder, fate or Fate(), only, policies or {}
+        self.sources = sources
         self.address, self.now_s = "loopback:1", 0.0
         self._frames: deque[Frame] = deque()
         self._parties: dict[str, Party] = {}
@@ -146,6 +149,8 @@ class Loopback:
         return True
 
     def _names(self) -> list[str]:
+        if self.sources is not None:
+            return list(self.sources)
         found = sorted(p.stem for p in (self.folder / "join").glob("*.json"))
         return found if self.only is None else [n for n in found if n in self.only]
 
@@ -154,7 +159,7 @@ class Loopback:
         self._links[name] = self._number
         if name not in self._parties:
             home, policy = self.folder / "sites" / name, self.policies.get(name)
-            self._parties[name] = Party(name, home, policy=policy)
+            self._parties[name] = Party(name, home, (self.sources or {}).get(name), policy=policy)
         self._inboxes[name] = deque([Frame(SERVER, self._number, "linked")])
         self._frames.append(Frame(name, self._number, "linked"))
 

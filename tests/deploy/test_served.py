@@ -17,6 +17,7 @@ from fedfm.deploy.site.journal import Journal
 from fedfm.deploy.site.party import Party
 from fedfm.deploy.transport import SERVER, Frame
 from fedfm.running.verdict import Result
+from fedfm.trust.privacy.mechanism.local_gaussian import LocalGaussian
 from loopback import Fate, Killed, Loopback, played
 
 FAULTY = ["fedavg", "scaffold", "feedback, quantised", "split, talk coded", "buffered", "secure"]
@@ -48,6 +49,14 @@ def same(name: str, folder: Path, fate: Fate | None = None) -> None:
 @pytest.mark.parametrize("name", SAMPLE)
 def test_the_bits_of_the_simulation(name: str, tmp_path: Path) -> None:
     same(name, tmp_path)
+
+
+def test_noise_that_is_calibrated_for_an_epsilon_is_the_same_at_every_party(tmp_path: Path) -> None:
+    noise = LocalGaussian(noise_multiplier=None, epsilon=8.0)
+    fed = fedfm.replace(digits(**golden.ALL["fedavg"]), uplink=noise)
+    alone = fedfm.run(fed, out=tmp_path / "alone", engine="inprocess").summary
+    apart = played(fed, tmp_path / "apart").summary
+    assert apart["model_digest"] == alone["model_digest"] and apart["privacy"] == alone["privacy"] is not None
 
 
 @pytest.mark.slow

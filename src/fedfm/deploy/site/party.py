@@ -19,6 +19,7 @@ from fedfm.core.message import Message
 from fedfm.core.protocols import Client
 from fedfm.core.schema import Schema
 from fedfm.core.session import Guard
+from fedfm.core.spending import planned
 from fedfm.core.state import Store
 from fedfm.data.splits import opened
 from fedfm.deploy.engine import plain
@@ -194,23 +195,34 @@ class Party:
         )
         if self.data is None and not head["rehearsal"]:
             raise DataError("this party has no rows\n    fix: --data PATH")
+        count = int(head["parties"])
+        fed = planned(fed, count)  # with the noise of the whole plan, as the server has it
         object.__setattr__(fed, "simulated", bool(head["rehearsal"]))
-        parties = opened(fed.data if self.data is None else self.data, fed.seed, fed.task)
+        parties = opened(self._source(fed), fed.seed, fed.task)
         own = Own(parties, self.name, schema, whole=self.data is not None)
         bound = open_task(fed.task, own, settled(fed))
         if problems := probe(fed.task, bound, own):
             raise ConfigError(problems)
         folder = self.folder / "states" / str(head["run"])
         self._journal = Journal(folder / "journal.json") if once(fed) else None
-        rows, parties_ = len(own.train(self.name)), int(head["parties"])
-        if wrong := self.policy.refuses(fed, head["config"], parties_, rows):
+        rows = len(own.train(self.name))
+        if wrong := self.policy.refuses(fed, head["config"], count, rows):
             raise PolicyRefuses("its policy refuses: " + "; ".join(wrong))
-        self._epsilon = epsilon(fed, parties_)
+        self._epsilon = epsilon(fed, count)
         if (life := self.policy.epsilon.life) is not None and self._epsilon is not None:
             reserve(self.folder / "life.json", str(head["run"]), self._epsilon, life)
         guard = SiteGuard(fed, bound, own, Store(folder), self.policy)
         guard.data(self.name)  # encoded before it says that it is ready
         return Desk(guard), rows, facts(head["config"], bound)
+
+    def _source(self, fed: Federation) -> Any:
+        """Its rows; all of them are to train on, unless the federation scores models on a party's own test rows."""
+        if self.data is None:
+            return fed.data
+        scored = fed.evaluate.where == "parties" or getattr(fed.evaluate, "personal", False)
+        if scored or not hasattr(self.data, "test_fraction"):
+            return self.data
+        return replace(self.data, test_fraction=0.0)
 
 
 def join(transport: Transport, party: Party, threads: int = 1) -> str:

@@ -122,7 +122,14 @@ class Party:
         return Letter(plain(Said(job.id, job.epoch, "gone", last=True, error=why, fault="party")))
 
     def hear(self, frame: Frame) -> Letter | None:
-        """Take in what came from the server; the answer, if it wants one. Raises FedfmError when it will not have us."""
+        """Take in what came from the server; the answer, if it wants one. Raises FedfmError when it will not have us, or
+        says what cannot be."""
+        try:
+            return self._heard(frame)
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError, RecursionError) as e:
+            raise FedfmError(f"the server says what cannot be: {type(e).__name__}: {str(e)[:200]}") from e
+
+    def _heard(self, frame: Frame) -> Letter | None:
         head = frame.letter.head
         if frame.kind == "linked":
             self._away = ""
@@ -144,10 +151,7 @@ class Party:
     def _asked(self, desk: Desk, head: dict[str, Any], message: Message | None) -> Letter | None:
         """Take a job, or the next part of one; a round that has been answered is refused."""
         if head["do"] == "start":
-            try:
-                job = Job.of(head["job"])
-            except (KeyError, TypeError, ValueError) as e:
-                raise FedfmError(f"the server asks for what is no job: {e}") from e
+            job = Job.of(head["job"])
             if self._journal is not None and (why := self._journal.bars(job)):
                 return self._gone(job, why)
             self._jobs[job.id, job.epoch] = job

@@ -136,6 +136,33 @@ def test_a_party_dials_again_when_the_server_is_back(tmp_path: Path) -> None:
                 assert heard(p, "letter").letter.head == {"do": "again"}
 
 
+def test_a_party_that_is_stopped_is_noticed_and_one_that_works_is_not(tmp_path: Path) -> None:
+    ca = Authority.create(tmp_path, "acme")
+    with server(ca) as s, party(own(ca, "a"), s.address) as p, party(own(ca, "b"), s.address) as q:
+        for end in (s, p, q):
+            end.beat_s, end.patience_s = 0.2, 2.0
+        heard(s, "linked"), heard(s, "linked"), heard(p, "linked"), heard(q, "linked")
+        time.sleep(3)  # nobody says a word, and nobody is given up
+        assert s.receive(0.1) is None
+        p._loop.call_soon_threadsafe(time.sleep, 8)  # as a process that is stopped
+        lost = heard(s, "lost", 6)
+        assert lost.peer == "a" and "silent for 2 s" in lost.letter.head["why"]
+        q.send(SERVER, Letter({"do": "here"}))
+        assert heard(s, "letter").peer == "b"
+
+
+def test_a_server_that_reads_late_gives_nobody_up(tmp_path: Path) -> None:
+    ca = Authority.create(tmp_path, "acme")
+    with server(ca) as s, party(own(ca, "a"), s.address) as p:
+        s.beat_s, s.patience_s = 0.2, 1.0
+        heard(s, "linked"), heard(p, "linked")
+        for n in range(9):  # more than may lie unread
+            p.send(SERVER, Letter({"do": "x", "n": n}))
+        time.sleep(3)
+        assert [heard(s, "letter").letter.head["n"] for _ in range(9)] == list(range(9))
+        assert s.receive(0.2) is None
+
+
 def test_the_newer_link_of_a_name_counts(tmp_path: Path) -> None:
     ca = Authority.create(tmp_path, "acme")
     mine = own(ca, "a")

@@ -2,7 +2,7 @@
 
 The versions of TLS (1.2 and 1.3) and its ciphers are the library's; its Python interface lets nobody set them. Flow control is
 HTTP/2's: a sender waits for the receiver, shard by shard. A peer that is killed is noticed when its socket closes, one
-that is stopped by the pings that it does not answer.
+that is stopped by its silence: each end says something at least every few seconds (gRPC's own pings let 30 s pass).
 """
 
 from __future__ import annotations
@@ -32,16 +32,11 @@ except ImportError as e:
 METHOD = "/fedfm.Federation/Link"
 UNREAD = 4  # letters of one link that wait to be read, before its sender waits
 BACK_OFF_S = (0.1, 5.0)  # between two attempts to dial: the first, the longest
-PING_S, PATIENCE_S = 3.0, 5.0  # a silent peer is asked, and given up
+BEAT_S, PATIENCE_S = 2.0, 8.0  # how often each end says something, and how long silence is borne
+BEAT = "beat"
 OPTIONS = [
     ("grpc.max_receive_message_length", SHARD + 4096),
     ("grpc.max_send_message_length", SHARD + 4096),
-    ("grpc.keepalive_time_ms", int(1000 * PING_S)),
-    ("grpc.keepalive_timeout_ms", int(1000 * PATIENCE_S)),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 1000),
-    ("grpc.http2.max_ping_strikes", 0),
     ("grpc.so_reuseport", 0),
 ]
 
@@ -55,13 +50,14 @@ class _Link:
         self.outbox: asyncio.Queue[Letter | None] = asyncio.Queue()
         self.unread = asyncio.Semaphore(UNREAD)
         self.ended = ""  # why this end has ended it
+        self.heard_s, self.full = 0.0, False  # when it last said anything; it cannot while nobody reads
 
 
 class _Carrier:
     """What both ends share: a loop in a thread of its own, frames for one reader, letters out."""
 
     def __init__(self, most: int):
-        self.most = most
+        self.most, self.beat_s, self.patience_s = most, BEAT_S, PATIENCE_S
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fedfm-links", daemon=True)
         self._frames: queue.SimpleQueue[tuple[Frame, _Link]] = queue.SimpleQueue()
@@ -110,15 +106,16 @@ class _Carrier:
         self._frames.put((Frame(link.peer, link.number, "linked"), link))
         writing = asyncio.create_task(self._write(link, stream))
         reading = asyncio.create_task(self._read(link, stream))
-        why = "the link was closed"
+        beating = asyncio.create_task(self._beat(link))
+        tasks, why = (writing, reading, beating), "the link was closed"
         try:
-            done, _ = await asyncio.wait((writing, reading), return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 why = task.result() or why
         except (grpc.RpcError, grpc.aio.UsageError, asyncio.InvalidStateError) as e:
             why = _words(e)
         finally:
-            for task in (writing, reading):
+            for task in tasks:
                 task.cancel()
             end()
             if self._links.get(link.peer) is link:
@@ -133,15 +130,27 @@ class _Carrier:
                 self._totals["sent"] += len(shard)
         return link.ended or "it was dropped"
 
+    async def _beat(self, link: _Link) -> str:
+        """Say something now and then; ends when the other end has been silent for too long."""
+        link.heard_s = self._loop.time()
+        while link.full or self._loop.time() - link.heard_s < self.patience_s:
+            await asyncio.sleep(self.beat_s)
+            if link.outbox.empty():
+                link.outbox.put_nowait(Letter({"do": BEAT}))
+        return f"it has been silent for {self.patience_s:g} s"
+
     async def _read(self, link: _Link, stream: Any) -> str:
         while (shard := await stream.read()) is not grpc.aio.EOF:
             self._totals["received"] += len(shard)
+            link.heard_s = self._loop.time()
             try:
                 letter = link.reader.feed(shard)
             except MessageRefused as e:
                 return f"it sent {e}"
-            if letter is not None:
+            if letter is not None and letter.head["do"] != BEAT:
+                link.full = link.unread.locked()
                 await link.unread.acquire()
+                link.full, link.heard_s = False, self._loop.time()
                 self._frames.put((Frame(link.peer, link.number, "letter", letter), link))
         return "the link was closed"
 

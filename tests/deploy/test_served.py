@@ -11,7 +11,7 @@ import pytest
 import fedfm
 import golden
 from federations import digits
-from fedfm.core.errors import ConfigError, FedfmError, MachineFault, RunFailed
+from fedfm.core.errors import ConfigError, FedfmError, MachineFault, ResumeError, RunFailed
 from fedfm.deploy.letters import Letter
 from fedfm.deploy.server import Service, again, serve, unfit
 from fedfm.deploy.site.journal import Journal
@@ -207,6 +207,28 @@ def test_what_real_parties_cannot_run_is_refused_before_anybody_is_waited_for(
 ) -> None:
     with pytest.raises(ConfigError, match="stages|a model for each party"):
         played(digits(**golden.ALL[name]), tmp_path / "run")
+
+
+def test_rows_of_parties_are_scored_where_they_are_or_not_at_all(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="it scores rows of party-0 at the server"):
+        played(digits(**golden.ALL["scored by party"]), tmp_path / "by-party")
+    data = fedfm.replace(digits().data, own_test=0.2)
+    fed = fedfm.replace(digits(**golden.ALL["fedavg"]), evaluate=fedfm.HeldOut(where="parties"), data=data)
+    alone = fedfm.run(fed, out=tmp_path / "alone", engine="inprocess").summary
+    apart = played(fed, tmp_path / "apart").summary
+    assert apart["metrics"] == alone["metrics"] and apart["ledger_digest"] == alone["ledger_digest"]
+
+
+def test_a_config_that_was_changed_is_another_run(tmp_path: Path) -> None:
+    carrier = Loopback(tmp_path / "run")
+    service = Service(listen=carrier.listen, clock=carrier.clock, wait_s=1000.0)
+    carrier.dies_at = 14
+    with pytest.raises(Killed):
+        serve(digits(**golden.ALL["fedavg"]), tmp_path / "run", service)
+    path = tmp_path / "run" / "config.yaml"
+    path.write_text(path.read_text().replace("lr: ", "lr: 1", 1))
+    with pytest.raises(ResumeError, match=r"client.lr: was"):
+        again(tmp_path / "run", service)
 
 
 def test_a_real_run_takes_no_attack_and_no_drawn_drop_outs() -> None:

@@ -34,7 +34,7 @@ from fedfm.running.feasible import feasible
 from fedfm.running.process import borrowed
 from fedfm.running.progress import Progress, Silent
 from fedfm.running.record.folder import CONFIG, begun, owned, recorded
-from fedfm.running.record.identity import of_base
+from fedfm.running.record.identity import Identity, of_base, refuse
 from fedfm.running.verdict import Result
 from fedfm.tasks.probing import open_task
 
@@ -101,6 +101,9 @@ def again(folder: Path, service: Service | None = None) -> Result:
         authority = Path(real["authority"]) if real["authority"] else None
         service = replace(service, authority=authority, address=real["address"])
         setup = Setup.of(text.load(folder / CONFIG))
+        if record.get("identity"):
+            before = Identity.of(record["identity"])
+            refuse(before.differs(replace(before, config=setup.config)), folder)
         return _served(setup, folder, record, service, resume=True)
 
 
@@ -108,7 +111,10 @@ def _served(setup: Setup, folder: Path, record: dict[str, Any], service: Service
     fed, rehearsal, progress = setup.fed, service.authority is None, service.progress
     with borrowed(fed.threads):
         with progress.step("data"):
-            parties = opened(fed.data, fed.seed, fed.task)
+            parties: Any = opened(fed.data, fed.seed, fed.task)
+        if theirs := set(fed.evaluate.cases(parties)) & set(parties.ids):
+            what, why = f"it scores rows of {min(theirs)} at the server", "rows of parties stay with them"
+            raise ConfigError([Problem("evaluate", what, why, "evaluate=held-out evaluate.where=parties")])
         with progress.step("model"):
             bound = open_task(fed.task, parties, settled(fed))
         ca = _authority(service, folder, resume)

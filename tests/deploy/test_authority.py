@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedfm.core.errors import FedfmError
 from fedfm.deploy.authority import Authority, Credentials, Invitation, answer, ask, credentials, serial
+from fedfm.deploy.transport import checked
 
 
 def test_the_way_from_an_invitation_to_a_certificate(tmp_path: Path) -> None:
@@ -90,3 +91,10 @@ def test_an_authority_is_not_made_twice_and_not_made_up(tmp_path: Path) -> None:
     (tmp_path / "no.json").write_text("[]")
     with pytest.raises(FedfmError, match="is no invitation"):
         Invitation.read(tmp_path / "no.json")
+
+
+@pytest.mark.parametrize("address", ["host", ":1", "host:", "host:x", "host:65536", "host:-1", ""])
+def test_an_address_that_is_none(address: str) -> None:
+    with pytest.raises(FedfmError, match="is no address"):
+        checked(address)
+    assert checked("host:0") == "host:0" and checked("[::1]:65535") == "[::1]:65535"

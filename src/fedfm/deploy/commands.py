@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from fedfm.core.errors import FedfmError
+from fedfm.deploy.transport import checked
 from fedfm.runs import interruptible, show
 from fedfm.terminal import Rounds, Seed, Settings, What, err, out
 
@@ -70,7 +71,7 @@ def invite(
     from fedfm.deploy.authority import Authority
 
     path = Path(f"{site}.json")
-    Authority(folder).invite(site, address).write(path)
+    Authority(folder).invite(site, checked(address)).write(path)
     out.print(f"{path}: send it to {site}, on a way that nobody else reads", markup=False)
 
 
@@ -109,7 +110,7 @@ def serve(
     from fedfm.running.progress import Live
 
     setup = configure(what, settings or (), rounds=rounds, seed=seed)
-    service = Service(folder, address, wait_s, progress=Live(err), tell=_tell)
+    service = Service(folder, checked(address), wait_s, progress=Live(err), tell=_tell)
     with interruptible():
         result = served(setup, out_dir, service)
     show(result, False)

@@ -6,9 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from fedfm.core.errors import FedfmError
 from fedfm.deploy.letters import Letter
 
 SERVER = "server"  # what a party's end calls the other one
+
+
+def checked(address: str) -> str:
+    """HOST:PORT as it is. Raises FedfmError for anything else."""
+    host, _, port = address.rpartition(":")
+    if not host or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
+        raise FedfmError(
+            f"{address[:100]!r} is no address\n    fix: HOST:PORT, a port from 0 (a free one) to 65535"
+        )
+    return address
 
 
 @dataclass(frozen=True)

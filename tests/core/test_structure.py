@@ -173,6 +173,17 @@ def test_nothing_is_unpickled_and_nothing_is_drawn_from_global_streams(path: Pat
             ), f"{path.name}:{node.lineno}: {call}"
 
 
+def test_no_test_asserts_a_time_of_the_wall() -> None:
+    """Speed belongs in `fedfm bench`, as a ratio to a reference of the same run."""
+    found = []
+    for path in (ROOT.parents[1] / "tests").rglob("test_*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            read = {c.attr for c in ast.walk(node) if isinstance(c, ast.Attribute)}
+            if isinstance(node, ast.Assert) and read & {"perf_counter", "monotonic", "process_time"}:
+                found.append(f"{path.name}:{node.lineno}")
+    assert not found
+
+
 def test_no_two_tests_share_a_name() -> None:
     """pytest imports them by their bare names."""
     names = [p.name for p in (ROOT.parents[1] / "tests").rglob("test_*.py")]

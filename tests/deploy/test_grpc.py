@@ -136,25 +136,39 @@ def test_a_party_dials_again_when_the_server_is_back(tmp_path: Path) -> None:
                 assert heard(p, "letter").letter.head == {"do": "again"}
 
 
-def test_a_party_that_is_stopped_is_noticed_and_one_that_works_is_not(tmp_path: Path) -> None:
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beats of a fifth of a second, and the patience of ten of them."""
+    monkeypatch.setattr(grpc, "BEAT_S", 0.2)
+    monkeypatch.setattr(grpc, "PATIENCE_S", 2.0)
+
+
+def test_a_party_that_is_stopped_is_noticed_and_one_that_works_is_not(tmp_path: Path, quick: None) -> None:
     ca = Authority.create(tmp_path, "acme")
     with server(ca) as s, party(own(ca, "a"), s.address) as p, party(own(ca, "b"), s.address) as q:
-        for end in (s, p, q):
-            end.beat_s, end.patience_s = 0.2, 2.0
         heard(s, "linked"), heard(s, "linked"), heard(p, "linked"), heard(q, "linked")
         time.sleep(3)  # nobody says a word, and nobody is given up
         assert s.receive(0.1) is None
         p._loop.call_soon_threadsafe(time.sleep, 8)  # as a process that is stopped
-        lost = heard(s, "lost", 6)
+        lost = heard(s, "lost")
         assert lost.peer == "a" and "silent for 2 s" in lost.letter.head["why"]
         q.send(SERVER, Letter({"do": "here"}))
         assert heard(s, "letter").peer == "b"
 
 
-def test_a_server_that_reads_late_gives_nobody_up(tmp_path: Path) -> None:
+def test_an_end_that_stood_still_itself_gives_nobody_up(tmp_path: Path, quick: None) -> None:
     ca = Authority.create(tmp_path, "acme")
     with server(ca) as s, party(own(ca, "a"), s.address) as p:
-        s.beat_s, s.patience_s = 0.2, 1.0
+        heard(s, "linked"), heard(p, "linked")
+        p.patience_s = 100.0
+        s._loop.call_soon_threadsafe(time.sleep, 4)  # twice its patience
+        time.sleep(5)
+        assert s.receive(0.2) is None and p.receive(0.2) is None
+
+
+def test_a_server_that_reads_late_gives_nobody_up(tmp_path: Path, quick: None) -> None:
+    ca = Authority.create(tmp_path, "acme")
+    with server(ca) as s, party(own(ca, "a"), s.address) as p:
         heard(s, "linked"), heard(p, "linked")
         for n in range(9):  # more than may lie unread
             p.send(SERVER, Letter({"do": "x", "n": n}))
@@ -211,5 +225,6 @@ def test_a_rehearsal_over_sockets_gives_the_bits_of_the_simulation(tmp_path: Pat
 def _until(true: Callable[[], bool], timeout_s: float = 120.0) -> None:
     until = time.monotonic() + timeout_s
     while not true():
-        assert time.monotonic() < until
+        if time.monotonic() > until:
+            raise AssertionError(f"not within {timeout_s} s")
         time.sleep(0.1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -33,7 +32,6 @@ def test_a_hub_that_does_not_answer_is_asked_once_and_says_what_to_do(
 ) -> None:
     from huggingface_hub import constants
 
-    start = time.perf_counter()
     for load in (load_tokenizer, lambda name: load_base("AutoModel", name)):
         with pytest.raises(
             ModelError, match=r"(?s)http://127\.0\.0\.1:9 cannot be reached.*fix: .*task\.model=\./folder"
@@ -45,7 +43,6 @@ def test_a_hub_that_does_not_answer_is_asked_once_and_says_what_to_do(
             "why",
             "fix",
         ]
-    assert time.perf_counter() - start < 2 * reach.SECONDS
     assert capfd.readouterr().err == "" and not caplog.records
     assert not constants.HF_HUB_OFFLINE and list(reach._answers) == ["http://127.0.0.1:9"]
 

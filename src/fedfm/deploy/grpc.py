@@ -50,7 +50,7 @@ class _Link:
         self.outbox: asyncio.Queue[Letter | None] = asyncio.Queue()
         self.unread = asyncio.Semaphore(UNREAD)
         self.ended = ""  # why this end has ended it
-        self.heard_s, self.full = 0.0, False  # when it last said anything; it cannot while nobody reads
+        self.heard, self.full = 0, False  # how often it said anything; it cannot while nobody reads
 
 
 class _Carrier:
@@ -131,10 +131,15 @@ class _Carrier:
         return link.ended or "it was dropped"
 
     async def _beat(self, link: _Link) -> str:
-        """Say something now and then; ends when the other end has been silent for too long."""
-        link.heard_s = self._loop.time()
-        while link.full or self._loop.time() - link.heard_s < self.patience_s:
+        """Say something now and then; ends when the other end has been silent for too many beats in a row.
+
+        Beats of one's own are counted, no clock is read: what stands still here is no silence over there.
+        """
+        quiet_s = 0.0
+        while quiet_s < self.patience_s:
+            before = link.heard
             await asyncio.sleep(self.beat_s)
+            quiet_s = 0.0 if link.full or link.heard > before else quiet_s + self.beat_s
             if link.outbox.empty():
                 link.outbox.put_nowait(Letter({"do": BEAT}))
         return f"it has been silent for {self.patience_s:g} s"
@@ -142,7 +147,7 @@ class _Carrier:
     async def _read(self, link: _Link, stream: Any) -> str:
         while (shard := await stream.read()) is not grpc.aio.EOF:
             self._totals["received"] += len(shard)
-            link.heard_s = self._loop.time()
+            link.heard += 1
             try:
                 letter = link.reader.feed(shard)
             except MessageRefused as e:
@@ -150,7 +155,7 @@ class _Carrier:
             if letter is not None and letter.head["do"] != BEAT:
                 link.full = link.unread.locked()
                 await link.unread.acquire()
-                link.full, link.heard_s = False, self._loop.time()
+                link.full, link.heard = False, link.heard + 1
                 self._frames.put((Frame(link.peer, link.number, "letter", letter), link))
         return "the link was closed"
 

@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 import zipfile
 from pathlib import Path
 
@@ -74,9 +73,7 @@ def visible(cache: Path) -> list[str]:
 def test_path_makes_a_tiny_model_once() -> None:
     folder = Path(models.path("tiny-encoder", progress=False))
     made = (folder / "model.safetensors").stat()
-    start = time.process_time()
     assert models.path("tiny-encoder", progress=False) == str(folder)
-    assert time.process_time() - start < 0.05
     assert (folder / "model.safetensors").stat().st_ino == made.st_ino
     rows = {row.name: row for row in models.status()}
     assert rows["tiny-encoder"].cached and rows["tiny-encoder"].bytes > 4 * 29_408

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional as F
 
 import fedfm
-from fedfm.core.errors import ConfigError
+from fedfm.core.errors import ConfigError, DataError
 from fedfm.core.schema import Column
 from fedfm.data.arrays import Arrays
 from fedfm.data.kinds import Array
@@ -110,3 +110,40 @@ def test_tables_that_do_not_belong_together_are_refused() -> None:
     assert "x and y have other indexes" in told
     told = said(lambda: Arrays((one[NAMES].assign(job="x"), one["income"])).open(0, XY))
     assert "the column 'job' of x holds no numbers" in told
+
+
+def test_csv_files_of_numbers_are_the_frames_they_were_written_from(tmp_path: Path) -> None:
+    """Cells of a text file are texts: columns of nothing but numbers are numbers, whole ones for all parties alike."""
+    for i in range(3):
+        table(i).to_csv(tmp_path / f"c{i}.csv", index=False)
+    table(9).to_csv(tmp_path / "test.csv", index=False)
+    data = fedfm.Files(str(tmp_path / "c*.csv"), test_path=str(tmp_path / "test.csv"))
+    task = fedfm.Torch(lambda: torch.nn.Linear(4, 2), loss=loss)
+    fed = fedfm.Federation(task=task, data=data, client=fedfm.Local(lr=0.3), engine=fedfm.InProcess())
+    run = fedfm.run(fed, rounds=2, out=tmp_path / "run").summary
+    assert run["model_digest"] == trained(tmp_path / "frames", table)["model_digest"]
+
+
+@pytest.mark.parametrize(
+    ("cells", "kind"),
+    [(["1", "-2", "30"], torch.int64), (["1", "2.5", "3e-2"], torch.float32), (["1", "", "2"], torch.int64)],
+)
+def test_what_the_cells_of_a_column_are(tmp_path: Path, cells: list[str], kind: Any) -> None:
+    (tmp_path / "a.csv").write_text("u,v\n" + "".join(f"{c},{c or 0}\n" for c in cells))
+    rows = fedfm.Files(str(tmp_path / "a.csv"), test_fraction=0.0).read(0, ()).train("a").rows
+    assert {r["u"].dtype for r in rows} == {kind} and len(rows) == sum(map(bool, cells))
+
+
+@pytest.mark.parametrize("cell", ["007", "12 m", "1,5", "ja"])
+def test_cells_that_are_no_numbers_are_named(tmp_path: Path, cell: str) -> None:
+    (tmp_path / "a.csv").write_text(f"u;v;w\n1;2;3\n4;{cell};5\n")
+    with pytest.raises(DataError, match=r"numbers alone \(without v\)"):
+        fedfm.Files(str(tmp_path / "a.csv"), test_fraction=0.0).read(0, ())
+
+
+def test_a_column_beside_x_and_y_is_told(tmp_path: Path) -> None:
+    rows = [{"x": [float(i), 1.0], "y": i % 2, "w": 0.5, "weight": 2} for i in range(10)]
+    notes = Arrays({"a": rows, "b": rows}).read(0, ()).notes
+    assert [n for n in notes if "not read" in n] == [
+        f"the column '{name}' is not read: a batch is (x, y)" for name in ("w", "weight")
+    ]

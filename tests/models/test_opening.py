@@ -188,6 +188,17 @@ def cut(folder: Path) -> None:
     file.write_bytes(file.read_bytes()[:20_000])
 
 
+def coded(dtype: torch.dtype) -> Callable[[Path], None]:
+    """Its matrices as a quantiser writes them, and nothing that says so."""
+
+    def code(folder: Path) -> None:
+        file = folder / "model.safetensors"
+        weights = {k: v.to(dtype) if v.dim() > 1 else v for k, v in load_file(file).items()}
+        save_file(weights, file, metadata={"format": "pt"})
+
+    return code
+
+
 def config(**settings: Any) -> Callable[[Path], None]:
     return lambda folder: arch.reconfigure(str(folder), **settings)
 
@@ -201,6 +212,8 @@ FAULTS: dict[str, Callable[[Path], Any]] = {
         how: config(quantization_config={"quant_method": how, "bits": 4})
         for how in ("gptq", "awq", "bitsandbytes")
     },
+    **{f"codes-{t}": coded(getattr(torch, t)) for t in ("int8", "uint8", "float8_e4m3fn")},
+    "deep": config(num_hidden_layers=10**9),
     "vocabulary": config(vocab_size=300),
     "value": config(hidden_size=33),
     "type": config(num_attention_heads="four"),
@@ -220,6 +233,10 @@ def test_a_faulty_folder_is_what_why_fix(llama: str, how: str) -> None:
         "pickled": "nothing is ever unpickled",
         "gptq": "name the original model",
         "half": "download it again",
+        "codes-int8": "nobody says what scale they have",
+        "codes-float8_e4m3fn": "codes of a quantiser",
+        "deep": "num_hidden_layers=1,000,000,000",
+        "vocabulary": "in the network",
     }
     assert said.get(how, "") in str(e.value)
     assert not {"weights_only", "trust_remote_code", "ignore_mismatched_sizes"} & set(str(e.value).split())

@@ -11,7 +11,7 @@ from fedfm.cards.registry import knob
 from fedfm.core.errors import DataError
 from fedfm.core.schema import Account, Column, Lost, Unfit
 from fedfm.data import kinds
-from fedfm.data.cleaning.alike import alike, numeric, otherwise, several, spelled
+from fedfm.data.cleaning.alike import alike, counted, numeric, otherwise, several, spelled
 from fedfm.data.cleaning.columns import Map, Pairs, Piece, clean, lacking
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.cleaning.layouts import Wanted, layout_of, unread, wanted, whose
@@ -76,6 +76,8 @@ class Own(Source):
             faults.settle()
         named = {self.party_column, self.test_group} - {""}
         theirs = [f for f in found if f not in named]
+        if not columns and layout_of(theirs) in ("", "arrays"):
+            pieces = counted(pieces, {"label", "group", *named})
         numbers = () if columns or layout_of(theirs) else numeric(pieces)
         columns_ = self._pictured(wanted(columns, mapped, theirs, faults, numbers))
         tests = any(p.split == "test" for p in pieces)

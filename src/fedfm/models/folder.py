@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,10 @@ VOCABULARIES = (
     "*.codes",
 )
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+DEPTHS = ("num_hidden_layers", "num_layers", "n_layer", "n_layers", "encoder_layers", "decoder_layers")
+DEEPEST = 10_000
+FLOATS = ("F16", "BF16", "F32", "F64")
+LONGEST = 100_000_000  # bytes of a header, as safetensors itself has it
 _LFS = b"version https://git-lfs"
 
 
@@ -44,6 +49,8 @@ def check(folder: Path) -> None:
             "fedfm tunes unquantised weights",
             "name the original model",
         )
+    _depth(folder, config)
+    _codes(folder)
     whole = (name for name in INDEXES if (folder / name).is_file() or (folder / _one(name)).exists())
     if (first := next(whole, None)) and not (folder / _one(first)).exists():
         _shards(folder, first)
@@ -55,6 +62,46 @@ def check(folder: Path) -> None:
                 "the file itself was not downloaded",
                 "run `git lfs pull` in the folder it was cloned to",
             )
+
+
+def _depth(folder: Path, config: Mapping[str, Any]) -> None:
+    """Raise ModelError for a network that would be built until the memory is full."""
+    for key in DEPTHS:
+        if isinstance(n := config.get(key), int) and n > DEEPEST:
+            why = f"{key}={n:,}, and no network has more than {DEEPEST:,} layers"
+            raise _fault(
+                folder / "config.json", "names a network that cannot be built", why, "restore the file"
+            )
+
+
+def _codes(folder: Path) -> None:
+    """Raise ModelError for weights that are integers or eighths, and whose scales nobody has: they would be taken as they are."""
+    for file in sorted(folder.glob("*.safetensors")):
+        coded = sorted(
+            name
+            for name, told in header(file).items()
+            if name.endswith("weight")
+            and isinstance(told, dict)
+            and str(told.get("dtype")) not in FLOATS
+            and len(told.get("shape") or ()) > 1
+        )
+        if coded:
+            raise _fault(
+                file,
+                f"holds weights that are codes of a quantiser ({len(coded)}, the first is {coded[0]})",
+                "config.json has no quantization_config, and nobody says what scale they have",
+                "name the original model, or restore its config.json",
+            )
+
+
+def header(file: Path) -> dict[str, Any]:
+    """What a safetensors file says of its tensors, none of which is read; empty for a file that its loader will refuse."""
+    try:
+        with file.open("rb") as f:
+            told = json.loads(f.read(min(int.from_bytes(f.read(8), "little"), LONGEST)))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def _one(index: str) -> str:

@@ -106,6 +106,7 @@ def load_base(
             trust_remote_code=False,
             local_files_only=True,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are told below, with their names
         )
     _whole(model, network, told)
     finite(model, network.named_parameters())
@@ -190,7 +191,10 @@ def _whole(model: str, network: Any, told: dict[str, Any]) -> None:
         for k in told["unexpected_keys"]
         if k.removeprefix(prefix).split(".")[0] in tops and "pooler" not in k and "inv_freq" not in k
     )
-    shapes = sorted(str(k[0] if isinstance(k, tuple | list) else k) for k in told["mismatched_keys"])
+    shapes = sorted(
+        f"{name} is {tuple(theirs)}, and {tuple(ours)} in the network"
+        for name, theirs, ours in told["mismatched_keys"]
+    )
     if not missing and not left and not shapes:
         return
     whys = []
@@ -203,7 +207,7 @@ def _whole(model: str, network: Any, told: dict[str, Any]) -> None:
     if left:
         whys.append(f"{len(left)} tensors of the checkpoint have no place in the network ({_some(left)})")
     if shapes:
-        whys.append(f"{len(shapes)} tensors have other shapes ({_some(shapes)})")
+        whys.append(f"{len(shapes)} tensors have other shapes: {_some(shapes)}")
     raise ModelError(
         f"{model}: its weights do not fit its config.json\n    why: {'; '.join(whys)}\n"
         "    fix: save it again with save_pretrained of the network itself (no wrapper), or restore its config.json"

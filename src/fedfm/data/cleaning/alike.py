@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fedfm.data.cleaning.columns import Map, Pairs, Piece
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.cleaning.layouts import Wanted, layout_of
-from fedfm.data.kinds import Array, Label, empty, plain
+from fedfm.data.kinds import MISSING, Array, Label, empty, plain
 
+WHOLE = re.compile(r"[+-]?(0|[1-9]\d{0,17})")
+NUMERAL = re.compile(r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 FLOATS, INTEGERS = "floats", "integers"
 
 
@@ -27,6 +31,35 @@ def spelled(pieces: Sequence[Piece], columns: Wanted, faults: Faults) -> set[str
             faults.add(piece.place, what, why, "class numbers: numpy.unique(y, return_inverse=True)[1]")
             found.add(piece.place)
     return found
+
+
+def counted(pieces: Sequence[Piece], named: Collection[str]) -> list[Piece]:
+    """The pieces with columns of texts that are all numbers, as CSV files give them, as numbers; those `named` stay.
+
+    A column is whole numbers, or floats, for all parties alike. 007 is a name.
+    """
+    found: dict[str, type[int] | type[float]] = {}
+    other = set(named)
+    for name, value in ((k, v) for p in pieces for _, row in p.lines for k, v in row.items()):
+        if name in other or _gap(value):
+            continue
+        if not isinstance(value, str) or not NUMERAL.fullmatch(value.strip()):
+            other.add(name)
+        elif found.get(name) is not float:
+            found[name] = int if WHOLE.fullmatch(value.strip()) else float
+    read = {k: kind for k, kind in found.items() if k not in other}
+    if not read:
+        return list(pieces)
+    lines = [[(n, {k: _read(v, read.get(k)) for k, v in row.items()}) for n, row in p.lines] for p in pieces]
+    return [replace(p, lines=rows) for p, rows in zip(pieces, lines, strict=True)]
+
+
+def _read(value: Any, kind: type[int] | type[float] | None) -> Any:
+    return value if kind is None else None if _gap(value) else kind(value)
+
+
+def _gap(value: Any) -> bool:
+    return empty(value) or (isinstance(value, str) and value.strip().casefold() in MISSING)
 
 
 def numeric(pieces: Sequence[Piece]) -> list[str]:

@@ -122,8 +122,11 @@ def whose(rows: Sequence[Mapping[str, Any]], used: Collection[str]) -> list[str]
 
 def unread(wanted: Wanted, mapping: Collection[str], has: Collection[str]) -> list[str]:
     """A sentence for each column that says something, and that nobody reads."""
-    used = {*mapping, *(c.name for c in wanted)}
-    return [f"the column '{h}' is not read: {UNREAD[h]}" for h in has if h in UNREAD and h not in used]
+    used = {*mapping, *(c.name for c in wanted), "group"}
+    left = dict.fromkeys(h for h in has if h not in used)
+    if {"x", "y"} <= used:
+        return [f"the column '{h}' is not read: a batch is (x, y)" for h in left]
+    return [f"the column '{h}' is not read: {UNREAD[h]}" for h in left if h in UNREAD]
 
 
 def sources(column: str, mapping: Mapping[str, tuple[str, ...]], has: Collection[str]) -> list[str]:

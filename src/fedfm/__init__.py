@@ -13,7 +13,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 NAMES = {
-    **dict.fromkeys(("run", "resume", "recipe_of"), "fedfm.running.entry"),
+    **dict.fromkeys(("run", "probe", "resume", "recipe_of"), "fedfm.running.entry"),
     "audit": "fedfm.running.audits",
     **dict.fromkeys(("Federation", "replace"), "fedfm.core.federation"),
     **dict.fromkeys(("method", "recipe", "knob"), "fedfm.cards.registry"),

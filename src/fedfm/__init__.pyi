@@ -145,6 +145,7 @@ from fedfm.incentives.selection.poisson import Poisson as Poisson
 from fedfm.incentives.selection.power_of_choice import PowerOfChoice as PowerOfChoice
 from fedfm.incentives.selection.uniform import Uniform as Uniform
 from fedfm.running.audits import audit as audit
+from fedfm.running.entry import probe as probe
 from fedfm.running.entry import recipe_of as recipe_of
 from fedfm.running.entry import resume as resume
 from fedfm.running.entry import run as run

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 import fedfm
 from fedfm.core.errors import ConfigError, DataError
 from fedfm.core.schema import Column
-from fedfm.data.arrays import Arrays
+from fedfm.data.arrays import Arrays, as_source
 from fedfm.data.kinds import Array
 from said import said
 
@@ -139,6 +139,26 @@ def test_cells_that_are_no_numbers_are_named(tmp_path: Path, cell: str) -> None:
     (tmp_path / "a.csv").write_text(f"u;v;w\n1;2;3\n4;{cell};5\n")
     with pytest.raises(DataError, match=r"numbers alone \(without v\)"):
         fedfm.Files(str(tmp_path / "a.csv"), test_fraction=0.0).read(0, ())
+
+
+def test_pairs_of_lists(tmp_path: Path) -> None:
+    """What no array is: the same rows; texts with labels; two rows of columns are no two parties."""
+    x, y = np.random.default_rng(0).standard_normal((10, 3)).tolist(), [0, 1] * 5
+    assert (
+        as_source({"a": (x, y)}).read(0, None).digest
+        == as_source({"a": (np.array(x), np.array(y))}).read(0, None).digest
+    )
+    texts = as_source({"a": (["good", "bad"] * 5, ["p", "n"] * 5)}).read(0, None)
+    assert texts.columns == ("text", "label") and texts.labels == ("n", "p")
+    two = as_source({"x": [[1.0, 2.0], [3.0, 4.0]], "y": [[0.5], [0.7]]}).read(0, None)
+    assert two.ids == ("party-0",) and two.columns == ("x", "y")
+    assert as_source({"x": (np.array(x), np.array(y))}).read(0, None).ids == ("x",)
+    for pair, what in [
+        ((x, y[:3]), "10 rows of x and 3 of y"),
+        (([[1], [1, 2]], [0, 1]), "different lengths"),
+    ]:
+        with pytest.raises(DataError, match=what):
+            as_source({"a": pair}).read(0, None)
 
 
 def test_a_column_beside_x_and_y_is_told(tmp_path: Path) -> None:

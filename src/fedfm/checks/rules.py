@@ -23,7 +23,7 @@ from fedfm.core.federation import Federation, readers
 
 
 def check(fed: Federation) -> list[Problem]:
-    """Every problem of this federation; an empty list means that it can run."""
+    """Every problem of these settings; an empty list means that they go together. `fedfm.probe` opens data and model too."""
     rules = (
         ranges,
         _pairs,

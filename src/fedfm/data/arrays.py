@@ -161,7 +161,7 @@ def _parties(data: Any, what: str, faults: Faults) -> dict[str, Any]:
 
 def _fixed(value: Any) -> Any:
     """Lists as tuples, all the way down: what a config gives back, and what nobody changes afterwards."""
-    if isinstance(value, list | tuple) and not is_pair(value):
+    if isinstance(value, list | tuple):
         return tuple(_fixed(v) for v in value)
     if type(value) is dict:
         return {k: _fixed(v) for k, v in value.items()}

@@ -1,7 +1,8 @@
-"""Python's way in: `fedfm.run`, `fedfm.resume`, `fedfm.check`, `fedfm.recipe_of`."""
+"""Python's way in: `fedfm.run`, `fedfm.probe`, `fedfm.resume`, `fedfm.recipe_of`."""
 
 from __future__ import annotations
 
+import inspect
 import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,10 +11,13 @@ from typing import Any
 
 from fedfm.cards.registry import load
 from fedfm.config.configure import given
+from fedfm.config.setup import Setup
 from fedfm.config.stages import joined
 from fedfm.core.errors import ConfigError, Problem
 from fedfm.core.federation import Federation
 from fedfm.running import execute
+from fedfm.running.commands import checking
+from fedfm.running.commands.checking import Checked
 from fedfm.running.drive import Callback
 from fedfm.running.progress import Lines
 from fedfm.running.verdict import Result
@@ -52,39 +56,7 @@ def run(
     slots. Raises ConfigError with all problems, RunFailed for a run that failed, with `strict` also for one that has
     findings.
     """
-    fed = Federation.__dataclass_fields__
-    if strange := [k for k in slots if k not in fed]:
-        known = (
-            *fed,
-            "out",
-            "model",
-            "data",
-            "clients",
-            "baselines",
-            "settings",
-            "callbacks",
-            "trackers",
-            "keep_rounds",
-            "progress",
-            "strict",
-        )
-        raise ConfigError(
-            [Problem(f"run({k}=...)", f"there is no '{k}'", nearest(k, known), "rename it") for k in strange]
-        )
-    if data is not None:
-        slots = {"data": given(data), **slots}
-    more: dict[str, Any] = {}
-    if model is not None:
-        if not isinstance(model, str | os.PathLike):
-            fix = "task=fedfm.Torch(module, ...) for a module; model= takes a name, a folder or a hub id"
-            what_ = f"{type(model).__name__} is no name of a model"
-            raise ConfigError([Problem("model", what_, "a model is named, a task opens it", fix)])
-        more["task.model"] = os.fspath(model)
-    if clients is not None:
-        more["data.partition.parties"] = clients
-    setup = execute.configure(what, settings, rounds=rounds, seed=seed, engine=engine, slots=slots, also=more)
-    for note in setup.notes:
-        warnings.warn(f"fedfm: {note}", stacklevel=2)
+    setup = _setup("run", what, model, data, clients, rounds, seed, engine, settings, slots)
     return execute.execute(
         setup,
         out,
@@ -95,6 +67,26 @@ def run(
         keep_rounds=keep_rounds,
         strict=strict,
     )
+
+
+def probe(
+    what: str | Path | Mapping[str, Any] | Federation | Sequence[Federation],
+    *,
+    model: str | Path | None = None,
+    data: Any = None,
+    clients: int | None = None,
+    rounds: int | None = None,
+    seed: int | None = None,
+    engine: Any = None,
+    settings: str | Iterable[str] | Mapping[str, Any] = (),
+    **slots: Any,
+) -> Checked:
+    """What the command `fedfm check` looks at: the data is opened, and a few local steps are taken where the model is here.
+
+    Arguments as in `run`; nothing is written. `remarks` has what a person must know before the run, `estimate` what it
+    takes. Raises ConfigError and DataError with all problems, as `run` would before its first round.
+    """
+    return checking.probe(_setup("probe", what, model, data, clients, rounds, seed, engine, settings, slots))
 
 
 def resume(
@@ -129,3 +121,42 @@ def recipe_of(name: str) -> Federation:
     """The federation that a recipe's name stands for, to `replace` slots of."""
     fed: Federation = load(name, "recipe")()
     return fed
+
+
+def _setup(
+    call: str,
+    what: Any,
+    model: Any,
+    data: Any,
+    clients: int | None,
+    rounds: int | None,
+    seed: int | None,
+    engine: Any,
+    settings: Any,
+    slots: dict[str, Any],
+) -> Setup:
+    """What the arguments of a call stand for. Raises ConfigError."""
+    fed = Federation.__dataclass_fields__
+    if strange := [k for k in slots if k not in fed]:
+        known = (*fed, *inspect.signature(run).parameters)
+        raise ConfigError(
+            [
+                Problem(f"{call}({k}=...)", f"there is no '{k}'", nearest(k, known), "rename it")
+                for k in strange
+            ]
+        )
+    if data is not None:
+        slots = {"data": given(data), **slots}
+    more: dict[str, Any] = {}
+    if model is not None:
+        if not isinstance(model, str | os.PathLike):
+            fix = "task=fedfm.Torch(module, ...) for a module; model= takes a name, a folder or a hub id"
+            what_ = f"{type(model).__name__} is no name of a model"
+            raise ConfigError([Problem("model", what_, "a model is named, a task opens it", fix)])
+        more["task.model"] = os.fspath(model)
+    if clients is not None:
+        more["data.partition.parties"] = clients
+    setup = execute.configure(what, settings, rounds=rounds, seed=seed, engine=engine, slots=slots, also=more)
+    for note in setup.notes:
+        warnings.warn(f"fedfm: {note}", stacklevel=3)
+    return setup

@@ -11,6 +11,7 @@ import numpy as np
 from fedfm.core.errors import DataError
 from fedfm.data.cleaning.columns import Lines
 from fedfm.data.cleaning.faults import Faults
+from fedfm.data.cleaning.layouts import KNOWN
 
 _KNOWN = (
     "a list of rows (mappings), a pandas DataFrame, a datasets.Dataset, a mapping of columns, "
@@ -34,9 +35,11 @@ def is_array(data: Any) -> bool:
 
 
 def is_pair(data: Any) -> bool:
-    """(x, y): two arrays, or an array or table and a list, of one length."""
+    """(x, y): two arrays, an array or table and a list, or two lists, of one length."""
     if not isinstance(data, tuple) or len(data) != 2 or not hasattr(data[1], "__len__"):
         return False
+    if isinstance(data[0], list | tuple) and isinstance(data[1], list | tuple):
+        return all(d and not isinstance(d[0], Mapping) for d in data)
     return is_array(data[0]) or (is_frame(data[0]) and not isinstance(data[1], str | Mapping))
 
 
@@ -45,7 +48,10 @@ def is_rows(data: Any) -> bool:
     if is_frame(data) or is_dataset(data) or is_pair(data):
         return True
     if isinstance(data, Mapping):
-        return bool(data) and all(_is_column(v) for v in data.values())
+        values = [*data.values()]
+        listed = all(isinstance(v, tuple) and isinstance(v[0], list | tuple) for v in values if is_pair(v))
+        parties = all(map(is_pair, values)) and not (listed and KNOWN.keys() & data.keys())
+        return bool(data) and not parties and all(is_pair(v) or _is_column(v) for v in values)
     return (
         isinstance(data, Sequence) and not isinstance(data, str) and all(isinstance(r, Mapping) for r in data)
     )
@@ -90,7 +96,7 @@ def _named(columns: list[Any], rows: Sequence[Sequence[Any]], place: str, faults
 
 
 def _pair(x: Any, y: Any, place: str, faults: Faults) -> Lines:
-    """An array of inputs and what belongs to each: pictures with labels where the inputs look like bytes of pictures."""
+    """Inputs and what belongs to each: texts with labels, or an array; pictures with labels where it has bytes of pictures."""
     if is_frame(x):
         if hasattr(y, "index") and not callable(y.index) and not x.index.equals(y.index):
             fix = (
@@ -105,12 +111,22 @@ def _pair(x: Any, y: Any, place: str, faults: Faults) -> Lines:
         mixed = any(t.kind not in "iuf" for t in map(np.dtype, (x[c].to_numpy().dtype for c in x.columns)))
         x = x.to_numpy("float64" if mixed else None)
     y = y.to_numpy() if is_frame(y) else y
+    if isinstance(x, list | tuple) and not isinstance(x[0], str):
+        try:
+            x = np.asarray(x)
+        except ValueError:
+            fix = "rows of one shape, or a mapping of columns"
+            faults.add(place, "the rows of x are lists of different lengths", "x is read as one array", fix)
+            return []
     if len(x) != len(y):
         fix = "give one y for each x"
         faults.add(place, f"{len(x)} rows of x and {len(y)} of y", "they belong together", fix)
         return []
-    pictures = str(x.dtype).endswith("uint8") and len(x.shape) in (3, 4)
-    names = ("image", "label") if pictures else ("x", "y")
+    if isinstance(x, list | tuple):
+        names = ("text", "label")
+    else:
+        pictures = str(x.dtype).endswith("uint8") and len(x.shape) in (3, 4)
+        names = ("image", "label") if pictures else ("x", "y")
     return [(i, dict(zip(names, row, strict=True))) for i, row in enumerate(zip(x, y, strict=True), 1)]
 
 

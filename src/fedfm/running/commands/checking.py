@@ -30,6 +30,10 @@ class Checked:
     estimate: dict[str, Any] = field(default_factory=dict)
     privacy: str = ""  # what the plan's epsilon is, and whom it protects
 
+    def __str__(self) -> str:
+        """The remarks, a line each."""
+        return "\n".join([*self.remarks, *(f"not probed: {name} is not here" for name in self.absent)])
+
     @property
     def remarks(self) -> list[str]:
         """Whatever a person must know before the run, in full sentences; empty: no problems."""

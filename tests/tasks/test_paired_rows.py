@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -88,5 +89,7 @@ def test_what_is_right_runs(tmp_path: Path) -> None:
         return ((out[:, None] - out) - (b[1][:, None] - b[1])).square().mean()
 
     for at, loss in enumerate((fits, contrast, lambda m, b: squares(m, (b[0], b[1][:, None])))):
-        result = ran(Torch(Column, loss=loss), tmp_path / str(at))
+        told = pytest.warns(UserWarning, match="no mean over rows") if loss is contrast else nullcontext()
+        with told:
+            result = ran(Torch(Column, loss=loss), tmp_path / str(at))
         assert result.metric["federated"] < result.metric["base"]

@@ -93,7 +93,9 @@ def test_a_score_of_another_shape_is_refused(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", LUMPS)
 def test_a_score_that_is_no_mean_over_rows_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"(?s)task.scores\['odd'\]: gives .*halves.*fedfm new evaluate"):
+    with pytest.raises(
+        ConfigError, match=r"(?s)task.scores\['odd'\]: gives .*two pieces.*fedfm new evaluate"
+    ):
         ran(Torch(Net, scores={"odd": LUMPS[name]}), tmp_path / "run")
 
 

@@ -102,11 +102,16 @@ def build(hint: Any, value: Any, where: str, problems: list[Problem], slot: str 
     return value
 
 
+SAID = {"yes": True, "y": True, "on": True, "1": True, "no": False, "n": False, "off": False, "0": False}
+
+
 def _written(value: Any, kinds: Any, where: str, expected: str) -> str:
     """How it is to be written, where that can be told from what was."""
     if tuple in kinds and isinstance(value, str):
         parts = ", ".join(p.strip(" '\"") for p in value.strip("[]() ").split(","))
         return f"a list: '{where}=[{parts}]'"
+    if bool in kinds and str(value).strip().lower() in SAID:
+        return f"{where}={str(SAID[str(value).strip().lower()]).lower()}"
     if int in kinds and isinstance(value, float) and value.is_integer():
         return f"{where}={int(value)}"
     return f"give {expected}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, ValuesView
 from dataclasses import dataclass, fields
 from os import PathLike, fspath
 from os.path import expanduser, isdir, isfile, join
@@ -116,6 +116,11 @@ def as_source(data: Any) -> Any:
         raise DataError(
             f"data: {type(data).__name__} holds no rows that can be read: give a list of mappings, a DataFrame, "
             "a datasets.Dataset, a mapping of columns, a pair of arrays (x, y), a mapping party -> such rows, or paths"
+        )
+    if isinstance(data, Iterator | ValuesView):
+        raise DataError(
+            f"data: {type(data).__name__} can be read once only\n    why: rows are read again at every resume\n"
+            "    fix: list(...) of it"
         )
     return data
 

@@ -259,7 +259,21 @@ def compared(parties: Parties) -> tuple[str, ...]:
         notes.append(
             f"{sum(double.values())} training rows are duplicates of others of their party ({_some(double)})"
         )
-    return (*notes, *_labels(parties))
+    return (*notes, *_one_class(parties), *_labels(parties))
+
+
+def _one_class(parties: Parties) -> Iterable[str]:
+    """Of one class alone whatever is said is right."""
+    found = set[object]()
+    for row in (r for s in parties.shards for r in s.rows):
+        y = row.get("label", row.get("y"))
+        if y is None or getattr(y, "shape", ()) != ():
+            return
+        found.add(y.item() if hasattr(y, "item") else y)
+        if len(found) > 1:
+            return
+    if found:
+        yield f"every training row has the same target ({found.pop()}): there is nothing to tell apart"
 
 
 def _labels(parties: Parties) -> Iterable[str]:

@@ -70,8 +70,8 @@ class Objective:
         """What a batch's gradient is taken of: here the mean of `losses`."""
         return self.losses(module, batch).mean()
 
-    def risk(self, module: nn.Module, encoded: Any, device: torch.device) -> tuple[float, int]:
-        """The sum of all examples' losses, and their number."""
+    def risk(self, module: nn.Module, encoded: Any, device: torch.device) -> tuple[float, float]:
+        """The sum of all examples' losses, and their number; where a loss weighs them, what they weigh."""
         chunks = self.chunks(encoded)
         found = [self.losses(module, self.batch(encoded, index, device)).double().cpu() for index in chunks]
         return math.fsum(x for part in found for x in part.tolist()), len(encoded)
@@ -219,7 +219,7 @@ class BoundModule(Bound):
             raise FedfmError(undeclared(stray))
         self._state = [
             (name, b, module.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2], b._version)
-            for name, b in module.named_buffers()
+            for name, b in (*module.named_buffers(), *module.named_parameters())
             if name not in tensors and name in module.state_dict(keep_vars=True)
         ]
         self.init = self.params.detach().to("cpu", copy=True)
@@ -315,8 +315,8 @@ class BoundModule(Bound):
         with evaluating(self.module):
             return self.objective.score(self.module, encoded, self.device)
 
-    def risk(self, encoded: Any) -> tuple[float, int]:
-        """The sum of the losses of all examples at `params`, in evaluation mode, and how many there are."""
+    def risk(self, encoded: Any) -> tuple[float, float]:
+        """The sum of the losses of all examples at `params`, in evaluation mode, and how many there are (or what they weigh)."""
         with evaluating(self.module):
             return self.objective.risk(self.module, encoded, self.device)
 

@@ -116,7 +116,7 @@ def graded(hits: Tensor, losses: Tensor, groups: Sequence[str | None]) -> Scores
     """`accuracy`, `loss` and `accuracy/GROUP` of rows (n,): right or not, and their losses in nats; in any order the same."""
     if not len(hits):
         return {}
-    scores = {
+    scores: Scores = {
         "accuracy": (float(hits.sum()), len(hits)),
         "loss": (math.fsum(losses.tolist()), len(hits)),
     }

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 
 from fedfm.checks.place import INEXACT, forked
-from fedfm.core.blame import place
+from fedfm.core.blame import machine, place
 from fedfm.core.errors import FedfmError, MachineFault, Problem, words_of
 from fedfm.core.protocols import Bound, Task
 from fedfm.core.schema import Account, Lost
 from fedfm.tasks.bound import BoundModule
+from fedfm.tasks.steadiness import unsteady
 
 ROWS = 4  # of each party that is looked at
 PARTIES = 8
@@ -57,7 +58,7 @@ def probe(task: Task, bound: Bound, parties: Any) -> list[Problem]:
     try:
         with torch.random.fork_rng(devices=[]):
             problems = [
-                p for _, own, ids in each.values() for p in _steady(own, _sample(parties, ids[:STEPPED]))
+                p for _, own, ids in each.values() for p in unsteady(own, _sample(parties, ids[:STEPPED]))
             ]
             problems += task.probe(bound, some)
             problems = problems or [p for _, own, ids in each.values() for p in _all(own, parties, ids)]
@@ -72,9 +73,12 @@ def probe(task: Task, bound: Bound, parties: Any) -> list[Problem]:
                 "task", text[0], found["why"] or "a few real rows were tried", found["fix"] or "see above"
             )
         ]
-    except MemoryError:
-        raise
     except (Exception, SystemExit) as e:  # noqa: BLE001 - nobody can list what networks of strangers raise
+        if machine(e):
+            raise MachineFault(
+                f"the memory is full at a step on {len(some)} rows: {words_of(e)[:300]}\n    why: raised at {place(e)}\n"
+                "    fix: a smaller model, batch or task.max_tokens, task.gradient_checkpointing=true, or a larger machine"
+            ) from e
         if INEXACT in str(e):
             raise  # no fault of the network's: `tried` goes on without
         problems = [_unknown(e, some) or _broken(e)]
@@ -216,27 +220,3 @@ def _all(own: Bound, parties: Any, ids: Sequence[str]) -> Iterator[Problem]:
     if isinstance(own, BoundModule):
         shards = itertools.chain(((i, parties.train(i)) for i in ids), [("the test rows", parties.test())])
         yield from own.objective.unfit(own.module, own.encode(_sample(parties, ids)), shards)
-
-
-def _steady(bound: Bound, rows: Any) -> Iterator[Problem]:
-    """A step leaves nothing behind but its gradient: the loss at the same parameters is the same bits."""
-    encoded = bound.encode(rows) if len(rows) else ()
-    if not len(encoded):
-        return
-    start = bound.read()
-    batch = bound.batch(encoded, torch.arange(len(encoded)))
-
-    def risk() -> float:
-        bound.load(start)
-        return bound.risk(encoded)[0]
-
-    first = risk()
-    bound.module.train()
-    bound.gradient(batch)
-    if (second := risk()) != first and first == first:
-        yield Problem(
-            "task",
-            "the model keeps something from one step to the next that its parameter vector does not hold",
-            f"at the same parameters the loss was {first:g} before a step and {second:g} after it",
-            "keep it in a buffer, and declare that: Torch(..., buffers=(...)), or of a BoundModule",
-        )

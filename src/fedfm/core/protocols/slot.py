@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from fedfm.core.protocols.training import Bound
 
 State = dict[str, Any]
-Scores = dict[str, tuple[float, int]]  # metric -> (sum over examples, number of examples)
+Scores = dict[
+    str, tuple[float, float]
+]  # metric -> (sum over examples, number of examples or sum of their weights)
 Barrier = Literal["each", "all"]
 Replies = dict[str, Message]
 NOTHING: frozenset[str] = frozenset()

@@ -43,8 +43,8 @@ class Bound(Protocol):
         """Fill `grads` with the gradient of the objective's loss, or of another one; returns the loss."""
 
     def score(self, encoded: Any) -> Scores: ...
-    def risk(self, encoded: Any) -> tuple[float, int]:
-        """The sum of the losses of all examples, in evaluation mode, and how many there are."""
+    def risk(self, encoded: Any) -> tuple[float, float]:
+        """The sum of the losses of all examples, in evaluation mode, and how many there are (or what they weigh)."""
 
     def part(self, name: str, params: Mapping[str, Tensor], *inputs: Any) -> Tensor:
         """One part of a split model, as a function of tensors of one's own; the last part gives the loss."""

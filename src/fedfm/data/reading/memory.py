@@ -157,7 +157,9 @@ def _is_tabled(rows: Any) -> bool:
 
 def _dataset(data: Any) -> Lines:
     """Plain rows: class numbers become names (-1, the mark of "no label", becomes None)."""
-    names = {c: f.names for c, f in data.features.items() if hasattr(f, "names") and hasattr(f, "int2str")}
+    names = {
+        c: f.names for c, f in (data.features or {}).items() if hasattr(f, "names") and hasattr(f, "int2str")
+    }
     out = []
     for i, row in enumerate(data, 1):
         for column, known in names.items():

@@ -68,6 +68,8 @@ def expand(patterns: Sequence[str], where: str, faults: Faults) -> list[Path]:
                 here += _folder(folder, str(folder), where, faults)
             if not hits:
                 fix = "paths are relative to the current folder; give an absolute path or another pattern"
+                if "$" in pattern:
+                    fix = "variables are not expanded here: let the shell do it (double quotes), or write the path out"
                 faults.add(where, f"no file matches '{pattern}'", _around(full), fix)
             for lost in hits:
                 if not os.path.isfile(lost) and not os.path.isdir(lost):

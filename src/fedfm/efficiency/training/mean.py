@@ -96,6 +96,11 @@ class Mean(Aggregator):
                 )
                 for name in strangers
             )
+        if parties and not any(map(self._factor, parties)):
+            what, why = "every party's factor is 0", "a mean of nothing fails every round"
+            raise ConfigError(
+                [Problem("aggregate.factors", what, why, "a factor above 0 for those that count")]
+            )
         return {}
 
     def _factor(self, party: str) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,6 +33,71 @@ def cross_entropy(outputs: Tensor, y: Tensor) -> Tensor:
         ) from None
 
 
+def weighed(loss: Any, module: nn.Module, batch: Any) -> tuple[Tensor, Tensor] | None:
+    """Losses and weights, summed over each row (n,), under a cross-entropy whose mean is over weights; None: over rows.
+
+    Torch divides by the weights of the classes that are there, and by the targets that `ignore_index` does not leave out:
+    means of pieces of the rows cannot be put together, these sums can.
+    """
+    crossed = loss is functional.cross_entropy or isinstance(loss, nn.CrossEntropyLoss)
+    if not crossed and not (loss is functional.nll_loss or isinstance(loss, nn.NLLLoss)):
+        return None
+    wanted, classes = batch[1], getattr(loss, "weight", None)
+    left = wanted != getattr(loss, "ignore_index", -100)
+    if wanted.is_floating_point() or (classes is None and bool(left.all())):
+        return None
+    given, measure = module(batch[0]), functional.cross_entropy if crossed else functional.nll_loss
+    more: dict[str, Any] = (
+        {"label_smoothing": loss.label_smoothing} if isinstance(loss, nn.CrossEntropyLoss) else {}
+    )
+    classes = None if classes is None else classes.to(given)
+    each = measure(
+        given, wanted, classes, ignore_index=getattr(loss, "ignore_index", -100), reduction="none", **more
+    )
+    weights = left.to(each) if classes is None else torch.where(left, classes[wanted.clamp(min=0)], 0)
+    return each.reshape(len(each), -1).sum(1), weights.reshape(len(each), -1).sum(1)
+
+
+def trained_by_nobody(loss: Any, module: nn.Module, batch: Any) -> Iterator[Problem]:
+    """Parameters that a loss holds, or names, and that its gradient reaches: they are neither trained nor saved."""
+    mine = {id(p) for p in module.parameters()}
+    theirs = {n: p for n, p in _held(loss) if p.requires_grad and id(p) not in mine}
+    if not theirs:
+        return
+    value = loss(module(batch[0]), batch[1]) if of_torch(loss) else loss(module, batch)
+    found = torch.autograd.grad(value.mean(), list(theirs.values()), allow_unused=True)
+    if names := [n for n, g in zip(theirs, found, strict=True) if g is not None]:
+        yield Problem(
+            "task.loss",
+            f"learns parameters of its own: {', '.join(names[:3])}{', ...' * (len(names) > 3)}",
+            "the parameters of the module are trained, travel and are saved, and no others",
+            "make them a part of the module, and read them there: loss=lambda module, batch: ...; or detach them",
+        )
+
+
+def _held(loss: Any) -> Iterator[tuple[str, nn.Parameter]]:
+    """Parameters of modules that a loss is, closes over, names or has as attributes."""
+    if isinstance(loss, nn.Module):
+        yield from loss.named_parameters()
+        return
+    while isinstance(loss, functools.partial):
+        yield from (q for v in (*loss.args, *loss.keywords.values()) for q in _of(v, "argument"))
+        loss = loss.func
+    held = dict(getattr(getattr(loss, "__self__", loss), "__dict__", {}))
+    if inspect.isfunction(inspect.unwrap(loss)):
+        named = inspect.getclosurevars(inspect.unwrap(loss))
+        held |= {**named.globals, **named.nonlocals}
+    for name, value in held.items():
+        yield from _of(value, name)
+
+
+def _of(value: Any, name: str) -> Iterator[tuple[str, nn.Parameter]]:
+    if isinstance(value, nn.Module):
+        yield from ((f"{name}.{n}", p) for n, p in value.named_parameters())
+    elif isinstance(value, nn.Parameter):
+        yield name, value
+
+
 def own(loss: Callable[..., Any], module: nn.Module, batch: Any) -> Tensor:
     """A loss of the user's own. Raises ModelError for one that takes outputs and targets, as those of torch do."""
     try:
@@ -49,6 +116,22 @@ def own(loss: Callable[..., Any], module: nn.Module, batch: Any) -> Tensor:
         "    why: the module learns along the gradient of its loss; .item(), .detach(), float() and numpy lose it\n"
         "    fix: return a tensor that torch computed from module(x): one value a row (n,), or their mean"
     )
+
+
+def of_outputs(loss: Callable[..., Any], module: nn.Module, batch: Any, given: Any) -> Tensor:
+    """A loss of outputs and targets. Raises ModelError for one that takes the module and a batch."""
+    try:
+        found: Tensor = loss(given, batch[1])
+    except Exception as e:
+        try:
+            loss(module, batch)
+        except Exception:  # neither fits
+            raise e from None
+        raise ModelError(
+            "task.loss: it takes the module and a batch\n    why: a loss that is an nn.Module is called with outputs and "
+            "targets, as those of torch are\n    fix: loss=lambda module, batch: LOSS(module, batch)"
+        ) from e
+    return found
 
 
 def _takes_outputs(loss: Callable[..., Any], module: nn.Module, batch: Any) -> bool:
@@ -107,32 +190,54 @@ def shapeless(where: str, shape: tuple[int, ...], rows: int) -> str:
     )
 
 
+def uneven(loss: Any, module: nn.Module, batch: Any, out: Any) -> None:
+    """Warn of a loss that is no mean over rows: pairs and weights mix them, and the value told depends on the pieces."""
+    known = of_torch(loss) and type(loss).__module__.startswith("torch.") or inspect.isbuiltin(loss)
+    if loss is None or known or str(getattr(loss, "__module__", "")).startswith("torch."):
+        return
+    ours: Any = (lambda m, b: loss(m(b[0]), b[1])) if isinstance(loss, nn.Module) else loss
+    if (found := _parted(ours, module, batch, out)) is not None:
+        warnings.warn(
+            f"fedfm: task.loss is no mean over rows: it gives {found[0]:.4g} for {len(batch[1])} rows and, for two pieces of them, "
+            f"numbers whose mean is {found[1]:.4g}. The loss that is told depends on evaluate.parts; give one value a row "
+            "(n,), weights of classes as loss=nn.CrossEntropyLoss(weight=...), or scores to judge by",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
 def lumped(scores: Mapping[str, Any], module: nn.Module, batch: Any, out: Any) -> Iterator[Problem]:
     """A score given as one number that is no mean over rows (F1, AUC, a root): pieces of it cannot be put together."""
+    for name, measure in scores.items():
+        if (found := _parted(measure, module, batch, out)) is not None:
+            yield Problem(
+                f"task.scores[{name!r}]",
+                f"gives {found[0]:.4g} for {len(batch[1])} rows and, for two pieces of them, numbers whose mean is {found[1]:.4g}",
+                "rows are scored in pieces whose numbers are averaged: only the mean of something over rows survives it",
+                "one value a row (n,) whose mean is the score (squared errors for a root); for F1 or AUC an evaluator "
+                "of your own that adds up counts (fedfm new evaluate NAME)",
+            )
+
+
+def _parted(measure: Any, module: nn.Module, batch: Any, out: Any) -> tuple[float, float] | None:
+    """A lone number of all rows, and the mean of those of two pieces, where they differ for some drawn outputs."""
     (x, y), n = batch, len(batch[1])
     if not isinstance(out, Tensor) or not out.is_floating_point() or n < 4:
-        return
+        return None
     draw = torch.Generator().manual_seed(0)
     tries = (
         out + torch.rand(out.shape, generator=draw).to(out),
         torch.randn(out.shape, generator=draw).to(out),
     )
-    pieces = [slice(0, n), slice(0, n // 2), slice(n // 2, n)]
-    for name, measure in scores.items():
-        for given in tries:
-            found = _of_pieces(measure, module, (x, y), given, pieces)
-            if found is None or not all(map(math.isfinite, found)):
-                continue
-            whole, parts = found[0], (found[1] * (n // 2) + found[2] * (n - n // 2)) / n
-            if not math.isclose(whole, parts, rel_tol=1e-3, abs_tol=1e-6):
-                yield Problem(
-                    f"task.scores[{name!r}]",
-                    f"gives {whole:.4g} for {n} rows and, for their halves, numbers whose mean is {parts:.4g}",
-                    "rows are scored in pieces whose numbers are averaged: only the mean of something over rows survives it",
-                    "one value a row (n,) whose mean is the score (squared errors for a root); for F1 or AUC an evaluator "
-                    "of your own that adds up counts (fedfm new evaluate NAME)",
-                )
-                break
+    for given, first in itertools.product(tries, (n // 2, 1)):
+        pieces = [slice(0, n), slice(0, first), slice(first, n)]
+        found = _of_pieces(measure, module, (x, y), given, pieces)
+        if found is None or not all(map(math.isfinite, found)):
+            continue
+        whole, parts = found[0], (found[1] * first + found[2] * (n - first)) / n
+        if not math.isclose(whole, parts, rel_tol=1e-3, abs_tol=1e-6):
+            return whole, parts
+    return None
 
 
 def _of_pieces(

@@ -25,13 +25,17 @@ from fedfm.tasks.own.measures import (
     lumped,
     mixing,
     numberless,
+    of_outputs,
     of_torch,
     off_scale,
     own,
     own_measures,
     paired,
     shapeless,
+    trained_by_nobody,
+    uneven,
     unmeasured,
+    weighed,
 )
 
 
@@ -74,6 +78,11 @@ class Torch(Task):
         kept = running_statistics(made.train()) if self.buffers is None else self.buffers
         labels = getattr(data, "labels", None)
         return BoundModule(made.train(), _Objective(self, tuple(labels or ())), buffers=kept, device=device)
+
+    def probe(self, bound: Any, rows: Any) -> list[Problem]:
+        encoded = bound.encode(rows)
+        batch = bound.batch(encoded, torch.arange(len(encoded)))
+        return list(trained_by_nobody(self.loss, bound.module.train(), batch)) if self.loss else []
 
     def _made(self) -> Any:
         own = isinstance(self.module, nn.Module)
@@ -174,8 +183,10 @@ class _Objective(Objective):
                 return
             out = module(batch[0])
             yield from off_scale(self.task.loss, out)
-            yield from mixing(own_measures(self.task), module, batch, out)
-            yield from lumped(self.scores, module, batch, out)
+            mixed = list(mixing(own_measures(self.task), module, batch, out))
+            yield from (*mixed, *lumped(self.scores, module, batch, out))
+            if not mixed:
+                uneven(self.task.loss, module, batch, out)
             if self.task.loss is not None:
                 return
             shape: tuple[int, ...] = tuple(getattr(out, "shape", ()))
@@ -203,6 +214,23 @@ class _Objective(Objective):
         some = {n: t[index].to(device) for n, t in encoded.tensors.items()}
         return (some["x"], some["y"]) if some.keys() == {"x", "y"} else some
 
+    def loss(self, module: nn.Module, batch: Any) -> Tensor:
+        if (found := weighed(self.task.loss, module, batch)) is None:
+            return super().loss(module, batch)
+        return found[0].sum() / found[1].sum()
+
+    def risk(self, module: nn.Module, encoded: Any, device: torch.device) -> tuple[float, float]:
+        batches = [self.batch(encoded, index, device) for index in self.chunks(encoded)]
+        found = [weighed(self.task.loss, module, b) for b in batches]
+        if not any(f is not None for f in found):
+            return super().risk(module, encoded, device)
+        total = weight = 0.0
+        for batch, pair in zip(batches, found, strict=True):
+            each = self.losses(module, batch) if pair is None else pair[0]
+            total += float(each.double().sum())
+            weight += len(each) if pair is None else float(pair[1].double().sum())
+        return total, weight
+
     def losses(self, module: nn.Module, batch: Any) -> Tensor:
         """The loss of each example; where `loss` gives a mean alone, that for each."""
         found, loss = None, self.task.loss
@@ -214,7 +242,7 @@ class _Objective(Objective):
             if not isinstance(loss, nn.Module) and "reduction" in inspect.signature(loss).parameters:
                 found = loss(given, wanted, reduction="none")
             else:
-                found = loss(given, wanted)
+                found = of_outputs(loss, module, batch, given)
         else:
             found = own(loss, module, batch)
         rows = _size(batch)

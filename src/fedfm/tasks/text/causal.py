@@ -167,7 +167,7 @@ class Instruction(TextObjective):
             return {}
         for index in self.chunks(encoded):
             found[index] = self.losses(module, self.batch(encoded, index, device)).double().cpu()
-        scores = {"loss": (math.fsum(found.tolist()), n)}
+        scores: Scores = {"loss": (math.fsum(found.tolist()), n)}
         if self.task.score_by == "loss":
             return scores
         prompts = Ragged.of([encoded.tokens[i][: int(encoded.prompts[i])] for i in range(n)])

@@ -244,7 +244,7 @@ class Pairwise(Instruction):
         for index in self.chunks(encoded):
             found[index] = self.margins(module, self.batch(encoded, index, device)).double().cpu()
         right = ((found > 0).double() + 0.5 * (found == 0).double()).tolist()
-        scores = {
+        scores: Scores = {
             "accuracy": (math.fsum(right), n),
             "loss": (math.fsum((-functional.logsigmoid(found)).tolist()), n),
             "margin": (math.fsum(found.tolist()), n),

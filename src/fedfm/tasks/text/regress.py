@@ -107,7 +107,7 @@ class Regression(Pooled):
         for index in self.chunks(encoded):
             wrong[index] = self.errors(module, self.batch(encoded, index, device)).double().cpu()
         squared, unit = wrong.square().tolist(), self.task.spread
-        scores = {
+        scores: Scores = {
             "mse": (math.fsum(squared) * unit**2, n),
             "mae": (math.fsum(wrong.abs().tolist()) * unit, n),
             "loss": (math.fsum(squared), n),

@@ -13,9 +13,7 @@ if TYPE_CHECKING:
     from fedfm.core.protocols.training import Bound
 
 State = dict[str, Any]
-Scores = dict[
-    str, tuple[float, float]
-]  # metric -> (sum over examples, number of examples or sum of their weights)
+Scores = dict[str, tuple[float, float]]  # metric -> (sum over examples, their number or weight)
 Barrier = Literal["each", "all"]
 Replies = dict[str, Message]
 NOTHING: frozenset[str] = frozenset()

@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 import fedfm
-from fedfm import collector, runs
+from fedfm import collector, looking, runs
 from fedfm.core import blame
 from fedfm.core.errors import ConfigError, FedfmError, Problem, words_of
 from fedfm.deploy import commands as deploy
@@ -26,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Federated learning with foundation models. Start with [bold]fedfm run quickstart[/bold].",
 )
-for command in (*runs.COMMANDS, *deploy.COMMANDS):
+for command in (*runs.COMMANDS, *looking.COMMANDS, *deploy.COMMANDS):
     app.command()(command)
 app.add_typer(deploy.ca, name="ca")
 

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from fedfm.running.console import said
-from fedfm.terminal import out
+from fedfm.terminal import RunDir, out
 
 AsJson = Annotated[bool, typer.Option("--json", help="for machines")]
 
@@ -76,4 +76,36 @@ def _site(joinfile: Path, folder: Path | None, policy: Path | None, timeout_s: f
         raise typer.Exit(1)
 
 
-COMMANDS = (doctor,)
+def status(folder: RunDir, as_json: AsJson = False) -> None:
+    """How a run stands, served or simulated, from its folder alone: its round, since when, its parties' last round.
+
+    fedfm status runs/quickstart-1
+    """
+    from fedfm.report.numbers import fixed, span
+    from fedfm.running.commands.status import ago
+    from fedfm.running.commands.status import status as standing
+
+    found = standing(folder)
+    if as_json:
+        print(json.dumps(asdict(found), indent=1))
+        return
+    out.print(said((found.state, "bold"), "".join(f"\n  {reason}" for reason in found.reasons)))
+    table = Table(show_header=False, box=None, padding=(0, 2))
+    lost = f", {found.lost} of them without a model" if found.lost else ""
+    table.add_row("round", f"{found.round} of {'?' if found.of is None else found.of} sealed{lost}")
+    for what, at in (("begun or resumed", found.began), ("last round sealed", found.sealed)):
+        if at is not None:
+            table.add_row(what, f"{at}, {span(ago(at))} ago")
+    table.add_row("written by", found.process or "no process")
+    for name, value in found.scores.items():
+        table.add_row(name, fixed(value, 4))
+    for name, what in found.parties.items():
+        table.add_row(f"{name}, last round", what)
+    if found.served:
+        table.add_row("served at", found.address or "not written yet")
+        table.add_row("invited", ", ".join(found.invited) or "its authority is not on this machine")
+        table.add_row("linked now", "is in no file: ask the terminal of fedfm serve")
+    out.print(table)
+
+
+COMMANDS = (doctor, status)

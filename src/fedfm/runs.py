@@ -13,14 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from fedfm.core.errors import MachineFault, RunFailed
-from fedfm.terminal import EngineName, Rounds, Seed, Settings, Strict, What, err, out
+from fedfm.terminal import EngineName, Rounds, RunDir, Seed, Settings, Strict, What, err, out
 
 if TYPE_CHECKING:
     from fedfm.running.commands.sweep import Point
 
 Baselines = Annotated[str, typer.Option(help="what to compare with: local,pooled or none")]
 Party = Annotated[str | None, typer.Option(help="whose model, where each party has its own")]
-RunDir = Annotated[Path, typer.Argument(metavar="DIR", help="the run directory")]
 
 
 def run(

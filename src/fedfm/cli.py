@@ -177,6 +177,7 @@ def bench(
         ),
     ] = None,
     until: Annotated[float | None, typer.Option(help="speed alone: the score to reach")] = None,
+    large: Annotated[bool, typer.Option("--large", help="links alone: a message of 1 GB too")] = False,
     quick: Annotated[bool, typer.Option(help="smaller and fewer, for a first look")] = False,
     device: Annotated[str, typer.Option(help="cpu; cuda for the measurement overhead")] = "cpu",
 ) -> None:
@@ -189,6 +190,11 @@ def bench(
     from fedfm import bench as benches
 
     options: dict[str, Any] = {"device": device} if device != "cpu" else {}
+    if large:
+        if name != "links":
+            what, why = f"{name or 'all'} has no --large", "only links has a message of 1 GB"
+            raise ConfigError([Problem("bench", what, why, "fedfm bench links --large")])
+        options["large"] = True
     if race or until is not None:
         if name != "speed":
             what, why = f"{name} takes no recipe", "only a speed run does"

@@ -186,6 +186,7 @@ def bench(
     fedfm bench speed                            # seconds until the quickstart has an accuracy of 0.68
     fedfm bench speed fedit
     fedfm bench speed quickstart client.lr=0.01 --until 0.7
+    fedfm bench links --large                    # the carrier of real parties, a message of 1 GB too
     """
     from fedfm import bench as benches
 

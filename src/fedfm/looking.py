@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from fedfm.core.errors import ConfigError, Problem
 from fedfm.running.console import said
 from fedfm.terminal import RunDir, out
 
@@ -38,6 +39,9 @@ def doctor(
     if joinfile is not None:
         _site(joinfile, folder, policy, timeout_s, as_json)
         return
+    if folder is not None or policy is not None:
+        what, why = "there is no JOINFILE", "--folder and --policy are of a site"
+        raise ConfigError([Problem("doctor", what, why, "fedfm doctor JOINFILE --policy site.yaml")])
     from fedfm.running.commands.doctor import facts
 
     found = facts()

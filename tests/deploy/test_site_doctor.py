@@ -16,6 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fedfm.cli import app
+from fedfm.core.errors import ConfigError
 from fedfm.core.job import Job, Said
 from fedfm.core.message import nothing
 from fedfm.deploy.authority import Authority, Credentials, Invitation, answer, credentials, fingerprint
@@ -252,6 +253,22 @@ def test_a_revoked_party_and_other_versions_are_told_by_the_greeting(
         ca.revoke("a")
         found = one(examine(file), "server")
         assert found.grade == "bad" and "not on the roster" in found.said and "fedfm invite" in found.fix
+
+
+def test_a_server_that_knows_no_greeting_is_in_nobodys_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ca = Authority.create(tmp_path / "ca", "acme")
+    with serving(ca) as address:
+        file = site(tmp_path, ca, address)
+        monkeypatch.setattr(grpc, "HELLO", "/fedfm.Federation/Nothing")
+        found = examine(file)
+    assert not bad(found) and "compared when the party joins" in one(found, "server").why
+
+
+def test_what_is_of_a_site_needs_a_site(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["doctor", "--policy", str(tmp_path / "site.yaml")])
+    assert isinstance(done.exception, ConfigError) and "JOINFILE" in str(done.exception)
 
 
 def test_through_a_proxy_the_steps_are_not_dialled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -202,7 +202,7 @@ class GrpcServer(_Carrier):
     async def _admitted(self, context: Any) -> str:
         """The name that the other end has proven; the call ends here for whoever may not take part."""
         names = context.auth_context()
-        name = names.get("x509_common_name", [b""])[0].decode(errors="replace")
+        name: str = names.get("x509_common_name", [b""])[0].decode(errors="replace")
         pem = names.get("x509_pem_cert", [b""])[0]
         number = x509.load_pem_x509_certificate(pem).serial_number if pem else 0
         if why := self._admit(name, number):

@@ -58,7 +58,9 @@ def status(folder: Path) -> Status:
     rounds = {int(r["round"]): r for r in lines}  # a resumed run may repeat one: its last line counts
     done = max(rounds, default=0)
     state, reasons = _state(folder, record, done, process, begun)
-    scores = next((r["metrics"] for _, r in sorted(rounds.items(), reverse=True) if r.get("metrics")), {})
+    scores: dict[str, Any] = next(
+        (r["metrics"] for _, r in sorted(rounds.items(), reverse=True) if r.get("metrics")), {}
+    )
     return Status(
         str(folder),
         state,

@@ -171,7 +171,7 @@ def _ends(folder: Path, beat_s: float, patience_s: float) -> Iterator[dict[str, 
         port = ends["sockets"].hears()["address"]
         for name in PARTIES:
             ca.rehearse(name, address).write(folder / f"{name}.json")
-            ends[name] = _End(folder, "join", name)
+            ends[name] = _End(folder, "join", beat_s, patience_s, name)
             ends[f"bare {name}"] = _End(folder, "dial", name, port)
         for server in ("links", "sockets"):
             ends[server].ask(do="gather", parties=len(PARTIES))

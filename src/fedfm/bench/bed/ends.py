@@ -1,9 +1,9 @@
 """The ends of two carriers, each a process of its own: links as a served run has them, and bare mutual-TLS sockets.
 
-    python -m fedfm.bench.bed.ends serve FOLDER BEAT_S PATIENCE_S    # the server of links; told what to do on stdin
-    python -m fedfm.bench.bed.ends join FOLDER NAME                  # a party of links: says again what it hears
-    python -m fedfm.bench.bed.ends listen FOLDER                     # the server of sockets
-    python -m fedfm.bench.bed.ends dial FOLDER NAME PORT             # a party of sockets
+    python -m fedfm.bench.bed.ends serve FOLDER BEAT_S PATIENCE_S      # the server of links; told what to do on stdin
+    python -m fedfm.bench.bed.ends join FOLDER BEAT_S PATIENCE_S NAME  # a party of links: says again what it hears
+    python -m fedfm.bench.bed.ends listen FOLDER                       # the server of sockets
+    python -m fedfm.bench.bed.ends dial FOLDER NAME PORT               # a party of sockets
 
 FOLDER holds an authority, and what it has given to NAME. A server prints a line of JSON for every line that it reads.
 """
@@ -95,12 +95,13 @@ def _lost(made: Any, command: dict[str, Any]) -> dict[str, Any]:
     raise TimeoutError(f"{command['peer']} is never given up")
 
 
-def join(folder: Path, name: str) -> None:
+def join(folder: Path, beat_s: float, patience_s: float, name: str) -> None:
     """A party of links."""
     from fedfm.deploy.grpc import GrpcParty
     from fedfm.deploy.transport import SERVER
 
     made = GrpcParty(Invitation.read(folder / f"{name}.json").address, papers(folder, name), MOST)
+    made.beat_s, made.patience_s = beat_s, patience_s
     made.open()
     while True:
         frame = made.receive()
@@ -206,7 +207,7 @@ def main(words: Sequence[str]) -> None:
     if role == "serve":
         serve(at, float(rest[0]), float(rest[1]))
     elif role == "join":
-        join(at, rest[0])
+        join(at, float(rest[0]), float(rest[1]), rest[2])
     elif role == "listen":
         listen(at)
     else:

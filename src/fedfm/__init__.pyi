@@ -15,6 +15,7 @@ from fedfm import files as files
 from fedfm import incentives as incentives
 from fedfm import laws as laws
 from fedfm import ledger as ledger
+from fedfm import looking as looking
 from fedfm import models as models
 from fedfm import recipes as recipes
 from fedfm import report as report

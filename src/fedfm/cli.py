@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 import fedfm
-from fedfm import collector, runs
+from fedfm import collector, looking, runs
 from fedfm.core import blame
 from fedfm.core.errors import ConfigError, FedfmError, Problem, words_of
 from fedfm.deploy import commands as deploy
@@ -26,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Federated learning with foundation models. Start with [bold]fedfm run quickstart[/bold].",
 )
-for command in (*runs.COMMANDS, *deploy.COMMANDS):
+for command in (*runs.COMMANDS, *looking.COMMANDS, *deploy.COMMANDS):
     app.command()(command)
 app.add_typer(deploy.ca, name="ca")
 
@@ -177,6 +177,7 @@ def bench(
         ),
     ] = None,
     until: Annotated[float | None, typer.Option(help="speed alone: the score to reach")] = None,
+    large: Annotated[bool, typer.Option("--large", help="links alone: a message of 1 GB too")] = False,
     quick: Annotated[bool, typer.Option(help="smaller and fewer, for a first look")] = False,
     device: Annotated[str, typer.Option(help="cpu; cuda for the measurement overhead")] = "cpu",
 ) -> None:
@@ -185,10 +186,16 @@ def bench(
     fedfm bench speed                            # seconds until the quickstart has an accuracy of 0.68
     fedfm bench speed fedit
     fedfm bench speed quickstart client.lr=0.01 --until 0.7
+    fedfm bench links --large                    # the carrier of real parties, a message of 1 GB too
     """
     from fedfm import bench as benches
 
     options: dict[str, Any] = {"device": device} if device != "cpu" else {}
+    if large:
+        if name != "links":
+            what, why = f"{name or 'all'} has no --large", "only links has a message of 1 GB"
+            raise ConfigError([Problem("bench", what, why, "fedfm bench links --large")])
+        options["large"] = True
     if race or until is not None:
         if name != "speed":
             what, why = f"{name} takes no recipe", "only a speed run does"

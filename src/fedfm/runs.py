@@ -1,4 +1,4 @@
-"""The commands around runs: run, resume, check, sweep, predict, export, audit, doctor."""
+"""The commands around runs: run, resume, check, sweep, predict, export, audit."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from fedfm.core.errors import MachineFault, RunFailed
-from fedfm.terminal import EngineName, Rounds, Seed, Settings, Strict, What, err, out
+from fedfm.terminal import EngineName, Rounds, RunDir, Seed, Settings, Strict, What, err, out
 
 if TYPE_CHECKING:
     from fedfm.running.commands.sweep import Point
 
 Baselines = Annotated[str, typer.Option(help="what to compare with: local,pooled or none")]
 Party = Annotated[str | None, typer.Option(help="whose model, where each party has its own")]
-RunDir = Annotated[Path, typer.Argument(metavar="DIR", help="the run directory")]
 
 
 def run(
@@ -374,19 +373,4 @@ def audit(
     out.print(str(folder / AUDIT), style="dim")
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False) -> None:
-    """What is installed, what this machine has, and what would run here. Asks no network."""
-    from fedfm.running.commands.doctor import facts
-
-    found = facts()
-    if as_json:
-        print(json.dumps({topic: dict(rows) for topic, rows in found.items()}, indent=1))
-        return
-    for topic, rows in found.items():
-        table = Table(title=topic, title_justify="left", show_header=False, box=None, padding=(0, 2))
-        for what, how in rows:
-            table.add_row(what, how)
-        out.print(table)
-
-
-COMMANDS = (run, resume, check, sweep, predict, export, audit, doctor)
+COMMANDS = (run, resume, check, sweep, predict, export, audit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,6 +21,7 @@ Settings = Annotated[
         metavar="[SLOT.FIELD=VALUE ...]", help="e.g. client.lr=0.001 'uplink={name: topk, fraction: 0.01}'"
     ),
 ]
+RunDir = Annotated[Path, typer.Argument(metavar="DIR", help="the run directory")]
 Seed = Annotated[int | None, typer.Option(help="seed of every stream of randomness")]
 Rounds = Annotated[int | None, typer.Option(help="rounds to run")]
 EngineName = Annotated[

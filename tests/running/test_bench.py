@@ -45,6 +45,7 @@ def test_names_and_their_modules() -> None:
         "imports",
         "wire",
         "secagg",
+        "links",
         "speed",
     ]
     with pytest.raises(ConfigError, match="did you mean 'overhead'"):

@@ -51,6 +51,11 @@ def resident(pid: int | None = None) -> int:
     return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if statm.exists() else 0
 
 
+def peak(pid: int) -> int:
+    """The most resident bytes that a living process has had (Linux; 0 elsewhere)."""
+    return int((_field(f"/proc/{pid}/status", "VmHWM") or "0").split()[0]) * 1024
+
+
 def workers(engine: Any) -> list[int]:
     """Process ids of an engine's workers."""
     return [w.process.pid for w in getattr(engine, "_pool", ())]

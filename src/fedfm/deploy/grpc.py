@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 import queue
 import threading
 from collections import Counter
@@ -22,6 +23,7 @@ from cryptography import x509
 from fedfm.core.errors import FedfmError, MachineFault, MessageRefused, MissingExtra
 from fedfm.deploy.authority import SERVER_NAME, Credentials
 from fedfm.deploy.letters import SHARD, Letter, Reader, shards
+from fedfm.deploy.reception import versions
 from fedfm.deploy.transport import SERVER, Frame
 
 try:
@@ -30,6 +32,7 @@ except ImportError as e:
     raise MissingExtra("grpcio", "deploy", "a federation of real parties") from e
 
 METHOD = "/fedfm.Federation/Link"
+HELLO = "/fedfm.Federation/Hello"  # a greeting that ends before joining, and takes nobody's link
 UNREAD = 4  # letters of one link that wait to be read, before its sender waits
 BACK_OFF_S = (0.1, 5.0)  # between two attempts to dial: the first, the longest
 BEAT_S, PATIENCE_S = 2.0, 8.0  # how often each end says something, and how long silence is borne
@@ -185,22 +188,31 @@ class GrpcServer(_Carrier):
         self._server = grpc.aio.server(options=OPTIONS)
         handler = grpc.stream_stream_rpc_method_handler(self._link)
         service, method = METHOD[1:].split("/")
-        self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(service, {method: handler}),)
-        )
+        greeting = grpc.unary_unary_rpc_method_handler(self._hello)
+        methods = {method: handler, HELLO.rpartition("/")[2]: greeting}
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
         port = self._server.add_secure_port(self.address, tls)
         self.address = f"{self.address.rpartition(':')[0]}:{port}"
         await self._server.start()
 
     async def _link(self, _: Any, context: Any) -> None:
+        name = await self._admitted(context)
+        await context.send_initial_metadata(())  # the party knows that it is taken
+        await self._carry(_Link(name, next(self._numbers), self.most), context, lambda: None)
+
+    async def _hello(self, _: bytes, context: Any) -> bytes:
+        await self._admitted(context)
+        return json.dumps(versions()).encode()
+
+    async def _admitted(self, context: Any) -> str:
+        """The name that the other end has proven; the call ends here for whoever may not take part."""
         names = context.auth_context()
-        name = names.get("x509_common_name", [b""])[0].decode(errors="replace")
+        name: str = names.get("x509_common_name", [b""])[0].decode(errors="replace")
         pem = names.get("x509_pem_cert", [b""])[0]
         number = x509.load_pem_x509_certificate(pem).serial_number if pem else 0
         if why := self._admit(name, number):
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, f"{name} {why}")
-        await context.send_initial_metadata(())  # the party knows that it is taken
-        await self._carry(_Link(name, next(self._numbers), self.most), context, lambda: None)
+        return name
 
     def close(self) -> None:
         for peer in list(self._links):
@@ -224,8 +236,7 @@ class GrpcParty(_Carrier):
 
     async def _dial(self) -> None:
         own, wait_s = self._credentials, BACK_OFF_S[0]
-        tls = grpc.ssl_channel_credentials(own.authority, own.key, own.certificate)
-        options = [*OPTIONS, ("grpc.ssl_target_name_override", SERVER_NAME)]
+        tls, options = _secure(own)
         while not self._closing:
             async with grpc.aio.secure_channel(self.address, tls, options=options) as channel:
                 call = channel.stream_stream(METHOD)()
@@ -252,6 +263,30 @@ class GrpcParty(_Carrier):
         self._closing = True
         self._loop.call_soon_threadsafe(self._put, SERVER, None)
         self._stop()
+
+
+def _secure(own: Credentials) -> tuple[Any, list[tuple[str, Any]]]:
+    """What a party's channel is made of."""
+    tls = grpc.ssl_channel_credentials(own.authority, own.key, own.certificate)
+    return tls, [*OPTIONS, ("grpc.ssl_target_name_override", SERVER_NAME)]
+
+
+def hello(address: str, own: Credentials, timeout_s: float) -> dict[str, Any]:
+    """The versions of the server at HOST:PORT: protocol, fedfm, torch; nobody's link is touched by asking.
+
+    Raises PermissionError, with the server's words, where it would not have this party; FedfmError where it does not answer.
+    """
+    tls, options = _secure(own)
+    with grpc.secure_channel(address, tls, options=options) as channel:
+        try:
+            told = json.loads(channel.unary_unary(HELLO)(b"", timeout=timeout_s))
+        except grpc.RpcError as e:
+            if e.code() == grpc.StatusCode.PERMISSION_DENIED:
+                raise PermissionError(_words(e)) from e
+            raise FedfmError(_words(e)) from e
+        except (ValueError, RecursionError) as e:
+            raise FedfmError(f"its greeting is none ({type(e).__name__})") from e
+    return told if isinstance(told, dict) else {}
 
 
 def _words(e: BaseException) -> str:

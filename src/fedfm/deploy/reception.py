@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+import torch
 
 from fedfm.deploy.letters import Letter
 from fedfm.deploy.transport import Frame, Transport
 
 PROTOCOL = 1
 ALIKE = ("protocol", "fedfm", "torch", "base", "layout")  # what a party tells of these is what the server has
+
+
+def versions() -> dict[str, Any]:
+    """What of `ALIKE` is known before anything is opened: protocol, fedfm, torch."""
+    return {
+        "protocol": PROTOCOL,
+        "fedfm": importlib.metadata.version("fedfm"),
+        "torch": torch.__version__.split("+")[0],
+    }
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from fedfm.checks.place import settled
 from fedfm.config import text
@@ -25,7 +22,7 @@ from fedfm.data.splits import opened
 from fedfm.deploy.authority import Authority
 from fedfm.deploy.engine import RealParties
 from fedfm.deploy.letters import Letter
-from fedfm.deploy.reception import PROTOCOL, Reception
+from fedfm.deploy.reception import Reception, versions
 from fedfm.deploy.transport import Transport
 from fedfm.deploy.views import Roster, ServerSite
 from fedfm.running.drive import Plan, drive
@@ -179,13 +176,7 @@ def unfit(fed: Federation, *, rehearsal: bool) -> list[Problem]:
 def facts(config: Mapping[str, Any], bound: Bound) -> dict[str, Any]:
     """What both sides must have alike: versions, the base model, and the layout of what is trained."""
     base, template = of_base(dict(config), {"start": bound.init})
-    return {
-        "protocol": PROTOCOL,
-        "fedfm": importlib.metadata.version("fedfm"),
-        "torch": torch.__version__.split("+")[0],
-        "base": base | template,
-        "layout": bound.layout.digest,
-    }
+    return versions() | {"base": base | template, "layout": bound.layout.digest}
 
 
 def _welcome(setup: Setup, parties: Any, run: str, count: int, rehearsal: bool) -> dict[str, Any]:

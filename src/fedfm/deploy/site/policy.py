@@ -157,21 +157,27 @@ def epsilon(fed: Federation, parties: int) -> float | None:
     return None if spent is None else float(spent.epsilon)
 
 
-def reserve(path: Path, run: str, cost: float, life: float) -> None:
-    """Book a run's whole plan for this site's life, durably. Raises FedfmError where it does not fit or cannot be known."""
+def booked(path: Path) -> dict[str, float]:
+    """What a site has booked of its life's epsilon, by run. Raises FedfmError where it cannot be known."""
     try:
-        booked = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        others = sum(float(v) for k, v in booked.items() if k != run)
+        found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return {str(k): float(v) for k, v in found.items()}
     except (OSError, ValueError, AttributeError, TypeError) as e:
         raise FedfmError(
             f"{path} cannot be read ({e}): what this site has spent is not known\n    fix: restore it"
         ) from e
+
+
+def reserve(path: Path, run: str, cost: float, life: float) -> None:
+    """Book a run's whole plan for this site's life, durably. Raises FedfmError where it does not fit or cannot be known."""
+    runs = booked(path)
+    others = sum(v for k, v in runs.items() if k != run)
     if others + cost > life:
         raise FedfmError(
             f"the site's policy allows epsilon {life:g} for life: {others:.2f} is spent, this run plans {cost:.2f}"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, json.dumps(booked | {run: cost}, indent=1).encode())
+    write(path, json.dumps(runs | {run: cost}, indent=1).encode())
 
 
 def _within(now: datetime.time, hours: tuple[str, str]) -> bool:

@@ -196,6 +196,12 @@ def _owner(folder: Path) -> tuple[int, str]:
         return 0, ""
 
 
+def holder(folder: Path) -> str:
+    """The process that writes to a folder, in words, as far as can be told from here; empty where none does."""
+    pid, host = _owner(folder)
+    return f"process {pid} on {host}" if _lives(pid, host) else ""
+
+
 def _lives(pid: int, host: str) -> bool:
     """Does this process exist, as far as can be told from here?"""
     if not pid or host != socket.gethostname():

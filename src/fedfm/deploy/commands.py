@@ -98,6 +98,12 @@ def serve(
     wait_s: Annotated[
         float | None, typer.Option(help="seconds to wait for the parties; none: for ever")
     ] = None,
+    answer_s: Annotated[
+        float | None,
+        typer.Option(
+            help="seconds a party may take over its next word, before it is out of the round", min=0.1
+        ),
+    ] = None,
 ) -> None:
     """Serve a federation to parties that dial in. Without --ca it is a rehearsal: it prints what to type in other terminals.
 
@@ -110,10 +116,23 @@ def serve(
     from fedfm.running.progress import Live
 
     setup = configure(what, settings or (), rounds=rounds, seed=seed)
-    service = Service(folder, checked(address), wait_s, progress=Live(err), tell=_tell)
+    service = Service(folder, checked(address), wait_s, answer_s=answer_s, progress=Live(err), tell=_tell)
     with interruptible():
         result = served(setup, out_dir, service)
     show(result, False)
+
+
+def cancel(
+    run: Annotated[Path, typer.Argument(metavar="DIR", help="the run's folder, on the server")],
+) -> None:
+    """End a run that is served: at once, resumable, and its parties are told that it has ended.
+
+    fedfm cancel runs/fedit-1
+    """
+    from fedfm.deploy.server import cancel as cancelled
+
+    cancelled(run)
+    out.print(f"{run}: its server was asked to end it; fedfm status {run}", markup=False)
 
 
 def _tell(text: str) -> None:
@@ -219,4 +238,4 @@ def _rows(data: str, columns: str | None) -> Any:
     return Files(data, columns=yaml.safe_load(columns)) if columns else Files(data)
 
 
-COMMANDS = (invite, serve, join, receipts, revoke)
+COMMANDS = (invite, serve, join, receipts, revoke, cancel)

@@ -1,11 +1,12 @@
 """The engine whose sessions live with real parties. Scores of the common test rows are taken at the server.
 
 A session that has said nothing yet is begun anew when its party comes back within `grace_s`; one that has is gone, as
-what the party said may not be said twice.
+what the party said may not be said twice. One whose next word does not come within `answer_s` is given up, and its party told.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -20,6 +21,7 @@ from fedfm.deploy.reception import News, Reception
 from fedfm.engines.inprocess import InProcessEngine
 
 BEAT_S = 0.2  # how often a wait looks at the clock
+PATIENCE_S = 60.0  # of silence, before it is told who is waited for
 LONGEST = 2000  # characters of an error, from a party
 
 
@@ -29,10 +31,13 @@ class RealParties:
 
     reception: Reception
     grace_s: float = 15.0
+    answer_s: float | None = None
     clock: Callable[[], float] = time.monotonic  # seconds
+    tell: Callable[[str], None] = lambda text: None
+    stop: Callable[[], bool] = lambda: False  # has somebody asked for the end?
 
     def make(self) -> RealEngine:
-        return RealEngine(self.reception, self.grace_s, self.clock)
+        return RealEngine(self)
 
 
 @dataclass
@@ -43,6 +48,7 @@ class _Session:
     brief: Message | None
     away_s: float | None = None
     why: str = ""
+    asked_s: float | None = None  # since when its next word is awaited
 
 
 class RealEngine:
@@ -50,9 +56,10 @@ class RealEngine:
 
     workers = 1
 
-    def __init__(self, reception: Reception, grace_s: float, clock: Callable[[], float]):
-        self._reception, self._grace_s, self._clock = reception, grace_s, clock
-        self.ahead = len(reception.rows)  # nobody waits for another
+    def __init__(self, spec: RealParties):
+        self._spec, self._reception, self._clock = spec, spec.reception, spec.clock
+        self.ahead = len(spec.reception.rows)  # nobody waits for another
+        self._heard_s = self._told_s = spec.clock()
         self._scores = InProcessEngine()
         self._at_home: dict[int, None] = {}
         self._sessions: dict[tuple[str, int], _Session] = {}
@@ -74,7 +81,8 @@ class RealEngine:
             session.away_s, session.why = self._clock(), "it is not here"
 
     def send(self, id: str, epoch: int, message: Message) -> None:
-        if (id, epoch) in self._sessions:
+        if (s := self._sessions.get((id, epoch))) is not None:
+            s.asked_s = self._clock()
             self._tell(id, {"do": "send", "id": id, "epoch": epoch}, message)
 
     def cancel(self, id: str, epoch: int) -> None:
@@ -100,15 +108,31 @@ class RealEngine:
             self.listen()
 
     def listen(self) -> None:
-        """Wait for the next frame, not long; give up on whom nobody waits for any more."""
+        """Wait for the next frame, not long; give up on whom nobody waits for any more. Raises KeyboardInterrupt at `stop`."""
+        if self._spec.stop():
+            raise KeyboardInterrupt
         frame = self._reception.transport.receive(BEAT_S)
+        now = self._clock()
         if frame is not None and (news := self._reception.take(frame)) is not None:
             self._hear(news)
-        now = self._clock()
+            self._heard_s = now
         for key, s in list(self._sessions.items()):
-            if s.away_s is not None and (s.brief is None or now - s.away_s > self._grace_s):
-                del self._sessions[key]
-                self._heard.append(Said(*key, "gone", last=True, error=f"{key[0]}: {s.why}", fault="party"))
+            if s.away_s is not None and (s.brief is None or now - s.away_s > self._spec.grace_s):
+                self._given_up(key, s.why)
+            elif self._late(s, now):
+                self._given_up(key, f"it has not answered within {self._spec.answer_s:g} s")
+                self._tell(key[0], {"do": "cancel", "id": key[0], "epoch": key[1]})
+        if self._sessions and now - max(self._heard_s, self._told_s) > PATIENCE_S:
+            self._told_s = now
+            names = ", ".join(dict.fromkeys(id for id, _ in self._sessions))
+            self._spec.tell(f"nothing has been heard for {now - self._heard_s:.0f} s; waiting for {names}")
+
+    def _late(self, s: _Session, now: float) -> bool:
+        return s.asked_s is not None and now - s.asked_s > (self._spec.answer_s or math.inf)
+
+    def _given_up(self, key: tuple[str, int], why: str) -> None:
+        del self._sessions[key]
+        self._heard.append(Said(*key, "gone", last=True, error=f"{key[0]}: {why}", fault="party"))
 
     def close(self) -> None:
         self._scores.close()
@@ -120,6 +144,7 @@ class RealEngine:
         if news.kind == "lost":
             for s in mine:
                 s.away_s, s.why = self._clock(), f"its link was lost: {news.letter.head.get('why')}"
+                s.asked_s = None
         elif news.kind == "ready":
             if news.peer in self._kept:
                 self._tell(news.peer, self._kept[news.peer])
@@ -140,13 +165,14 @@ class RealEngine:
             said = _said(news.peer, head, news.letter.message)
         except MessageRefused as e:
             said = Said(news.peer, s.job.epoch, "gone", last=True, error=str(e), fault="party")
-        s.brief = None
+        s.brief = s.asked_s = None
         if said.last:
             del self._sessions[news.peer, s.job.epoch]
         self._heard.append(said)
 
     def _begin(self, s: _Session) -> None:
         head = {"do": "start", "job": asdict(s.job), "brief": s.job.epoch, "keep": [s.job.epoch]}
+        s.asked_s = self._clock()
         self._tell(s.job.id, head, s.brief)
 
     def _tell(self, id: str, head: Mapping[str, Any], message: Message | None = None) -> None:

@@ -25,12 +25,13 @@ from fedfm.deploy.letters import Letter
 from fedfm.deploy.reception import Reception, versions
 from fedfm.deploy.transport import Transport
 from fedfm.deploy.views import Roster, ServerSite
+from fedfm.files import write
 from fedfm.running.drive import Plan, drive
 from fedfm.running.execute import PLAN
 from fedfm.running.feasible import feasible
 from fedfm.running.process import borrowed
 from fedfm.running.progress import Progress, Silent
-from fedfm.running.record.folder import CONFIG, begun, owned, recorded
+from fedfm.running.record.folder import CONFIG, RECORD, begun, holder, owned, recorded
 from fedfm.running.record.identity import Identity, of_base, refuse
 from fedfm.running.verdict import Result
 from fedfm.tasks.probing import open_task
@@ -38,6 +39,7 @@ from fedfm.tasks.probing import open_task
 Listen = Callable[[str, Authority, int], Transport]  # address, whose parties, most bytes of a message
 MOST = 1 << 26  # bytes that any message may have, beside MODELS of them
 MODELS = 8
+CANCEL = "cancel"  # a file in the run's folder: somebody asks for its end
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,15 @@ class Service:
 
     Without an `authority` it is a rehearsal: the parties are those of the config's own data, and each gets an
     invitation in DIR/join that holds everything; they belong on this machine. `wait_s`: how long to wait for the
-    roster (None: for ever). `grace_s`: how long a party that is gone may take to come back into its round.
+    roster (None: for ever). `grace_s`: how long a party that is gone may take to come back into its round. `answer_s`: how
+    long one that is here may take over its next word (None: for ever); then it is out of that round.
     """
 
     authority: Path | None = None
     address: str = "127.0.0.1:0"
     wait_s: float | None = None
     grace_s: float = 15.0
+    answer_s: float | None = None
     baselines: Sequence[str] = ()
     progress: Progress = field(default_factory=Silent)
     tell: Callable[[str], None] = lambda text: None
@@ -78,7 +82,8 @@ def serve(
     if problems := unfit(setup.fed, rehearsal=service.authority is None):
         raise ConfigError(problems)
     with begun(out, setup.recipe or "run") as folder:
-        real = {"run": secrets.token_hex(8), "authority": str(service.authority or "")}
+        where = {"run": secrets.token_hex(8), "authority": str(service.authority or "")}
+        real = {**where, "answer_s": service.answer_s}
         record = PLAN | {"baselines": ",".join(service.baselines) or "none", "real": real}
         return _served(setup, folder, record, service, resume=False)
 
@@ -96,7 +101,9 @@ def again(folder: Path, service: Service | None = None) -> Result:
         if record["complete"]:
             return Result.read(folder).judged()
         authority = Path(real["authority"]) if real["authority"] else None
-        service = replace(service, authority=authority, address=real["address"])
+        answer_s = service.answer_s or real.get("answer_s")
+        service = replace(service, authority=authority, address=real["address"], answer_s=answer_s)
+        (folder / CANCEL).unlink(missing_ok=True)
         setup = Setup.of(text.load(folder / CONFIG))
         if record.get("identity"):
             before = Identity.of(record["identity"])
@@ -121,25 +128,53 @@ def _served(setup: Setup, folder: Path, record: dict[str, Any], service: Service
         transport = (service.listen or _grpc)(service.address, ca, MOST + MODELS * 4 * bound.layout.size)
         transport.open()
         record["real"] |= {"address": transport.address}
+
+        def stop() -> bool:
+            return (folder / CANCEL).exists()
+
+        reception = None
         try:
             if rehearsal and not resume:
                 _invite(ca, names, transport.address, folder, service.tell)
             welcome = _welcome(setup, parties, record["real"]["run"], len(names), rehearsal)
             reception = Reception(transport, welcome, facts(setup.config, bound))
-            _gather(reception, names, service)
+            _gather(reception, names, service, stop)
             rows = {i: reception.rows[i] for i in names}
-            engine = RealParties(reception, service.grace_s, service.clock)
+            engine = RealParties(
+                reception, service.grace_s, service.answer_s, service.clock, service.tell, stop
+            )
             shape = Federation if rehearsal else Real
             real = shape(**{f.name: getattr(fed, f.name) for f in fields(fed)} | {"engine": engine})
             opener = _opener(bound, parties, rows)
             plan = Plan(folder, setup.config, real, record, resume, progress=progress, open=opener)
             plan.keep()
             result = drive(plan)
-            for name in reception.present:
-                transport.send(name, Letter({"do": "ended", "status": result.status}))
+            _ended(reception, result.status)
             return result.judged()
+        except KeyboardInterrupt as e:
+            if reception is not None and stop():  # after Ctrl-C parties wait for a server that goes on
+                _ended(reception, "cancelled")
+                e.add_note("it was cancelled, and the parties were told that it has ended")
+            raise
         finally:
             transport.close()
+
+
+def _ended(reception: Reception, status: str) -> None:
+    for name in reception.present:
+        reception.transport.send(name, Letter({"do": "ended", "status": status}))
+
+
+def cancel(folder: Path) -> None:
+    """Ask the process that serves the run in `folder` to end it: at once, resumable, and its parties are told.
+
+    Raises ResumeError for a run that is not served, or not under way.
+    """
+    if not holder(folder):
+        raise ResumeError(f"{folder} is not under way: no process writes to it")
+    if (folder / RECORD).exists() and not recorded(folder).get("real"):
+        raise ResumeError(f"{folder} has no parties elsewhere\n    fix: Ctrl-C in the terminal that runs it")
+    write(folder / CANCEL, b"")
 
 
 def _authority(service: Service, folder: Path, resume: bool) -> Authority:
@@ -202,10 +237,12 @@ def _opener(bound: Bound, parties: Any, rows: Mapping[str, int]) -> Callable[...
     return opener
 
 
-def _gather(reception: Reception, names: Sequence[str], service: Service) -> None:
-    """Wait until everybody is ready. Raises MachineFault after `wait_s`, with who is missing."""
+def _gather(reception: Reception, names: Sequence[str], service: Service, stop: Callable[[], bool]) -> None:
+    """Wait until everybody is ready. Raises MachineFault after `wait_s`, with who is missing; KeyboardInterrupt at `stop`."""
     began, said, wait_s, tell = service.clock(), "", service.wait_s, service.tell
     while missing := [n for n in names if n not in reception.present]:
+        if stop():
+            raise KeyboardInterrupt
         if wait_s is not None and service.clock() - began > wait_s:
             refused = "".join(f"\n    {n}: {why}" for n, why in reception.refused.items())
             raise MachineFault(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -34,9 +35,15 @@ from fedfm.engines.desk import Desk
 from fedfm.running.process import borrowed
 from fedfm.tasks.probing import open_task, probe
 
+EARLY = 16  # frames that are heard in the midst of work, and dealt with afterwards
+
 
 class PolicyRefuses(FedfmError):
     """A federation that the site's policy takes no part in."""
+
+
+class Withdrawn(FedfmError):
+    """The work under way has been given up by the server, or its link is gone."""
 
 
 class SiteGuard(Guard):
@@ -91,6 +98,9 @@ class Party:
         self._journal: Journal | None = None  # where a round may be answered once only
         self._jobs: dict[tuple[str, int], Job] = {}  # under way, by party and epoch
         self._epsilon: float | None = None  # of the run's plan
+        self._at: tuple[str, int] | None = None  # the session that is at work
+        self._moot = False  # it was given up meanwhile
+        self.between: Callable[[], None] = lambda: None  # two steps of local work
 
     @property
     def busy(self) -> bool:
@@ -100,8 +110,14 @@ class Party:
     def work(self) -> Letter | None:
         """The next word of whichever session is due."""
         assert self._desk is not None
+        self._at, self._moot = self._desk.todo[0][0], False
         said = self._desk.step()
+        key, self._at = self._at, None
         if said is None:
+            return None
+        if self._moot:  # nobody waits for it: it is not said, and the round is not spoken in
+            self._desk.talks.pop(key, None)
+            self._jobs.pop(key, None)
             return None
         key = said.id, said.epoch
         job = self._jobs.pop(key) if said.last else self._jobs[key]
@@ -115,6 +131,14 @@ class Party:
             norm = self._desk.site.norms.pop(key[1], None) if said.phase == UPLOAD else None
             self.receipts.add(self._run, job, said, norm, self._epsilon)
         return Letter(plain(replace(said, error=self.policy.worded(said.error))), said.message)
+
+    def foresee(self, frame: Frame) -> None:
+        """Raise Withdrawn, in the midst of work, where a frame that is heard afterwards makes it idle."""
+        head = frame.letter.head
+        mine = head.get("do") == "cancel" and (head.get("id"), head.get("epoch")) == self._at
+        if mine or frame.kind == "lost" or head.get("do") in ("ended", "refused"):
+            self._moot = True
+            raise Withdrawn("the server has given it up, or its link was lost")
 
     def _gone(self, job: Job, why: str) -> Letter:
         """The word that ends a session which this side will not have."""
@@ -207,6 +231,7 @@ class Party:
         bound = open_task(fed.task, own, settled(fed))
         if problems := probe(fed.task, bound, own):
             raise ConfigError(problems)
+        _watched(bound, lambda: self.between())
         folder = self.folder / "states" / str(head["run"])
         self._journal = Journal(folder / "journal.json") if once(fed) else None
         rows = len(own.train(self.name))
@@ -229,13 +254,32 @@ class Party:
         return replace(self.data, test_fraction=0.0)
 
 
+def _watched(bound: Any, between: Callable[[], None]) -> None:
+    """Look up at every step of local work: each takes a gradient."""
+    gradient = bound.gradient
+
+    def looking_up(*args: Any, **more: Any) -> Any:
+        between()
+        return gradient(*args, **more)
+
+    bound.gradient = looking_up
+
+
 def join(transport: Transport, party: Party, threads: int = 1) -> str:
     """Take part in a federation until it ends; how it ended. Raises FedfmError when the server will not have us."""
+    early = deque[Frame]()  # heard in the midst of work
+
+    def between() -> None:
+        while len(early) < EARLY and (frame := transport.receive(0.0)) is not None:
+            early.append(frame)
+            party.foresee(frame)
+
+    party.between = between
     transport.open()
     try:
         with borrowed(threads):
             while not party.ended:
-                frame = transport.receive(0.0 if party.busy else 1.0)
+                frame = early.popleft() if early else transport.receive(0.0 if party.busy else 1.0)
                 letter = party.hear(frame) if frame is not None else party.work() if party.busy else None
                 if letter is not None:
                     transport.send(SERVER, letter)

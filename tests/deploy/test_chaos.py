@@ -1,0 +1,108 @@
+"""Processes of a served run are killed at random, over real sockets: it ends, with the bits of a run that nobody killed."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fedfm
+from fedfm.running.verdict import Result
+
+pytest.importorskip("grpc")
+KILLS = int(os.environ.get("FEDFM_KILLS", "10"))
+PARTIES = ("party-0", "party-1")
+DIGITS = (
+    "task: {name: image-classification, channels: [4, 8]}\n"
+    "data: {name: digits, train_rows: 120, test_rows: 40, partition: {name: iid, parties: 2}}\n"
+    "client: {name: local, lr: 0.05, steps: 4, batch: 10}\n"
+    "engine: {name: inprocess}\n"
+)
+FEDERATIONS = {
+    "fedavg": "",
+    "error feedback": "uplink: [{name: error-feedback, code: {name: topk, fraction: 0.1}}]\n",
+    "server momentum": "server: {name: fedopt, optimizer: adam, lr: 0.01}\n",
+    "quantised both ways": "uplink: [{name: qsgd, bits: 8}]\ndownlink: [{name: qsgd, bits: 8}]\n",
+}
+
+
+class Cast:
+    """The processes of one run: each is begun anew when it is killed."""
+
+    def __init__(self, config: Path, folder: Path):
+        self.config, self.folder = config, folder
+        self.env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+        self.running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str) -> None:
+        words = ["join", str(self.folder / "join" / f"{name}.json")]
+        if name == "server":
+            again = (self.folder / "run.json").exists()
+            words = (
+                ["resume", str(self.folder)]
+                if again
+                else ["serve", str(self.config), "--out", str(self.folder)]
+            )
+        log = (self.folder.parent / f"{name}.txt").open("ab")
+        self.running[name] = subprocess.Popen(
+            [sys.executable, "-m", "fedfm", *words], env=self.env, stdout=log, stderr=log
+        )
+
+    def kill(self, name: str) -> None:
+        self.running[name].send_signal(signal.SIGKILL)
+        self.running[name].wait()
+        self.start(name)
+
+    def sealed(self) -> int:
+        path = self.folder / "metrics.jsonl"
+        return path.read_bytes().count(b"\n") if path.exists() else 0
+
+    def close(self) -> None:
+        for process in self.running.values():
+            process.kill()
+
+
+def until(true: Any, seconds: float, why: str) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        if time.monotonic() > end:
+            raise AssertionError(f"{why}: not within {seconds:g} s")
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", FEDERATIONS)
+def test_kills_at_random_change_nothing(name: str, tmp_path: Path) -> None:
+    draw, rounds = random.Random(name), 3 * KILLS
+    config = tmp_path / "fed.yaml"
+    config.write_text(DIGITS + FEDERATIONS[name] + f"rounds: {rounds}\n")
+    alone = fedfm.run(str(config), out=tmp_path / "alone").summary
+    cast = Cast(config, tmp_path / "run")
+    try:
+        cast.start("server")
+        until(lambda: all((cast.folder / "join" / f"{p}.json").exists() for p in PARTIES), 120, "invitations")
+        for party in PARTIES:
+            cast.start(party)
+        until(cast.sealed, 120, "the first round")
+        for _ in range(KILLS):
+            if cast.sealed() > rounds - 2:
+                break
+            cast.kill(draw.choice(["server", *PARTIES]))
+            at = cast.sealed()
+            until(lambda at=at: cast.sealed() > at, 180, "a round after a kill")
+            time.sleep(draw.random())
+        until(lambda: cast.running["server"].poll() is not None, 600, "the end")
+        for party in PARTIES:
+            cast.running[party].wait(60)
+    finally:
+        cast.close()
+    found = Result.read(cast.folder).summary
+    assert found["status"] == alone["status"] and found["model_digest"] == alone["model_digest"]

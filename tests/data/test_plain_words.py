@@ -76,3 +76,20 @@ def test_a_loss_that_takes_the_module_and_is_one(tmp_path: Path) -> None:
     data = {"a": (torch.randn(20, 3), torch.arange(20) % 2)}
     with pytest.raises(ConfigError, match="it takes the module and a batch"):
         fedfm.run(fedfm.Federation(task=fedfm.Torch(torch.nn.Linear(3, 2), loss=Whole()), data=data))
+
+
+@pytest.mark.parametrize(
+    "code", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"]
+)
+@pytest.mark.parametrize("word", ["plain", "größe"])
+def test_a_table_in_any_unicode(code: str, word: str, tmp_path: Path) -> None:
+    lines = "text,label\n" + "".join(f"{word} {i},{'ab'[i % 2]}\n" for i in range(10))
+    (tmp_path / "f.csv").write_bytes(lines.encode(code))
+    found = fedfm.Files(str(tmp_path / "f.csv"), test_fraction=0.0).read(0, None).train("f").rows
+    assert len(found) == 10 and found[3] == {"text": f"{word} 3", "label": "b"}
+
+
+def test_a_table_in_another_code_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "f.csv").write_bytes("text,label\ngröße,a\n".encode("cp1252"))
+    with pytest.raises(DataError, match=r"f.csv:2: the file is not UTF-8(?s:.*)save it as UTF-8"):
+        fedfm.Files(str(tmp_path / "f.csv")).read(0, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import codecs
 import gzip
 import json
 import lzma
@@ -81,14 +82,31 @@ def _unpacked(path: Path, packed: str, faults: Faults) -> bytes | None:
 
 
 def _decoded(path: Path, data: bytes, faults: Faults) -> str | None:
-    """UTF-8, with or without its mark; UTF-16 where the mark says so (spreadsheets export it)."""
-    wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
+    """UTF-8, with or without its mark; UTF-16 and UTF-32 where a mark or the zeros say so (spreadsheets export them)."""
+    code = _code(data)
     try:
-        return data.decode("utf-16" if wide else "utf-8-sig")
+        return data.decode(code)
     except UnicodeDecodeError as e:
-        line = data[: e.start].count(b"\n") + 1
-        faults.add(str(path), "the file is not UTF-8", str(e), "save it as UTF-8", line)
+        line, name = data[: e.start].count(b"\n") + 1, code.upper().removesuffix("-SIG")
+        faults.add(str(path), f"the file is not {name}", str(e), "save it as UTF-8", line)
         return None
+
+
+def _code(data: bytes) -> str:
+    if data[:4] in (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE):
+        return "utf-32"
+    if data[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        return "utf-16"
+    zeros = [
+        data[i:4000:4].count(0) * 4 > len(data[:4000]) // 2 for i in range(4)
+    ]  # which of four bytes are mostly 0
+    names: dict[tuple[bool, ...], str] = {
+        (False, True, False, True): "utf-16-le",
+        (True, False, True, False): "utf-16-be",
+        (False, True, True, True): "utf-32-le",
+        (True, True, True, False): "utf-32-be",
+    }
+    return names.get(tuple(zeros), "utf-8-sig")
 
 
 # ---- JSON -----------------------------------------------------------------------------------------------------

@@ -133,7 +133,8 @@ class RealEngine:
     def _word(self, news: News) -> None:
         """One word of a session of this party; anything else that it sends is left unread."""
         head = news.letter.head
-        s = self._sessions.get((news.peer, head.get("epoch", -1)))
+        epoch = head.get("epoch")
+        s = self._sessions.get((news.peer, epoch)) if type(epoch) is int else None
         if head["do"] != "said" or s is None:
             return
         try:

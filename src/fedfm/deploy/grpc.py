@@ -50,6 +50,7 @@ class _Link:
         self.outbox: asyncio.Queue[Letter | None] = asyncio.Queue()
         self.unread = asyncio.Semaphore(UNREAD)
         self.ended = ""  # why this end has ended it
+        self.refused = False  # the other end will not have this one: it is not dialled again
         self.heard_s, self.full = 0.0, False  # when it last said anything; it cannot while nobody reads
 
 
@@ -150,6 +151,7 @@ class _Carrier:
             except MessageRefused as e:
                 return f"it sent {e}"
             if letter is not None and letter.head["do"] != BEAT:
+                link.refused = letter.head["do"] == "refused"
                 link.full = link.unread.locked()
                 await link.unread.acquire()
                 link.full, link.heard_s = False, self._loop.time()
@@ -232,7 +234,10 @@ class GrpcParty(_Carrier):
                         self._unlinked(await call.code(), await call.details())
                     else:
                         wait_s = BACK_OFF_S[0]
-                        await self._carry(_Link(SERVER, next(self._numbers), self.most), call, call.cancel)
+                        link = _Link(SERVER, next(self._numbers), self.most)
+                        await self._carry(link, call, call.cancel)
+                        if link.refused:
+                            return
                 except grpc.aio.AioRpcError as e:
                     self._unlinked(e.code(), e.details())
                 except Exception as e:  # noqa: BLE001 - it dials for as long as it lives

@@ -134,8 +134,11 @@ class RealEngine:
         """One word of a session of this party; anything else that it sends is left unread."""
         head = news.letter.head
         epoch = head.get("epoch")
-        s = self._sessions.get((news.peer, epoch)) if type(epoch) is int else None
-        if head["do"] != "said" or s is None:
+        if head["do"] == "said" and type(epoch) is not int:  # nobody can tell what it answers, and somebody waits for that
+            self._reception.transport.drop(news.peer, "its word is of no session")
+            return
+        s = self._sessions.get((news.peer, epoch)) if head["do"] == "said" else None
+        if s is None:
             return
         try:
             said = _said(news.peer, head, news.letter.message)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, cast, get_args
 
 from fedfm.core.errors import MessageRefused
@@ -20,7 +20,7 @@ from fedfm.deploy.reception import News, Reception
 from fedfm.engines.inprocess import InProcessEngine
 
 BEAT_S = 0.2  # how often a wait looks at the clock
-LONGEST = 2000  # characters of an error, from a party
+LONGEST, LONGEST_PHASE = 2000, 100  # characters of an error, and of a phase's name, from a party
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,9 @@ class _Session:
     brief: Message | None
     away_s: float | None = None
     why: str = ""
+    turn: int = (
+        0  # words heard: counted here, as one that is numbered otherwise would be waited for without end
+    )
 
 
 class RealEngine:
@@ -134,17 +137,19 @@ class RealEngine:
         """One word of a session of this party; anything else that it sends is left unread."""
         head = news.letter.head
         epoch = head.get("epoch")
-        if head["do"] == "said" and type(epoch) is not int:  # nobody can tell what it answers, and somebody waits for that
+        if (
+            head["do"] == "said" and type(epoch) is not int
+        ):  # nobody can tell what it answers, and somebody waits for that
             self._reception.transport.drop(news.peer, "its word is of no session")
             return
         s = self._sessions.get((news.peer, epoch)) if head["do"] == "said" else None
         if s is None:
             return
         try:
-            said = _said(news.peer, head, news.letter.message)
+            said = replace(_said(news.peer, head, news.letter.message), turn=s.turn)
         except MessageRefused as e:
             said = Said(news.peer, s.job.epoch, "gone", last=True, error=str(e), fault="party")
-        s.brief = None
+        s.brief, s.turn = None, s.turn + 1
         if said.last:
             del self._sessions[news.peer, s.job.epoch]
         self._heard.append(said)
@@ -172,6 +177,8 @@ def _said(peer: str, head: Mapping[str, Any], message: Message | None) -> Said:
     told = {k: head[k] for k in _TYPES if k in head}
     if wrong := [k for k, kind in _TYPES.items() if type(told.get(k)) is not kind]:
         raise MessageRefused(f"its word has no {', '.join(wrong)} as agreed")
+    if not 0 < len(told["phase"]) <= LONGEST_PHASE:
+        raise MessageRefused("its word is of no phase")
     if told["id"] != peer:
         raise MessageRefused("it speaks in another's name")
     events: Iterable[Any] = told["events"]

@@ -136,14 +136,13 @@ class RealEngine:
     def _word(self, news: News) -> None:
         """One word of a session of this party; anything else that it sends is left unread."""
         head = news.letter.head
-        epoch = head.get("epoch")
-        if (
-            head["do"] == "said" and type(epoch) is not int
-        ):  # nobody can tell what it answers, and somebody waits for that
+        if head["do"] != "said":
+            return
+        epoch = head.get("epoch")  # a word of no session is not just left unread: somebody waits for one
+        if not isinstance(epoch, int) or isinstance(epoch, bool):
             self._reception.transport.drop(news.peer, "its word is of no session")
             return
-        s = self._sessions.get((news.peer, epoch)) if head["do"] == "said" else None
-        if s is None:
+        if (s := self._sessions.get((news.peer, epoch))) is None:
             return
         try:
             said = replace(_said(news.peer, head, news.letter.message), turn=s.turn)

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import time
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedfm.core.errors import FedfmError
-from fedfm.deploy.authority import Authority, Credentials, Invitation, answer, ask, credentials, serial
+from fedfm.deploy import authority
+from fedfm.deploy.authority import (
+    Authority,
+    Credentials,
+    Invitation,
+    accept,
+    answer,
+    ask,
+    credentials,
+    serial,
+)
 from fedfm.deploy.transport import checked
 
 
@@ -51,7 +63,7 @@ def test_who_does_not_hold_the_invitation_gets_no_certificate(tmp_path: Path) ->
     assert ca.sign(honest)[0] == "hospital-a"  # nobody has used it up
 
 
-@pytest.mark.parametrize("request_", [{}, {"request": "x", "proof": "y"}, {"request": 3, "proof": "y"}])
+@pytest.mark.parametrize("request_", [{}, [], {"request": "x", "proof": "y"}, {"request": 3, "proof": "y"}])
 def test_what_is_no_request_is_refused(request_: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(FedfmError, match="no request"):
         Authority.create(tmp_path / "ca", "acme").sign(request_)
@@ -88,9 +100,6 @@ def test_an_authority_is_not_made_twice_and_not_made_up(tmp_path: Path) -> None:
         ca.invite("a", "localhost:1")
     with pytest.raises(FedfmError, match="no party 'b'"):
         ca.revoke("b")
-    (tmp_path / "no.json").write_text("[]")
-    with pytest.raises(FedfmError, match="is no invitation"):
-        Invitation.read(tmp_path / "no.json")
 
 
 @pytest.mark.parametrize("address", ["host", ":1", "host:", "host:x", "host:65536", "host:-1", ""])
@@ -98,3 +107,74 @@ def test_an_address_that_is_none(address: str) -> None:
     with pytest.raises(FedfmError, match="is no address"):
         checked(address)
     assert checked("host:0") == "host:0" and checked("[::1]:65535") == "[::1]:65535"
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"site": "../a"}, "its values are none"),
+        ({"address": 3}, "its values are none"),
+        ({"request": "x"}, "something else"),
+        ({"authority": "x"}, "is no invitation"),
+        (None, "it has no address, authority, federation"),
+        ("[]", "something else"),
+        ("x", "no JSON"),
+        ("[" * 100_000, "no JSON"),
+    ],
+)
+def test_a_file_that_is_no_invitation_is_told_in_words(change: Any, why: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    asked = asdict(Authority.create(tmp_path / "ca", "acme").invite("a", "localhost:1"))
+    text = (
+        change if isinstance(change, str) else json.dumps({"site": "a"} if change is None else asked | change)
+    )
+    path.write_text(text)
+    with pytest.raises(FedfmError, match="(?s)is no invitation: .*fix: the file that") as e:
+        Invitation.read(path)
+    assert why in str(e.value)
+
+
+def test_an_answer_is_looked_at_before_it_takes_the_place_of_another(tmp_path: Path) -> None:
+    ca, other = Authority.create(tmp_path / "ca", "acme"), Authority.create(tmp_path / "other", "acme")
+    asked, site, given = ca.invite("a", "localhost:1"), tmp_path / "site", tmp_path / "given.pem"
+    with pytest.raises(FedfmError, match="no key .* could be for"):
+        accept(given, asked, site)
+    request = credentials(asked, site)
+    assert isinstance(request, Path)
+    with pytest.raises(FedfmError, match="cannot be read"):
+        accept(given, asked, site)
+    given.write_bytes(ca.sign(json.loads(request.read_text()))[1])
+    accept(given, asked, site)
+    kept = (site / answer("a")).read_bytes()
+    for wrong in (
+        other.rehearse("a", "localhost:1").certificate,
+        ca.rehearse("b", "localhost:1").certificate,
+        "x",
+    ):
+        given.write_text(wrong)
+        with pytest.raises(FedfmError):
+            accept(given, asked, site)
+    assert (site / answer("a")).read_bytes() == kept and isinstance(credentials(asked, site), Credentials)
+
+
+def test_a_certificate_that_has_run_out_is_told_with_its_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(authority, "DAYS", 0.0)
+    ca = Authority.create(tmp_path / "ca", "acme")
+    asked = ca.invite("a", "localhost:1")
+    request = credentials(asked, tmp_path / "site")
+    assert isinstance(request, Path)
+    (tmp_path / "site" / answer("a")).write_bytes(ca.sign(json.loads(request.read_text()))[1])
+    time.sleep(1.1)
+    with pytest.raises(FedfmError, match="(?s)held until .*fedfm revoke a"):
+        credentials(asked, tmp_path / "site")
+
+
+def test_a_proof_that_is_no_ascii_does_not_hold(tmp_path: Path) -> None:
+    ca = Authority.create(tmp_path / "ca", "acme")
+    honest = ask(ca.invite("a", "localhost:1"), ec.generate_private_key(ec.SECP256R1()))
+    for proof in ("é", "", "\0"):
+        with pytest.raises(FedfmError, match="does not hold"):
+            ca.sign(honest | {"proof": proof})
+    assert ca.sign(honest)[0] == "a"

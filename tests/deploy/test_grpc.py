@@ -143,6 +143,36 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(grpc, "PATIENCE_S", 2.0)
 
 
+def test_of_two_processes_with_one_certificate_the_last_stays_and_the_other_hears_why(tmp_path: Path) -> None:
+    """And does not dial again: they would push each other out for ever."""
+    ca = Authority.create(tmp_path, "acme")
+    mine = own(ca, "a")
+    with server(ca) as s, party(mine, s.address) as p:
+        first = heard(p, "linked"), heard(s, "linked")
+        with party(mine, s.address) as q:
+            second = heard(q, "linked"), heard(s, "linked")
+            refused = heard(p, "letter").letter.head
+            assert refused["do"] == "refused" and "another process" in refused["why"]
+            assert heard(p, "lost") and first[1].link < second[1].link
+            assert heard(s, "lost").link == first[1].link
+            time.sleep(1)  # nobody dials
+            assert s.receive(0.1) is None and p.receive(0.1) is None and q.receive(0.1) is None
+            q.send(SERVER, Letter({"do": "here"}))
+            assert heard(s, "letter").link == second[1].link
+
+
+@pytest.mark.parametrize("what", ["a letter longer than a line may be", "a letter that no line can hold"])
+def test_whatever_breaks_a_link_the_party_dials_again(what: str, tmp_path: Path) -> None:
+    ca = Authority.create(tmp_path, "acme")
+    with server(ca) as s, party(own(ca, "a"), s.address) as p:
+        heard(s, "linked"), heard(p, "linked")
+        p.send(SERVER, Letter({"do": "x", "y": "z" * (2 << 20) if "longer" in what else float("nan")}))
+        assert heard(p, "lost").letter.head["why"]
+        assert heard(s, "linked") and heard(p, "linked")
+        p.send(SERVER, Letter({"do": "here"}))
+        assert heard(s, "letter").letter.head["do"] == "here"
+
+
 def test_a_party_that_is_stopped_is_noticed_and_one_that_works_is_not(tmp_path: Path, quick: None) -> None:
     ca = Authority.create(tmp_path, "acme")
     with server(ca) as s, party(own(ca, "a"), s.address) as p, party(own(ca, "b"), s.address) as q:

@@ -92,6 +92,50 @@ def test_a_hostile_party_costs_itself(name: str, seed: int, tmp_path: Path) -> N
     assert not any("party-0" in r or "party-2" in r for r in result.reasons) or name == "secure"
 
 
+@pytest.mark.parametrize("epoch", [[], {}, "1", 1.5, True, None])
+def test_a_word_of_no_session_ends_its_party_and_not_the_run(epoch: Any, tmp_path: Path) -> None:
+    class Astray(Loopback):
+        def _wire(self, letter: Letter, way: str) -> Letter:
+            found = super()._wire(letter, way)
+            if way == "sent" or found.head.get("id") != "party-1":
+                return found
+            return Letter(found.head | {"epoch": epoch}, found.message)
+
+    carrier = Astray(tmp_path / "run")
+    service = Service(listen=carrier.listen, clock=carrier.clock, wait_s=60.0)
+    result = serve(digits(**golden.ALL["fedavg"]), tmp_path / "run", service)
+    assert (
+        result.status == "finished with findings" and "its word is of no session" in carrier.left["party-1"]
+    )
+    assert not any("party-0" in r or "party-2" in r for r in result.reasons)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"turn": 99}, {"turn": -5}, {"turn": 1 << 70}, {"phase": ""}, {"phase": "x" * 5000}, {"phase": "gone"}],
+)
+@pytest.mark.parametrize("name", ["fedavg", "secure"])
+def test_nobody_waits_for_a_word_that_was_called_otherwise(
+    name: str, change: dict[str, Any], tmp_path: Path
+) -> None:
+    class Renamed(Loopback):
+        def _wire(self, letter: Letter, way: str) -> Letter:
+            found = super()._wire(letter, way)
+            if way == "sent" or found.head.get("id") != "party-1":
+                return found
+            return Letter(found.head | change, found.message)
+
+    carrier = Renamed(tmp_path / "run")
+    service = Service(listen=carrier.listen, clock=carrier.clock, wait_s=60.0)
+    try:
+        result = serve(digits(**golden.ALL[name]), tmp_path / "run", service)
+    except FedfmError as e:
+        assert name == "secure" and "every round failed" in str(e)
+        return
+    assert result.status.startswith("finished")
+    assert not any("party-0" in r or "party-2" in r for r in result.reasons) or name == "secure"
+
+
 GREETING = {
     "do": "ready",
     "rows": 5,

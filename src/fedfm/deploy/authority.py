@@ -13,7 +13,7 @@ import json
 import os
 import re
 import secrets
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ from fedfm.files import write
 
 SERVER_NAME = "server.fedfm"  # in the server's certificate, whatever its address is
 DAYS = 360
-ROSTER, KEY, CERTIFICATE = "roster.json", "key.pem", "certificate.pem"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")  # of a party
+ROSTER, KEY, CERTIFICATE, REQUEST = "roster.json", "key.pem", "certificate.pem", "request.json"
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,19 @@ class Invitation:
         """Raises FedfmError when the file is none."""
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-            assert isinstance(found, dict) and all(isinstance(v, str) for v in found.values())
+            names = {f.name for f in fields(cls)}
+            if not isinstance(found, dict) or not found.keys() <= names:
+                raise ValueError("it holds something else")
+            if missing := names - {"secret", "key", "certificate"} - found.keys():
+                raise ValueError(f"it has no {', '.join(sorted(missing))}")
+            if not all(isinstance(v, str) for v in found.values()) or not NAME.fullmatch(found["site"]):
+                raise ValueError("its values are none")
+            x509.load_pem_x509_certificate(found["authority"].encode())
             return cls(**found)
-        except (OSError, ValueError, TypeError, AssertionError) as e:
+        except (OSError, ValueError, RecursionError) as e:
+            why = str(e) if isinstance(e, OSError) or type(e) is ValueError else "it is no JSON"
             raise FedfmError(
-                f"{path} is no invitation: {e}\n    fix: the file that `fedfm invite SITE` wrote"
+                f"{path} is no invitation: {why}\n    fix: the file that `fedfm invite SITE` wrote"
             ) from e
 
     def write(self, path: Path) -> None:
@@ -105,7 +114,7 @@ class Authority:
 
     def invite(self, site: str, address: str) -> Invitation:
         """Raises FedfmError for a name that cannot be one, and for a party that has been invited."""
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", site):
+        if not NAME.fullmatch(site):
             raise FedfmError(
                 f"'{site[:60]}' cannot be the name of a party: letters, digits, '.', '_' and '-', at most 63"
             )
@@ -125,7 +134,7 @@ class Authority:
         try:
             asked = x509.load_pem_x509_csr(request["request"].encode())
             site = str(asked.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
-            proof = str(request["proof"])
+            proof = request["proof"].encode()
         except (KeyError, ValueError, IndexError, TypeError, AttributeError) as e:
             raise FedfmError(f"this is no request of a party: {e}") from e
         entry = roster["sites"].get(site)
@@ -136,7 +145,7 @@ class Authority:
                 f"the invitation of {site} has been used\n    fix: fedfm revoke {site}, then invite it anew"
             )
         if not asked.is_signature_valid or not hmac.compare_digest(
-            proof, _proof(entry["secret"], request["request"])
+            proof, _proof(entry["secret"], request["request"]).encode()
         ):
             raise FedfmError(
                 f"the request in the name of {site} was not made with its invitation\n    why: its proof does not hold\n"
@@ -212,7 +221,7 @@ def credentials(invitation: Invitation, folder: Path) -> Credentials | Path:
         pem = (invitation.key.encode(), invitation.certificate.encode())
         return Credentials(*pem, invitation.authority.encode())
     folder.mkdir(parents=True, exist_ok=True)
-    key, certificate, request = folder / KEY, folder / answer(invitation.site), folder / "request.json"
+    key, certificate, request = folder / KEY, folder / answer(invitation.site), folder / REQUEST
     if not key.exists():
         made = ec.generate_private_key(ec.SECP256R1())
         write(request, json.dumps(ask(invitation, made), indent=1).encode())
@@ -221,6 +230,22 @@ def credentials(invitation: Invitation, folder: Path) -> Credentials | Path:
         return request
     _fits(certificate, key, invitation)
     return Credentials(key.read_bytes(), certificate.read_bytes(), invitation.authority.encode())
+
+
+def accept(given: Path, invitation: Invitation, folder: Path) -> None:
+    """Put the authority's answer into a party's folder, if it is of its key, name and authority. Raises FedfmError."""
+    if not (folder / KEY).exists():
+        raise FedfmError(
+            f"{folder} holds no key that {given} could be for\n    fix: fedfm join JOINFILE, once without --certificate"
+        )
+    try:
+        data = given.read_bytes()
+    except OSError as e:
+        raise FedfmError(
+            f"{given} cannot be read: {e.strerror}\n    fix: the file that `fedfm ca sign` wrote"
+        ) from e
+    _fits(given, folder / KEY, invitation)
+    write(folder / answer(invitation.site), data)
 
 
 def _fits(certificate: Path, key: Path, invitation: Invitation) -> None:
@@ -232,14 +257,20 @@ def _fits(certificate: Path, key: Path, invitation: Invitation) -> None:
         named = str(found.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
     except (ValueError, TypeError, InvalidSignature, IndexError) as e:
         raise FedfmError(
-            f"{certificate} was not signed by {invitation.federation}: {e or type(e).__name__}"
+            f"{certificate} was not signed by {invitation.federation}: {e or type(e).__name__}\n    fix: the answer of its "
+            f"authority to {key.with_name(REQUEST)}"
         ) from e
+    if (now := datetime.datetime.now(datetime.UTC)) > found.not_valid_after_utc:
+        raise FedfmError(
+            f"{certificate} held until {found.not_valid_after_utc:%Y-%m-%d}, and it is {now:%Y-%m-%d}\n    fix: at the authority "
+            f"`fedfm revoke {invitation.site}` and `fedfm invite {invitation.site}`; the new invitation goes with a new --folder"
+        )
     kind = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     if named != invitation.site or found.public_key().public_bytes(*kind) != own.public_key().public_bytes(
         *kind
     ):
         raise FedfmError(
-            f"{certificate} is of another party or key\n    fix: the answer to {certificate.parent / 'request.json'}"
+            f"{certificate} is of another party or key\n    fix: the answer to {key.with_name(REQUEST)}"
         )
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from fedfm.core.errors import FedfmError
+from fedfm.core.errors import FedfmError, MachineFault, ResumeError
 from fedfm.deploy.transport import checked
+from fedfm.running.record.folder import owned
 from fedfm.runs import interruptible, show
 from fedfm.terminal import Rounds, Seed, Settings, What, err, out
+from fedfm.text import clean
 
 Ca = Annotated[Path, typer.Option("--ca", help="folder of the federation's authority")]
 SiteName = Annotated[str, typer.Argument(metavar="SITE", help="the party's name")]
@@ -49,8 +53,9 @@ def sign(
 
     try:
         asked = json.loads(request.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise FedfmError(f"{request} cannot be read: {e}") from e
+    except (OSError, ValueError, RecursionError) as e:
+        fix = "the request.json that `fedfm join` wrote at the party"
+        raise FedfmError(f"{request} cannot be read: {e}\n    fix: {fix}") from e
     site, certificate = Authority(folder).sign(asked)
     path = request.with_name(answer(site))
     write(path, certificate)
@@ -136,7 +141,7 @@ def cancel(
 
 
 def _tell(text: str) -> None:
-    out.print(text, markup=False, highlight=False, soft_wrap=True)
+    out.print(clean(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def join(
@@ -157,35 +162,49 @@ def join(
 
     fedfm join hospital-a.json --data 'visits/*.jsonl' --policy site.yaml
     """
-    from fedfm.deploy.authority import Credentials, Invitation, answer, credentials, fingerprint
+    from fedfm.deploy.authority import Credentials, Invitation, accept, credentials, fingerprint
     from fedfm.deploy.grpc import GrpcParty
     from fedfm.deploy.site.party import Party
     from fedfm.deploy.site.party import join as joined
     from fedfm.deploy.site.policy import Policy
-    from fedfm.files import write
 
     asked, rules = Invitation.read(invitation), Policy.read(policy) if policy else Policy()
-    home = folder or invitation.with_suffix("")
-    if certificate is not None:
-        home.mkdir(parents=True, exist_ok=True)
-        write(home / answer(asked.site), certificate.read_bytes())
+    home, spec = folder or invitation.with_suffix(""), None if data is None else _rows(data, columns)
+    checked(asked.address)
     if rules.authority is not None and (found := fingerprint(asked.authority)) != rules.authority:
         raise FedfmError(
             f"the site's policy takes the authority {rules.authority}, and {invitation} is of {found}"
         )
-    own = credentials(asked, home)
-    if not isinstance(own, Credentials):
-        out.print(
-            f"{own}: send it to the authority of {asked.federation}, which answers with a certificate",
-            markup=False,
-        )
-        out.print(f"then: fedfm join {invitation} --certificate FILE", markup=False)
-        return
-    spec = None if data is None else _rows(data, columns)
-    transport = GrpcParty(asked.address, own, MOST)
-    party = Party(asked.site, home, spec, _tell, rules)
-    status = joined(transport, party, threads)
-    out.print(f"the run has ended: {status}", markup=False)
+    with _held(home):
+        if certificate is not None:
+            accept(certificate, asked, home)
+        own = credentials(asked, home)
+        if isinstance(own, Credentials):
+            party = Party(asked.site, home, spec, _tell, rules, rehearsal=bool(asked.key))
+            status = joined(GrpcParty(asked.address, own, MOST), party, threads)
+            _tell(f"the run has ended: {status}")
+            return
+    out.print(
+        f"{own}: send it to the authority of {asked.federation}, which answers with a certificate",
+        markup=False,
+    )
+    out.print(f"then: fedfm join {invitation} --certificate FILE", markup=False)
+
+
+@contextlib.contextmanager
+def _held(home: Path) -> Iterator[None]:
+    """Be the only process of a party that writes to its folder: two would break its receipts, and answer a round each."""
+    with contextlib.ExitStack() as stack:
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(owned(home))
+        except OSError as e:
+            raise FedfmError(
+                f"{home} cannot be made: {e.strerror}\n    fix: a --folder that can be written to"
+            ) from e
+        except (MachineFault, ResumeError) as e:
+            raise FedfmError(str(e).replace("--out", "--folder")) from e
+        yield
 
 
 def receipts(
@@ -230,12 +249,22 @@ MOST = 1 << 34  # bytes of a message that a party takes
 
 
 def _rows(data: str, columns: str | None) -> Any:
-    """A party's rows as a data spec."""
+    """A party's rows as a data spec. Raises FedfmError for columns that are no map."""
     import yaml
 
+    from fedfm.config.yaml import read
     from fedfm.data.files import Files
 
-    return Files(data, columns=yaml.safe_load(columns)) if columns else Files(data)
+    try:
+        found = read(columns or "{}")
+    except yaml.YAMLError as e:
+        found = e
+    if not isinstance(found, dict):
+        why = f"\n    why: {found}" if isinstance(found, Exception) else ""
+        raise FedfmError(
+            f"--columns {columns!r} is no map{why}\n    fix: --columns '{{text: body, label: topic}}'"
+        )
+    return Files(data, columns=found)
 
 
 COMMANDS = (invite, serve, join, receipts, revoke, cancel)

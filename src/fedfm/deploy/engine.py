@@ -10,7 +10,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, cast, get_args
 
 from fedfm.core.errors import MessageRefused
@@ -22,7 +22,7 @@ from fedfm.engines.inprocess import InProcessEngine
 
 BEAT_S = 0.2  # how often a wait looks at the clock
 PATIENCE_S = 60.0  # of silence, before it is told who is waited for
-LONGEST = 2000  # characters of an error, from a party
+LONGEST, LONGEST_PHASE = 2000, 100  # characters of an error, and of a phase's name, from a party
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,9 @@ class _Session:
     away_s: float | None = None
     why: str = ""
     asked_s: float | None = None  # since when its next word is awaited
+    turn: int = (
+        0  # words heard: counted here, as one that is numbered otherwise would be waited for without end
+    )
 
 
 class RealEngine:
@@ -158,14 +161,20 @@ class RealEngine:
     def _word(self, news: News) -> None:
         """One word of a session of this party; anything else that it sends is left unread."""
         head = news.letter.head
-        s = self._sessions.get((news.peer, head.get("epoch", -1)))
-        if head["do"] != "said" or s is None:
+        if head["do"] != "said":
+            return
+        epoch = head.get("epoch")  # a word of no session is not just left unread: somebody waits for one
+        if not isinstance(epoch, int) or isinstance(epoch, bool):
+            self._reception.transport.drop(news.peer, "its word is of no session")
+            return
+        if (s := self._sessions.get((news.peer, epoch))) is None:
             return
         try:
-            said = _said(news.peer, head, news.letter.message)
+            said = replace(_said(news.peer, head, news.letter.message), turn=s.turn)
         except MessageRefused as e:
             said = Said(news.peer, s.job.epoch, "gone", last=True, error=str(e), fault="party")
         s.brief = s.asked_s = None
+        s.turn += 1
         if said.last:
             del self._sessions[news.peer, s.job.epoch]
         self._heard.append(said)
@@ -194,6 +203,8 @@ def _said(peer: str, head: Mapping[str, Any], message: Message | None) -> Said:
     told = {k: head[k] for k in _TYPES if k in head}
     if wrong := [k for k, kind in _TYPES.items() if type(told.get(k)) is not kind]:
         raise MessageRefused(f"its word has no {', '.join(wrong)} as agreed")
+    if not 0 < len(told["phase"]) <= LONGEST_PHASE:
+        raise MessageRefused("its word is of no phase")
     if told["id"] != peer:
         raise MessageRefused("it speaks in another's name")
     events: Iterable[Any] = told["events"]

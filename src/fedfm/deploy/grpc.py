@@ -54,6 +54,7 @@ class _Link:
         self.unread = asyncio.Semaphore(UNREAD)
         self.ended = ""  # why this end has ended it
         self.heard, self.full = 0, False  # how often it said anything; it cannot while nobody reads
+        self.refused = False  # the other end will not have this one: it is not dialled again
 
 
 class _Carrier:
@@ -104,6 +105,8 @@ class _Carrier:
         """Both directions of one link until it ends; `stream` has `read` and `write`. Tells of its beginning and end."""
         if (old := self._links.get(link.peer)) is not None:
             old.ended = "it has dialled anew"
+            why = "another process has dialled in with its certificate, and takes its place"
+            old.outbox.put_nowait(Letter({"do": "refused", "why": why}))  # read by a process that still lives
             old.outbox.put_nowait(None)
         self._links[link.peer] = link
         self._frames.put((Frame(link.peer, link.number, "linked"), link))
@@ -115,7 +118,7 @@ class _Carrier:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 why = task.result() or why
-        except (grpc.RpcError, grpc.aio.UsageError, asyncio.InvalidStateError) as e:
+        except Exception as e:  # noqa: BLE001 - whatever breaks a link, the reader hears of it, and a party dials again
             why = _words(e)
         finally:
             for task in tasks:
@@ -156,6 +159,7 @@ class _Carrier:
             except MessageRefused as e:
                 return f"it sent {e}"
             if letter is not None and letter.head["do"] != BEAT:
+                link.refused = letter.head["do"] == "refused"
                 link.full = link.unread.locked()
                 await link.unread.acquire()
                 link.full, link.heard = False, link.heard + 1
@@ -246,9 +250,14 @@ class GrpcParty(_Carrier):
                         self._unlinked(await call.code(), await call.details())
                     else:
                         wait_s = BACK_OFF_S[0]
-                        await self._carry(_Link(SERVER, next(self._numbers), self.most), call, call.cancel)
+                        link = _Link(SERVER, next(self._numbers), self.most)
+                        await self._carry(link, call, call.cancel)
+                        if link.refused:
+                            return
                 except grpc.aio.AioRpcError as e:
                     self._unlinked(e.code(), e.details())
+                except Exception as e:  # noqa: BLE001 - it dials for as long as it lives
+                    self._unlinked(None, _words(e))
             await asyncio.sleep(wait_s)
             wait_s = min(2 * wait_s, BACK_OFF_S[1])
 

@@ -7,11 +7,13 @@ party under such protection answers a round once, whatever the server says has h
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from fedfm.core.combine import Pipe
-from fedfm.core.errors import FedfmError
+from fedfm.core.errors import FedfmError, MachineFault
 from fedfm.core.federation import Federation
 from fedfm.core.job import Job
 from fedfm.files import write
@@ -21,6 +23,32 @@ def once(fed: Federation) -> bool:
     """May a party under this federation answer a round one time only?"""
     stack = Pipe(fed.uplink)
     return stack.hidden is not None or (not fed.simulated and any(s.against for s in stack.stages))
+
+
+@contextlib.contextmanager
+def durable(folder: Path) -> Iterator[None]:
+    """What the disk refuses inside ends the party, in words: nothing leaves that is not written down."""
+    try:
+        yield
+    except (OSError, MachineFault) as e:
+        what = e.strerror or type(e).__name__ if isinstance(e, OSError) else str(e)
+        raise FedfmError(
+            f"{folder} cannot be written to: {what}\n    why: nothing leaves this site that is not written down first\n"
+            "    fix: make room on the disk, or a --folder that can be written to; then join again"
+        ) from e
+
+
+def bind(path: Path, run: str, config: str) -> None:
+    """A run is of one config for ever: what was booked and said for it holds for no other. Raises FedfmError."""
+    if path.exists():
+        if (found := path.read_text(encoding="utf-8")) != config:
+            raise FedfmError(
+                f"the server offers run {run} with the config {config}, and it began with {found}\n    why: what this site has "
+                "booked and said in that run was for that config\n    fix: the server begins another run"
+            )
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path, config.encode())
 
 
 class Journal:
@@ -38,9 +66,10 @@ class Journal:
                 "answered twice\n    fix: restore it, or leave this run"
             ) from e
 
-    def bars(self, job: Job) -> str:
-        """Why the party will not work on a job; empty: it will."""
-        if job.kind == "train" and self.rounds.get(job.round, job.epoch) != job.epoch:
+    def bars(self, job: Job, *, begun: bool = False) -> str:
+        """Why the party will not work on a job, or, once it has `begun`, say its next word; empty: it will."""
+        spoken = job.kind == "train" and job.round in self.rounds
+        if spoken and not (begun and self.rounds[job.round] == job.epoch):
             return f"round {job.round} was answered already: under its protection no party says a round twice"
         return ""
 

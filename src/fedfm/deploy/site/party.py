@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from fedfm.checks.place import settled
-from fedfm.config.plain import from_config
+from fedfm.config.plain import digest, from_config
 from fedfm.core.errors import ClientFailed, ConfigError, DataError, FedfmError, words_of
 from fedfm.core.federation import Federation
 from fedfm.core.job import UPLOAD, Job, Said
@@ -20,15 +20,15 @@ from fedfm.core.message import Message
 from fedfm.core.protocols import Client
 from fedfm.core.schema import Schema
 from fedfm.core.session import Guard
-from fedfm.core.spending import planned
+from fedfm.core.spending import guards, planned
 from fedfm.core.state import Store
 from fedfm.data.splits import opened
 from fedfm.deploy.engine import plain
 from fedfm.deploy.letters import Letter
-from fedfm.deploy.server import facts
-from fedfm.deploy.site.journal import Journal, once
+from fedfm.deploy.server import facts, unfit
+from fedfm.deploy.site.journal import Journal, bind, durable, once
 from fedfm.deploy.site.policy import Policy, epsilon, reserve
-from fedfm.deploy.site.receipts import Receipts
+from fedfm.deploy.site.receipts import FILE, Receipts, mend
 from fedfm.deploy.transport import SERVER, Frame, Transport
 from fedfm.deploy.views import Own
 from fedfm.engines.desk import Desk
@@ -54,8 +54,16 @@ class SiteGuard(Guard):
         self.policy, self.norms, self._epoch = policy, dict[int, float](), 0
 
     def enter(self, job: Job, brief: Message) -> None:
-        self.policy.enter(job)
+        self._admit(job)
         self._epoch = job.epoch
+
+    def _admit(self, job: Job) -> None:
+        """Raises ClientFailed for what this federation, or the site's policy, asks of nobody."""
+        self.policy.enter(job)
+        if job.kind == "train" and not self.fed.since <= job.round < self.fed.last:
+            raise ClientFailed(f"round {job.round} is none of the plan, which ends after {self.fed.last}")
+        if job.kind == "alone" and not self.fed.simulated and guards(self.fed):
+            raise ClientFailed("a model that it trains alone would leave outside the uplink's protection")
 
     def run(self, job: Job, brief: Message) -> Generator[Said, Message, None]:
         if job.kind != "train":  # whose session enters by itself
@@ -64,7 +72,7 @@ class SiteGuard(Guard):
 
     def _watched(self, job: Job, brief: Message) -> Generator[Said, Message, None]:
         try:
-            self.policy.enter(job)
+            self._admit(job)
         except ClientFailed as e:
             yield Said(job.id, job.epoch, "gone", last=True, error=str(e), fault="party", turn=0)
             return
@@ -88,9 +96,14 @@ class Party:
         data: Any = None,
         tell: Callable[[str], None] = lambda text: None,
         policy: Policy | None = None,
+        rehearsal: bool | None = None,
     ):
+        """`rehearsal`: is the invitation one (None: where there are no `data`)? A server cannot make a run one by saying so."""
         self.name, self.folder, self.data, self.tell = name, folder, data, tell
-        self.policy, self.receipts = policy or Policy(), Receipts(folder)
+        self.rehearsal = data is None if rehearsal is None else rehearsal
+        with durable(folder):
+            mend(folder / FILE)
+            self.policy, self.receipts = policy or Policy(), Receipts(folder)
         self.ended = ""  # how the run ended
         self._desk: Desk | None = None
         self._run, self._away = "", ""
@@ -121,15 +134,16 @@ class Party:
             return None
         key = said.id, said.epoch
         job = self._jobs.pop(key) if said.last else self._jobs[key]
-        if why := self.policy.leaves(said):
+        if why := self.policy.leaves(said) or self._spoken(job):
             self._desk.told({"do": "cancel", "id": said.id, "epoch": said.epoch}, None)
             self._jobs.pop(key, None)
             return self._gone(job, why)
-        if self._journal is not None:
-            self._journal.speaks(job)
-        if said.message.nbytes and said.phase != "gone":
-            norm = self._desk.site.norms.pop(key[1], None) if said.phase == UPLOAD else None
-            self.receipts.add(self._run, job, said, norm, self._epsilon)
+        with durable(self.folder):
+            if self._journal is not None:
+                self._journal.speaks(job)
+            if said.message.nbytes and said.phase != "gone":
+                norm = self._desk.site.norms.pop(key[1], None) if said.phase == UPLOAD else None
+                self.receipts.add(self._run, job, said, norm, self._epsilon)
         return Letter(plain(replace(said, error=self.policy.worded(said.error))), said.message)
 
     def foresee(self, frame: Frame) -> None:
@@ -139,6 +153,10 @@ class Party:
         if mine or frame.kind == "lost" or head.get("do") in ("ended", "refused"):
             self._moot = True
             raise Withdrawn("the server has given it up, or its link was lost")
+
+    def _spoken(self, job: Job) -> str:
+        """Why its next word may not leave: another session of its round has spoken since it began."""
+        return "" if self._journal is None else self._journal.bars(job, begun=True)
 
     def _gone(self, job: Job, why: str) -> Letter:
         """The word that ends a session which this side will not have."""
@@ -176,9 +194,13 @@ class Party:
         """Take a job, or the next part of one; a round that has been answered is refused."""
         if head["do"] == "start":
             job = Job.of(head["job"])
+            if (job.id, job.epoch) in self._jobs:
+                raise ValueError(f"session {job.epoch} is under way, and is begun again")
             if self._journal is not None and (why := self._journal.bars(job)):
                 return self._gone(job, why)
             self._jobs[job.id, job.epoch] = job
+        elif head["do"] == "cancel":
+            self._jobs.pop((head["id"], head["epoch"]), None)
         desk.told(head, message)
         return None
 
@@ -221,11 +243,19 @@ class Party:
             tuple(told["columns"]),
             {k: tuple(v) for k, v in told["shapes"].items()},
         )
-        if self.data is None and not head["rehearsal"]:
+        if self.data is None and not self.rehearsal:
             raise DataError("this party has no rows\n    fix: --data PATH")
+        if head["rehearsal"] is not self.rehearsal:
+            raise FedfmError(
+                f"the server says that this {'is' if head['rehearsal'] else 'is no'} rehearsal, and the invitation is "
+                f"{'one' if self.rehearsal else 'of a real run'}\n    why: noise of a rehearsal is drawn from a seed that the "
+                "server knows\n    fix: the invitation of this run"
+            )
+        if problems := unfit(fed, rehearsal=self.rehearsal):
+            raise ConfigError(problems)
         count = int(head["parties"])
         fed = planned(fed, count)  # with the noise of the whole plan, as the server has it
-        object.__setattr__(fed, "simulated", bool(head["rehearsal"]))
+        object.__setattr__(fed, "simulated", self.rehearsal)
         parties = opened(self._source(fed), fed.seed, fed.task)
         own = Own(parties, self.name, schema, whole=self.data is not None)
         bound = open_task(fed.task, own, settled(fed))
@@ -237,12 +267,18 @@ class Party:
         rows = len(own.train(self.name))
         if wrong := self.policy.refuses(fed, head["config"], count, rows):
             raise PolicyRefuses("its policy refuses: " + "; ".join(wrong))
-        self._epsilon = epsilon(fed, count)
-        if (life := self.policy.epsilon.life) is not None and self._epsilon is not None:
-            reserve(self.folder / "life.json", str(head["run"]), self._epsilon, life)
+        with durable(self.folder):
+            bind(folder / "config", str(head["run"]), digest(head["config"]))
+            self._book(str(head["run"]), epsilon(fed, count))
         guard = SiteGuard(fed, bound, own, Store(folder), self.policy)
         guard.data(self.name)  # encoded before it says that it is ready
         return Desk(guard), rows, facts(head["config"], bound)
+
+    def _book(self, run: str, cost: float | None) -> None:
+        """What the plan spends is known from here on, and taken from the site's life."""
+        self._epsilon = cost
+        if (life := self.policy.epsilon.life) is not None and cost is not None:
+            reserve(self.folder / "life.json", run, cost, life)
 
     def _source(self, fed: Federation) -> Any:
         """Its rows; all of them are to train on, unless the federation scores models on a party's own test rows."""

@@ -20,6 +20,7 @@ from typing import Any
 import yaml
 
 from fedfm.config.plain import digest
+from fedfm.config.yaml import read
 from fedfm.core.combine import Pipe, stages_of
 from fedfm.core.errors import ClientFailed, ConfigError, FedfmError, Problem
 from fedfm.core.federation import Federation
@@ -27,8 +28,17 @@ from fedfm.core.job import Job, Said
 from fedfm.core.spending import planned
 from fedfm.files import write
 from fedfm.running.feasible import spends
+from fedfm.text import nearest
 
 TIME = re.compile(r"([01]\d|2[0-3]):[0-5]\d")
+WORDS = {"jobs": ("train", "own", "visit", "ask", "alone")}  # what a list may hold, where that is known
+SORTS = {
+    "str": "a text",
+    "int": "a whole number above 0",
+    "float": "a number above 0",
+    "tuple[str, ...]": "a list of texts",
+    "tuple[str, str]": 'two times of day, ["22:00", "06:00"]',
+}
 
 
 @dataclass(frozen=True)
@@ -71,15 +81,15 @@ class Policy:
     def read(cls, path: Path) -> Policy:
         """Raises ConfigError with everything that is wrong in the file."""
         try:
-            found = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError, RecursionError) as e:
+            found = read(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as e:
             raise FedfmError(
                 f"{path} cannot be read: {e}\n    fix: mend it; without it this site takes no part"
             ) from e
         problems: list[Problem] = []
         made = _made(cls, {} if found is None else found, "", problems)
         if problems:
-            raise ConfigError(problems)
+            raise ConfigError([dataclasses.replace(p, where=f"{path}: {p.where}") for p in problems])
         assert isinstance(made, cls)
         return made
 
@@ -91,7 +101,10 @@ class Policy:
     def _config(self, fed: Federation, config: Mapping[str, Any]) -> Iterator[str]:
         if self.configs is not None and (found := digest(config)) not in self.configs:
             yield f"configs: this one's digest is {found}"
-        named = {str(v) for v in _values(config.get("task"), "model")}
+        task = config.get("task")
+        named = {str(v) for k in ("model", "start") for v in _values(task, k) if v is not None}
+        if self.models is not None and not named:
+            yield f"models: this federation names none, and only {', '.join(self.models)} may be"
         if self.models is not None and (strange := named - set(self.models)):
             yield f"models: {', '.join(sorted(strange))} is not among {', '.join(self.models)}"
         if self.kinds is not None and fed.client.makes not in self.kinds:
@@ -130,6 +143,11 @@ class Policy:
         """Raises ClientFailed for a job that may not be asked for, now or at all."""
         if self.jobs is not None and job.kind not in self.jobs:
             raise ClientFailed(f"the site's policy takes no job of the kind '{job.kind}'")
+        if self.jobs is None and job.kind != "train" and (self.needs, self.epsilon) != (Needs(), Epsilon()):
+            raise ClientFailed(
+                f"the site's policy has needs that an answer of the kind '{job.kind}' does not meet, and does not name it "
+                "among its jobs"
+            )
         if self.most_steps is not None and (job.terms.steps or 0) > self.most_steps:
             raise ClientFailed(f"the site's policy allows {self.most_steps} steps")
         now = now or datetime.datetime.now().time()
@@ -140,7 +158,8 @@ class Policy:
         """Why a word may not leave; empty: it may."""
         if self.phases is not None and said.phase not in (*self.phases, "gone", "done"):
             return f"its policy lets no '{said.phase}' leave"
-        if self.kinds is not None and said.phase == "upload" and said.message.kind not in self.kinds:
+        updates = ("upload", "model")
+        if self.kinds is not None and said.phase in updates and said.message.kind not in self.kinds:
             return f"its policy lets no '{said.message.kind}' leave"
         if self.most_bytes is not None and said.message.nbytes > self.most_bytes:
             return f"its policy lets {self.most_bytes:,} bytes leave at once, not {said.message.nbytes:,}"
@@ -171,6 +190,7 @@ def booked(path: Path) -> dict[str, float]:
 def reserve(path: Path, run: str, cost: float, life: float) -> None:
     """Book a run's whole plan for this site's life, durably. Raises FedfmError where it does not fit or cannot be known."""
     runs = booked(path)
+    cost = max(cost, runs.get(run, 0.0))  # what was booked stays so, whatever the plan is said to be now
     others = sum(v for k, v in runs.items() if k != run)
     if others + cost > life:
         raise FedfmError(
@@ -198,21 +218,27 @@ def _values(node: Any, key: str) -> Iterator[Any]:
 def _made(cls: Any, found: Any, where: str, problems: list[Problem]) -> Any:
     """A policy, or a part of one, of plain data; every field is checked."""
     known = {f.name: f for f in dataclasses.fields(cls)}
-    if not isinstance(found, Mapping) or (strange := [k for k in found if k not in known]):
-        what = "is no mapping" if not isinstance(found, Mapping) else f"has no '{strange[0]}'"
+    if not isinstance(found, Mapping):
+        fix = f"keys of these, with their values: {', '.join(known)}"
         problems.append(
-            Problem(where or "policy", what, "what is not known cannot be kept", f"one of {', '.join(known)}")
+            Problem(where or "policy", "it is no mapping", "what is not known cannot be kept", fix)
         )
         return None
     given = {}
     for name, value in found.items():
         at = f"{where}.{name}" if where else name
-        if known[name].default_factory is not dataclasses.MISSING:
+        if name not in known:
+            problems.append(
+                Problem(at, "there is no such key", "what is not known cannot be kept", nearest(name, known))
+            )
+        elif known[name].default_factory is not dataclasses.MISSING:
             given[name] = _made({"needs": Needs, "epsilon": Epsilon}[name], value, at, problems)
         elif (fit := _fit(str(known[name].type), value)) is None and value is not None:
-            problems.append(
-                Problem(at, f"{value!r} cannot stand here", f"it is a {known[name].type}", "correct it")
-            )
+            sort = str(known[name].type).removesuffix(" | None")
+            problems.append(Problem(at, f"{value!r} cannot stand here", f"it is {SORTS[sort]}", "correct it"))
+        elif name in WORDS and (odd := [v for v in fit or () if v not in WORDS[name]]):
+            why = "what is not known cannot be kept"
+            problems.append(Problem(at, f"there is no '{odd[0]}'", why, nearest(odd[0], WORDS[name])))
         else:
             given[name] = fit
     return cls(**given) if not problems else None

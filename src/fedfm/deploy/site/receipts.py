@@ -6,6 +6,7 @@ were cut off at the end are found by whoever kept the number and hash of the las
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import hashlib
 import json
@@ -81,11 +82,24 @@ class Receipts:
             "before": self.last,
         }
         line["signature"] = self._key.sign(_body(line)).hex()
-        with self.path.open("a", encoding="utf-8") as f:
-            f.write(json.dumps(line) + "\n")
-            f.flush()
-            os.fsync(f.fileno())
+        try:
+            with self.path.open("a", encoding="utf-8") as f:
+                f.write(json.dumps(line) + "\n")
+                f.flush()
+                os.fsync(f.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):
+                mend(self.path)
+            raise
         self.last, self.count = _hash(line), self.count + 1
+
+
+def mend(path: Path) -> None:
+    """Cut off half a line at the end: its writer was killed, or its disk was full, before the word could leave. For the
+    party alone, as nobody else knows that no line is being written."""
+    data = path.read_bytes() if path.exists() else b""
+    if data and not data.endswith(b"\n"):
+        os.truncate(path, data.rfind(b"\n") + 1)
 
 
 def verify(path: Path, key: Ed25519PublicKey) -> Iterator[dict[str, Any]]:

@@ -27,9 +27,9 @@ DIGITS = (
 )
 FEDERATIONS = {
     "fedavg": "",
-    "error feedback": "uplink: [{name: error-feedback, code: {name: topk, fraction: 0.1}}]\n",
-    "server momentum": "server: {name: fedopt, optimizer: adam, lr: 0.01}\n",
-    "quantised both ways": "uplink: [{name: qsgd, bits: 8}]\ndownlink: [{name: qsgd, bits: 8}]\n",
+    "error feedback": "uplink: [{name: error-feedback, inner: {name: topk, fraction: 0.1}}]\n",
+    "server momentum": "server: {name: fedadam, lr: 0.01}\n",
+    "quantised both ways": "uplink: [{name: qsgd}]\ndownlink: [{name: qsgd}]\n",
 }
 
 
@@ -48,7 +48,7 @@ class Cast:
             words = (
                 ["resume", str(self.folder)]
                 if again
-                else ["serve", str(self.config), "--out", str(self.folder)]
+                else ["serve", str(self.config), "--out", str(self.folder), "--grace-s", "120"]
             )
         log = (self.folder.parent / f"{name}.txt").open("ab")
         self.running[name] = subprocess.Popen(

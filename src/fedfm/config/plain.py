@@ -110,6 +110,8 @@ def _written(value: Any, kinds: Any, where: str, expected: str) -> str:
     if tuple in kinds and isinstance(value, str):
         parts = ", ".join(p.strip(" '\"") for p in value.strip("[]() ").split(","))
         return f"a list: '{where}=[{parts}]'"
+    if type(None) in kinds and str(value).strip() == "None":
+        return f"{where}=null"
     if bool in kinds and str(value).strip().lower() in SAID:
         return f"{where}={str(SAID[str(value).strip().lower()]).lower()}"
     if int in kinds and isinstance(value, float) and value.is_integer():
@@ -162,9 +164,27 @@ def examine(spec: Any, where: str, problems: list[Problem]) -> None:
     for f in dataclasses.fields(spec):
         if f.init and f.repr:
             at = f"{where}.{f.name}" if where else f.name
-            build(hints.get(f.name, Any), given[f.name], at, problems, f.name if f.name in slots else "")
+            slot = f.name if f.name in slots else ""
+            meant = build(hints.get(f.name, Any), given[f.name], at, problems, slot)
+            if (said := _as_text(given[f.name], meant)) is not None:  # an object keeps its text
+                fix = f"{f.name}={float(said):g}, as a number"
+                problems.append(Problem(at, f"{said!r} is text", "a number is expected", fix))
+                continue
             problems += out_of_range(f, given[f.name], at)
     problems += unfit(type(spec), given, where)
+
+
+def _as_text(given: Any, meant: Any) -> str | None:
+    """The first text in a value that was read as a number."""
+    if isinstance(given, str):
+        return given if isinstance(meant, float) else None
+    if isinstance(given, Mapping) and isinstance(meant, Mapping):
+        pairs = [(v, meant.get(k)) for k, v in given.items()]
+    elif isinstance(given, list | tuple) and isinstance(meant, list | tuple):
+        pairs = list(zip(given, meant, strict=False))
+    else:
+        return None
+    return next((found for g, m in pairs if (found := _as_text(g, m)) is not None), None)
 
 
 def _spec(specs: tuple[type, ...], value: Any, where: str, problems: list[Problem], slot: str) -> Any:
@@ -179,6 +199,8 @@ def _spec(specs: tuple[type, ...], value: Any, where: str, problems: list[Proble
         cls = load(value["name"], slot or None)
     except ConfigError as e:
         asked, *others = e.problems  # the others keep cards from being read, each where it says
+        if value["name"] == "None":
+            asked = dataclasses.replace(asked, why="nothing is written null", fix=f"{where}=null")
         problems += [dataclasses.replace(asked, where=where), *others]
         return None
     built = _fields(cls, {k: v for k, v in value.items() if k != "name"}, where, problems)

@@ -60,6 +60,10 @@ def override(config: Config, settings: Iterable[str]) -> Config:
 
 def apply(made: Composition, settings: Iterable[str]) -> None:
     before: dict[str, str] = {}
+    settings = list(settings)
+    if (torn := _torn(settings)) is not None:
+        made.problems.append(torn)
+        return
     for setting in settings:
         path, eq, text = setting.partition("=")
         if not eq or not path.strip():
@@ -76,6 +80,28 @@ def apply(made: Composition, settings: Iterable[str]) -> None:
         except YAMLError as e:
             what = f"'{text[:80]}' is no YAML value"
             made.problems.append(Problem(path[:80], what, _says(e), _mended(path, text)))
+
+
+def _torn(settings: list[str]) -> Problem | None:
+    """A setting that a shell has cut at its blanks."""
+    for i, setting in enumerate(settings):
+        path, eq, value = setting.partition("=")
+        rest = settings[i + 1 :]
+        lone = not eq and path.strip() and rest and rest[0].startswith("=")
+        opened = sum(map(value.count, "[{")) > sum(map(value.count, "]}"))
+        cut = eq and rest and "=" not in rest[0] and (not value or opened)
+        if lone or cut:
+            stop = next((k for k, s in enumerate(rest[1:], i + 2) if "=" in s), len(settings))
+            whole = " ".join(settings[i:stop])
+            name, _, said = whole.partition("=")
+            meant = shlex.quote(f"{name.strip()}={said.strip()}")
+            return Problem(
+                whole[:80],
+                "a setting with blanks",
+                "the shell cuts it there",
+                f"{meant} (in quotes, without blanks around =)",
+            )
+    return None
 
 
 def _says(e: YAMLError) -> str:

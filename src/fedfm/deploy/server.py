@@ -83,7 +83,7 @@ def serve(
         raise ConfigError(problems)
     with begun(out, setup.recipe or "run") as folder:
         where = {"run": secrets.token_hex(8), "authority": str(service.authority or "")}
-        real = {**where, "answer_s": service.answer_s}
+        real = {**where, "answer_s": service.answer_s, "grace_s": service.grace_s}
         record = PLAN | {"baselines": ",".join(service.baselines) or "none", "real": real}
         return _served(setup, folder, record, service, resume=False)
 
@@ -101,8 +101,8 @@ def again(folder: Path, service: Service | None = None) -> Result:
         if record["complete"]:
             return Result.read(folder).judged()
         authority = Path(real["authority"]) if real["authority"] else None
-        answer_s = service.answer_s or real.get("answer_s")
-        service = replace(service, authority=authority, address=real["address"], answer_s=answer_s)
+        kept = {k: real[k] for k in ("answer_s", "grace_s") if k in real}
+        service = replace(service, authority=authority, address=real["address"], **kept)
         (folder / CANCEL).unlink(missing_ok=True)
         setup = Setup.of(text.load(folder / CONFIG))
         if record.get("identity"):

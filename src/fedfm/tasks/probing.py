@@ -142,16 +142,17 @@ def _unknown(e: BaseException, rows: Any) -> Problem | None:
     """Rows of other columns than x and y are a mapping of tensors, which whoever asks for another key has not met."""
     has = [{"image": "x", "label": "y"}.get(c, c) for c in rows.columns if c != "group"]
     if (
-        not isinstance(e, KeyError)
+        not isinstance(e, KeyError | TypeError | AttributeError)
         or set(has) == {"x", "y"}
         or not any(hasattr(v, "shape") for v in rows.rows[0].values())
     ):
         return None
     return Problem(
         "task",
-        f"the model fails on a few real rows: KeyError: {words_of(e).removeprefix('KeyError: ')[:80]}",
+        f"the model fails on a few real rows: {' '.join(words_of(e).split())[:200]}",
         f"these rows make a batch that is a mapping of tensors ({', '.join(has)}); raised at {place(e)}",
-        f"Torch(..., loss=f) with f(module, batch) that takes batch['{has[0]}'] and the others (scores too); or (x, y) as rows",
+        f"Torch(..., loss=f) with f(module, batch) that takes batch['{has[0]}']{' and the others' * (len(has) > 1)} "
+        "(scores too); or (x, y) as rows",
     )
 
 

@@ -24,7 +24,6 @@ def unsteady(bound: Bound, rows: Any) -> Iterator[Problem]:
     if not len(encoded):
         return
     start, still = bound.read(), _still(bound)
-    batch = bound.batch(encoded, torch.arange(len(encoded)))
 
     def risk() -> float:
         bound.load(start)
@@ -33,6 +32,7 @@ def unsteady(bound: Bound, rows: Any) -> Iterator[Problem]:
     def step() -> float:
         bound.load(start)
         bound.module.train()
+        batch = bound.batch(encoded, torch.arange(len(encoded)))  # anew: a module may write into it
         with torch.random.fork_rng(devices=_cuda(bound)):
             torch.manual_seed(SEED)
             return bound.gradient(batch)

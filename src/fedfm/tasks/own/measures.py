@@ -33,6 +33,18 @@ def cross_entropy(outputs: Tensor, y: Tensor) -> Tensor:
         ) from None
 
 
+def tensor(out: Any) -> Tensor:
+    """What a module gives, for a loss of torch. Raises ModelError where it is no tensor."""
+    if isinstance(out, Tensor):
+        return out
+    inside = "logits" if hasattr(out, "logits") else "..."
+    raise ModelError(
+        f"task.module: it gives {type(out).__name__}\n    why: a loss of torch reads one tensor\n    fix: loss=lambda module, "
+        f"batch: torch.nn.functional.cross_entropy(module(batch[0]).{inside}, batch[1], reduction='none'), and scores that "
+        "read it likewise; or a module that returns the tensor"
+    )
+
+
 def weighed(loss: Any, module: nn.Module, batch: Any) -> tuple[Tensor, Tensor] | None:
     """Losses and weights, summed over each row (n,), under a cross-entropy whose mean is over weights; None: over rows.
 

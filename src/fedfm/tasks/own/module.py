@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from fedfm.cards.registry import knob, method
-from fedfm.core.errors import ConfigError, DataError, ModelError, Problem
+from fedfm.core.blame import place
+from fedfm.core.errors import ConfigError, DataError, FedfmError, ModelError, Problem, words_of
 from fedfm.core.protocols import Scores, Task
 from fedfm.tasks.bound import BoundModule, Objective, evaluating, rises, running_statistics
 from fedfm.tasks.network import finite
@@ -32,6 +33,7 @@ from fedfm.tasks.own.measures import (
     own_measures,
     paired,
     shapeless,
+    tensor,
     trained_by_nobody,
     uneven,
     unmeasured,
@@ -66,7 +68,7 @@ class Torch(Task):
         """Raises ModelError when no module comes out of `module`."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.init_seed)
-            made = self._made()
+            made = self._called()
         if not isinstance(made, nn.Module):
             raise ModelError(
                 f"task.module: gives {type(made).__name__}\n    why: a torch module is trained here\n"
@@ -83,6 +85,18 @@ class Torch(Task):
         encoded = bound.encode(rows)
         batch = bound.batch(encoded, torch.arange(len(encoded)))
         return list(trained_by_nobody(self.loss, bound.module.train(), batch)) if self.loss else []
+
+    def _called(self) -> Any:
+        """The module, made here. Raises ModelError for whatever its class or function raises."""
+        try:
+            return self._made()
+        except (FedfmError, MemoryError):
+            raise
+        except Exception as e:
+            raise ModelError(
+                f"task.module: it cannot be made: {words_of(e)[:300]}\n    why: raised at {place(e)}\n"
+                "    fix: mend it, or install what it lacks: a class or function is called without arguments"
+            ) from e
 
     def _made(self) -> Any:
         own = isinstance(self.module, nn.Module)
@@ -235,9 +249,9 @@ class _Objective(Objective):
         """The loss of each example; where `loss` gives a mean alone, that for each."""
         found, loss = None, self.task.loss
         if loss is None:
-            return cross_entropy(module(batch[0]), batch[1].long())
+            return cross_entropy(tensor(module(batch[0])), batch[1].long())
         if of_torch(loss):
-            given, wanted = module(batch[0]), batch[1]
+            given, wanted = tensor(module(batch[0])), batch[1]
             paired(given, wanted)
             if not isinstance(loss, nn.Module) and "reduction" in inspect.signature(loss).parameters:
                 found = loss(given, wanted, reduction="none")
@@ -257,8 +271,8 @@ class _Objective(Objective):
             return {}
         sums = dict.fromkeys(self.scores, 0.0)
         for index in self.chunks(encoded):
-            batch = self.batch(encoded, index, device)
             for name, measure in self.scores.items():
+                batch = self.batch(encoded, index, device)  # anew: a module may write into its rows
                 value = torch.as_tensor(measure(module, batch)).detach()
                 if value.dim() and value.numel() != len(index):
                     raise ModelError(shapeless(f"task.scores[{name!r}]", tuple(value.shape), len(index)))

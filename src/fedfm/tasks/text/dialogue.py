@@ -7,6 +7,8 @@ that generation starts from. Text of rows stays text: a special token spelled ou
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,6 +38,7 @@ _DATED = (
     + " }}{%- endmacro %}"
 )
 SECONDS = 10.0  # for a template's first rendering
+_MARK = re.compile(r"<\|[^<>|\s]{1,40}\|>|<(?:start|end)_of_[a-z]+>")
 _ASK, _TOLD = "qqfirstzz", "qqthenzz"  # words that no template brings
 
 
@@ -168,11 +171,24 @@ class Dialogue:
                 faults.append(str(e).partition("why: ")[2].partition("\n")[0])
                 continue
             if _ASK in asked and _TOLD in told:
+                self._marks(asked + told)
                 return
             lost = "the question" if _ASK not in asked else "the answer"
             faults.append(f"it leaves out {lost}: {(asked if _ASK not in asked else told)[-160:]!r}")
         self.parts = False
         raise self._unfit(faults[0])
+
+    def _marks(self, text: str) -> None:
+        """Warn of marks that the template writes and the tokenizer cuts up: its own tokens are lacking, as a rule."""
+        cut = {m: len(self._ids([m], lead=False)[0]) for m in dict.fromkeys(_MARK.findall(text))}
+        if some := [f"{m} ({n} tokens)" for m, n in cut.items() if n > 1]:
+            warnings.warn(
+                f"fedfm: the chat template of {self.model} writes {', '.join(some[:3])}, which the tokenizer has no token for: "
+                "right only if the model was trained so; else take the tokenizer that belongs to the template, or "
+                "task.template=plain",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def _short(self) -> tuple[str, str]:
         ask = {"role": "user", "content": _ASK}

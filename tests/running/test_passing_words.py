@@ -1,0 +1,161 @@
+"""What people write in passing: numbers as text, blanks in settings, None; and what their own modules give and do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import fedfm
+from fedfm.core.errors import ConfigError
+from fedfm.models import path as model_path
+from fedfm.running.execute import configure
+from fedfm.tasks.text.causal import CausalLM
+
+
+def points(seed: int, n: int = 40) -> Any:
+    x = torch.randn(n, 4, generator=torch.Generator().manual_seed(seed))
+    return x.numpy(), (x[:, 0] > x[:, 1]).long().numpy()
+
+
+def fed(task: Any = None, **slots: Any) -> fedfm.Federation:
+    data = fedfm.Arrays({"a": points(0), "b": points(1)}, test=points(9))
+    task = task or fedfm.Torch(lambda: nn.Linear(4, 2))
+    return fedfm.Federation(
+        **{"task": task, "data": data, "client": fedfm.Local(lr=0.1, steps=2, batch=8), **slots}
+    )
+
+
+@pytest.mark.parametrize(
+    ("slots", "where"),
+    [
+        ({"client": fedfm.Local(lr="1e-1", steps=2)}, "client.lr"),
+        ({"client": fedfm.Local(weight_decay="1e-4", steps=2)}, "client.weight_decay"),
+        ({"client": fedfm.FedProx(mu="1")}, "client.mu"),
+        ({"server": fedfm.FedAdam(lr="0.1")}, "server.lr"),
+        ({"uplink": fedfm.TopK("0.1")}, "uplink.fraction"),
+        ({"aggregate": fedfm.TrimmedMean("0.1")}, "aggregate"),
+        ({"aggregate": fedfm.Mean(cap="10")}, "aggregate.cap"),
+    ],
+)  # fmt: skip
+def test_a_number_that_is_text_is_refused_before_work(slots: Any, where: str) -> None:
+    for call in (fedfm.probe, fedfm.run):
+        with pytest.raises(ConfigError, match=rf"{where}.*is text(?s:.*)as a number"):
+            call(fed(**slots))
+
+
+def test_a_number_that_is_text_is_read_where_a_config_says_it() -> None:
+    """YAML 1.1 reads 1e-3 as text."""
+    assert configure("quickstart", {"client.lr": "1e-3"}).fed.client.lr == 1e-3
+
+
+@pytest.mark.parametrize(
+    ("settings", "fix"),
+    [
+        (["client.lr", "=", "0.01"], "client.lr=0.01 "),
+        (["rounds=3", "client.lr", "=0.01", "seed=1"], "client.lr=0.01 "),
+        (["client.lr=", "0.01"], "client.lr=0.01 "),
+        (["task.tuning.targets=", "[query,", "value]", "seed=1"], "'task.tuning.targets=[query, value]' "),
+        (["task.tuning.targets=[query,", "value]"], "'task.tuning.targets=[query, value]' "),
+        (["data.seed=None"], "data.seed=null"),
+        (["uplink=None"], "uplink=null"),
+        (["client.schedule=None"], "client.schedule=null"),
+    ],
+)
+def test_blanks_and_none_in_settings(settings: list[str], fix: str) -> None:
+    with pytest.raises(ConfigError) as e:
+        configure("quickstart", settings)
+    assert f"fix: {fix}" in str(e.value) and str(e.value).startswith("1 problem")
+
+
+def test_a_factory_that_raises() -> None:
+    class Lacking(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(4, 2)
+            import no_such_library  # noqa: F401
+
+    for make, what in ((Lacking, "no_such_library"), (lambda: nn.Linear("4", 2), "task.module")):  # type: ignore[arg-type]
+        with pytest.raises(
+            fedfm.FedfmError, match=rf"it cannot be made(?s:.*){what}|{what}.*it cannot be made"
+        ):
+            fedfm.run(fed(fedfm.Torch(make)))
+
+
+class Writing(nn.Linear):
+    """Scales its rows where they stand."""
+
+    def __init__(self) -> None:
+        super().__init__(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x -= 0.5
+        return super().forward(x)
+
+
+class Scaling(Writing):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.Linear.forward(self, x - 0.5)
+
+
+def hit(module: Any, batch: Any) -> Any:
+    return module(batch[0]).argmax(1) == batch[1]
+
+
+def test_a_module_that_writes_into_its_rows(tmp_path: Path) -> None:
+    found = {}
+    for kind in (Writing, Scaling):
+        task = fedfm.Torch(kind, scores={"one": hit, "accuracy": hit})
+        found[kind] = fedfm.run(fed(task), rounds=2, out=tmp_path / kind.__name__)
+    digests = {r.summary["model_digest"] for r in found.values()}
+    last = found[Writing].history.iloc[-1]
+    assert len(digests) == 1 and last["one"] == last["accuracy"]
+
+
+def test_rows_of_one_column_and_outputs_that_are_no_tensor(tmp_path: Path) -> None:
+    rows = {"a": torch.randn(20, 4).numpy(), "b": torch.randn(20, 4).numpy()}
+    alone = fedfm.Federation(
+        task=fedfm.Torch(lambda: nn.Linear(4, 4), loss=lambda m, b: ((m(b) - b) ** 2).mean(1)),
+        data=fedfm.Arrays({k: {"x": v} for k, v in rows.items()}),
+    )
+    with pytest.raises(
+        ConfigError, match=r"a batch that is a mapping of tensors \(x\)(?s:.*)takes batch\['x'\] \(scores"
+    ):
+        fedfm.probe(alone)
+
+    class Output(dict[str, Any]):
+        logits: torch.Tensor
+
+    class Wrapped(nn.Linear):
+        def forward(self, x: torch.Tensor) -> Any:
+            made = Output()
+            made.logits = super().forward(x)
+            return made
+
+    with pytest.raises(ConfigError, match=r"it gives Output(?s:.*)module\(batch\[0\]\)\.logits"):
+        fedfm.run(fed(fedfm.Torch(lambda: Wrapped(4, 2))))
+    task = fedfm.Torch(
+        lambda: Wrapped(4, 2),
+        loss=lambda m, b: F.cross_entropy(m(b[0]).logits, b[1], reduction="none"),
+        scores={"accuracy": lambda m, b: m(b[0]).logits.argmax(1) == b[1]},
+    )
+    assert fedfm.run(fed(task), rounds=1, out=tmp_path / "run").status == "finished"
+
+
+def test_marks_of_a_template_that_are_no_tokens(tmp_path: Path) -> None:
+    folder = tmp_path / "base"
+    shutil.copytree(model_path("tiny-causal-lm", progress=False), folder)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config["chat_template"] = (
+        "{% for m in messages %}<|role|>{{ m.role }}<|end|>{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}<|role|>assistant<|end|>{% endif %}"
+    )
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    (folder / "chat_template.jinja").unlink(missing_ok=True)
+    with pytest.warns(UserWarning, match=r"writes <\|role\|> \(\d+ tokens\), <\|end\|>.*has no token for"):
+        CausalLM(model=str(folder)).open(None)

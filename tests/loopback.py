@@ -64,7 +64,7 @@ class Loopback:
     ):
         """`only`: of a rehearsal, who comes. `sources`: of a real run, who is invited, with rows of its own."""
         self.folder, self.fate, self.only, self.policies = folder, fate or Fate(), only, policies or {}
-        self.sources = sources
+        self.sources, self.homes = sources, folder / "sites"
         self.address, self.now_s = "loopback:1", 0.0
         self._frames: deque[Frame] = deque()
         self._parties: dict[str, Party] = {}
@@ -158,7 +158,7 @@ class Loopback:
         self._number += 1
         self._links[name] = self._number
         if name not in self._parties:
-            home, policy = self.folder / "sites" / name, self.policies.get(name)
+            home, policy = self.homes / name, self.policies.get(name)
             self._parties[name] = Party(name, home, (self.sources or {}).get(name), policy=policy)
         self._inboxes[name] = deque([Frame(SERVER, self._number, "linked")])
         self._frames.append(Frame(name, self._number, "linked"))

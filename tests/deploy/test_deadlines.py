@@ -133,3 +133,22 @@ def test_what_makes_work_idle(kind: Any, head: dict[str, Any], moot: bool, tmp_p
             party.foresee(frame)
     else:
         party.foresee(frame)
+
+
+class Leaving(Loopback):
+    """A party that is gone for good after its first round."""
+
+    def _step(self) -> bool:
+        done = [h for n, h in self.said if n == "party-2" and h["do"] == "said"]
+        if done and "party-2" in self._links:
+            self._strike("party-2", "kill")
+            self._away["party-2"] = float("inf")
+            return True
+        return super()._step()
+
+
+def test_a_party_that_has_left_is_waited_for_once(tmp_path: Path) -> None:
+    carrier, told = Leaving(tmp_path / "run"), list[str]()
+    result = ran(carrier, tmp_path / "run", grace_s=50.0, tell=told.append)
+    assert result.history["clients"].tolist()[-2:] == [5, 5]
+    assert carrier.now_s < 60 and sum("party-2 is gone" in t for t in told) == 1

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import fedfm
 import golden
 from federations import digits
 from fedfm.config.plain import digest, to_config
@@ -16,9 +17,10 @@ from fedfm.core.context import Terms
 from fedfm.core.errors import ClientFailed, FedfmError, MachineFault
 from fedfm.core.job import Job
 from fedfm.deploy.server import Service, serve
+from fedfm.deploy.site.journal import Journal, answered, bind
 from fedfm.deploy.site.policy import Epsilon, Needs, Policy, epsilon, reserve
 from fedfm.deploy.site.receipts import FILE, Receipts
-from loopback import Loopback
+from loopback import Loopback, played
 
 
 def read(text: str, folder: Path) -> Policy:
@@ -162,6 +164,46 @@ def test_protection_that_is_asked_for_must_be_there(tmp_path: Path) -> None:
         (secure, Policy(needs=Needs(secure_aggregation=50)), False),
     ):
         assert (needs.refuses(fed, to_config(fed), 3, 10) == []) == fits
+
+
+def test_noise_that_the_server_is_to_add_counts_where_it_is_trusted(tmp_path: Path) -> None:
+    central = digits(**golden.ALL["central noise"])
+    for policy, fits in (
+        (Policy(epsilon=Epsilon(run=1e6)), False),
+        (Policy(epsilon=Epsilon(run=1e6, against="recipients")), True),
+    ):
+        wrong = policy.refuses(central, to_config(central), 6, 10)
+        assert (wrong == []) == fits and all("the server's to add" in w for w in wrong)
+    assert read("epsilon: {run: 3, against: recipients}", tmp_path).epsilon.against == "recipients"
+    with pytest.raises(FedfmError, match="there is no 'nobody'"):
+        read("epsilon: {against: nobody}", tmp_path)
+
+
+def test_a_masked_config_is_answered_in_one_run_only(tmp_path: Path) -> None:
+    """Of two sums of one update with other cohorts the difference would be a party's own."""
+    states = tmp_path / "states"
+    for run, rounds in (("0" * 16, {}), ("1" * 16, {3: 7})):
+        bind(states / run / "config", run, "digest")
+        journal = Journal(states / run / "journal.json")
+        for t, epoch in rounds.items():
+            journal.speaks(Job("train", "a", epoch, round=t))
+    assert answered(states, "2" * 16, "digest") == "1" * 16
+    assert answered(states, "1" * 16, "digest") == answered(states, "2" * 16, "other") == ""
+
+
+def test_a_second_run_of_a_masked_config_is_refused_at_the_site(tmp_path: Path) -> None:
+    fed = digits(**golden.ALL["secure"])
+    assert played(fed, tmp_path / "one").status == "finished"
+
+    def again(name: str, fed: Any) -> Any:
+        carrier = Loopback(tmp_path / name)
+        carrier.homes = tmp_path / "one" / "sites"
+        service = Service(listen=carrier.listen, clock=carrier.clock, wait_s=30.0)
+        return serve(fed, tmp_path / name, service)
+
+    with pytest.raises(MachineFault, match="was answered in run .* already, under secure aggregation"):
+        again("two", fed)
+    assert again("three", fedfm.replace(fed, seed=1)).status == "finished"
 
 
 def test_a_life_is_booked_once_a_run_and_ends(tmp_path: Path) -> None:

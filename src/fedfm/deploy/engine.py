@@ -63,6 +63,7 @@ class RealEngine:
         self._spec, self._reception, self._clock = spec, spec.reception, spec.clock
         self.ahead = len(spec.reception.rows)  # nobody waits for another
         self._heard_s = self._told_s = spec.clock()
+        self._gone_s: dict[str, float] = {}  # since when a party is away: nobody is waited for a second time
         self._scores = InProcessEngine()
         self._at_home: dict[int, None] = {}
         self._sessions: dict[tuple[str, int], _Session] = {}
@@ -81,7 +82,12 @@ class RealEngine:
         if job.id in self._reception.present:
             self._begin(session)
         else:
-            session.away_s, session.why = self._clock(), "it is not here"
+            session.away_s, session.why = self._away(job.id), "it is not here"
+
+    def _away(self, id: str) -> float:
+        """Since when to wait for a party that is not here: most being here, nobody is waited for in every round anew."""
+        most = 2 * len(self._reception.present) > len(self._reception.rows)
+        return self._gone_s.setdefault(id, self._clock()) if most else self._clock()
 
     def send(self, id: str, epoch: int, message: Message) -> None:
         if (s := self._sessions.get((id, epoch))) is not None:
@@ -145,10 +151,16 @@ class RealEngine:
     def _hear(self, news: News) -> None:
         mine = [s for (id, _), s in self._sessions.items() if id == news.peer]
         if news.kind == "lost":
+            self._gone_s[news.peer] = self._clock()
+            why = str(news.letter.head.get("why"))[:LONGEST_PHASE]
+            waits = f"; its round waits {self._spec.grace_s:g} s for it" if mine else ""
+            self._spec.tell(f"{news.peer} is gone ({why}){waits}")
             for s in mine:
                 s.away_s, s.why = self._clock(), f"its link was lost: {news.letter.head.get('why')}"
                 s.asked_s = None
         elif news.kind == "ready":
+            if self._gone_s.pop(news.peer, None) is not None:
+                self._spec.tell(f"{news.peer} is back")
             if news.peer in self._kept:
                 self._tell(news.peer, self._kept[news.peer])
             for s in mine:

@@ -51,6 +51,23 @@ def bind(path: Path, run: str, config: str) -> None:
     write(path, config.encode())
 
 
+def answered(states: Path, run: str, config: str) -> str:
+    """Another run of the same config in which this party has spoken; empty: none.
+
+    The same rows, seed and start give the same update: of two secure sums of it whose cohorts differ, the difference is
+    a party's own.
+    """
+    for folder in sorted(states.glob("*")):
+        same = folder.name != run and (folder / "config").is_file() and _text(folder / "config") == config
+        if same and (folder / "journal.json").is_file() and Journal(folder / "journal.json").rounds:
+            return folder.name
+    return ""
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
 class Journal:
     """The rounds that a party has spoken in, in a file that is durable before the word leaves. `rounds`: round -> epoch."""
 

@@ -13,6 +13,7 @@ import torch
 
 from fedfm.checks.place import settled
 from fedfm.config.plain import digest, from_config
+from fedfm.core.combine import Pipe
 from fedfm.core.errors import ClientFailed, ConfigError, DataError, FedfmError, words_of
 from fedfm.core.federation import Federation
 from fedfm.core.job import UPLOAD, Job, Said
@@ -26,7 +27,7 @@ from fedfm.data.splits import opened
 from fedfm.deploy.engine import plain
 from fedfm.deploy.letters import Letter
 from fedfm.deploy.server import facts, unfit
-from fedfm.deploy.site.journal import Journal, bind, durable, once
+from fedfm.deploy.site.journal import Journal, answered, bind, durable, once
 from fedfm.deploy.site.policy import Policy, epsilon, reserve
 from fedfm.deploy.site.receipts import FILE, Receipts, mend
 from fedfm.deploy.transport import SERVER, Frame, Transport
@@ -267,8 +268,15 @@ class Party:
         rows = len(own.train(self.name))
         if wrong := self.policy.refuses(fed, head["config"], count, rows):
             raise PolicyRefuses("its policy refuses: " + "; ".join(wrong))
+        asked = digest(head["config"])
+        masked = Pipe(fed.uplink).hidden is not None
+        if masked and (before := answered(folder.parent, folder.name, asked)):
+            raise PolicyRefuses(
+                f"this config was answered in run {before} already, under secure aggregation: two sums of one update with "
+                "other cohorts would show it (another seed, or the server goes on with that run: fedfm resume DIR)"
+            )
         with durable(self.folder):
-            bind(folder / "config", str(head["run"]), digest(head["config"]))
+            bind(folder / "config", folder.name, asked)
             self._book(str(head["run"]), epsilon(fed, count))
         guard = SiteGuard(fed, bound, own, Store(folder), self.policy)
         guard.data(self.name)  # encoded before it says that it is ready

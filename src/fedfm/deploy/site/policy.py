@@ -25,13 +25,16 @@ from fedfm.core.combine import Pipe, stages_of
 from fedfm.core.errors import ClientFailed, ConfigError, FedfmError, Problem
 from fedfm.core.federation import Federation
 from fedfm.core.job import Job, Said
-from fedfm.core.spending import planned
+from fedfm.core.spending import RECIPIENTS, SERVER, planned
 from fedfm.files import write
 from fedfm.running.feasible import spends
 from fedfm.text import nearest
 
 TIME = re.compile(r"([01]\d|2[0-3]):[0-5]\d")
-WORDS = {"jobs": ("train", "own", "visit", "ask", "alone")}  # what a list may hold, where that is known
+WORDS = {  # what a list or a text may hold, where that is known
+    "jobs": ("train", "own", "visit", "ask", "alone"),
+    "against": (SERVER, RECIPIENTS),
+}
 SORTS = {
     "str": "a text",
     "int": "a whole number above 0",
@@ -51,10 +54,15 @@ class Needs:
 
 @dataclass(frozen=True)
 class Epsilon:
-    """The most that a run may spend of this party's privacy, and all runs together."""
+    """The most that a run may spend of this party's privacy, and all runs together, against whom.
+
+    Against the `server` only noise counts that the parties add; what the server promises to add itself protects, if it
+    does, against `recipients` of the model alone.
+    """
 
     run: float | None = None
     life: float | None = None
+    against: str = SERVER
 
 
 @dataclass(frozen=True)
@@ -128,11 +136,16 @@ class Policy:
                 if (least := math.ceil(share * fed.select.most(parties))) < sums:
                     yield f"needs.secure_aggregation: a sum may be of {least} parties, at least {sums} are asked for"
         if self.epsilon.run is not None or self.epsilon.life is not None:
-            cost, most = epsilon(fed, parties), self.epsilon.run
-            if cost is None:
+            spent, most = spends(planned(fed, parties), parties), self.epsilon.run
+            if spent is None:
                 yield "epsilon: this federation promises none"
-            elif most is not None and cost > most:
-                yield f"epsilon.run: the plan would spend {cost:.2f}, at most {most:g} is allowed"
+            elif self.epsilon.against == SERVER != spent.observer:
+                yield (
+                    "epsilon.against: the noise is the server's to add, which sees the updates before; a site that trusts it "
+                    f"says `epsilon: {{against: {RECIPIENTS}}}`"
+                )
+            elif most is not None and spent.epsilon > most:
+                yield f"epsilon.run: the plan would spend {spent.epsilon:.2f}, at most {most:g} is allowed"
 
     def _work(self, fed: Federation, rows: int) -> Iterator[str]:
         if self.most_steps is not None and (steps := fed.client.steps_for(rows)) > self.most_steps:
@@ -236,9 +249,9 @@ def _made(cls: Any, found: Any, where: str, problems: list[Problem]) -> Any:
         elif (fit := _fit(str(known[name].type), value)) is None and value is not None:
             sort = str(known[name].type).removesuffix(" | None")
             problems.append(Problem(at, f"{value!r} cannot stand here", f"it is {SORTS[sort]}", "correct it"))
-        elif name in WORDS and (odd := [v for v in fit or () if v not in WORDS[name]]):
+        elif name in WORDS and (odd := set([fit] if isinstance(fit, str) else fit or ()) - set(WORDS[name])):
             why = "what is not known cannot be kept"
-            problems.append(Problem(at, f"there is no '{odd[0]}'", why, nearest(odd[0], WORDS[name])))
+            problems.append(Problem(at, f"there is no '{min(odd)}'", why, nearest(min(odd), WORDS[name])))
         else:
             given[name] = fit
     return cls(**given) if not problems else None

@@ -159,3 +159,42 @@ def test_marks_of_a_template_that_are_no_tokens(tmp_path: Path) -> None:
     (folder / "chat_template.jinja").unlink(missing_ok=True)
     with pytest.warns(UserWarning, match=r"writes <\|role\|> \(\d+ tokens\), <\|end\|>.*has no token for"):
         CausalLM(model=str(folder)).open(None)
+
+
+@pytest.mark.parametrize(
+    "score", [lambda output, target: output.argmax(1) == target, lambda m, b: m(b[0]).argmx(1)]
+)
+def test_a_score_that_cannot_be_called_is_refused_before_work(score: Any) -> None:
+    task = fedfm.Torch(lambda: nn.Linear(4, 2), scores={"accuracy": score})
+    with pytest.raises(ConfigError, match=r"task.scores\['accuracy'\]: fails(?s:.*)lambda module, batch"):
+        fedfm.probe(fed(task))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [F.binary_cross_entropy_with_logits, nn.BCEWithLogitsLoss(), nn.HuberLoss(), F.mse_loss, nn.L1Loss()],
+)
+def test_targets_that_are_whole_numbers(loss: Any, tmp_path: Path) -> None:
+    """0 and 1 as integers teach what 0.0 and 1.0 do."""
+    found = set()
+    for kind in ("int64", "float32"):
+        rows = {p: (x, y.astype(kind)) for p, (x, y) in {"a": points(0), "b": points(1)}.items()}
+        x, y = points(9)
+        data = fedfm.Arrays(rows, test=(x, y.astype(kind)))
+        task = fedfm.Torch(lambda: nn.Sequential(nn.Linear(4, 1), nn.Flatten(0)), loss=loss)
+        found.add(fedfm.run(fed(task, data=data), rounds=1, out=tmp_path / kind).summary["model_digest"])
+    assert len(found) == 1
+
+
+def test_a_module_in_double_is_told(tmp_path: Path) -> None:
+    class Wide(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.double())
+
+    with pytest.warns(UserWarning, match="in the precision of float32"):
+        fedfm.probe(fed(fedfm.Torch(lambda: Wide(4, 2).double())))
+
+
+def test_a_path_with_blanks() -> None:
+    with pytest.raises(ConfigError, match=r"fix: 'data.path=d/my data \(1\)/\*.jsonl' \(in quotes"):
+        configure("quickstart", ["data=files", "data.path=d/my", "data", "(1)/*.jsonl"])

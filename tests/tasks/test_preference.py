@@ -128,8 +128,12 @@ def test_turns_that_hold_the_question(model: str) -> None:
             "d<|im_end|>\n</s>"
         )
     other = [{"chosen": turns("b", "c"), "rejected": turns("a", "d")}] * 4
-    with pytest.raises(DataError, match="row 0: .*answer different questions"):
-        objective.encode(Arrays({"p": other}).open(0, task.columns).train("p"))
+    apart = Arrays({"p": other}).open(0, task.columns).train("p")
+    encoded = objective.encode(apart)
+    assert not len(encoded)
+    assert encoded.dropped == {"chosen and rejected answer different questions": len(apart)}
+    with pytest.raises(DataError, match="left out: chosen and rejected answer different questions"):
+        objective.explain(apart.rows[0])
 
 
 def test_a_prompt_of_another_name_is_proposed_and_a_missing_one_is_said(model: str) -> None:

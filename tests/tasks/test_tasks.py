@@ -86,7 +86,7 @@ def test_padding() -> None:
 def test_rows_are_checked(encoder: str) -> None:
     bound = SequenceClassification(model=encoder).open(DATA)
     with pytest.raises(
-        DataError, match=r"(?s)ann: row 1 .* 'plants' \(did you mean 'plant'.*known: money, plant"
+        DataError, match=r"(?s)ann: the row 'x' .* 'plants' \(did you mean 'plant'.*known: money, plant"
     ):
         bound.encode(Shard("ann", (ROWS[0], {"text": "x", "label": "plants"})))
     with pytest.raises(DataError, match="2 rows have no `text`, row 0 first"):

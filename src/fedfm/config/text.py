@@ -89,7 +89,7 @@ def _torn(settings: list[str]) -> Problem | None:
         rest = settings[i + 1 :]
         lone = not eq and path.strip() and rest and rest[0].startswith("=")
         opened = sum(map(value.count, "[{")) > sum(map(value.count, "]}"))
-        cut = eq and rest and "=" not in rest[0] and (not value or opened)
+        cut = eq and rest and "=" not in rest[0] and (not value or opened or "/" in value or "\\" in value)
         if lone or cut:
             stop = next((k for k, s in enumerate(rest[1:], i + 2) if "=" in s), len(settings))
             whole = " ".join(settings[i:stop])

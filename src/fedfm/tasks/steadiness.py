@@ -42,8 +42,9 @@ def unsteady(bound: Bound, rows: Any) -> Iterator[Problem]:
         yield Problem(
             "task",
             "the model scores the same rows otherwise each time",
-            f"at the same parameters their loss was {first:g} and {again:g}: it draws at random in evaluation, or counts",
-            "draw only `if module.training` (a loss: if module.training), with torch's own generator",
+            f"at the same parameters their loss was {first:g} and {again:g}: it draws at random in evaluation, or keeps something "
+            "from call to call (a state of its own, a count)",
+            "draw only `if module.training`, with torch's own generator; begin each call with the same state",
         )
         return
     streams = _streams()

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fedfm.core.errors import DataError, ModelError, Problem
+from fedfm.core.blame import place
+from fedfm.core.errors import DataError, ModelError, Problem, words_of
 
 CROSSED = (None, functional.cross_entropy)
 LOG_READ = (functional.nll_loss, functional.kl_div)
@@ -31,6 +32,12 @@ def cross_entropy(outputs: Tensor, y: Tensor) -> Tensor:
             f"{most - 1}, in training rows and test rows alike\n    fix: a module with an output for every class, or leave "
             "out rows of classes that nobody trains"
         ) from None
+
+
+def alike(loss: Any, given: Tensor, wanted: Tensor) -> bool:
+    """Are targets numbers like the outputs, and no class numbers? Some losses of torch take no integers for them."""
+    classes = loss in (*CROSSED, functional.nll_loss) or isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss)
+    return not classes and given.shape == wanted.shape and not wanted.is_floating_point()
 
 
 def tensor(out: Any) -> Tensor:
@@ -178,6 +185,11 @@ def numberless(scores: Mapping[str, Any], module: nn.Module, batch: Any) -> Iter
     for name, measure in scores.items():
         try:
             found = measure(module, batch)
+        except (AttributeError, NameError, TypeError, ImportError) as e:  # no fault of the few rows
+            fix = "scores={...: lambda module, batch: measure(module(batch[0]), batch[1])}"
+            why = f"it is called with the module and a batch; raised at {place(e)}"
+            yield Problem(f"task.scores[{name!r}]", f"fails: {words_of(e)[:200]}", why, fix)
+            continue
         except Exception:  # noqa: BLE001, S112 - nobody can list what scores of strangers raise on a few rows
             continue
         where = f"task.scores[{name!r}]"

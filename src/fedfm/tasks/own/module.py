@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from fedfm.tasks.bound import BoundModule, Objective, evaluating, rises, running
 from fedfm.tasks.network import finite
 from fedfm.tasks.own.measures import (
     CROSSED,
+    alike,
     cross_entropy,
     lumped,
     mixing,
@@ -77,6 +79,12 @@ class Torch(Task):
         if wrong := list(unmeasured(self)):
             raise ConfigError(wrong)
         finite("task.module", made.named_parameters())
+        if any(p.dtype == torch.float64 and p.requires_grad for p in made.parameters()):
+            warnings.warn(
+                "fedfm: the module holds float64: it computes in it, and is trained, sent and saved in the precision of float32",
+                UserWarning,
+                stacklevel=2,
+            )
         kept = running_statistics(made.train()) if self.buffers is None else self.buffers
         labels = getattr(data, "labels", None)
         return BoundModule(made.train(), _Objective(self, tuple(labels or ())), buffers=kept, device=device)
@@ -253,10 +261,12 @@ class _Objective(Objective):
         if of_torch(loss):
             given, wanted = tensor(module(batch[0])), batch[1]
             paired(given, wanted)
+            if alike(loss, given, wanted):
+                wanted = wanted.to(given.dtype)
             if not isinstance(loss, nn.Module) and "reduction" in inspect.signature(loss).parameters:
                 found = loss(given, wanted, reduction="none")
             else:
-                found = of_outputs(loss, module, batch, given)
+                found = of_outputs(loss, module, (batch[0], wanted), given)
         else:
             found = own(loss, module, batch)
         rows = _size(batch)

@@ -71,14 +71,14 @@ class Classification(Pooled):
         """Class numbers. Raises DataError for labels that the task does not know."""
         assert self.labels is not None
         numbers = {name: i for i, name in enumerate(self.labels)}
-        unknown: dict[Any, int] = {}
-        for i, r in enumerate(rows):
+        unknown: dict[Any, Any] = {}
+        for r in rows:
             if r.get("label") not in numbers:
-                unknown.setdefault(r.get("label"), i)
+                unknown.setdefault(r.get("label"), r.get("text"))
         if unknown:
             which = [
-                f"row {i} has the unknown label {label!r} ({nearest(str(label), numbers)})"
-                for label, i in unknown.items()
+                f"the row {str(text)[:40]!r} has the unknown label {label!r} ({nearest(str(label), numbers)})"
+                for label, text in unknown.items()
             ]
             raise DataError(f"{party}: {'; '.join(which)}\n    labels known: {', '.join(self.labels)}")
         return torch.tensor([numbers[r["label"]] for r in rows], dtype=torch.long)

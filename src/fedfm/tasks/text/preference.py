@@ -126,11 +126,12 @@ class Pairwise(Instruction):
         """Tokenise a shard. Rows whose answers are the same, or are cut to the same, are dropped and counted."""
         dropped: Counter[str] = Counter()
         sides: tuple[list[dict[str, Any]], list[dict[str, Any]]] = [], []
-        for i, row in enumerate(rows.rows):
+        for row in rows.rows:
             try:
                 two = _asked(row)
-            except ValueError as e:
-                raise DataError(f"{rows.party}: row {i}: {e}") from e
+            except Unfit as e:
+                dropped[str(e)] += 1
+                continue
             if two[0]["answer"] == two[1]["answer"]:
                 dropped["both answers are the same"] += 1
                 continue
@@ -159,7 +160,11 @@ class Pairwise(Instruction):
 
     def explain(self, row: dict[str, Any]) -> dict[str, Any]:
         """What the model sees of a row: of the chosen answer, and under `rejected` of the other."""
-        chosen, rejected = (super(Pairwise, self).explain(r) for r in _asked(row))
+        try:
+            two = _asked(row)
+        except Unfit as e:
+            raise DataError(f"this row is left out: {e}") from e
+        chosen, rejected = (super(Pairwise, self).explain(r) for r in two)
         return {**chosen, "rejected": rejected}
 
     def batch(self, encoded: Pairs, index: Tensor, device: torch.device) -> Two:  # type: ignore[override]
@@ -257,29 +262,27 @@ class Pairwise(Instruction):
 
 
 def _asked(row: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A row as two: the question with the turns before it, and the chosen or the rejected answer. Raises ValueError."""
+    """A row as two: the question with the turns before it, and the chosen or the rejected answer. Raises Unfit."""
     asked: list[dict[str, Any]] = []
     for name in ("chosen", "rejected"):
         said = row.get(name)
         if said is None:
-            raise ValueError(f"it has no `{name}`; it has {', '.join(map(str, row))}")
+            raise Unfit(f"no {name}")
         turns = ({"role": "assistant", "content": said},) if isinstance(said, str) else tuple(said)
         if turns[-1]["role"] != "assistant":
-            raise ValueError(
-                f"`{name}` does not end with an assistant's turn\n    fix: cut what follows the answer"
-            )
+            raise Unfit(f"`{name}` does not end with an assistant's turn")
         question = row.get("instruction")
         if isinstance(question, tuple) and not Reply.asks(turns):
             turns = (*question, *turns)
         before = turns[:-1]
         if Reply.asks(turns):
             if before[-1]["role"] != "user":
-                raise ValueError(
+                raise Unfit(
                     f"the turn before the answer in `{name}` is the {before[-1]['role']}'s, not the user's"
                 )
             question, before = before[-1]["content"], before[:-1]
         if not isinstance(question, str):
-            raise ValueError("it has no `instruction`, and its answers are no turns that hold the question")
+            raise Unfit("no instruction, and answers that are no turns that hold the question")
         one = {k: v for k, v in row.items() if k not in ("chosen", "rejected")}
         one |= {"instruction": question, "answer": turns[-1]["content"]}
         asked.append(one | ({"history": before} if before else {}))
@@ -287,5 +290,5 @@ def _asked(row: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         asked[1]["instruction"],
         asked[1].get("history"),
     ):
-        raise ValueError("`chosen` and `rejected` answer different questions\n    fix: leave the row out")
+        raise Unfit("chosen and rejected answer different questions")
     return asked[0], asked[1]

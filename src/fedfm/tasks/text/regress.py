@@ -87,9 +87,9 @@ class Regression(Pooled):
     primary, higher_is_better = "mse", False
 
     def targets(self, rows: Sequence[Mapping[str, Any]], party: str) -> Tensor:
-        if bare := [i for i, r in enumerate(rows) if not isinstance(r.get("number"), int | float)]:
+        if bare := [str(r.get("text"))[:40] for r in rows if not isinstance(r.get("number"), int | float)]:
             raise DataError(
-                f"{party}: {len(bare)} rows have no `number`, row {bare[0]} first; name the column of numbers"
+                f"{party}: {len(bare)} rows have no `number`, {bare[0]!r} first; name the column of numbers"
             )
         return torch.tensor([r["number"] for r in rows], dtype=torch.float64)
 

@@ -65,6 +65,7 @@ class Loopback:
         """`only`: of a rehearsal, who comes. `sources`: of a real run, who is invited, with rows of its own."""
         self.folder, self.fate, self.only, self.policies = folder, fate or Fate(), only, policies or {}
         self.sources, self.homes = sources, folder / "sites"
+        self.models: dict[str, str] = {}  # copies of the model that parties have
         self.address, self.now_s = "loopback:1", 0.0
         self._frames: deque[Frame] = deque()
         self._parties: dict[str, Party] = {}
@@ -159,7 +160,9 @@ class Loopback:
         self._links[name] = self._number
         if name not in self._parties:
             home, policy = self.homes / name, self.policies.get(name)
-            self._parties[name] = Party(name, home, (self.sources or {}).get(name), policy=policy)
+            self._parties[name] = Party(
+                name, home, (self.sources or {}).get(name), policy=policy, model=self.models.get(name)
+            )
         self._inboxes[name] = deque([Frame(SERVER, self._number, "linked")])
         self._frames.append(Frame(name, self._number, "linked"))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from fedfm.core.errors import MachineFault
 from fedfm.core.federation import Federation
@@ -34,7 +35,12 @@ def rows(path: Path, seed: int, n: int, labels: tuple[str, ...] = ("bad", "good"
     return Files(str(path), columns=COLUMNS)
 
 
-def served(folder: Path, sources: dict[str, Any] | None = None, **slots: Any) -> tuple[Result, Loopback]:
+def served(
+    folder: Path,
+    sources: dict[str, Any] | None = None,
+    models: dict[str, str] | None = None,
+    **slots: Any,
+) -> tuple[Result, Loopback]:
     ca = Authority.create(folder / "ca", "acme")
     found = sources or {n: rows(folder / f"{n}.jsonl", k, 20 + k) for k, n in enumerate(("a", "b"))}
     for name in found:
@@ -43,6 +49,7 @@ def served(folder: Path, sources: dict[str, Any] | None = None, **slots: Any) ->
     base: dict[str, Any] = {"client": Local(lr=0.01, steps=2, batch=4), "rounds": 2}
     fed = Federation(task, rows(folder / "test.jsonl", 9, 30), **base | slots)
     carrier = Loopback(folder / "run", sources=found)
+    carrier.models |= models or {}
     service = Service(authority=folder / "ca", listen=carrier.listen, clock=carrier.clock, wait_s=30.0)
     return serve(fed, folder / "run", service), carrier
 
@@ -56,6 +63,18 @@ def test_rows_of_their_own_are_all_trained_on_and_only_counted_elsewhere(tmp_pat
     said = json.dumps([head for _, head in carrier.said])
     assert "film" not in said
     assert "a.jsonl" not in said
+
+
+def test_a_site_has_a_copy_of_the_model_elsewhere(tmp_path: Path) -> None:
+    same, other = str(tiny("encoder", tmp_path / "copy")), str(tiny("encoder", tmp_path / "other"))
+    weights = load_file(f"{other}/model.safetensors")
+    weights["embeddings.word_embeddings.weight"][0] += 1
+    save_file(weights, f"{other}/model.safetensors", metadata={"format": "pt"})
+    assert served(tmp_path / "one", models={"b": same})[0].status == "finished"
+    with pytest.raises(MachineFault, match=r"b: base: the server has .*model 0"):
+        served(tmp_path / "two", models={"b": other})
+    with pytest.raises(MachineFault, match="b: its data or settings do not fit"):
+        served(tmp_path / "three", models={"b": str(tmp_path / "nowhere")})
 
 
 def test_noise_is_the_operating_systems(tmp_path: Path) -> None:

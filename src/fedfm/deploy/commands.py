@@ -151,6 +151,10 @@ def join(
     invitation: Annotated[Path, typer.Argument(metavar="JOINFILE", help="what `fedfm invite` wrote")],
     data: Annotated[str | None, typer.Option(help="this party's rows: a file, a folder, a pattern")] = None,
     columns: Annotated[str | None, typer.Option(help="as data.columns: '{text: body, label: topic}'")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="this site's copy of the task's model, where it is not where the config says"),
+    ] = None,
     certificate: Annotated[Path | None, typer.Option(help="the authority's answer, the first time")] = None,
     folder: Annotated[
         Path | None, typer.Option("--folder", help="what this party keeps (default: beside JOINFILE)")
@@ -183,7 +187,7 @@ def join(
             accept(certificate, asked, home)
         own = credentials(asked, home)
         if isinstance(own, Credentials):
-            party = Party(asked.site, home, spec, _tell, rules, rehearsal=bool(asked.key))
+            party = Party(asked.site, home, spec, _tell, rules, bool(asked.key), model)
             status = joined(GrpcParty(asked.address, own, MOST), party, threads)
             _tell(f"the run has ended: {status}")
             return

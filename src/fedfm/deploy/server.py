@@ -32,7 +32,7 @@ from fedfm.running.feasible import feasible
 from fedfm.running.process import borrowed
 from fedfm.running.progress import Progress, Silent
 from fedfm.running.record.folder import CONFIG, RECORD, begun, holder, owned, recorded
-from fedfm.running.record.identity import Identity, of_base, refuse
+from fedfm.running.record.identity import Identity, models_of, of_base, refuse
 from fedfm.running.verdict import Result
 from fedfm.tasks.probing import open_task
 
@@ -209,9 +209,12 @@ def unfit(fed: Federation, *, rehearsal: bool) -> list[Problem]:
 
 
 def facts(config: Mapping[str, Any], bound: Bound) -> dict[str, Any]:
-    """What both sides must have alike: versions, the base model, and the layout of what is trained."""
+    """What both sides must have alike: versions, the base model, wherever it lies, and the layout of what is trained."""
     base, template = of_base(dict(config), {"start": bound.init})
-    return versions() | {"base": base | template, "layout": bound.layout.digest}
+    alike = base | template
+    for i, name in enumerate(sorted(set(models_of(config.get("task"))))):
+        alike = {k.replace(name, f"model {i}"): v for k, v in alike.items()}
+    return versions() | {"base": alike, "layout": bound.layout.digest}
 
 
 def _welcome(setup: Setup, parties: Any, run: str, count: int, rehearsal: bool) -> dict[str, Any]:

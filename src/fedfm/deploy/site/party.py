@@ -14,7 +14,7 @@ import torch
 from fedfm.checks.place import settled
 from fedfm.config.plain import digest, from_config
 from fedfm.core.combine import Pipe
-from fedfm.core.errors import ClientFailed, ConfigError, DataError, FedfmError, words_of
+from fedfm.core.errors import ClientFailed, ConfigError, DataError, FedfmError, ModelError, Problem, words_of
 from fedfm.core.federation import Federation
 from fedfm.core.job import UPLOAD, Job, Said
 from fedfm.core.message import Message
@@ -87,7 +87,8 @@ class SiteGuard(Guard):
 class Party:
     """One party, whatever carries its letters: it is told frames and answers with letters, one word of work at a time.
 
-    `folder` keeps states of its own; `data` is its rows as a data spec (None: a rehearsal's own part of the config's).
+    `folder` keeps states of its own; `data` is its rows as a data spec (None: a rehearsal's own part of the config's);
+    `model`: this site's copy of the task's model (None: where the config says).
     """
 
     def __init__(
@@ -98,9 +99,10 @@ class Party:
         tell: Callable[[str], None] = lambda text: None,
         policy: Policy | None = None,
         rehearsal: bool | None = None,
+        model: str | None = None,
     ):
         """`rehearsal`: is the invitation one (None: where there are no `data`)? A server cannot make a run one by saying so."""
-        self.name, self.folder, self.data, self.tell = name, folder, data, tell
+        self.name, self.folder, self.data, self.tell, self.model = name, folder, data, tell, model
         self.rehearsal = data is None if rehearsal is None else rehearsal
         with durable(folder):
             mend(folder / FILE)
@@ -226,18 +228,38 @@ class Party:
         if self._run == head.get("run"):
             return self._ready
         try:
-            fed = from_config(head["config"])
-            self._desk, rows, found = self._opened(fed, head)
+            here = self._here(head["config"])
+            self._desk, rows, found = self._opened(from_config(here), head, here)
         except PolicyRefuses as e:  # the site's own words, for the server too
             self.tell(f"{self.name} takes no part: {e}")
             return {"do": "unfit", "why": str(e)}
-        except (ConfigError, DataError) as e:
-            self.tell(f"{self.name} cannot take part: {words_of(e)}")
+        except (ConfigError, DataError, ModelError) as e:
+            copy = "\n    or: --model PATH, this site's own copy of it" * isinstance(e, ModelError)
+            self.tell(f"{self.name} cannot take part: {words_of(e)}{copy}")
             return {"do": "unfit", "why": f"its data or settings do not fit ({type(e).__name__})"}
         self._run, self._ready = head["run"], {"do": "ready", "rows": rows, **found}
         return self._ready
 
-    def _opened(self, fed: Federation, head: Mapping[str, Any]) -> tuple[Desk, int, dict[str, Any]]:
+    def _here(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """The config with the model where this site has it; what it holds is compared all the same."""
+        if self.model is None:
+            return dict(config)
+        if not isinstance(task := config.get("task"), Mapping) or not isinstance(task.get("model"), str):
+            raise ConfigError(
+                [
+                    Problem(
+                        "--model",
+                        "the federation's task names no model",
+                        "there is none to take another copy of",
+                        "leave it out",
+                    )
+                ]
+            )
+        return {**config, "task": {**task, "model": self.model}}
+
+    def _opened(
+        self, fed: Federation, head: Mapping[str, Any], here: Mapping[str, Any]
+    ) -> tuple[Desk, int, dict[str, Any]]:
         told = head["schema"]
         schema = Schema(
             None if told["labels"] is None else tuple(told["labels"]),
@@ -280,7 +302,7 @@ class Party:
             self._book(str(head["run"]), epsilon(fed, count))
         guard = SiteGuard(fed, bound, own, Store(folder), self.policy)
         guard.data(self.name)  # encoded before it says that it is ready
-        return Desk(guard), rows, facts(head["config"], bound)
+        return Desk(guard), rows, facts(here, bound)
 
     def _book(self, run: str, cost: float | None) -> None:
         """What the plan spends is known from here on, and taken from the site's life."""

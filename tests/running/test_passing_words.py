@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -198,3 +199,85 @@ def test_a_module_in_double_is_told(tmp_path: Path) -> None:
 def test_a_path_with_blanks() -> None:
     with pytest.raises(ConfigError, match=r"fix: 'data.path=d/my data \(1\)/\*.jsonl' \(in quotes"):
         configure("quickstart", ["data=files", "data.path=d/my", "data", "(1)/*.jsonl"])
+
+
+def test_a_tracker_that_fails_costs_nothing_but_itself(tmp_path: Path) -> None:
+    class Tracker:
+        def __init__(self, when: str) -> None:
+            self.when, self.heard = when, list[int]()
+
+        def log(self, round: int, metrics: Any) -> None:
+            self.heard.append(round)
+            if self.when == "log":
+                raise RuntimeError("no network")
+
+        def close(self) -> None:
+            if self.when == "close":
+                raise RuntimeError("gone")
+
+    for when, rounds in (("log", 1), ("close", 3)):
+        tracker = Tracker(when)
+        with pytest.warns(UserWarning, match=r"the tracker Tracker failed.*(no network|gone)"):
+            result = fedfm.run(fed(), rounds=2, out=tmp_path / when, trackers=[tracker])
+        assert result.status == "finished" and len(tracker.heard) == rounds
+        assert (tmp_path / when / "report.html").exists() and (tmp_path / when / "model").is_dir()
+
+
+class Trained(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(4, 2)
+
+    def train(self, data: Any = None, epochs: int = 1) -> Any:  # type: ignore[override]
+        raise ValueError("dataset missing")
+
+
+class Forgetful(Trained):
+    def train(self, mode: bool = True) -> Any:  # type: ignore[override]
+        nn.Linear.train(self, mode)
+
+
+def test_a_train_that_is_no_switch(tmp_path: Path) -> None:
+    with pytest.raises(fedfm.FedfmError, match=r"`train` is no switch of modes(?s:.*)another name"):
+        fedfm.run(fed(fedfm.Torch(Trained)))
+    assert fedfm.run(fed(fedfm.Torch(Forgetful)), rounds=1, out=tmp_path / "run").status == "finished"
+
+
+def test_outputs_that_are_the_same_for_every_row() -> None:
+    class Blind(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(F.group_norm(x, 4))
+
+    def zeros() -> nn.Module:
+        made = nn.Linear(4, 2)
+        nn.init.zeros_(made.weight)
+        return made
+
+    with pytest.warns(UserWarning, match="the same output for every row"):
+        fedfm.probe(fed(fedfm.Torch(lambda: Blind(4, 2))))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fedfm.probe(fed(fedfm.Torch(zeros)))  # at the start alone
+
+
+def test_a_pull_that_has_nothing_to_pull() -> None:
+    lone = fedfm.FedProx(mu=0.1, local=fedfm.Local(lr=0.1, steps=1, batch=8))
+    whole = fedfm.FedProx(mu=0.1, local=fedfm.Local(lr=0.1, epochs=1, batch=64))
+    for client in (lone, whole):
+        with pytest.raises(ConfigError, match=r"fedprox does nothing in 1 local step"):
+            fedfm.probe(fed(client=client))
+    fedfm.probe(fed(client=fedfm.FedProx(mu=0.0, local=lone.local)))
+
+
+def test_arrays_of_objects_and_targets_of_positions(tmp_path: Path) -> None:
+    x, y = points(0)
+    mixed = fedfm.Arrays({"a": (x.astype(object), y), "b": (x, y)}, test=points(9))
+    assert mixed.read(0, ()).train("a").rows[0]["x"].dtype == torch.float32
+    tags = x, torch.zeros(40, 5, dtype=torch.long)
+    with pytest.raises(fedfm.FedfmError, match=r"without a loss a row is of one class(?s:.*)flatten\(0, 1\)"):
+        fedfm.probe(fed(data=fedfm.Arrays({"a": tags}, test=tags)))
+    turns = [{"prompt": [{"role": "user", "content": "q"}], "completion": "a"}] * 40
+    with pytest.raises(fedfm.FedfmError, match="not text but turns(?s:.*)one column `messages`"):
+        fedfm.probe(
+            "fedit",
+            data=fedfm.Arrays({"a": turns}, columns={"instruction": "prompt", "answer": "completion"}),
+        )

@@ -84,7 +84,7 @@ def thaw(path: Path) -> State:
         fix = "restore it from a copy of the run's folder, or start a new run"
         raise ResumeError(f"{path} is missing; {fix}") from e
     except Exception as e:  # noqa: BLE001 - any damage means the same to the user
-        fix = "restore it, or resume from an older checkpoint"
+        fix = "restore it; without a damaged checkpoint (remove it) the one before it is gone on from"
         raise ResumeError(f"{path} is damaged or no state file ({e}); {fix}") from e
 
 

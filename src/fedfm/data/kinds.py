@@ -122,6 +122,8 @@ class Text(Kind):
             if isinstance(value, float) and not isinstance(value, Written) and value.is_integer():
                 return str(int(value))  # a table's whole number
             return value.text if isinstance(value, Written) else str(value)
+        if isinstance(value, list | tuple) and any(isinstance(v, Mapping) and "role" in v for v in value):
+            raise Wrong("not text but turns", "one column `messages` with all turns; every answer is learnt")
         if not isinstance(value, str):
             raise Wrong(f"not text but {type(value).__name__}")
         return whole(value)
@@ -212,8 +214,8 @@ class Array(Kind):
     def clean(self, value: Any) -> Any:
         import torch
 
-        if isinstance(value, str):
-            value = _listed(value, "an array")
+        value = _listed(value, "an array") if isinstance(value, str) else value
+        value = value.tolist() if str(getattr(value, "dtype", "")) == "object" else value  # of mixed columns
         try:  # a view that runs backwards, or one of a locked table, is no tensor
             found = torch.as_tensor(value.copy() if hasattr(value, "strides") else value)
         except (TypeError, ValueError, RuntimeError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -264,11 +265,27 @@ def _listening(plan: Plan) -> Iterator[Callback]:
         found = line.get("metrics", {}) | {
             f"validation/{k}": v for k, v in line.get("validation", {}).items()
         }
-        for logger in loggers:
-            logger.log(line["round"], found)
+        for logger in list(loggers):
+            with _spared(logger, loggers):
+                logger.log(line["round"], found)
 
     try:
         yield heard
     finally:
-        for logger in loggers:
-            logger.close()
+        for logger in list(loggers):
+            with _spared(logger, loggers):
+                logger.close()
+
+
+@contextlib.contextmanager
+def _spared(logger: Any, loggers: list[Any]) -> Iterator[None]:
+    """A tracker that fails is told and left out: the run does not need it, and its files have everything."""
+    try:
+        yield
+    except Exception as e:  # noqa: BLE001 - nobody can list what trackers of strangers raise
+        loggers.remove(logger)
+        warnings.warn(
+            f"fedfm: the tracker {type(logger).__name__} failed, and is told nothing more: {words_of(e)[:300]}",
+            UserWarning,
+            stacklevel=2,
+        )

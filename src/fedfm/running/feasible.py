@@ -26,7 +26,13 @@ def feasible(fed: Federation, rows: Mapping[str, int]) -> list[Problem]:
     """What would fail in every round, or do nothing in any, with these parties and their numbers of rows."""
     found: list[Problem] = []
     for k, stage in enumerate(replace(s, stages=()) for s in fed.each):
-        here = [*strange(stage, rows), *standing(stage), *_few(stage, len(rows)), *_nobody(stage, rows)]
+        here = [
+            *strange(stage, rows),
+            *standing(stage),
+            *_few(stage, len(rows)),
+            *_nobody(stage, rows),
+            *_short(stage, rows),
+        ]
         at = f"stages.{k}." if k < len(fed.stages) else ""
         here += _travels(stage, rows) if at else ()  # of the last one below
         found += [replace(p, where=at + p.where) for p in here]
@@ -53,6 +59,22 @@ def _few(fed: Federation, parties: int) -> Iterator[Problem]:
                 f"more parties, a larger cohort, or other settings of {name_of(method)} "
                 f"(fedfm show {name_of(method)})",
             )
+
+
+def _short(fed: Federation, rows: Mapping[str, int]) -> Iterator[Problem]:
+    """A client that needs several local steps to differ from plain descent, and has fewer at every party."""
+    least, most = (
+        getattr(fed.client, "least_steps", 1),
+        max(map(fed.client.steps_for, rows.values()), default=0),
+    )
+    if 0 < most < least:
+        name = name_of(fed.client)
+        yield Problem(
+            "client",
+            f"{name} does nothing in {most} local step{'s' * (most > 1)} a round",
+            f"it begins to act at step {least}: the models would be those of client=local, bit for bit",
+            "more steps or epochs, or a smaller batch; or client=local",
+        )
 
 
 def _nobody(fed: Federation, rows: Mapping[str, int]) -> Iterator[Problem]:

@@ -46,6 +46,11 @@ class FedProx(Client):
     def per_step(self) -> int:
         return self.local.per_step
 
+    @property
+    def least_steps(self) -> int:
+        """Local steps from which on it differs from plain descent: at the first one there is nothing to pull back."""
+        return 2 if self.mu else 1
+
     def alone(self) -> Client:
         return self.local
 

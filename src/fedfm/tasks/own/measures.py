@@ -40,6 +40,24 @@ def alike(loss: Any, given: Tensor, wanted: Tensor) -> bool:
     return not classes and given.shape == wanted.shape and not wanted.is_floating_point()
 
 
+def switchable(module: nn.Module) -> None:
+    """Leave a module in training mode. Raises ModelError for one whose `train` is no switch."""
+    own = type(module).train
+    named = list(inspect.signature(own).parameters)[1:2]
+    try:
+        if own is not nn.Module.train and named not in (["mode"], ["args"]):
+            raise TypeError(f"it takes {', '.join(named) or 'nothing'} where torch gives the mode")
+        module.eval()
+        module.train()
+        if not module.training:
+            raise TypeError("after train() it is not in training mode")
+    except Exception as e:
+        raise ModelError(
+            f"task.module: its `train` is no switch of modes: {words_of(e)[:200]}\n    why: torch calls train(mode) and eval() "
+            "around every step and score\n    fix: another name for a method of your own that trains"
+        ) from e
+
+
 def tensor(out: Any) -> Tensor:
     """What a module gives, for a loss of torch. Raises ModelError where it is no tensor."""
     if isinstance(out, Tensor):

@@ -35,6 +35,7 @@ from fedfm.tasks.own.measures import (
     own_measures,
     paired,
     shapeless,
+    switchable,
     tensor,
     trained_by_nobody,
     uneven,
@@ -85,14 +86,39 @@ class Torch(Task):
                 UserWarning,
                 stacklevel=2,
             )
-        kept = running_statistics(made.train()) if self.buffers is None else self.buffers
+        switchable(made)
+        kept = running_statistics(made) if self.buffers is None else self.buffers
         labels = getattr(data, "labels", None)
-        return BoundModule(made.train(), _Objective(self, tuple(labels or ())), buffers=kept, device=device)
+        return BoundModule(made, _Objective(self, tuple(labels or ())), buffers=kept, device=device)
 
     def probe(self, bound: Any, rows: Any) -> list[Problem]:
         encoded = bound.encode(rows)
         batch = bound.batch(encoded, torch.arange(len(encoded)))
-        return list(trained_by_nobody(self.loss, bound.module.train(), batch)) if self.loss else []
+        self._reads(bound, batch)
+        bound.module.train()
+        return list(trained_by_nobody(self.loss, bound.module, batch)) if self.loss else []
+
+    def _reads(self, bound: Any, batch: Any) -> None:
+        """Warn of a module whose outputs are the same for all rows, also where its weights are others than at the start."""
+        if not isinstance(batch, tuple) or bool((batch[0] == batch[0][:1]).all()):
+            return
+        start = bound.read()
+        bound.load(start + 0.1 * torch.randn(start.shape, generator=torch.Generator().manual_seed(0)))
+        with evaluating(bound.module):
+            out = bound.module(batch[0])
+        bound.load(start)
+        if (
+            isinstance(out, Tensor)
+            and out.dim()
+            and len(out) == len(batch[0])
+            and bool((out == out[:1]).all())
+        ):
+            warnings.warn(
+                "fedfm: the module gives the same output for every row, whatever its weights: it does not read them "
+                "(a normalisation over too few values, a wrong index?)",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def _called(self) -> Any:
         """The module, made here. Raises ModelError for whatever its class or function raises."""
@@ -181,6 +207,12 @@ class _Objective(Objective):
         wrong = found if found.dim() != 1 else found[(found != found.floor()) | (found < 0)]
         if not wrong.numel():
             return found.long()
+        if found.dim() > 1 and found.shape[1] > 1 and not found.is_floating_point():
+            raise DataError(
+                f"the targets y have the shape {tuple(found.shape)}\n    why: without a loss a row is of one class\n    fix: for "
+                "a class at each position loss=lambda module, batch: torch.nn.functional.cross_entropy(module(batch[0])"
+                ".flatten(0, 1), batch[1].flatten()); for several labels a row torch.nn.BCEWithLogitsLoss()"
+            )
         given = f"rows of {tuple(found.shape[1:])}" if found.dim() > 1 else f"{wrong[0]:g}"
         if found.dim() == 2 and found.shape[1] == 1:
             raise DataError(

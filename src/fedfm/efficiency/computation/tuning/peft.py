@@ -224,6 +224,8 @@ def _silent(key: str, saved: Mapping[str, Any]) -> bool:
 
     if key in {f.name for kind in (PeftConfig, PromptLearningConfig) for f in dataclasses.fields(kind)}:
         return True
+    if key == "fan_in_fan_out":  # how the base stores its matrices, which peft sees itself
+        return True
     begun = saved.get("init_lora_weights")
     if key == "init_lora_weights":
         return begun in DRAWN

@@ -281,3 +281,14 @@ def test_arrays_of_objects_and_targets_of_positions(tmp_path: Path) -> None:
             "fedit",
             data=fedfm.Arrays({"a": turns}, columns={"instruction": "prompt", "answer": "completion"}),
         )
+
+
+def test_a_deadline_that_nobody_meets(tmp_path: Path) -> None:
+    slow = fedfm.Quorum(0.4, deadline_s=0.1, speed=fedfm.Speed(mean_s=1.8))
+    with pytest.raises(ConfigError, match=r"pace.deadline_s: no work is done within 0.1 s: it takes 1.8 s"):
+        fedfm.probe(fed(pace=slow))
+    for pace in (
+        fedfm.replace(fed(pace=slow), pace=fedfm.Quorum(0.4, deadline_s=1.8, speed=fedfm.Speed(mean_s=1.8))),
+        fed(pace=fedfm.Quorum(0.4, deadline_s=1.0, speed=fedfm.Speed(mean_s=1.8, spread=0.5))),
+    ):
+        fedfm.probe(pace)

@@ -25,6 +25,7 @@ from fedfm.efficiency.training.personal.ifca import IFCA, ClusterMean
 from fedfm.efficiency.training.scaffold import Scaffold
 from fedfm.efficiency.training.servers import Apply
 from fedfm.efficiency.training.soup import GreedySoup
+from fedfm.engines.pace import Quorum, Speed
 from fedfm.incentives.contribution.shapley_exact import ShapleyExact
 from fedfm.incentives.selection.power_of_choice import PowerOfChoice
 from fedfm.trust.privacy.mechanism.discrete_gaussian import DiscreteGaussian
@@ -57,6 +58,11 @@ class Found:
 
 OPEN: dict[str, Found] = {}
 MENDED: dict[str, Found] = {
+    "a deadline that nobody meets": Found(
+        "every party takes longer than the deadline, in every round, and nothing of it is drawn",
+        {"pace": Quorum(0.4, deadline_s=0.1, speed=Speed(mean_s=1.8))},
+        ("every round failed",),
+    ),
     "a soup before a server that counts ages": Found(
         "the house steps the server on a trial, without the versions that its messages began from",
         {"client": Local(lr=0.05, send="weights"), "aggregate": GreedySoup(), "server": FedAsync()},

@@ -20,6 +20,7 @@ from fedfm.core.session import Site
 from fedfm.core.spending import noises, planned, schedule
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.schedule import standing
+from fedfm.engines.pace import Speed
 
 
 def feasible(fed: Federation, rows: Mapping[str, int]) -> list[Problem]:
@@ -32,6 +33,7 @@ def feasible(fed: Federation, rows: Mapping[str, int]) -> list[Problem]:
             *_few(stage, len(rows)),
             *_nobody(stage, rows),
             *_short(stage, rows),
+            *_late(stage, tuple(rows)),
         ]
         at = f"stages.{k}." if k < len(fed.stages) else ""
         here += _travels(stage, rows) if at else ()  # of the last one below
@@ -74,6 +76,30 @@ def _short(fed: Federation, rows: Mapping[str, int]) -> Iterator[Problem]:
             f"{name} does nothing in {most} local step{'s' * (most > 1)} a round",
             f"it begins to act at step {least}: the models would be those of client=local, bit for bit",
             "more steps or epochs, or a smaller batch; or client=local",
+        )
+
+
+def _late(fed: Federation, parties: tuple[str, ...]) -> Iterator[Problem]:
+    """A deadline that too few can meet in any round, where nothing of how long work takes is drawn."""
+    pace = fed.pace
+    deadline_s, speed = getattr(pace, "deadline_s", None), getattr(pace, "speed", None)
+    if (
+        deadline_s is None
+        or pace.late != "cancel"
+        or not isinstance(speed, Speed)
+        or speed.spread
+        or speed.jitter
+    ):
+        return
+    least = (
+        speed.duration(Ctx(fed.seed).at(client=parties[0]), 1) if parties else 0.0
+    )  # of any work, by anybody
+    if least > deadline_s * (1 + 1e-9):
+        yield Problem(
+            "pace.deadline_s",
+            f"no work is done within {deadline_s:g} s: it takes {least:g} s at least",
+            "everybody would be late in every round, and every round fail",
+            f"pace.deadline_s={least:g} or more, a faster pace.speed, or late=keep",
         )
 
 

@@ -46,6 +46,7 @@ class Card:
     reduces_to: str = ""  # "fedprox(mu=0) is local", a law test holds it to that
     departs: str = ""  # how it differs from the paper
     atlas: tuple[str, ...] = ()  # rows of the field's map that this fills
+    also: tuple[str, ...] = ()  # what others call it: the answer to a name that is not known here
 
     @property
     def slot(self) -> str:
@@ -76,6 +77,10 @@ def faults_of(card: Card, where: str) -> Iterator[Problem]:
         )
     if not isinstance(card.survey, tuple) or not all(type(n) is int and n > 0 for n in card.survey):
         yield wrong("survey is no tuple of numbers", "it holds the survey's references", "e.g. survey=(25,)")
+    if not isinstance(card.also, tuple) or not all(
+        isinstance(a, str) and _NAME.fullmatch(a) for a in card.also
+    ):
+        yield wrong("also is no tuple of names", f"it is {card.also!r}", 'e.g. also=("multi-krum",)')
     for key in ("paper", "reduces_to", "departs"):
         if not isinstance(getattr(card, key), str):
             yield wrong(f"{key} is no text", f"it is {getattr(card, key)!r}", "put it in quotation marks")

@@ -48,8 +48,11 @@ def method(
     reduces_to: str = "",
     departs: str = "",
     atlas: tuple[str, ...] = (),
+    also: tuple[str, ...] = (),
 ) -> Callable[[type[T]], type[T]]:
     """Register a frozen dataclass as a method of a slot. In a published module all arguments are literals.
+
+    `also`: what others call it; who asks for it by such a name is told the one here.
 
     The same class written again (a cell that is run again, a module that is reloaded) replaces the former one.
     Raises ConfigError for a name or a class name that another method has, and for a card that is wrong.
@@ -60,7 +63,7 @@ def method(
             fix = "write @dataclass(frozen=True) between @method and the class"
             raise ConfigError([Problem(name, f"{cls.__name__} is no dataclass", "its fields are knobs", fix)])
         words = {"survey": survey, "paper": paper, "reduces_to": reduces_to, "departs": departs}
-        _register(cls, name, "method", slot, section, **words, atlas=atlas)
+        _register(cls, name, "method", slot, section, **words, atlas=atlas, also=also)
         cls.method_name = name  # type: ignore[attr-defined]
         exclude(cls)
         return cls
@@ -164,7 +167,10 @@ or by the entry point that `fedfm new` writes and `pip install` reads (docs/addi
     )
     if slot == "data" and ("/" in name or "." in name):
         fix = f"a file or folder of yours: data=files data.path={name}"
-    raise ConfigError([Problem(slot or "name", what, nearest(name, known), fix), *problems()])
+    plain = name.casefold().replace("_", "-")
+    called = " or ".join(f"'{n}'" for n, c in known.items() if plain == n or plain in c.also)
+    why = f"here it is called {called}" if called else nearest(name, known)
+    raise ConfigError([Problem(slot or "name", what, why, fix), *problems()])
 
 
 def load(name: str, slot: str | None = None) -> Any:

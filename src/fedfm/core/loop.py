@@ -18,7 +18,7 @@ from fedfm.core.best import Best
 from fedfm.core.books import Books, latest
 from fedfm.core.briefs import Briefs
 from fedfm.core.context import Ctx, Terms
-from fedfm.core.errors import MethodFault, RoundFailed, words_of
+from fedfm.core.errors import FedfmError, MethodFault, RoundFailed, words_of
 from fedfm.core.federation import Federation, readers
 from fedfm.core.fold import Fold
 from fedfm.core.home import Home
@@ -204,7 +204,8 @@ class Run:
                 r.kept[s.job.id] = s
             except Exception as e:  # noqa: BLE001 - whatever a stranger's bytes do to a decoder, the round goes on
                 there.note(events.Refused("hub", words_of(e)))
-                r.refused[s.job.id] = words_of(e)
+                r.refused[s.job.id] = s.error = words_of(e)
+                s.where = "" if isinstance(e, FedfmError) or not self.fed.simulated else blame.place(e)
         s.upload, s.asked = None, nothing()  # O(1) memory: the fold has it
 
     def _decoded(self, m: Message, job: Job, r: Round, there: Ctx) -> Message:
@@ -285,7 +286,8 @@ class Run:
         live = [self.hub.live[j.id] for j in r.queue[: r.seen] if j.id in self.hub.live]
         lines = {s.where for s in live}
         if len(live) > 1 and len(lines) == 1 and "" not in lines and not any(s.job.malicious for s in live):
-            raise MethodFault("client", f"every party failed alike: {live[0].error}", lines.pop())
+            slot = "client" if live[0].status == "gone" else "uplink or aggregate"
+            raise MethodFault(slot, f"every party failed alike: {live[0].error}", lines.pop())
 
     def _jointly(self, r: Round, work: Callable[[Mapping[str, Message], Ctx], T]) -> T:
         """Work on all messages; if it raises, once more without the malicious parties' (see `blame.jointly`)."""

@@ -27,7 +27,7 @@ def _unshown(knob: Any) -> Any:
     return knob
 
 
-@method("arrays", slot="data", section="II.B")
+@method("arrays", slot="data", section="II.B", also=("numpy", "tensors", "memory"))
 @dataclass(frozen=True, eq=False)
 class Arrays(Own):
     """Rows that are in memory: of each party (a mapping party -> rows), or of everybody.

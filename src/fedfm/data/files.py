@@ -18,7 +18,13 @@ from fedfm.data.reading.text import Options, read
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 
 
-@method("files", slot="data", section="II.B", survey=(13,))
+@method(
+    "files",
+    slot="data",
+    section="II.B",
+    survey=(13,),
+    also=("csv", "json", "jsonl", "excel", "parquet", "folder", "local"),
+)
 @dataclass(frozen=True)
 class Files(Own):
     """Your own JSONL, JSON, CSV, TSV, Excel or Parquet files, packed or not; one file is one party, called as it is.

@@ -23,6 +23,7 @@ from fedfm.text import nearest
     slot="data",
     section="II.B",
     paper="Lhoest et al., Datasets: a community library for natural language processing, EMNLP demos 2021",
+    also=("huggingface", "datasets", "dataset"),
 )
 @dataclass(frozen=True)
 class Hub(Own):

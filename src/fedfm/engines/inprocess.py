@@ -12,7 +12,7 @@ from fedfm.core.message import Message
 from fedfm.core.session import Site
 
 
-@method("inprocess", slot="engine", section="VIII.B")
+@method("inprocess", slot="engine", section="VIII.B", also=("simulation", "serial"))
 @dataclass(frozen=True)
 class InProcess:
     """One process, no server, no daemon: the default, and the reference for every other engine."""

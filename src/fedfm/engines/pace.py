@@ -117,6 +117,7 @@ class SimulatedPace(Pace):
     survey=(25,),
     paper="McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, 2017",
     atlas=("fedavg",),
+    also=("sync",),
 )
 @dataclass(frozen=True)
 class AllArrive(SimulatedPace):
@@ -175,6 +176,7 @@ class Quorum(SimulatedPace):
     paper="Nguyen et al., Federated Learning with Buffered Asynchronous Aggregation, 2022",
     reduces_to="buffered(size=m, concurrency=m) is synchronous",
     atlas=("async",),
+    also=("async", "asynchronous"),
 )
 @dataclass(frozen=True)
 class Buffered(SimulatedPace):

@@ -35,7 +35,7 @@ _LENGTHS = struct.Struct("<QQ")  # of a frame's line and message
 _VECTORS = 64  # pieces a system call; the limit is 1024
 
 
-@method("processes", slot="engine", section="VIII.B")
+@method("processes", slot="engine", section="VIII.B", also=("multiprocessing", "parallel"))
 @dataclass(frozen=True)
 class Processes:
     """Worker processes on one machine; the same bits as `inprocess`."""

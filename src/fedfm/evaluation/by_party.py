@@ -30,6 +30,7 @@ RIGHT, NAMED = "right/", "named/"  # rows of a class that are found; rows that a
     "robustness to common corruptions and perturbations, ICLR 2019; Li et al., Fair resource allocation in "
     "federated learning, ICLR 2020 (the spread over parties)",
     atlas=("fairness-audit",),
+    also=("by-client", "federated"),
 )
 @dataclass(frozen=True)
 class ByParty(Evaluator):

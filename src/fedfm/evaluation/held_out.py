@@ -12,7 +12,7 @@ STOP = "rounds without a gain on validation rows (data.server_rows) after which 
 BEST = "the run's model is that of the best round on validation rows (data.server_rows), not the last"
 
 
-@method("held-out", slot="evaluate", section="VII")
+@method("held-out", slot="evaluate", section="VII", also=("global", "server", "central"))
 @dataclass(frozen=True)
 class HeldOut(Evaluator):
     """Score the global model on the common held-out data, in parts wherever sessions run, or at each party.

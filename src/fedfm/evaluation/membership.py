@@ -28,6 +28,7 @@ ALL = "all parties"
     "and McNeil, The meaning and use of the area under a ROC curve, 1982; Clopper and Pearson, 1934",
     departs="the threshold is chosen on the rows that are judged (the best one, and one by false positives), beside "
     "the paper's, the mean training loss",
+    also=("mia", "membership-inference", "yeom"),
 )
 @dataclass(frozen=True)
 class LossThreshold(Audit):

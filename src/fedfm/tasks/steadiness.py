@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,12 @@ from fedfm.core.errors import Problem
 from fedfm.core.protocols import Bound
 
 SEED = 1
+TEXTS = 2  # texts that a step is taken on, the shortest: what a network keeps it keeps of any, and long ones cost minutes
 
 
 def unsteady(bound: Bound, rows: Any) -> Iterator[Problem]:
     """What a step on these rows leaves behind or draws from elsewhere; the parameters are not put back."""
-    encoded = bound.encode(rows) if len(rows) else ()
+    encoded = next((e for some in (_brief(rows), rows) if len(some) and len(e := bound.encode(some))), ())
     if not len(encoded):
         return
     start, still = bound.read(), _still(bound)
@@ -82,6 +84,15 @@ def unsteady(bound: Bound, rows: Any) -> Iterator[Problem]:
             "generator of its own, or keeps something between steps, which worker processes and a resume do not have",
             "draw with torch's global generator; keep state in a declared buffer of the module: Torch(..., buffers=(...))",
         )
+
+
+def _brief(rows: Any) -> Any:
+    """The shortest of rows that are text; all rows of anything else."""
+    texts = [sum(len(v) for v in r.values() if isinstance(v, str)) for r in rows.rows] if len(rows) else []
+    if not sum(texts) or any(hasattr(v, "shape") for v in rows.rows[0].values()):
+        return rows
+    shortest = sorted(range(len(texts)), key=texts.__getitem__)[:TEXTS]
+    return replace(rows, rows=tuple(rows.rows[i] for i in shortest))
 
 
 def _still(bound: Bound) -> dict[str, torch.Tensor]:

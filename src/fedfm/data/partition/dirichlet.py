@@ -23,6 +23,7 @@ _DRAWS = 50
     survey=(200,),
     paper="Yurochkin et al., Bayesian nonparametric federated learning of neural networks, ICML 2019",
     departs="after 50 draws below min_rows, rows move from the largest parties to the small ones",
+    also=("label-skew", "non-iid", "noniid", "lda"),
 )
 @dataclass(frozen=True)
 class Dirichlet(Partition):

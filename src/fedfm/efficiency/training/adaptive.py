@@ -85,6 +85,7 @@ class Stalled(Event):
     paper="Reddi et al., Adaptive Federated Optimization, 2021",
     atlas=("fedopt",),
     departs="No bias correction, as in the paper's algorithm.",
+    also=("fedopt", "adam"),
 )
 @dataclass(frozen=True)
 class FedAdam(Adaptive):
@@ -115,6 +116,7 @@ class FedAdam(Adaptive):
     paper="Reddi et al., Adaptive Federated Optimization, 2021",
     atlas=("fedopt",),
     departs="No bias correction, as in the paper's algorithm; v begins at 0.",
+    also=("yogi",),
 )
 @dataclass(frozen=True)
 class FedYogi(Adaptive):
@@ -144,6 +146,7 @@ class FedYogi(Adaptive):
     survey=(13, 52),
     paper="Reddi et al., Adaptive Federated Optimization, 2021",
     atlas=("fedopt",),
+    also=("adagrad",),
 )
 @dataclass(frozen=True)
 class FedAdagrad(Adaptive):

@@ -26,6 +26,7 @@ Correction = Callable[[Tensor, Tensor], None]  # (weights, gradients): change th
     survey=(25,),
     paper="McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, 2017",
     atlas=("fedavg",),
+    also=("sgd", "adam", "adamw", "fedavg"),
 )
 @dataclass(frozen=True)
 class Local(Client):

@@ -26,6 +26,7 @@ MOST_FACTOR = 1e6  # beyond that nobody else counts, and a float32 sum overflows
     survey=(25,),
     paper="McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, 2017",
     atlas=("fedavg",),
+    also=("fedavg", "average", "weighted-mean", "weighted-average"),
 )
 @dataclass(frozen=True)
 class Mean(Aggregator):

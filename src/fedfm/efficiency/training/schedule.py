@@ -45,7 +45,7 @@ class Schedule(Slot):
         return lr * self.factor(max(0, ctx.round - ctx.since) + later, ctx.horizon)
 
 
-@method("constant", slot="schedule", section="IV.A")
+@method("constant", slot="schedule", section="IV.A", also=("none",))
 @dataclass(frozen=True)
 class Constant(Schedule):
     """The same rate in every round, after the warm-up."""

@@ -23,6 +23,7 @@ from fedfm.vectors.layout import Layout
     paper="McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, 2017; "
     "with momentum Hsu et al., Measuring the effects of non-identical data distribution, 2019 (FedAvgM)",
     atlas=("fedavg", "fedopt"),
+    also=("fedavg", "fedavgm", "sgd", "fedopt"),
 )
 @dataclass(frozen=True)
 class Apply(Server):

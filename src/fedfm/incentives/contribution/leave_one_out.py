@@ -17,6 +17,7 @@ from fedfm.core.protocols import State, Valuer
     survey=(172,),
     paper="Wang et al., Measure Contribution of Participants in Federated Learning, 2019",
     atlas=("shapley-exact",),
+    also=("loo",),
 )
 @dataclass(frozen=True)
 class LeaveOneOut(Valuer):

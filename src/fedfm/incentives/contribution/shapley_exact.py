@@ -19,6 +19,7 @@ from fedfm.core.protocols import Bound, State, Valuer
     survey=(130,),
     paper="Shapley, A Value for n-Person Games, 1953",
     atlas=("shapley-exact",),
+    also=("shapley",),
 )
 @dataclass(frozen=True)
 class ShapleyExact(Valuer):

@@ -33,6 +33,7 @@ class Valuation(Event):
     "Ghorbani and Zou, Data Shapley, 2019; "
     "Mitchell et al., Sampling Permutations for Shapley Value Estimation, 2022",
     atlas=("shapley-permutation",),
+    also=("shapley", "gtg-shapley"),
 )
 @dataclass(frozen=True)
 class ShapleyPermutation(Valuer):

@@ -20,6 +20,7 @@ from fedfm.core.protocols import Plan, Selector, State
     paper="McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, 2017",
     reduces_to="uniform(fraction=1) is everybody",
     atlas=("fedavg",),
+    also=("random",),
 )
 @dataclass(frozen=True)
 class Uniform(Selector):

@@ -44,7 +44,7 @@ from fedfm.tasks.own.measures import (
 )
 
 
-@method("torch", slot="task", section="VII")
+@method("torch", slot="task", section="VII", also=("pytorch", "module"))
 @dataclass(frozen=True)
 class Torch(Task):
     """Train any torch module on rows of arrays: all its parameters, and its running statistics with them.

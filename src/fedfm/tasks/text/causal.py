@@ -29,7 +29,13 @@ from fedfm.tasks.text.tokens import TextObjective
 IGNORED = -100
 
 
-@method("causal-lm", slot="task", section="II.A", survey=(67,))
+@method(
+    "causal-lm",
+    slot="task",
+    section="II.A",
+    survey=(67,),
+    also=("text-generation", "sft", "instruction-tuning", "chat"),
+)
 @dataclass(frozen=True)
 class CausalLM(LanguageTask):
     """Tune a language model on instructions and answers; the loss is on the answer's tokens.

@@ -22,7 +22,12 @@ from fedfm.tasks.text.encoder import Batch, EncoderTask, Pooled, Texts
 from fedfm.text import markdown, nearest
 
 
-@method("sequence-classification", slot="task", section="II.A")
+@method(
+    "sequence-classification",
+    slot="task",
+    section="II.A",
+    also=("text-classification", "sentiment-analysis", "nli"),
+)
 @dataclass(frozen=True)
 class SequenceClassification(EncoderTask):
     """Classify texts, or pairs of texts: `scale` times the L2-normalised mean (or first) token feature, a linear head.

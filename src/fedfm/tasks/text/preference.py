@@ -50,6 +50,7 @@ class Question(Turns):
     paper="Rafailov et al., Direct preference optimization: your language model is secretly a reward model, NeurIPS "
     "2023; in a federation: Ye et al., OpenFedLLM: training large language models on decentralized private data via "
     "federated learning, KDD 2024",
+    also=("dpo", "rlhf", "preference-tuning"),
 )
 @dataclass(frozen=True)
 class Preference(LanguageTask):

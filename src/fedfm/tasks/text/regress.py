@@ -30,6 +30,7 @@ FAR = (
     section="II.A",
     paper="Reimers and Gurevych, Sentence-BERT: sentence embeddings using Siamese BERT-networks, EMNLP 2019 (the "
     "regression objective, there on two separate features)",
+    also=("regression", "sts", "stsb"),
 )
 @dataclass(frozen=True)
 class TextRegression(EncoderTask):

@@ -35,7 +35,7 @@ PIXELS = "preprocessor_config.json"  # mean, deviation and size of an image proc
 CHUNK = 32  # pictures scored at once
 
 
-@method("vision-classification", slot="task", section="II.A")
+@method("vision-classification", slot="task", section="II.A", also=("vit", "picture-classification"))
 @dataclass(frozen=True)
 class VisionClassification(Task):
     """Classify pictures: `scale` times the L2-normalised feature of a pre-trained vision encoder, a linear head.

@@ -24,6 +24,7 @@ from fedfm.vectors.layout import Layout
     survey=(242,),
     paper="Bernstein et al., signSGD: compressed optimisation for non-convex problems, ICML 2018; "
     "the scale: Karimireddy et al., Error feedback fixes SignSGD, ICML 2019",
+    also=("signsgd", "sign-sgd"),
 )
 @dataclass(frozen=True)
 class Sign(Wire):

@@ -23,6 +23,7 @@ from fedfm.vectors.layout import Layout
     section="IV.C",
     survey=(30,),
     paper="Konecny et al., Federated learning: strategies for improving communication efficiency, 2016",
+    also=("quantize", "quantization", "int8", "uint8"),
 )
 @dataclass(frozen=True)
 class Quantise(Wire):

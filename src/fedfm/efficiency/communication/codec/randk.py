@@ -26,6 +26,7 @@ from fedfm.vectors.layout import Layout
     paper="Konecny et al., Federated learning: strategies for improving communication efficiency, 2016",
     departs="one mask a round for the whole cohort, so payloads can be summed",
     atlas=("sparsify",),
+    also=("random-k", "rand-k"),
 )
 @dataclass(frozen=True)
 class RandK(Wire):

@@ -31,6 +31,7 @@ def kept(fraction: float | None, count: int | None, d: int) -> int:
     survey=(213, 242),
     paper="Stich, Cordonnier, Jaggi, Sparsified SGD with memory, NeurIPS 2018",
     atlas=("sparsify",),
+    also=("top-k", "sparsify"),
 )
 @dataclass(frozen=True)
 class TopK(Wire):

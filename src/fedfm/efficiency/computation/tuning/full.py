@@ -20,6 +20,7 @@ from fedfm.tasks.tuning import Tuning
     survey=(43,),
     paper="Zhang et al., FedPETuning: when federated learning meets the parameter-efficient tuning methods of "
     "pre-trained language models, 2023",
+    also=("full-finetuning", "all"),
 )
 @dataclass(frozen=True)
 class Full(Tuning):

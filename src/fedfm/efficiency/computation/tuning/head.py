@@ -20,6 +20,7 @@ from fedfm.tasks.tuning import Tuning
     survey=(42,),
     paper="Sun et al., Conquering the communication constraints to enable large pre-trained models in federated "
     "learning, 2022",
+    also=("linear-probe", "last-layer"),
 )
 @dataclass(frozen=True)
 class Head(Tuning):

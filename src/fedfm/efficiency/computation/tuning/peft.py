@@ -147,7 +147,14 @@ class Peft(Tuning):
         return {k: getattr(v, "value", v) for k, v in found.items()}
 
 
-@method("peft", slot="tuning", section="IV.B", survey=(63,), paper="Mangrulkar et al., PEFT, 2022")
+@method(
+    "peft",
+    slot="tuning",
+    section="IV.B",
+    survey=(63,),
+    paper="Mangrulkar et al., PEFT, 2022",
+    also=("loha", "lokr", "vera", "oft", "dora"),
+)
 @dataclass(frozen=True)
 class AnyPeft(Peft):
     """Any other kind of the library PEFT, by its name and the fields of its config (LOHA, VERA, OFT, ...)."""

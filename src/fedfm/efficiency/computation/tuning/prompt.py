@@ -15,6 +15,7 @@ from fedfm.efficiency.computation.tuning.peft import Peft
     section="IV.B",
     survey=(63,),
     paper="Lester et al., The power of scale for parameter-efficient prompt tuning, EMNLP 2021",
+    also=("prompt",),
 )
 @dataclass(frozen=True)
 class PromptTuning(Peft):

@@ -24,6 +24,7 @@ from fedfm.trust.privacy.mechanism.promise import Promise
     "ICLR 2018",
     departs="one flat clip over all trainable tensors; the aggregate's own denominator, not q*N",
     atlas=("dp-noise",),
+    also=("dp", "dp-sgd", "central-dp", "differential-privacy"),
 )
 @dataclass(frozen=True)
 class ClipNoise(Promise):

@@ -24,6 +24,7 @@ from fedfm.trust.privacy.mechanism.promise import Promise
     "analysis, IEEE TIFS 2020",
     departs="noise on the uplink only, calibrated to the whole update",
     atlas=("dp-noise",),
+    also=("ldp", "local-dp"),
 )
 @dataclass(frozen=True)
 class LocalGaussian(Promise):

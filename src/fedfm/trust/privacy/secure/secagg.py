@@ -47,6 +47,7 @@ class Member:
     "ACM CCS 2017",
     departs="ring Z_2^64 whatever the cohort; keys unsigned and no consistency round (semi-honest server)",
     atlas=("secagg",),
+    also=("secure-aggregation", "masks"),
 )
 @dataclass(frozen=True)
 class SecAgg(Wire):

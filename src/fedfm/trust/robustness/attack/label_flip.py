@@ -27,6 +27,7 @@ from fedfm.trust.robustness.attack.membership import drawn
     survey=(70,),
     paper="Biggio et al., Support vector machines under adversarial label noise, ACML 2011; "
     "Tolpegin et al., Data poisoning attacks against federated learning systems, ESORICS 2020",
+    also=("data-poisoning",),
 )
 @dataclass(frozen=True)
 class LabelFlip(Adversary):

@@ -23,6 +23,7 @@ from fedfm.vectors.layout import Layout
     slot="adversary",
     section="V.A",
     paper="Li et al., RSA: Byzantine-robust stochastic aggregation methods, AAAI 2019",
+    also=("byzantine", "model-poisoning"),
 )
 @dataclass(frozen=True)
 class SignFlip(Adversary):

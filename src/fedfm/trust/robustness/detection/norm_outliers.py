@@ -20,6 +20,7 @@ FEWEST = 4  # with three messages the median absolute deviation says nothing
     slot="detect",
     section="V.A",
     paper="Iglewicz, Hoaglin, How to detect and handle outliers, 1993 (modified z-score)",
+    also=("norm-clipping", "outliers"),
 )
 @dataclass(frozen=True)
 class NormOutliers(Detector):

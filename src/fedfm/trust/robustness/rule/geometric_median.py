@@ -25,6 +25,7 @@ SETTLED = 1e-9  # the largest change of a share at which the iteration ends
     section="V.A",
     paper="Pillutla, Kakade, Harchaoui, Robust Aggregation for Federated Learning, IEEE Transactions on Signal Processing 2022",
     departs="Smoothing relative to the distances, and Weiszfeld's steps on the n weights instead of the model's coordinates",
+    also=("rfa",),
 )
 @dataclass(frozen=True)
 class GeometricMedian(Aggregator):

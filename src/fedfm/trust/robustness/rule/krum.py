@@ -36,6 +36,7 @@ class Nearest(Event):
     paper="Blanchard et al., Machine learning with adversaries: Byzantine tolerant gradient descent, NeurIPS 2017",
     departs="multi-Krum in one pass: the m best scores, without scoring the rest anew after each choice",
     atlas=("krum",),
+    also=("multi-krum",),
 )
 @dataclass(frozen=True)
 class Krum(Aggregator):

@@ -22,6 +22,7 @@ from fedfm.trust.robustness.rule.order import per_coordinate
     survey=(87,),
     paper="Yin et al., Byzantine-robust distributed learning: towards optimal statistical rates, ICML 2018",
     atlas=("coordinate-wise",),
+    also=("median",),
 )
 @dataclass(frozen=True)
 class CoordinateMedian(Aggregator):

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -104,6 +105,15 @@ def of_slot(slot: str, method: Any, *given: Any) -> Iterator[None]:
         if machine(e):
             raise MachineFault(words_of(e)) from e
         raise MethodFault(slot, f"{name_of(method)} raised {words_of(e)}", place(e)) from e
+
+
+def chosen(does: str, method: Any, ids: Sequence[Any], free: Container[str], slot: str = "select") -> None:
+    """Raises MethodFault for a choice of parties that names one twice, or one that cannot be chosen now."""
+    for i, n in Counter(ids).items():
+        if n > 1:
+            raise MethodFault(slot, f"{name_of(method)} {does} {i!r} {n} times in one round: each party once")
+        if i not in free:
+            raise MethodFault(slot, f"{name_of(method)} {does} {i!r}, which is not among those given to it")
 
 
 def jointly(work: Callable[[], T], again: Callable[[], Any] | None) -> T:

@@ -82,10 +82,8 @@ class Noise:
         unit = (
             (self._bytes(2 * half).bitwise_right_shift(10).bitwise_and(2**53 - 1) + 1).double().mul_(2.0**-53)
         )
-        radius, angle = (
-            unit[:half].log_().mul_(-2.0).sqrt_(),
-            unit[half:].mul_(2.0 * math.pi),
-        )  # Box and Muller
+        # Box and Muller
+        radius, angle = unit[:half].log_().mul_(-2.0).sqrt_(), unit[half:].mul_(2.0 * math.pi)
         return torch.cat([radius * angle.cos(), radius * angle.sin()])[:n]
 
     def below(self, bound: Tensor) -> Tensor:
@@ -131,22 +129,19 @@ class Ctx:
     path: str = ""
     horizon: int = 0  # rounds that schedules are made for: those of this stage (most runs have one)
     since: int = 0  # rounds of the stages before
-    public: Any = field(
-        default=None, repr=False, compare=False
-    )  # at a party: gives the rows that everybody sees, encoded
+    # at a party: gives the rows that everybody sees, encoded
+    public: Any = field(default=None, repr=False, compare=False)
     unseen: bool = False  # cohorts are drawn from the operating system
-    house: Any = field(
-        default=None, repr=False, compare=False
-    )  # the server's view (protocols.House); None at a party
+    # the server's view (protocols.House); None at a party
+    house: Any = field(default=None, repr=False, compare=False)
     events: list[Line] | None = field(default=None, repr=False, compare=False)
 
     def at(self, **changes: Any) -> Ctx:
         """The same context with some fields changed."""
         if unknown := changes.keys() - vars(self).keys():
             raise TypeError(f"a context has no {min(unknown)}")
-        new = object.__new__(
-            Ctx
-        )  # `dataclasses.replace` takes ten times as long, eight times a client and round
+        # `dataclasses.replace` takes ten times as long, eight times a client and round
+        new = object.__new__(Ctx)
         vars(new).update(vars(self) | changes)
         return new
 
@@ -217,10 +212,8 @@ class Ctx:
             raise TypeError(f"ctx.note takes an Event (a frozen dataclass of its own), not {event!r}")
         if self.events is not None:
             facts = event.facts()
-            try:
-                json.dumps(
-                    facts, allow_nan=False
-                )  # what the ledger cannot hold is an error where it was written
+            try:  # what the ledger cannot hold is an error where it was written
+                json.dumps(facts, allow_nan=False)
             except ValueError:  # but for NaN and Infinity, which JSON does not know: null
                 facts = json.loads(json.dumps(facts), parse_constant=lambda word: None)
             self.events.append(

@@ -66,6 +66,5 @@ class Said:
     error: str = ""
     fault: Fault = ""
     where: str = ""
-    turn: int = (
-        -1
-    )  # the how-many-eth word of its session; -1: an engine's own word, about a session that broke
+    # the how-many-eth word of its session; -1: an engine's own word, about a session that broke
+    turn: int = -1

@@ -153,9 +153,11 @@ class Run:
         with blame.of_slot("select", fed.select, select):
             if fed.select.asks:
                 asked = fed.select.candidates(pool, select, ctx)
+                blame.chosen("asks", fed.select, asked, pool)
                 brief = Message(fed.serving.model(st.server), "weights", version=st.round, sender="server")
                 answers = self.ask("select", asked, fed.select.question(brief, pool, select, ctx), ctx)
             plan, select = fed.select.select(pool, select, ctx.at(unseen=unseen(fed)), answers)
+            blame.chosen("plans", fed.select, [i for i, _ in plan.jobs], pool)
         room = max(0, fed.pace.room(len(st.busy), len(plan.jobs)))
         if room < len(plan.jobs):  # what was drawn is no longer what takes part, and the accountant must know
             plan = replace(
@@ -169,6 +171,7 @@ class Run:
     ) -> dict[str, Message]:
         """The answers of a server-side slot at the parties; who fails to answer is left out."""
         ctx, answers = ctx if ctx is not None else self.hub.ctx, dict[str, Message]()
+        blame.chosen("asks", getattr(self.fed, slot), ids, self.parties, slot)
         jobs = [replace(self.job("ask", i, k), case=slot) for k, i in enumerate(ids)]
         for s in self.hub.collect(jobs, lambda job: question):
             ctx.at(client=s.job.id).note(events.Bytes("down", question.nbytes, {}))
@@ -279,7 +282,9 @@ class Run:
 
     def _flag(self, messages: Mapping[str, Message], r: Round, ctx: Ctx) -> tuple[dict[str, str], State]:
         with blame.of_slot("detect", self.fed.detect, r.slots["detect"]):
-            return self.fed.detect.flag(messages, r.slots["detect"], ctx)
+            flagged, state = self.fed.detect.flag(messages, r.slots["detect"], ctx)
+            blame.chosen("flags", self.fed.detect, list(flagged), messages, "detect")
+            return flagged, state
 
     def _same_line(self, r: Round) -> None:
         """Several honest parties, and all that were at work, failed in one line that nobody declared: the method."""

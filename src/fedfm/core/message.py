@@ -82,9 +82,8 @@ def _tensors(m: Message) -> dict[str, Tensor]:
 
 def _header(m: Message) -> bytes:
     """The JSON before the tensors; ValueError on what no message can carry (a NaN in `info`, an unknown dtype)."""
-    mass = (
-        m.mass if math.isfinite(m.mass) else str(m.mass)
-    )  # JSON has no number for it; the receiver refuses it
+    # JSON has no number for an infinite mass; the receiver refuses it
+    mass = m.mass if math.isfinite(m.mass) else str(m.mass)
     meta = {"kind": m.kind, "mass": mass, "sender": m.sender, "version": m.version, "info": dict(m.info)}
     text = json.dumps(meta, separators=(",", ":"), allow_nan=False)
     head: dict[str, Any] = {"__metadata__": {"message": text}}

@@ -118,9 +118,8 @@ class Guard:
         self.enter(job, brief)
         kept, stack = self.store.load(job.id, job.base), Pipe(self.fed.uplink)
         if stack.hidden is not None and not (self.fed.select.cuts or self.fed.downlink.remembers):
-            ctx = ctx.at(
-                brief=hashlib.sha256(pack(brief)).hexdigest()
-            )  # unequal models are by agreement otherwise
+            # unequal models are by agreement otherwise
+            ctx = ctx.at(brief=hashlib.sha256(pack(brief)).hexdigest())
         wire = yield from self._relay(stack.join(kept.get("wire", {}), ctx), ctx)
         reply = yield (
             yield from self._work(job, brief, ctx, kept.get("client", {}), kept.get("down", {}), wire)

@@ -22,7 +22,7 @@ from fedfm.laws.homes import Home, play, quadratics, slot_of
 from fedfm.laws.law import hold, law
 from fedfm.ledger.events import Line, Planned
 
-POOLS = (0, 1, 2, 5)
+POOLS = (5, 2, 1, 0)  # the empty one last: who fails there is told first what is wrong elsewhere
 
 
 def _home(spec: Any, within: Federation | None, folder: str) -> Home:
@@ -47,7 +47,7 @@ def _planned(
 
 @law(Selector)
 def plans_name_free_parties_once(s: Selector, within: Federation | None) -> None:
-    """From pools of 0, 1, 2 and 5 parties: only they are planned, each once, and promised only if planned."""
+    """From pools of 5, 2, 1 and 0 parties: only they are planned, each once, and promised only if planned."""
     with tempfile.TemporaryDirectory() as folder:
         home = _home(s, within, folder)
         for n in POOLS:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from fedfm.cards.registry import name_of
+from fedfm.checks.inherited import inherited
 from fedfm.checks.sums import central
 from fedfm.core.combine import stages_of
 from fedfm.core.errors import Problem
@@ -219,6 +220,7 @@ def exposed(fed: Federation) -> Iterator[Problem]:
     yield from _one_account(fed)
     yield from central(fed)
     yield from _switched_off(fed)
+    yield from inherited(fed)
 
 
 FIXES = {  # channel -> where it is mended, and how

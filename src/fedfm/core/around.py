@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from fedfm.core.protocols import Adversary, Aggregator, Client, Pace, Selector, Server, Wire
 
 T = TypeVar("T")
-KEPT = {"identity"}  # a question to the class itself
+KEPT = {"identity", "rests", "bold"}  # of the class itself
 
 
 def facts(protocol: type) -> list[str]:

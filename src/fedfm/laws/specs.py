@@ -7,11 +7,13 @@ import inspect
 from typing import Any
 
 from fedfm.cards.registry import load, methods, registered
+from fedfm.checks.inherited import passed, stated
 from fedfm.config import plain as config
 from fedfm.config.limits import out_of_range, unfit
 from fedfm.config.text import dump, parse
 from fedfm.core.errors import Problem
 from fedfm.core.federation import Federation
+from fedfm.core.protocols import Slot
 from fedfm.data.source import Partition
 from fedfm.laws.homes import quadratics, slot_of
 from fedfm.laws.law import hold, law
@@ -44,6 +46,15 @@ def it_equals_its_like_and_hashes_alike(spec: Any, within: Federation | None) ->
     except TypeError:
         return  # a field is a mapping
     hold(number == hash(again), "equal specs, different hashes")
+
+
+@law(object, when=lambda spec: isinstance(spec, Slot))
+def a_fact_behind_a_guarantee_is_of_the_method_that_it_speaks_of(
+    spec: Any, within: Federation | None
+) -> None:
+    """Who overrides a method states anew what a guarantee reads of it: what a base class says is of its own."""
+    facts = passed(type(spec))
+    hold(not facts, f"facts of methods that it has replaced; if they are still true: {stated(facts)}")
 
 
 @law(object, when=_registered)

@@ -17,9 +17,7 @@ class Plan:
 
     jobs: tuple[tuple[str, Terms], ...]
     promised: Mapping[str, float] = field(default_factory=dict)
-    sampling: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # how the cohort was drawn, for privacy accounting
+    sampling: Mapping[str, Any] = field(default_factory=dict)  # how it was drawn, for privacy accounting
 
 
 @dataclass(frozen=True)
@@ -45,6 +43,7 @@ class Load:
 class Selector(Slot):
     """Who takes part (by default everybody). One that `asks` hears private answers (bids, losses) before it plans."""
 
+    rests = {"draws": ("select",), "random_size": ("select",), "releases": ("answer",)}
     asks: ClassVar[bool] = False  # it questions parties before it plans
     random_size: ClassVar[bool] = False  # how many take part is random, hence private under sampling
     promises: ClassVar[bool] = False  # its plans promise money
@@ -96,6 +95,8 @@ class Selector(Slot):
 class Pace(Slot):
     """When a round closes, as data. Times are simulated seconds."""
 
+    rests = {"partial": ("enough",), "independent": ("enough",), "loses": ("lost",)}
+    bold = frozenset({"partial", "loses"})
     late: Literal["cancel", "keep"] = "cancel"  # what becomes of work that its round did not wait for
     partial: bool = False  # a round may close while parties are still working
     deadline_s: float | None = None  # after which nobody is waited for

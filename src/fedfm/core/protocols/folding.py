@@ -37,9 +37,12 @@ class Lift:
 class Aggregator(Slot):
     """Messages to one vector: `lift`/`finish` in sum form (O(1) memory), or `combine` over all of them."""
 
-    form: ClassVar[Literal["sum", "all"]] = (
-        "sum"  # folded one by one (`lift`, `finish`), or all at once (`combine`)
-    )
+    rests = {
+        **dict.fromkeys(("plain", "alpha_max", "alike", "shares"), ("lift", "share")),
+        "divisor": ("lift", "finish"),
+    }
+    # folded one by one (`lift`, `finish`), or all at once (`combine`)
+    form: ClassVar[Literal["sum", "all"]] = "sum"
     shares: ClassVar[bool] = False  # `share` exists: the lift can run on the client, under masks
     takes: ClassVar[tuple[str, ...]] = ("delta", "weights", "logits")  # kinds of messages that it understands
     plain: ClassVar[bool] = False  # the lift only scales: a clipped update stays as long as it was

@@ -25,6 +25,8 @@ def means(parts: Sequence[Scores]) -> dict[str, float]:
 class Evaluator(Slot):
     """On what a model is scored, and how the sums of the cases become metrics."""
 
+    rests = {"collects": ("rows",)}
+    bold = frozenset({"collects"})
     every: int = 1  # rounds between two scores; the last round is always scored
     parts: int = 1  # pieces of a case, scored side by side
     personal: bool = False  # each party's own model on its own test rows too
@@ -72,9 +74,7 @@ class Valuer(Slot):
     """Contributions, from `ctx.house`: its game, its rows, or questions to the parties."""
 
     reads: ClassVar[bool] = False  # it needs each contributor's message
-    asks: ClassVar[bool] = (
-        False  # it asks parties (`ctx.house.ask`), and the answers say something of their rows
-    )
+    asks: ClassVar[bool] = False  # it asks parties (`ctx.house.ask`); the answers say something of their rows
     exact: ClassVar[bool] = False  # the values share out the round's whole gain, on every game
 
     def init(self, parties: Sequence[str], ctx: Ctx) -> State:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -34,6 +35,9 @@ class Slot:
     """What all slots share: two identities of a slot are equal, and print as what makes them."""
 
     needs: ClassVar[frozenset[str]] = NOTHING  # what must exist: "server rows", "public rows"
+    # facts behind a guarantee -> the methods they speak of: under one, who overrides such a method states the fact anew
+    rests: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    bold: ClassVar[frozenset[str]] = NOTHING  # those of them that promise something in the base class too
     info: ClassVar[frozenset[str]] = NOTHING  # keys of `Message.info` that it fills
 
     @classmethod

@@ -124,14 +124,13 @@ class Server(Slot):
 
     dialect: ClassVar[str] = "model"  # which briefs it sends, as its clients must expect them
     takes: str = "delta"  # the kind of aggregate that `step` understands
-    elastic: ClassVar[bool] = (
-        False  # an aggregate of another length is a longer or shorter step, and nothing else
-    )
+    rests = {"counts": ("step",)}
+    # an aggregate of another length is a longer or shorter step, and nothing else
+    elastic: ClassVar[bool] = False
     counts: ClassVar[bool] = True  # its step looks at how many contributed
     whole: ClassVar[bool] = True  # its model is what parties use; False: each has its own (`Client.own`)
-    phases: ClassVar[
-        Mapping[str, Barrier]
-    ] = {}  # of its conversations: answered at once ("each"), or when all have spoken
+    # of its conversations: answered at once ("each"), or when all have spoken
+    phases: ClassVar[Mapping[str, Barrier]] = {}
 
     def init(self, bound: Bound, ctx: Ctx) -> State:
         return {"w": bound.init.clone()}

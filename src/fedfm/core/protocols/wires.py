@@ -16,6 +16,11 @@ from fedfm.vectors.layout import Layout
 class Wire(Slot):
     """A codec or a protection stage: client half, server half and, if it must, their conversation."""
 
+    rests = {
+        "covers": ("encode", "decode_sum", "add", "join", "leave", "host", "serve"),
+        "survivors": ("host", "serve"),
+        **dict.fromkeys(("linear", "lossless"), ("encode", "decode")),
+    }
     takes: str = "values"  # payload that it codes: "values" of coordinates, or "any"
     makes: str = "values"  # payload that it gives: "values", or "codes", behind which only a stage that takes any stands
     linear: ClassVar[bool] = False  # decode commutes with the sum
@@ -23,19 +28,15 @@ class Wire(Slot):
     contracts: ClassVar[bool] = False  # ||x - decode(encode(x))|| <= sqrt(1 - a) ||x|| with some a > 0
     lossless: ClassVar[bool] = False  # decode(encode(x)) is x
     after_sum: ClassVar[bool] = False  # undone once, on the sum
-    opaque: ClassVar[bool] = (
-        False  # no single message is readable; only its own `add` and `decode_sum` understand it
-    )
+    # no single message is readable; only its own `add` and `decode_sum` understand it
+    opaque: ClassVar[bool] = False
     perturbs: ClassVar[bool] = False  # adds noise for differential privacy
     fresh: bool = False  # draws from the operating system: no two encodings are alike
     remembers: ClassVar[bool] = False  # encoder or decoder keeps a state from round to round
-    follows: bool = (
-        False  # lossy, and yet each message gives its receiver about the whole x: fit for a downlink
-    )
+    follows: bool = False  # lossy, and yet each message gives its receiver about all of x: fit for a downlink
     covers: ClassVar[frozenset[str]] = NOTHING  # channels that it protects: "x", "mass", "side"
-    against: ClassVar[str] = (
-        ""  # from whom: "server" (then from everybody), or "recipients" of models and files
-    )
+    # from whom: "server" (then from everybody), or "recipients" of models and files
+    against: ClassVar[str] = ""
     relation: str = ""  # what its guarantee hides of a party: "zero-out", "replace-one", "add-or-remove"
     epsilon: float | None = None  # for which its noise is made, over the horizon
     budget: float | None = None  # epsilon at which a run stops

@@ -36,6 +36,14 @@ class Edges(AroundSelector):
 
     groups = True
 
+    @property
+    def draws(self) -> str:
+        return self.inner.draws
+
+    @property
+    def random_size(self) -> bool:  # type: ignore[override]
+        return self.inner.random_size
+
     def init(self, pool: Mapping[str, int], ctx: Ctx) -> State:
         order = torch.randperm(len(pool), generator=ctx.shared("edges")).tolist()
         edges = {i: f"edge-{k % self.count}" for i, k in zip(pool, order, strict=True)}

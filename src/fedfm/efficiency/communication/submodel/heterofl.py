@@ -61,6 +61,14 @@ class HeteroFL(AroundSelector):
             return str(e)
         return self.inner.feasible(parties, bound)
 
+    @property
+    def draws(self) -> str:
+        return self.inner.draws
+
+    @property
+    def random_size(self) -> bool:  # type: ignore[override]
+        return self.inner.random_size
+
     def init(self, pool: Mapping[str, int], ctx: Ctx) -> State:
         order = torch.randperm(len(pool), generator=ctx.shared("heterofl")).tolist()
         levels = {i: self.widths[k % len(self.widths)] for i, k in zip(pool, order, strict=True)}

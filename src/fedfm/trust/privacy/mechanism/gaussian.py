@@ -39,6 +39,7 @@ class ClipNoise(Promise):
     linear: ClassVar[bool] = True
     after_sum: ClassVar[bool] = True
     covers: ClassVar[frozenset[str]] = frozenset({"x"})
+    event = Promise.event
 
     @property
     def against(self) -> str:  # type: ignore[override]

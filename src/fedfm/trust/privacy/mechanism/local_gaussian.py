@@ -42,6 +42,7 @@ class LocalGaussian(Promise):
     linear: ClassVar[bool] = True
     usual: ClassVar[float] = 4.0
     covers: ClassVar[frozenset[str]] = frozenset({"x"})
+    event = Promise.event
 
     @property
     def against(self) -> str:  # type: ignore[override]

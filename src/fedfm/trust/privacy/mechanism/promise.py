@@ -69,6 +69,7 @@ class Promise(Wire):
 
     relation: str = knob("zero-out", "what the guarantee hides of a party", choices=CHANGES)
 
+    rests = {**Wire.rests, "event": ("encode", "decode_sum", "add", "std", "announce")}
     perturbs: ClassVar[bool] = True
     usual: ClassVar[float] = 1.0  # the noise multiplier of who names neither
 

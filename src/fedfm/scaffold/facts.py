@@ -12,6 +12,8 @@ import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from fedfm.core.around import KEPT
+
 WIDTH = 110  # of a line
 
 
@@ -69,6 +71,7 @@ def _own(cls: type) -> Iterator[Fact]:
         for t in tokenize.generate_tokens(io.StringIO(source).readline)
         if t.type == tokenize.COMMENT
     }
+    lines = source.split("\n")
     (tree,) = ast.parse(source).body
     assert isinstance(tree, ast.ClassDef)
     module = inspect.getmodule(cls)
@@ -76,11 +79,12 @@ def _own(cls: type) -> Iterator[Fact]:
     for node in tree.body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None:
             name = node.target.id
-            if name in fields or name.startswith("_"):
+            if name in fields or name.startswith("_") or name in KEPT:
                 continue
-            told = [
-                comments[n] for n in range(node.lineno, (node.end_lineno or node.lineno) + 1) if n in comments
-            ]
+            first, last = node.lineno, node.end_lineno or node.lineno
+            while lines[first - 2].lstrip().startswith("#"):  # what stands above it
+                first -= 1
+            told = [comments[n] for n in range(first, last + 1) if n in comments]
             value = getattr(module, node.value.id, None) if isinstance(node.value, ast.Name) else None
             default = ast.unparse(node.value) if value is None else repr(value)
             yield Fact(name, default.replace("'", '"'), " ".join(told) or f"see {cls.__name__}")

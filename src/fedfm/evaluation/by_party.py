@@ -15,7 +15,8 @@ from fedfm.core.protocols import Bound, Evaluator, Scores
 from fedfm.core.schema import Parties
 from fedfm.evaluation.held_out import BEST, STOP
 from fedfm.evaluation.perturb import KINDS, fitting, perturbed
-from fedfm.tasks.bound import evaluating, rises
+from fedfm.tasks.bound import evaluating
+from fedfm.tasks.way import rises
 
 WITH = "with "  # begins the names of perturbed cases
 RIGHT, NAMED = "right/", "named/"  # rows of a class that are found; rows that are said to be of it

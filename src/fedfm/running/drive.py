@@ -29,7 +29,7 @@ from fedfm.ledger import file as ledger
 from fedfm.running import baselines as base
 from fedfm.running.course.leaving import leave
 from fedfm.running.course.stages import Stage, Stages, named, told
-from fedfm.running.feasible import feasible, idle, lonely, mute
+from fedfm.running.feasible import feasible, idle, lonely, mute, undirected
 from fedfm.running.process import borrowed
 from fedfm.running.progress import Progress, Silent
 from fedfm.running.record import kept, own
@@ -98,7 +98,7 @@ def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
             raise ConfigError(problems)
     site = Site(planned(fed, len(sizes)), bound, parties, Store(folder / "clients"))
     with progress.step("encoding"):
-        if problems := lean(site) or [*mute(site), *idle(site), *lonely(site)]:
+        if problems := lean(site) or [*mute(site), *idle(site), *lonely(site), *undirected(site)]:
             raise ConfigError(problems)
     return site
 

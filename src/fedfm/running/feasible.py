@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
@@ -15,12 +16,13 @@ from fedfm.core.combine import Pipe, stages_of
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.errors import FedfmError, Problem
 from fedfm.core.federation import Federation
-from fedfm.core.protocols import Adversary
+from fedfm.core.protocols import Adversary, Valuer
 from fedfm.core.session import Site
 from fedfm.core.spending import noises, planned, schedule
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.schedule import standing
 from fedfm.engines.pace import Speed
+from fedfm.tasks.way import unsaid
 
 
 def feasible(fed: Federation, rows: Mapping[str, int]) -> list[Problem]:
@@ -150,6 +152,36 @@ def mute(site: Site) -> list[Problem]:
             f"no tensor is in the part that travels; the model has {names}"
             + ", ..." * (len(layout.entries) > 6),
             f"another pattern of {name_of(client)} (fedfm show {name_of(client)})",
+        )
+    ]
+
+
+def undirected(site: Site) -> list[Problem]:
+    """Rounds, updates or parties ranked by a score of which nobody has said whether more of it is better; told, where none are."""
+    fed, objective = site.fed, site.home.bound.objective
+    if not (name := unsaid(objective)):
+        return []
+    ranks = [f"evaluate.{k}" for k in ("keep_best", "stop_after") if getattr(fed.evaluate, k)]
+    scores = type(fed.value).evaluations is Valuer.evaluations and not fed.value.identity()  # or does not say
+    ranks += ["value"] if scores or fed.value.evaluations(2) else []
+    ranks += ["aggregate"] if fed.aggregate.needs_model else []
+    word = "higher" if objective.higher_is_better else "lower"
+    if not ranks:
+        warnings.warn(
+            f"fedfm: nobody has said which way '{name}' is better; {word} values are taken to be. Say it: "
+            "task.higher_is_better=true or false (in a task of your own: `higher_is_better` beside `primary`)",
+            UserWarning,
+            stacklevel=2,
+        )
+        return []
+    by = " and ".join(name_of(getattr(fed, r)) if r in ("value", "aggregate") else r for r in ranks)
+    return [
+        Problem(
+            "task.higher_is_better",
+            f"{by} would rank by '{name}', and nobody has said which way it is better",
+            "its name does not tell: taken the wrong way, the worst would be kept, or a run that still gains be ended",
+            "higher_is_better=False of the task if less of it is better, else higher_is_better=True (in a task of your own: "
+            "`higher_is_better` beside `primary`); or a name that tells, such as accuracy or loss",
         )
     ]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,25 +18,12 @@ from torch import Tensor, nn
 from fedfm.core.context import Terms
 from fedfm.core.errors import FedfmError, ModelError, Problem
 from fedfm.core.protocols import Bound, Loss, Scores
+from fedfm.tasks.way import rises
 from fedfm.text import nearest
 from fedfm.vectors.cut import Cut, cut
 from fedfm.vectors.layout import Layout
 
 CHUNK = 256  # examples scored at once
-
-
-ERRORS = {"loss", "error", "err", "mse", "mae", "rmse", "mape", "nll", "ppl", "perplexity", "wer", "cer"}
-FALLING = ERRORS | {"brier", "ece", "distance", "deviation", "regret"}  # words in the names of metrics
-
-
-def rises(name: str) -> bool:
-    """Is more of a metric of this name better? Errors and losses fall as a model learns, whatever is put before the word."""
-    words = re.findall("[a-z]+", re.sub("(?<=[a-z])(?=[A-Z])", " ", name).lower())
-    if re.search("neg(ative)? log likelihood", " ".join(words)):
-        return False
-    return words[:1] in (["neg"], ["minus"]) or not any(
-        w in FALLING or w.endswith(("loss", "error", "errors")) for w in words
-    )
 
 
 class Objective:

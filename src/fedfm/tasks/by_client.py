@@ -16,6 +16,7 @@ from fedfm.core.errors import FedfmError, ModelError, Problem
 from fedfm.core.protocols import Bound, Task
 from fedfm.core.schema import Column
 from fedfm.tasks.bound import Objective, evaluating
+from fedfm.tasks.way import unsaid
 from fedfm.vectors.layout import Layout
 
 PROBED = 4  # rows of the probe
@@ -135,3 +136,4 @@ class _Common(Objective):
 
     def __init__(self, one: Any):
         self.primary, self.higher_is_better, self.classes = one.primary, one.higher_is_better, one.classes
+        self.directed = not unsaid(one)

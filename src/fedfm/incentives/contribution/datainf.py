@@ -75,6 +75,9 @@ class DataInf(Valuer):
                 total += bound.grads.cpu() * (len(part) / len(data))
         return Message(total, "gradients")
 
+    def evaluations(self, n: int) -> int:
+        return 0  # gradients alone
+
     def value(self, ids: Sequence[str], state: State, ctx: Ctx) -> tuple[dict[str, float], State]:
         house = ctx.house
         told = house.ask("value", ids, Message(house.model, "weights", sender="server"))

@@ -19,7 +19,7 @@ from fedfm.cards.registry import knob, method
 from fedfm.core.blame import place
 from fedfm.core.errors import ConfigError, DataError, FedfmError, ModelError, Problem, words_of
 from fedfm.core.protocols import Scores, Task
-from fedfm.tasks.bound import BoundModule, Objective, evaluating, rises, running_statistics
+from fedfm.tasks.bound import BoundModule, Objective, evaluating, running_statistics
 from fedfm.tasks.network import finite
 from fedfm.tasks.own.measures import (
     CROSSED,
@@ -42,6 +42,7 @@ from fedfm.tasks.own.measures import (
     unmeasured,
     weighed,
 )
+from fedfm.tasks.way import of_score, rises
 
 
 @method("torch", slot="task", section="VII", also=("pytorch", "module"))
@@ -167,8 +168,10 @@ class _Objective(Objective):
         if not self.scores and task.loss is None:
             self.scores = {"accuracy": _right}
         self.primary = next(iter(self.scores), "loss")
-        told = rises(self.primary) if task.higher_is_better is None else task.higher_is_better
-        self.higher_is_better = told if self.scores else False
+        named = of_score(self.primary, self.scores[self.primary]) if self.scores else False
+        told = named if task.higher_is_better is None else task.higher_is_better
+        self.directed = told is not None
+        self.higher_is_better = rises(self.primary) if told is None else told
 
     def encode(self, rows: Any) -> Columns:
         """Columns as tensors. Raises DataError for rows whose values do not make one."""

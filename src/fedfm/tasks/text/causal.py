@@ -88,7 +88,7 @@ class Instruction(TextObjective):
     def __init__(self, task: LanguageTask, tokenizer: Any, module: nn.Module | None = None):
         super().__init__(task, tokenizer, build)
         self.whole, self.dialogue = module, Dialogue(tokenizer, task.template, task.model)
-        self.primary, self.higher_is_better = task.score_by, task.score_by == "exact"
+        self.primary, self.higher_is_better = task.score_by, task.score_by != "loss"
 
     # ---- rows -------------------------------------------------------------------------------------------------
     def encode(self, rows: Any) -> Dialogues:

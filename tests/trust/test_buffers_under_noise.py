@@ -49,6 +49,19 @@ def test_noise_beside_running_statistics_is_refused(uplink: Any, drive: Any) -> 
         drive(fedfm.replace(normed(), uplink=uplink, aggregate=EQUAL))
 
 
+def test_the_fix_names_a_norm_with_which_it_runs(drive: Any) -> None:
+    def net() -> torch.nn.Module:
+        return torch.nn.Sequential(torch.nn.GroupNorm(1, 2), torch.nn.Linear(2, 2))
+
+    with pytest.raises(ConfigError) as e:
+        drive(fedfm.replace(normed(), uplink=ClipNoise(0.5, 1.0), aggregate=EQUAL))
+    (problem,) = e.value.problems
+    assert "torch.nn.GroupNorm(1, CHANNELS)" in problem.fix and "fedfm show" not in problem.fix
+    assert "GroupNorm" not in problem.why
+    mended = fedfm.replace(normed().task, module=net)
+    assert not drive(fedfm.replace(normed(), task=mended, uplink=ClipNoise(0.5, 1.0), aggregate=EQUAL)).failed
+
+
 def test_without_noise_they_travel_and_are_averaged(drive: Any) -> None:
     played = drive(fedfm.replace(normed(), uplink=TopK(0.5)))
     assert not played.failed and played.run.bound.layout.mixed

@@ -107,13 +107,18 @@ def of_slot(slot: str, method: Any, *given: Any) -> Iterator[None]:
         raise MethodFault(slot, f"{name_of(method)} raised {words_of(e)}", place(e)) from e
 
 
+def mended(why: str, method: Any) -> tuple[str, str]:
+    """Why a method cannot act, and what would help: what it says itself behind its last semicolon."""
+    (reason, _, fix), name = why.rpartition("; "), name_of(method)
+    return (reason, fix) if reason else (why, f"other settings (fedfm show {name}), or another method")
+
+
 def chosen(does: str, method: Any, ids: Sequence[Any], free: Container[str], slot: str = "select") -> None:
     """Raises MethodFault for a choice of parties that names one twice, or one that cannot be chosen now."""
     for i, n in Counter(ids).items():
-        if n > 1:
-            raise MethodFault(slot, f"{name_of(method)} {does} {i!r} {n} times in one round: each party once")
-        if i not in free:
-            raise MethodFault(slot, f"{name_of(method)} {does} {i!r}, which is not among those given to it")
+        if n > 1 or i not in free:
+            wrong = f" {n} times in one round" if n > 1 else ", which is not among those given to it"
+            raise MethodFault(slot, f"{name_of(method)} {does} {i!r}{wrong}")
 
 
 def jointly(work: Callable[[], T], again: Callable[[], Any] | None) -> T:

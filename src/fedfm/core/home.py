@@ -11,7 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from fedfm.cards.registry import name_of
-from fedfm.core import scoring
+from fedfm.core import blame, scoring
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ConfigError, DataError, Problem
 from fedfm.core.job import VALIDATION, Job, Said
@@ -31,7 +31,7 @@ class Home:
         self.test, self.rows, self.public = cache(self._test), cache(self._rows), cache(self._public)
 
         if problems := [
-            Problem(slot, f"{name_of(m)} cannot act here", why, f"fedfm show {name_of(m)}")
+            Problem(slot, f"{name_of(m)} cannot act here", *blame.mended(why, m))
             for slot, m in fed.methods().items()
             if (why := m.feasible(fed.select.most(len(parties)), bound))
         ]:

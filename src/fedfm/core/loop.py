@@ -310,9 +310,8 @@ class Run:
         with blame.of_slot("server", self.fed.serving, agg.x, self.hub.server):
             server = self.fed.serving.step(lent(self.hub.server), agg, ctx)
         if not whole(server):
-            raise RoundFailed(
-                f"the step of {name_of(self.fed.serving)} gives values that are not finite: lower its rate"
-            )
+            name = name_of(self.fed.serving)
+            raise RoundFailed(f"the step of {name} gives values that are not finite: lower its rate")
         return agg, server
 
     def _worth(self, r: Round, agg: Aggregate) -> tuple[Mapping[str, float], Mapping[str, float]]:

@@ -29,7 +29,7 @@ from fedfm.ledger import file as ledger
 from fedfm.running import baselines as base
 from fedfm.running.course.leaving import leave
 from fedfm.running.course.stages import Stage, Stages, named, told
-from fedfm.running.feasible import feasible, idle, lonely, mute, undirected
+from fedfm.running.feasible import feasible, idle, lonely, loose, mute, undirected
 from fedfm.running.process import borrowed
 from fedfm.running.progress import Progress, Silent
 from fedfm.running.record import kept, own
@@ -89,6 +89,8 @@ def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
     sizes = {i: len(parties.train(i)) for i in parties.ids}
     if problems := feasible(fed, sizes):
         raise ConfigError(problems)
+    if said := loose(fed, len(sizes)):
+        progress.tell(said)
     with progress.step("model"):
         bound = open_task(fed.task, parties, device)
     with progress.step("probing"):

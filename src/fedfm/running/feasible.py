@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -23,6 +24,8 @@ from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.schedule import standing
 from fedfm.engines.pace import Speed
 from fedfm.tasks.way import unsaid
+
+MOST_DELTA = 0.1  # a guarantee that fails for one party in ten is none
 
 
 def feasible(fed: Federation, rows: Mapping[str, int]) -> list[Problem]:
@@ -259,7 +262,7 @@ def spends(ready: Federation, parties: int) -> Any:
 
 def affordable(fed: Federation, sizes: Mapping[str, int]) -> list[Problem]:
     """What only the number of parties can tell of a plan: its epsilon, its budget, its range. `sizes`: rows by party."""
-    found = []
+    found = list[Problem]()
     if stages := noises(fed):
         try:
             ready = planned(fed, len(sizes))
@@ -270,6 +273,7 @@ def affordable(fed: Federation, sizes: Mapping[str, int]) -> list[Problem]:
         except FedfmError as e:
             what = "the plan's epsilon cannot be computed"
             return [Problem("uplink", what, str(e), "another selector, or other settings")]
+        found += [] if spent is None else _hollow(spent, len(sizes))
         budget = min((s.budget for s in stages if s.budget is not None), default=first)
         if budget < first:
             what = f"a budget of epsilon {budget:g} allows no round: the first one would spend {first:.2f}"
@@ -286,6 +290,38 @@ def affordable(fed: Federation, sizes: Mapping[str, int]) -> list[Problem]:
                 )
             )
     return [*found, *_travels(fed, sizes)]
+
+
+def _hollow(spent: Any, parties: int) -> Iterator[Problem]:
+    """A claim that its delta alone fulfils, or that fails for one party in ten: it says nothing of what noise does."""
+    delta = spent.delta
+    if delta < MOST_DELTA and (spent.epsilon > 0.0 or delta < 1.0 / parties):
+        return
+    yield Problem(
+        "uplink",
+        f"epsilon {spent.epsilon:.2f} at delta {delta:g} of {parties} parties is no guarantee",
+        "whoever publishes all rows of one party in that share of runs keeps it, with no noise at all"
+        if spent.epsilon == 0.0
+        else f"it allows that a party's rows are told as they are with probability {delta:g}",
+        f"delta={_small(parties):g} or less, well below 1 / parties; or say so: no_guarantee=true",
+    )
+
+
+def loose(fed: Federation, parties: int) -> str:
+    """A word on a delta that does not rule out what a guarantee is for; empty where it does, or nothing is promised."""
+    deltas = [s.release().get("delta", 0.0) for stage in planned(fed, parties).each for s in noises(stage)]
+    delta = max(deltas, default=0.0)
+    if delta * parties < 1.0:
+        return ""
+    return (
+        f"delta {delta:g} is not below 1 / {parties} parties: publishing one of them at random would keep that promise, "
+        f"whatever its epsilon; delta={_small(parties):g} or less says more"
+    )
+
+
+def _small(parties: int) -> float:
+    """A delta of one significant digit, a hundredth of 1 / parties or less."""
+    return float(10.0 ** math.floor(math.log10(0.01 / max(1, parties))))
 
 
 def _travels(fed: Federation, sizes: Mapping[str, int]) -> Iterator[Problem]:

@@ -50,5 +50,8 @@ class Slot:
         raise MethodFault(type(self).__name__, "it asks parties and has no `answer`")
 
     def feasible(self, parties: int, bound: Bound) -> str:
-        """Why it cannot act on this task and at most so many parties a round, once both are known; empty: it can."""
+        """Why it cannot act on this task and at most so many parties a round, once both are known; empty: it can.
+
+        What would help stands at the end, behind the last semicolon: "the task has no classes; take one that has".
+        """
         return ""

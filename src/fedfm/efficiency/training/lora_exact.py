@@ -45,7 +45,7 @@ class FedExLoRA(Aggregator):
         try:
             pairs(bound.layout)
         except ConfigError as e:
-            return e.problems[0].what
+            return f"{e.problems[0].what}; {e.problems[0].fix}"
         return ""
 
     def lift(self, m: Message, ctx: Ctx) -> Lift:

@@ -40,7 +40,10 @@ class ShapleyExact(Valuer):
     def feasible(self, parties: int, bound: Bound) -> str:
         if parties <= self.max_players:
             return ""
-        return f"{parties} parties may contribute to a round, and it takes {self.max_players} (`max_players`): 2^n scores"
+        return (
+            f"{parties} parties may contribute to a round, and it takes {self.max_players}, for 2^n scores; "
+            "value=shapley-permutation, a larger value.max_players, or fewer parties a round (select.count)"
+        )
 
     def evaluations(self, n: int) -> int:
         return 1 << n

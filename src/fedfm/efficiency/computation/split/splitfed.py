@@ -61,7 +61,8 @@ class SplitFed(Client):
 
     def feasible(self, parties: int, bound: Bound) -> str:
         lacking = {"front", "back"} - set(bound.objective.parts)
-        return f"this task's model is not cut: it has no part {', '.join(sorted(lacking))}" if lacking else ""
+        why = f"this task's model is not cut: it has no part {', '.join(sorted(lacking))}"
+        return f"{why}; a task whose model is (task=image-classification, task.cut)" if lacking else ""
 
     def gives(self, layout: Layout) -> Layout:
         return layout.sub(FRONT)[0]

@@ -70,7 +70,7 @@ class FedRep(Client):
         if body.entries and head.entries:
             return ""
         names = ", ".join(e.name for e in bound.layout.entries[:6])
-        return f"no tensor matches head='{self.head}', or all do; the trained tensors are {names}, ..."
+        return f"no tensor matches head='{self.head}', or all do; client.head=PATTERN, for some of the trained tensors {names}, ..."
 
     def work(self, brief: Message, data: Any, state: State, ctx: Ctx, bound: Bound) -> tuple[Message, State]:
         body = bound.layout.sub(self.head, rest=True)[1]

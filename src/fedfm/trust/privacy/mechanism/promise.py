@@ -106,7 +106,8 @@ class Promise(Wire):
         still = ", ".join(e.name for e in bound.layout.entries if not e.trainable)
         return (
             f"the model has buffers ({still[:120]}) that are a function of a party's rows and travel beside its update, "
-            "where no noise is added; use a model without running statistics (group norm, layer norm)"
+            "where no noise is added; a norm that keeps no statistics in place of each batch norm, such as "
+            "torch.nn.GroupNorm(1, CHANNELS) or LayerNorm"
         )
 
     @property

@@ -64,11 +64,11 @@ class LabelFlip(Adversary):
         known = _known(bound)
         n = known or self.classes
         if self.mapping == "reverse" and not n:
-            return "reversing labels needs the number of classes, which this task does not say: set adversary.classes"
+            return "reversing labels needs the number of classes, which this task does not say; adversary.classes=NUMBER"
         if known and self.classes and self.classes != known:
-            return f"adversary.classes={self.classes}, and the task has {known} classes; 0 takes what the task says"
+            return f"adversary.classes={self.classes}, and the task has {known} classes; adversary.classes=0 takes what the task says"
         if n and self.mapping == "pair" and max(self.source, self.target) >= n:
-            return f"label {max(self.source, self.target)} of {n} classes: they count from 0"
+            return f"label {max(self.source, self.target)} of {n} classes, which count from 0; lower adversary.source and .target"
         return ""
 
     def members(self, ids: Sequence[str], ctx: Ctx) -> frozenset[str]:

@@ -74,7 +74,7 @@ TASKS: dict[str, Callable[[float], Torch]] = {
     "object": lambda by: Torch(Net, loss=Weighted(by)),
     "method": lambda by: Torch(Net, loss=Weighted(by).__call__),
     "partial": lambda by: Torch(Net, loss=functools.partial(Weighted.__call__, Weighted(by))),
-    "score": lambda by: Torch(Net, scores={"odd": closed(by)}),
+    "score": lambda by: Torch(Net, scores={"odd": closed(by)}, higher_is_better=True),
     "torch's": lambda by: Torch(Net, loss=nn.CrossEntropyLoss(label_smoothing=0.5 * (by > 0))),
     "ignored": lambda by: Torch(Net, loss=nn.CrossEntropyLoss(ignore_index=5 if by > 0 else 0)),
     "module": lambda by: Torch(lambda: Net(0.5 * (by > 0))),

@@ -101,7 +101,7 @@ def test_a_score_that_is_no_mean_over_rows_is_refused(name: str, tmp_path: Path)
 
 @pytest.mark.parametrize("name", MEANS)
 def test_a_mean_over_rows_runs_and_is_the_same_in_any_pieces(name: str, tmp_path: Path) -> None:
-    task = Torch(Net, scores={"own": MEANS[name]})
+    task = Torch(Net, scores={"own": MEANS[name]}, higher_is_better=False)
     found = [
         ran(task, tmp_path / str(parts), evaluate=fedfm.HeldOut(parts=parts)).metric["federated"]
         for parts in (1, 7)

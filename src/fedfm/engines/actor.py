@@ -84,8 +84,8 @@ class Actor:
             self.hand = Hand()
             self.desk = Desk(Site(fed, bound, parties, self.hand))
         except (Exception, SystemExit) as e:  # noqa: BLE001 - whatever it is, it is told
-            return json.dumps({"error": words_of(e), "where": here()})
-        return json.dumps({"facts": facts, "where": here(), "pid": os.getpid()})
+            return json.dumps(_here() | {"error": words_of(e)})
+        return json.dumps(_here() | {"facts": facts})
 
     def hear(self, head: str, brief: Any, state: Any) -> Any:
         """The next word as a frame, with the state that leaves behind it; nothing where nobody is due."""
@@ -111,9 +111,9 @@ def packed(m: Message) -> Any:
     return blob(parts(m))
 
 
-def here() -> str:
-    """This machine, by name."""
-    return socket.gethostname()
+def _here() -> dict[str, Any]:
+    """This process, and its machine by name."""
+    return {"where": socket.gethostname(), "pid": os.getpid()}
 
 
 def _unpacked(parcel: bytes) -> Federation:

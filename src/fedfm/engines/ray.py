@@ -60,6 +60,7 @@ class Ray:
 class _Worker:
     actor: Any
     where: str = ""
+    pid: int = 0
     fresh: dict[tuple[str, int], float] = field(default_factory=dict)  # jobs before their first word: lengths
     briefs: list[int] = field(default_factory=list)
 
@@ -115,8 +116,7 @@ class RayEngine:
 
     def close(self) -> None:
         for w in self._actors:
-            with contextlib.suppress(Exception):
-                self._ray.kill(w.actor)
+            self._leave(w.actor)
         self._actors.clear()
         self._due.clear()
         self._briefs.clear()
@@ -141,7 +141,7 @@ class RayEngine:
         )
         given = [ray.put(x) for x in (sources(), self._parcel(), actor.packed(Message(site.bound.init)))]
         how = actor.how(site.bound.device.type)
-        self._actors = [_Worker(made.remote()) for _ in range(self.workers)]
+        self._actors = [_Worker(self._take(made)) for _ in range(self.workers)]
         opening = {w.actor.open.remote(*given, how): w for w in self._actors}
         done, late = ray.wait(list(opening), num_returns=len(opening), timeout=START_S)
         if late:
@@ -153,6 +153,14 @@ class RayEngine:
         for ref, w in opening.items():
             self._opened(w, ref, here)
 
+    def _take(self, made: Any) -> Any:
+        """A fresh actor."""
+        return made.remote()
+
+    def _leave(self, actor: Any) -> None:
+        with contextlib.suppress(Exception):  # the cluster may be gone already
+            self._ray.kill(actor)
+
     def _opened(self, worker: _Worker, ref: Any, here: dict[str, str]) -> None:
         """What an actor said when it had opened the federation; one that died is left out."""
         try:
@@ -160,7 +168,7 @@ class RayEngine:
         except self._ray.exceptions.RayError as e:
             self._bury(worker, e)
             return
-        worker.where = found["where"]
+        worker.where, worker.pid = found["where"], found["pid"]
         if "error" in found:
             raise FedfmError(
                 f"the worker on {worker.where} cannot open the federation: {found['error']}\n    why: each actor reads "
@@ -190,8 +198,7 @@ class RayEngine:
         if worker not in self._actors:
             return
         self._actors.remove(worker)
-        with contextlib.suppress(Exception):  # a machine that was out of reach for a while
-            self._ray.kill(worker.actor)
+        self._leave(worker.actor)  # it may only have been out of reach
         said = f"{type(why).__name__}: {str(why).strip().splitlines()[0] if str(why).strip() else 'no words'}"
         lost = [key for key, w in self._home.items() if w is worker]
         self._due = {ref: key for ref, key in self._due.items() if self._home.get(key) is not worker}

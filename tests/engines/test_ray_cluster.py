@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
 import torch
 
 from federations import FEDERATIONS, SECURE, digits
+from fedfm.core.errors import FedfmError
 from fedfm.core.loop import Run
 from fedfm.engines.ray import Ray, RayEngine
 from fedfm.laws.homes import Played
@@ -40,30 +44,35 @@ class Again(Ray):
         return AgainEngine(self)
 
 
+def freed() -> None:
+    """No actor is left running: they hold their cores."""
+    while AgainEngine.idle:
+        ray.kill(AgainEngine.idle.pop())
+
+
 @pytest.fixture(scope="module")
 def one() -> Iterator[None]:
     """A cluster of this machine."""
     ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR")
     yield
-    AgainEngine.idle.clear()
+    freed()
     ray.shutdown()
 
 
-@pytest.fixture
-def two(request: pytest.FixtureRequest) -> Iterator[Any]:
+@pytest.fixture(scope="module")
+def two() -> Iterator[Any]:
     """A cluster of two nodes with a core each."""
     from ray.cluster_utils import Cluster
 
-    AgainEngine.idle.clear()
-    ray.shutdown()
     cluster = Cluster(
         initialize_head=True,
         head_node_args={"num_cpus": 1, "include_dashboard": False, "resources": {"head": 1}},
     )
-    cluster.add_node(num_cpus=1)
+    node = cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
     ray.init(address=cluster.address, logging_level="ERROR")
-    yield cluster
+    yield SimpleNamespace(cluster=cluster, node=node)
+    freed()
     ray.shutdown()
     cluster.shutdown()
 
@@ -92,15 +101,9 @@ def after(words: int, do: Callable[[RayEngine], None]) -> Callable[[Run], None]:
 
 def nodes(engine: RayEngine) -> list[str]:
     """Of each actor, its node."""
-    of = {a["actor_id"]: a["node_id"] for a in map(vars, _states())}
-    return [of[w.actor._actor_id.hex()] for w in engine._actors]
+    from ray._private.state import actors
 
-
-def _states() -> list[Any]:
-    from ray.util.state import list_actors
-
-    found: list[Any] = list_actors()
-    return found
+    return [actors(w.actor._actor_id.hex())["Address"]["NodeID"] for w in engine._actors]
 
 
 # ---- one machine ----------------------------------------------------------------------------------------------
@@ -119,8 +122,69 @@ def test_every_federation_gives_the_same_bits(name: str, one: None, drive: Any) 
 
 @pytest.mark.slow
 def test_an_actor_that_is_killed_in_a_round(one: None, drive: Any) -> None:
-    def kill(engine: RayEngine) -> None:
+    def kill(engine: Any) -> None:
         os.kill(engine._actors[1].pid, signal.SIGKILL)
+        lost.append(len(engine._actors))
 
-    fed = digits(**ALL["scaffold"])
+    freed()
+    lost, fed = list[int](), digits(**ALL["scaffold"])
     alike(drive(fed, workers=0), drive(fed, engine=Ray(2), around=after(8, kill)))
+    assert lost == [2]
+
+
+OWN = """
+from dataclasses import dataclass
+from own_scale import SCALE
+from fedfm.efficiency.training.local import Local
+from dataclasses import replace
+
+@dataclass(frozen=True)
+class Scaled(Local):
+    def work(self, brief, data, state, ctx, bound):
+        m, state = super().work(brief, data, state, ctx, bound)
+        return replace(m, x=m.x * SCALE), state
+"""
+
+
+@pytest.mark.slow
+def test_own_code_reaches_the_actors(
+    one: None, drive: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module that lies where no actor looks, and what it imports."""
+    (tmp_path / "own_scaled.py").write_text(OWN)
+    (tmp_path / "own_scale.py").write_text("SCALE = 0.5\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = importlib.import_module("own_scaled")
+    fed = digits(client=own.Scaled(lr=0.1, steps=2, batch=8))
+    here = drive(fed, workers=0)
+    for name in ("own_scaled.py", "own_scale.py"):
+        (tmp_path / name).rename(tmp_path / f"gone-{name}")
+    with pytest.raises(FedfmError, match="cannot open the federation: ModuleNotFoundError(?s:.)*own_scaled"):
+        drive(fed, engine=Again(2))
+    for name in ("own_scaled.py", "own_scale.py"):
+        (tmp_path / f"gone-{name}").rename(tmp_path / name)
+    alike(here, drive(fed, engine=Again(2)))
+
+
+# ---- two machines ---------------------------------------------------------------------------------------------
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SOME)
+def test_two_machines_give_the_same_bits(name: str, two: Any, drive: Any) -> None:
+    def look(engine: Any) -> None:
+        where.append(len(set(nodes(engine))))
+
+    where, fed = list[int](), digits(**ALL[name])
+    alike(drive(fed, workers=0), drive(fed, engine=Again(2), around=after(2, look)))
+    assert where == [2]
+
+
+@pytest.mark.slow
+def test_a_machine_that_is_lost_in_a_round(two: Any, drive: Any, tmp_path: Path) -> None:
+    """Its jobs go to the other machine; when that is lost too, or it is a conversation, the run goes on later."""
+
+    def lose(engine: Any) -> None:
+        two.cluster.remove_node(two.node, allow_graceful=False)
+
+    freed()
+    fed = digits(**ALL["scaffold"])
+    alike(drive(fed, workers=0), drive(fed, engine=Ray(2), around=after(8, lose)))

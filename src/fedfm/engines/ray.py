@@ -34,7 +34,7 @@ from fedfm.files import write
 KEPT = 8  # briefs that an actor remembers
 DEPTH = 2  # jobs at an actor that have not yet said their first word
 WINDOW = 4  # sessions an actor that may be under way: the longest of them is handed out first
-START_S = 600.0  # until all actors must have opened the federation
+START_S = 300.0  # until all actors must have opened the federation
 
 
 @method(

@@ -106,6 +106,16 @@ def test_when_all_die_the_run_stops_and_goes_on_elsewhere(stand: Stand, drive: A
     assert torch.equal(one.model, two.model) and one.digest == two.digest
 
 
+def test_what_was_said_is_not_said_twice(stand: Stand, drive: Any, tmp_path: Path) -> None:
+    """An actor dies in mid-conversation: the run stops, and goes on in one process."""
+    fed = digits(**SECURE["secure"])
+    stand(dies={1: 8})
+    with pytest.raises(MachineFault, match="in mid-conversation(?s:.)*fedfm resume"):
+        drive(fed, engine=Ray(2), folder=tmp_path)
+    one, two = drive(fed, workers=0), drive(fed, workers=0, folder=tmp_path, resume=True)
+    assert torch.equal(one.model, two.model) and one.digest == two.digest
+
+
 def test_a_run_goes_from_engine_to_engine(stand: Stand, drive: Any, tmp_path: Path) -> None:
     stand()
     fed = digits(**FEDERATIONS["feedback, quantised"] | {"horizon": 3})

@@ -55,7 +55,7 @@ def freed() -> None:
 @pytest.fixture(scope="module")
 def one() -> Iterator[None]:
     """A cluster of this machine."""
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR")
+    ray.init("local", num_cpus=2, include_dashboard=False, logging_level="ERROR")
     yield
     freed()
     ray.shutdown()
@@ -66,6 +66,8 @@ def two() -> Iterator[Any]:
     """A cluster of two nodes with a core each."""
     from ray.cluster_utils import Cluster
 
+    freed()  # of the cluster before
+    ray.shutdown()
     cluster = Cluster(
         initialize_head=True,
         head_node_args={"num_cpus": 1, "include_dashboard": False, "resources": {"head": 1}},

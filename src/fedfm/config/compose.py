@@ -182,8 +182,8 @@ def _opened(value: Any) -> Any:
 def override(config: Any, settings: Mapping[str, Any]) -> Any:
     """`config` with the values of `settings` at their dotted paths."""
     made = Composition(config)
-    for path, value in settings.items():
-        made.put(path, value)
+    for path in sorted(settings, key=lambda p: str(p).count(".")):  # a slot before its fields
+        made.put(path, settings[path])
     return made.done()
 
 

@@ -30,11 +30,10 @@ class Home:
         self.fed, self.bound, self.parties, self.source = fed, bound, dict(parties), source
         self.test, self.rows, self.public = cache(self._test), cache(self._rows), cache(self._public)
 
-        most = fed.select.most(len(parties))
         if problems := [
             Problem(slot, f"{name_of(m)} cannot act here", why, f"fedfm show {name_of(m)}")
             for slot, m in fed.methods().items()
-            if (why := m.feasible(most, bound) or getattr(m, "local", m).feasible(most, bound))
+            if (why := m.feasible(fed.select.most(len(parties)), bound))
         ]:
             raise ConfigError(problems)
         needs = frozenset[str]().union(*(m.needs for m in fed.methods().values()))

@@ -47,4 +47,4 @@ class Slot:
 
     def feasible(self, parties: int, bound: Bound) -> str:
         """Why it cannot act on this task and at most so many parties a round, once both are known; empty: it can."""
-        return ""
+        return str(self.local.feasible(parties, bound)) if hasattr(self, "local") else ""

@@ -58,7 +58,7 @@ class RoLoRA(Client):
     def feasible(self, parties: int, bound: Bound) -> str:
         names = " ".join(e.name for e in bound.layout.entries if e.trainable)
         if "lora_A" in names and "lora_B" in names:
-            return ""
+            return self.local.feasible(parties, bound)
         return "the model has no lora_A and lora_B that are trained; use task.tuning=lora with train=both"
 
     def work(self, brief: Message, data: Any, state: State, ctx: Ctx, bound: Bound) -> tuple[Message, State]:

@@ -68,7 +68,7 @@ class FedRep(Client):
     def feasible(self, parties: int, bound: Bound) -> str:
         body, head = (bound.layout.sub(self.head, rest=rest)[0] for rest in (True, False))
         if body.entries and head.entries:
-            return ""
+            return self.local.feasible(parties, bound)
         names = ", ".join(e.name for e in bound.layout.entries[:6])
         return f"no tensor matches head='{self.head}', or all do; the trained tensors are {names}, ..."
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -26,7 +27,12 @@ ALL: dict[str, dict[str, Any]] = {**FEDERATIONS, **SECURE}
 
 def machine() -> str:
     """What the last bits of a float depend on: the digests hold on like machines only."""
-    return f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()} torch {torch.__version__}"
+    told = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    says = dict(re.findall(r"(?m)^(vendor_id|cpu family|model)\s*: (.*)$", told))
+    kind = " ".join(
+        [platform.machine(), *(says[k] for k in sorted(says)), torch.backends.cpu.get_cpu_capability()]
+    )
+    return f"{kind} torch {torch.__version__}"
 
 
 def digests(name: str, play: Callable[[Federation, Path], Played] = play) -> dict[str, str]:
@@ -43,6 +49,6 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     known = json.loads(PATH.read_text()) if PATH.exists() else {}
     fresh = {name: digests(name) for name in ALL}
-    moved = [name for name, d in fresh.items() if known.get("digests", {}).get(name) != d]
-    PATH.write_text(json.dumps({"machine": machine(), "digests": fresh}, indent=1) + "\n")
+    moved = [name for name, d in fresh.items() if known.get(machine(), {}).get(name) != d]
+    PATH.write_text(json.dumps(known | {machine(): fresh}, indent=1) + "\n")
     print(f"{len(moved)} of {len(fresh)} moved: " + ", ".join(moved))

@@ -132,6 +132,7 @@ from fedfm.engines.pace import Link as Link
 from fedfm.engines.pace import Quorum as Quorum
 from fedfm.engines.pace import Speed as Speed
 from fedfm.engines.processes import Processes as Processes
+from fedfm.engines.ray import Ray as Ray
 from fedfm.evaluation.by_party import ByParty as ByParty
 from fedfm.evaluation.held_out import HeldOut as HeldOut
 from fedfm.evaluation.membership import LossThreshold as LossThreshold

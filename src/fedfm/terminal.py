@@ -25,6 +25,6 @@ RunDir = Annotated[Path, typer.Argument(metavar="DIR", help="the run directory")
 Seed = Annotated[int | None, typer.Option(help="seed of every stream of randomness")]
 Rounds = Annotated[int | None, typer.Option(help="rounds to run")]
 EngineName = Annotated[
-    str | None, typer.Option("--engine", help="inprocess or processes; never changes a result")
+    str | None, typer.Option("--engine", help="inprocess, processes or ray; never changes a result")
 ]
 Strict = Annotated[bool, typer.Option("--strict", help="exit 1 also when the run has findings")]

@@ -8,10 +8,10 @@ import pytest
 
 import golden
 
-KNOWN = json.loads(golden.PATH.read_text())
+KNOWN = json.loads(golden.PATH.read_text()).get(golden.machine(), {})
 
 
-@pytest.mark.skipif(KNOWN["machine"] != golden.machine(), reason="the digests are of another kind of machine")
+@pytest.mark.skipif(not KNOWN, reason="the digests are of another kind of machine")
 @pytest.mark.parametrize("name", golden.ALL)
 def test_bits_are_what_they_were(name: str) -> None:
-    assert golden.digests(name) == KNOWN["digests"][name], "python tests/golden.py lists what moved"
+    assert golden.digests(name) == KNOWN.get(name), "python tests/golden.py lists what moved"

@@ -73,7 +73,7 @@ def test_versions_with_known_holes_are_not_promised() -> None:
 
 
 # ---- one use of every extra -----------------------------------------------------------------------------------
-USES = {"data", "privacy", "vision", "tensorboard", "mlflow", "wandb", "deploy", "test"}
+USES = {"data", "privacy", "vision", "tensorboard", "mlflow", "wandb", "deploy", "ray", "test"}
 
 
 def test_every_extra_has_a_use_here_or_in_its_own_room() -> None:

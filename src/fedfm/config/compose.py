@@ -57,7 +57,9 @@ class Composition:
         free = (
             bool(at) and not isinstance(node, Opened) and "name" not in node
         )  # its keys are names, not paths
-        for key, value in over.items():
+        for key, value in sorted(
+            over.items(), key=lambda kv: str(kv[0]).count(".")
+        ):  # a slot before its fields
             old = node.get(key)
             if (
                 isinstance(value, Mapping)
@@ -182,8 +184,8 @@ def _opened(value: Any) -> Any:
 def override(config: Any, settings: Mapping[str, Any]) -> Any:
     """`config` with the values of `settings` at their dotted paths."""
     made = Composition(config)
-    for path, value in settings.items():
-        made.put(path, value)
+    for path in sorted(settings, key=lambda p: str(p).count(".")):  # a slot before its fields
+        made.put(path, settings[path])
     return made.done()
 
 

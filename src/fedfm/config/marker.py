@@ -170,7 +170,11 @@ def _cell(cell: types.CellType) -> Any:
 def _own(value: Any) -> bool:
     """Is it code of a person's own, and not of a library or of fedfm?"""
     code = getattr(value, "__code__", None)
-    file = code.co_filename if code else getattr(sys.modules.get(value.__module__), "__file__", None)
+    file = (
+        code.co_filename
+        if isinstance(code, types.CodeType)
+        else getattr(sys.modules.get(value.__module__), "__file__", None)
+    )
     return whose(file or "<own>") == 2 and value.__module__ != "builtins"
 
 

@@ -64,7 +64,9 @@ def apply(made: Composition, settings: Iterable[str]) -> None:
     if (torn := _torn(settings)) is not None:
         made.problems.append(torn)
         return
-    for setting in settings:
+    for setting in sorted(
+        settings, key=_depth
+    ):  # a slot is filled before its fields are set, in whatever order
         path, eq, text = setting.partition("=")
         if not eq or not path.strip():
             what = "a setting reads slot.field=value"
@@ -76,10 +78,18 @@ def apply(made: Composition, settings: Iterable[str]) -> None:
             made.notes.append(f"{path.strip()}={was} gives way to {path.strip()}={text}")
         before[path.strip()] = text
         try:
-            made.put(path.strip(), read(text))
+            value = read(text)
+            made.put(path.strip(), value)
+            before |= (
+                {f"{path.strip()}.{k}": str(v) for k, v in value.items()} if isinstance(value, dict) else {}
+            )
         except YAMLError as e:
             what = f"'{text[:80]}' is no YAML value"
             made.problems.append(Problem(path[:80], what, _says(e), _mended(path, text)))
+
+
+def _depth(setting: str) -> int:
+    return setting.partition("=")[0].count(".")
 
 
 def _torn(settings: list[str]) -> Problem | None:

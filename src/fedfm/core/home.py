@@ -30,9 +30,10 @@ class Home:
         self.fed, self.bound, self.parties, self.source = fed, bound, dict(parties), source
         self.test, self.rows, self.public = cache(self._test), cache(self._rows), cache(self._public)
 
+        inner = [("client.local", c) for c in [fed.client.alone()] if c != fed.client]
         if problems := [
             Problem(slot, f"{name_of(m)} cannot act here", *blame.mended(why, m))
-            for slot, m in fed.methods().items()
+            for slot, m in (*fed.methods().items(), *inner)
             if (why := m.feasible(fed.select.most(len(parties)), bound))
         ]:
             raise ConfigError(problems)

@@ -291,8 +291,7 @@ class Run:
         live = [self.hub.live[j.id] for j in r.queue[: r.seen] if j.id in self.hub.live]
         lines = {s.where for s in live}
         if len(live) > 1 and len(lines) == 1 and "" not in lines and not any(s.job.malicious for s in live):
-            slot = "client" if live[0].status == "gone" else "uplink or aggregate"
-            raise MethodFault(slot, f"every party failed alike: {live[0].error}", lines.pop())
+            raise MethodFault("a method", f"every party failed alike: {live[0].error}", lines.pop())
 
     def _jointly(self, r: Round, work: Callable[[Mapping[str, Message], Ctx], T]) -> T:
         """Work on all messages; if it raises, once more without the malicious parties' (see `blame.jointly`)."""

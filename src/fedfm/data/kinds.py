@@ -19,16 +19,10 @@ from fedfm.core.schema import Kind, Unfit
 ASSISTANT = "no answer to a user: an assistant's turn"
 MISSING = ("nan", "<na>", "nat")  # how tables write a missing value where they have text only
 ROLES = {  # of ShareGPT and its relatives, to those that chat templates know
-    "human": "user",
-    "prompter": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "bot": "assistant",
-    "model": "assistant",
+    **dict.fromkeys(("human", "prompter"), "user"),
+    **dict.fromkeys(("gpt", "chatgpt", "bot", "model", "function_call"), "assistant"),
+    **dict.fromkeys(("function", "observation"), "tool"),
     "developer": "system",
-    "function": "tool",
-    "observation": "tool",
-    "function_call": "assistant",
 }
 UNNAMED = "a number, and data.labels has words: nobody says which name belongs to which number"
 _NUMERAL = re.compile(r"[+-]?\d+(\.\d+)?|true|false")
@@ -249,23 +243,26 @@ class Turns(Kind):
         content = turn.get("content", turn.get("value"))
         if not isinstance(role, str) or not role.strip():
             raise Wrong(f"a turn without a role (it has {', '.join(map(str, turn))})", _CHAT)
-        if isinstance(content, Sequence) and not isinstance(
-            content, str
-        ):  # parts, as multimodal exports have
+        if isinstance(content, Sequence) and not isinstance(content, str):  # parts, as in multimodal exports
             parts: list[Any] = [p.get("text") if isinstance(p, Mapping) else p for p in content]
             if not all(isinstance(p, str) for p in parts):
                 raise Wrong(
-                    "a turn with a part that is not text", "leave pictures and sounds out of the chats"
+                    "a turn with a part that is no text", "leave pictures and sounds out of the chats"
                 )
             content = "".join(parts)
         calls = turn.get("tool_calls") or None
-        if content is None and calls:
-            content = ""
-        if not isinstance(content, str):
+        if not isinstance(content := "" if content is None and calls else content, str):
             raise Wrong(f"a turn whose content is {type(content).__name__}, not text", _CHAT)
-        role = role.strip().casefold()
-        kept = {"role": ROLES.get(role, role), "content": whole(content)}
+        role, weight = role.strip().casefold(), turn.get("weight", turn.get("train", turn.get("training")))
+        if weight not in (None, 0, 1):
+            raise Wrong(f"a turn of weight {str(weight)[:20]}", "weight 0 (not trained on) or 1")
+        kept: dict[str, Any] = {"role": ROLES.get(role, role), "content": whole(content)}
+        kept |= {"weight": 0} if weight in (0, False) else {}
         return kept | ({"tool_calls": kept_whole(calls)} if calls else {})
+
+
+def _learnt(turn: Mapping[str, Any]) -> bool:
+    return bool(turn["content"].strip()) and "weight" not in turn
 
 
 @dataclass(frozen=True)
@@ -279,9 +276,10 @@ class Chat(Turns):
         """The rows of a chat; raises Unfit when no assistant's turn follows a user's."""
         found = []
         for i, (before, turn) in enumerate(zip(turns, turns[1:], strict=False)):
-            if (before["role"], turn["role"]) == ("user", "assistant") and turn["content"].strip():
+            if (before["role"], turn["role"]) == ("user", "assistant") and _learnt(turn):
                 row: dict[str, Any] = {"instruction": before["content"], "answer": turn["content"]}
-                found.append(row | ({"history": tuple(turns[:i])} if i else {}))
+                history = tuple({k: v for k, v in t.items() if k != "weight"} for t in turns[:i])
+                found.append(row | ({"history": history} if i else {}))
         if not found:
             raise Unfit("a chat in which no answer follows a user's turn")
         return found
@@ -294,6 +292,8 @@ class Chat(Turns):
                 continue
             if not turn["content"].strip():
                 found.append(f"{ASSISTANT} that calls a tool without a word")
+            elif "weight" in turn:
+                found.append(f"{ASSISTANT} of weight 0")
             elif before is None:
                 found.append(f"{ASSISTANT} that opens the chat")
             elif before["role"] != "user":

@@ -13,7 +13,6 @@ import multiprocessing
 import os
 import queue
 import signal
-import struct
 import threading
 from collections import deque
 from dataclasses import asdict, dataclass, field
@@ -26,12 +25,12 @@ from fedfm.cards.registry import knob, method
 from fedfm.checks.place import forked
 from fedfm.core.errors import FedfmError, MachineFault
 from fedfm.core.job import Job, Said
-from fedfm.core.message import Message, parts, unpack
+from fedfm.core.message import Message, unpack
 from fedfm.core.session import Site
 from fedfm.engines.desk import Desk
+from fedfm.engines.frames import LENGTHS, pieces, same, told, word
 
 KEPT = 8  # briefs that a worker remembers
-_LENGTHS = struct.Struct("<QQ")  # of a frame's line and message
 _VECTORS = 64  # pieces a system call; the limit is 1024
 
 
@@ -114,7 +113,7 @@ class ProcessEngine:
     def close(self) -> None:
         for w in self._pool:
             try:
-                os.write(w.pipe.fileno(), _LENGTHS.pack(0, 0))
+                os.write(w.pipe.fileno(), LENGTHS.pack(0, 0))
             except OSError:
                 pass
         for w in self._pool:
@@ -135,7 +134,7 @@ class ProcessEngine:
             except (EOFError, OSError):
                 self._bury(worker)
                 continue
-            said = Said(**head | {"events": tuple(head["events"]), "message": message})
+            said = word(head, message)
             key = (said.id, said.epoch)
             if self._home.get(key) is not worker:
                 continue  # cancelled meanwhile
@@ -195,7 +194,7 @@ class ProcessEngine:
     def _key(self, brief: Message) -> int:
         """A number for a brief, so that it crosses each pipe once."""
         for key, known in self._briefs:
-            if _same(known, brief):
+            if same(known, brief):
                 return key
         self._briefs.append((self._briefs[-1][0] + 1 if self._briefs else 0, brief))
         return self._briefs[-1][0]
@@ -207,28 +206,20 @@ class ProcessEngine:
             pass  # its death is heard by `_listen`
 
 
-def _same(a: Message, b: Message) -> bool:
-    """One brief? A question, or a model to score, may hold the very vector of a round's brief and say something else."""
-    facts = [(m.kind, m.mass, m.sender, m.version, dict(m.info), m.side.keys()) for m in (a, b)]
-    return a.x is b.x and facts[0] == facts[1] and all(t is b.side[k] for k, t in a.side.items())
-
-
 def _send(pipe: Connection, head: dict[str, Any], message: Message | None) -> None:
     """One frame: its two lengths, the line, the message; no tensor is copied but by the kernel."""
-    line = json.dumps(head, separators=(",", ":")).encode()
-    body = parts(message) if message is not None else []
-    pieces = [memoryview(p) for p in (_LENGTHS.pack(len(line), sum(map(len, body))), line, *body) if len(p)]
-    while pieces:
-        sent = os.writev(pipe.fileno(), pieces[:_VECTORS])
-        while pieces and sent >= len(pieces[0]):
-            sent -= len(pieces.pop(0))
+    left = [memoryview(p) for p in pieces(head, message) if len(p)]
+    while left:
+        sent = os.writev(pipe.fileno(), left[:_VECTORS])
+        while left and sent >= len(left[0]):
+            sent -= len(left.pop(0))
         if sent:
-            pieces[0] = pieces[0][sent:]
+            left[0] = left[0][sent:]
 
 
 def _receive(pipe: Connection) -> tuple[dict[str, Any], Message | None]:
     """The inverse of `_send`. Raises EOFError when the other side is gone or says goodbye."""
-    line, body = _LENGTHS.unpack(_read(pipe, _LENGTHS.size))
+    line, body = LENGTHS.unpack(_read(pipe, LENGTHS.size))
     if not line:
         raise EOFError
     head = json.loads(bytes(_read(pipe, line)))
@@ -261,7 +252,7 @@ def _work(pipe: Connection, others: list[Connection], site: Site) -> None:
         while not desk.todo or not inbox.empty():
             desk.told(*inbox.get())
         if (said := desk.step()) is not None:
-            _send(pipe, {k: v for k, v in vars(said).items() if k != "message"}, said.message)
+            _send(pipe, told(said), said.message)
 
 
 def _drain(pipe: Connection, inbox: queue.SimpleQueue[tuple[dict[str, Any], Message | None]]) -> None:

@@ -33,6 +33,10 @@ class Objective:
     higher_is_better: bool = True
     classes: int = 0  # that a row is one of; 0: no classification
 
+    def mass(self, batch: Any, rows: int) -> float:
+        """What the mean loss of a batch divides by: its rows, or what they weigh."""
+        return rows
+
     def rises(self, name: str) -> bool:
         """Is more of this metric better? Of the primary score it is declared; of others their names tell."""
         return self.higher_is_better if name == self.primary else rises(name)

@@ -79,6 +79,14 @@ class Local(Client):
     def remembers(self) -> bool:  # type: ignore[override]
         return self.keep_optimizer
 
+    def feasible(self, parties: int, bound: Bound) -> str:
+        if self.micro_batch and (name := _normalised(bound)):
+            return (
+                f"{name} normalises each piece of micro_batch={self.micro_batch} rows by itself, which is another step than "
+                "that of a batch; set client.micro_batch=0, or take torch.nn.GroupNorm(1, CHANNELS) or a LayerNorm"
+            )
+        return super().feasible(parties, bound)
+
     @property
     def per_step(self) -> int:
         return self.batch
@@ -213,8 +221,23 @@ def _moved(kept: State, flat: Tensor, ctx: Ctx) -> State:
     return {k: v.to(flat.device, copy=True) if v.dim() else v.clone() for k, v in kept.items()}
 
 
+def _normalised(bound: Bound) -> str:
+    """The first layer that normalises by the rows of a batch, frozen statistics aside; "" where there is none."""
+    held = {e.name for e in bound.layout.entries}
+    modules = bound.module.named_modules() if isinstance(bound.module, torch.nn.Module) else ()
+    return next(
+        (
+            name or type(m).__name__
+            for name, m in modules
+            if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)
+            and (not m.track_running_stats or f"{name}.num_batches_tracked".lstrip(".") in held)
+        ),
+        "",
+    )
+
+
 def loss_and_gradient(local: Local, data: Any, bound: Bound) -> Callable[[Tensor], float]:
-    """Loss and gradient of a batch, in pieces of `micro_batch`; a batch's loss is the mean over its examples."""
+    """Loss and gradient of a batch, in pieces of `micro_batch`; a batch's loss is the mean over its examples (or weights)."""
 
     def whole(index: Tensor) -> float:
         return bound.gradient(bound.batch(data, index))
@@ -222,13 +245,15 @@ def loss_and_gradient(local: Local, data: Any, bound: Bound) -> Callable[[Tensor
     def pieces(index: Tensor) -> float:
         if len(index) <= local.micro_batch:
             return whole(index)
-        total, loss = torch.zeros_like(bound.grads), 0.0
-        for piece in torch.split(index, local.micro_batch):
-            share = len(piece) / len(index)
-            loss += share * whole(piece)
-            total.add_(bound.grads, alpha=share)
+        total, loss, split = torch.zeros_like(bound.grads), 0.0, torch.split(index, local.micro_batch)
+        mass: Callable[[Any, int], float] = getattr(bound.objective, "mass", lambda _, rows: rows)
+        masses = [mass(bound.batch(data, piece), len(piece)) for piece in split]
+        for piece, m in zip(split, masses, strict=True):
+            if m:  # a piece without weight has no mean
+                loss += whole(piece) * m / sum(masses)
+                total.add_(bound.grads, alpha=m / sum(masses))
         bound.grads.copy_(total)
-        return loss
+        return loss if sum(masses) else whole(index)
 
     return pieces if local.micro_batch else whole
 

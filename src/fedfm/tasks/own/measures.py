@@ -70,31 +70,6 @@ def tensor(out: Any) -> Tensor:
     )
 
 
-def weighed(loss: Any, module: nn.Module, batch: Any) -> tuple[Tensor, Tensor] | None:
-    """Losses and weights, summed over each row (n,), under a cross-entropy whose mean is over weights; None: over rows.
-
-    Torch divides by the weights of the classes that are there, and by the targets that `ignore_index` does not leave out:
-    means of pieces of the rows cannot be put together, these sums can.
-    """
-    crossed = loss is functional.cross_entropy or isinstance(loss, nn.CrossEntropyLoss)
-    if not crossed and not (loss is functional.nll_loss or isinstance(loss, nn.NLLLoss)):
-        return None
-    wanted, classes = batch[1], getattr(loss, "weight", None)
-    left = wanted != getattr(loss, "ignore_index", -100)
-    if wanted.is_floating_point() or (classes is None and bool(left.all())):
-        return None
-    given, measure = module(batch[0]), functional.cross_entropy if crossed else functional.nll_loss
-    more: dict[str, Any] = (
-        {"label_smoothing": loss.label_smoothing} if isinstance(loss, nn.CrossEntropyLoss) else {}
-    )
-    classes = None if classes is None else classes.to(given)
-    each = measure(
-        given, wanted, classes, ignore_index=getattr(loss, "ignore_index", -100), reduction="none", **more
-    )
-    weights = left.to(each) if classes is None else torch.where(left, classes[wanted.clamp(min=0)], 0)
-    return each.reshape(len(each), -1).sum(1), weights.reshape(len(each), -1).sum(1)
-
-
 def trained_by_nobody(loss: Any, module: nn.Module, batch: Any) -> Iterator[Problem]:
     """Parameters that a loss holds, or names, and that its gradient reaches: they are neither trained nor saved."""
     mine = {id(p) for p in module.parameters()}
@@ -241,8 +216,8 @@ def uneven(loss: Any, module: nn.Module, batch: Any, out: Any) -> None:
     if (found := _parted(ours, module, batch, out)) is not None:
         warnings.warn(
             f"fedfm: task.loss is no mean over rows: it gives {found[0]:.4g} for {len(batch[1])} rows and, for two pieces of them, "
-            f"numbers whose mean is {found[1]:.4g}. The loss that is told depends on evaluate.parts; give one value a row "
-            "(n,), weights of classes as loss=nn.CrossEntropyLoss(weight=...), or scores to judge by",
+            f"numbers whose mean is {found[1]:.4g}. The loss told depends on evaluate.parts, a step on client.micro_batch; give "
+            "one value a row (n,), weights of classes as loss=nn.CrossEntropyLoss(weight=...), or scores to judge by",
             UserWarning,
             stacklevel=2,
         )

@@ -21,6 +21,7 @@ from fedfm.core.errors import ConfigError, DataError, FedfmError, ModelError, Pr
 from fedfm.core.protocols import Scores, Task
 from fedfm.tasks.bound import BoundModule, Objective, evaluating, running_statistics
 from fedfm.tasks.network import finite
+from fedfm.tasks.own.hidden import seen
 from fedfm.tasks.own.measures import (
     CROSSED,
     alike,
@@ -40,8 +41,8 @@ from fedfm.tasks.own.measures import (
     trained_by_nobody,
     uneven,
     unmeasured,
-    weighed,
 )
+from fedfm.tasks.own.weighed import weighed, weights_of
 from fedfm.tasks.way import of_score, rises
 
 
@@ -88,6 +89,7 @@ class Torch(Task):
                 stacklevel=2,
             )
         switchable(made)
+        seen(made)
         kept = running_statistics(made) if self.buffers is None else self.buffers
         labels = getattr(data, "labels", None)
         return BoundModule(made, _Objective(self, tuple(labels or ())), buffers=kept, device=device)
@@ -275,6 +277,10 @@ class _Objective(Objective):
         if (found := weighed(self.task.loss, module, batch)) is None:
             return super().loss(module, batch)
         return found[0].sum() / found[1].sum()
+
+    def mass(self, batch: Any, rows: int) -> float:
+        weights = weights_of(self.task.loss, batch)
+        return float(rows) if weights is None else float(weights.double().sum())
 
     def risk(self, module: nn.Module, encoded: Any, device: torch.device) -> tuple[float, float]:
         batches = [self.batch(encoded, index, device) for index in self.chunks(encoded)]

@@ -114,6 +114,9 @@ class Transferred(Client):
     def steps_for(self, rows: int) -> int:
         return self.local.steps_for(rows)
 
+    def feasible(self, parties: int, bound: Bound) -> str:
+        return self.local.feasible(parties, bound)
+
     def work(self, brief: Message, data: Any, state: State, ctx: Ctx, bound: Bound) -> tuple[Message, State]:
         transferred(self.local, self.transfer, brief.x, data, ctx, bound)
         return self.local.work(Message(bound.read(), "weights"), data, {}, ctx, bound)

@@ -1,0 +1,46 @@
+"""Layers that a module holds where torch does not see them: they would be neither trained, nor sent, nor saved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import FunctionType, ModuleType
+from typing import Any
+
+from torch import Tensor, nn
+
+from fedfm.core.errors import ModelError
+
+TORCHS = frozenset(vars(nn.Module()))  # what torch itself keeps in a module
+
+
+def seen(module: nn.Module) -> None:
+    """Raises ModelError for trainable parameters in a container or an object of a module that are not among its own."""
+    known = {id(p) for p in module.parameters()}
+    for name, part in module.named_modules():
+        for key, value in vars(part).items():
+            if key in TORCHS or all(id(p) in known for p in _parameters(value, set())):
+                continue
+            where = f"{name}.{key}" if name else key
+            sort = {list: "List", tuple: "List", dict: "Dict"}.get(type(value))
+            keep = (
+                f"self.{key} = nn.Module{sort}(...), or nn.Parameter{sort}"
+                if sort
+                else "an attribute of the module itself"
+            )
+            raise ModelError(
+                f"task.module: {where} holds layers in a {type(value).__name__}, where torch does not see them\n    why: "
+                f"they are no parameters of the module: neither trained, nor sent, nor saved\n    fix: {keep}; "
+                "requires_grad_(False) for a model that is only asked"
+            )
+
+
+def _parameters(value: Any, met: set[int]) -> Iterator[nn.Parameter]:
+    """Trainable parameters inside containers, and objects that are no modules, each looked at once."""
+    if isinstance(value, nn.Parameter | nn.Module):
+        own = [value] if isinstance(value, nn.Parameter) else value.parameters()
+        yield from (p for p in own if p.requires_grad)
+    elif id(value) not in met and not isinstance(value, Tensor | type | FunctionType | ModuleType):
+        met.add(id(value))
+        inside = value if isinstance(value, list | tuple | set) else getattr(value, "__dict__", {}).values()
+        for inner in value.values() if isinstance(value, dict) else inside:
+            yield from _parameters(inner, met)

@@ -21,7 +21,8 @@ def seen(module: nn.Module) -> None:
             if key in TORCHS or all(id(p) in known for p in _parameters(value, set())):
                 continue
             where = f"{name}.{key}" if name else key
-            sort = {list: "List", tuple: "List", dict: "Dict"}.get(type(value))
+            sorts: dict[type, str] = {list: "List", tuple: "List", dict: "Dict"}
+            sort = sorts.get(type(value))
             keep = (
                 f"self.{key} = nn.Module{sort}(...), or nn.Parameter{sort}"
                 if sort

@@ -13,16 +13,18 @@ from fedfm.core.message import Message
 from fedfm.vectors.layout import Layout
 
 
-def same(a: Any, b: Any) -> bool:
-    """Equal types, shapes and bits, however deeply nested (NaN equals NaN)."""
+def same(a: Any, b: Any, rtol: float = 0.0) -> bool:
+    """Equal types, shapes and bits, however deeply nested (NaN equals NaN); floats of tensors up to `rtol` of the largest."""
     if isinstance(a, Tensor) and isinstance(b, Tensor):
-        return a.dtype == b.dtype and a.shape == b.shape and torch.equal(_bits(a), _bits(b))
+        if a.dtype != b.dtype or a.shape != b.shape:
+            return False
+        return torch.equal(_bits(a), _bits(b)) or bool(rtol and a.is_floating_point() and near(a, b, rtol))
     if isinstance(a, Message) and isinstance(b, Message):
-        return same(vars(a), vars(b))
+        return same(vars(a), vars(b), rtol)
     if isinstance(a, Mapping) and isinstance(b, Mapping):
-        return list(a) == list(b) and all(same(a[k], b[k]) for k in a)
+        return list(a) == list(b) and all(same(a[k], b[k], rtol) for k in a)
     if isinstance(a, list | tuple) and isinstance(b, list | tuple):
-        return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
+        return len(a) == len(b) and all(same(x, y, rtol) for x, y in zip(a, b, strict=True))
     return type(a) is type(b) and bool(a == b or (a != a and b != b))
 
 

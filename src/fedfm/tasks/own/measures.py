@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-import itertools
-import math
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -205,110 +202,6 @@ def shapeless(where: str, shape: tuple[int, ...], rows: int) -> str:
         "other numbers would be added up and divided by the rows\n    fix: .mean() of it, or one value a row (n,); a value "
         "for each class is a score of its own"
     )
-
-
-def uneven(loss: Any, module: nn.Module, batch: Any, out: Any) -> None:
-    """Warn of a loss that is no mean over rows: pairs and weights mix them, and the value told depends on the pieces."""
-    known = of_torch(loss) and type(loss).__module__.startswith("torch.") or inspect.isbuiltin(loss)
-    if loss is None or known or str(getattr(loss, "__module__", "")).startswith("torch."):
-        return
-    ours: Any = (lambda m, b: loss(m(b[0]), b[1])) if isinstance(loss, nn.Module) else loss
-    if (found := _parted(ours, module, batch, out)) is not None:
-        warnings.warn(
-            f"fedfm: task.loss is no mean over rows: it gives {found[0]:.4g} for {len(batch[1])} rows and, for two pieces of them, "
-            f"numbers whose mean is {found[1]:.4g}. The loss told depends on evaluate.parts, a step on client.micro_batch; give "
-            "one value a row (n,), weights of classes as loss=nn.CrossEntropyLoss(weight=...), or scores to judge by",
-            UserWarning,
-            stacklevel=2,
-        )
-
-
-def lumped(scores: Mapping[str, Any], module: nn.Module, batch: Any, out: Any) -> Iterator[Problem]:
-    """A score given as one number that is no mean over rows (F1, AUC, a root): pieces of it cannot be put together."""
-    for name, measure in scores.items():
-        if (found := _parted(measure, module, batch, out)) is not None:
-            yield Problem(
-                f"task.scores[{name!r}]",
-                f"gives {found[0]:.4g} for {len(batch[1])} rows and, for two pieces of them, numbers whose mean is {found[1]:.4g}",
-                "rows are scored in pieces whose numbers are averaged: only the mean of something over rows survives it",
-                "one value a row (n,) whose mean is the score (squared errors for a root); for F1 or AUC an evaluator "
-                "of your own that adds up counts (fedfm new evaluate NAME)",
-            )
-
-
-def _parted(measure: Any, module: nn.Module, batch: Any, out: Any) -> tuple[float, float] | None:
-    """A lone number of all rows, and the mean of those of two pieces, where they differ for some drawn outputs."""
-    (x, y), n = batch, len(batch[1])
-    if not isinstance(out, Tensor) or not out.is_floating_point() or n < 4:
-        return None
-    draw = torch.Generator().manual_seed(0)
-    tries = (
-        out + torch.rand(out.shape, generator=draw).to(out),
-        torch.randn(out.shape, generator=draw).to(out),
-    )
-    for given, first in itertools.product(tries, (n // 2, 1)):
-        pieces = [slice(0, n), slice(0, first), slice(first, n)]
-        found = _of_pieces(measure, module, (x, y), given, pieces)
-        if found is None or not all(map(math.isfinite, found)):
-            continue
-        whole, parts = found[0], (found[1] * first + found[2] * (n - first)) / n
-        if not math.isclose(whole, parts, rel_tol=1e-3, abs_tol=1e-6):
-            return whole, parts
-    return None
-
-
-def _of_pieces(
-    measure: Any, module: nn.Module, batch: tuple[Any, Any], given: Tensor, pieces: Sequence[slice]
-) -> list[float] | None:
-    """A measure of each piece of the rows, with the outputs replaced by `given`; None where it gives no lone number."""
-    rows, found = slice(0, 0), []
-    hook = module.register_forward_hook(lambda *_: given[rows].clone())
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a class that a piece has no row of
-            for rows in pieces:
-                value = torch.as_tensor(measure(module, (batch[0][rows], batch[1][rows])))
-                if value.dim():
-                    return None
-                found.append(float(value))
-    except Exception:  # noqa: BLE001 - nobody can list what measures of strangers raise on a few rows
-        return None
-    finally:
-        hook.remove()
-    return found
-
-
-def mixing(asked: Mapping[str, Any], module: nn.Module, batch: Any, out: Any) -> Iterator[Problem]:
-    """A measure of one's own in which torch pairs every output with every target, as (n, 1) beside (n,) does.
-
-    It is one when targets of the shape of the outputs give the mean over the rows, and those as they are do not. The
-    outputs are replaced, as those of a new module may be all alike.
-    """
-    (x, y), n = batch, len(batch[1])
-    if not isinstance(out, Tensor) or out.shape == y.shape or not n == out.numel() == y.numel():
-        return
-    shift = torch.rand(out.shape, generator=torch.Generator().manual_seed(0)).to(out)
-    given = out + shift * (0.1 + 0.1 * out.abs())
-    every, each = [slice(0, n)], [slice(i, i + 1) for i in range(n)]
-    for where, measure in asked.items():
-
-        def mean(module: nn.Module, batch: Any, measure: Any = measure) -> Tensor:
-            return torch.as_tensor(measure(module, batch)).double().mean()
-
-        found = _of_pieces(mean, module, (x, y), given, every)
-        right = _of_pieces(mean, module, (x, y.reshape(out.shape)), given, every)
-        alone = _of_pieces(mean, module, (x, y), given, each)
-        if not (found and right and alone):
-            continue
-        told, rows = found[0], sum(alone) / n
-        if math.isclose(right[0], rows, rel_tol=1e-4) and not math.isclose(told, rows, rel_tol=1e-3):
-            yield Problem(
-                where,
-                f"gives {told:.4g} for {n} rows whose own values have the mean {rows:.4g}",
-                f"outputs {tuple(out.shape)} beside targets {tuple(y.shape)} are paired each with each, and the "
-                "module would learn the mean of the targets",
-                "module(x).reshape(y.shape) in it",
-            )
 
 
 def own_measures(task: Any) -> dict[str, Any]:

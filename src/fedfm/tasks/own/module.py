@@ -26,8 +26,6 @@ from fedfm.tasks.own.measures import (
     CROSSED,
     alike,
     cross_entropy,
-    lumped,
-    mixing,
     numberless,
     of_outputs,
     of_torch,
@@ -39,9 +37,9 @@ from fedfm.tasks.own.measures import (
     switchable,
     tensor,
     trained_by_nobody,
-    uneven,
     unmeasured,
 )
+from fedfm.tasks.own.pieces import lumped, mixing, uneven
 from fedfm.tasks.own.weighed import weighed, weights_of
 from fedfm.tasks.way import of_score, rises
 

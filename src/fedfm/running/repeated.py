@@ -1,0 +1,154 @@
+"""A method of one's own gives the same when it is called again: tried before the work, on what its first round would see.
+
+Whatever it keeps elsewhere than in its state (an attribute, a global) other processes and a resume do not have, and
+what it draws elsewhere than from the context's streams no seed of the run reaches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import torch
+
+from fedfm.cards.registry import name_of
+from fedfm.core.combine import stages_of
+from fedfm.core.context import Ctx, Terms
+from fedfm.core.errors import Problem
+from fedfm.core.fold import Fold
+from fedfm.core.job import Job
+from fedfm.core.message import Message
+from fedfm.core.protocols import Aggregate, Client, Wire
+from fedfm.core.session import Site
+from fedfm.laws.compare import same
+from fedfm.running.record import own
+
+STEPS = 2  # local steps of a trial: what a method keeps it keeps after any number
+PARTIES = 2  # one may have nothing to learn
+RTOL = 1e-3  # where a device does not repeat its own sums
+
+
+def changing(site: Site) -> list[Problem]:
+    """Methods of the user's own whose first call, made twice, gives two things. Model and generators are put back."""
+    fed, found = site.fed, []
+    trials: dict[str, Callable[[], Any]] = {
+        "client": lambda: _worked(site, fed.client),
+        "adversary": lambda: _worked(site, fed.adversary.wrap(fed.client)),
+        "select": lambda: _planned(site),
+        "uplink": lambda: _coded(site, fed.uplink),
+        "downlink": lambda: _coded(site, fed.downlink),
+        "aggregate": lambda: _aggregated(site),
+        "server": lambda: fed.serving.step(_opening(site), _sum(site), _ctx(site)),
+    }
+    methods = fed.methods()
+    for slot, trial in trials.items():
+        if not own.modules(methods[slot]):
+            continue
+        with contextlib.suppress(Exception), _kept(site):  # what fails does so in its round, with its line
+            first, second = trial(), trial()
+            if not same(first, second, RTOL if site.bound.device.type == "cuda" else 0.0):
+                found.append(_problem(slot, methods[slot]))
+    return found
+
+
+def _problem(slot: str, method: Any) -> Problem:
+    return Problem(
+        slot,
+        f"{name_of(method)} gives something else when it is called again with the same input",
+        "it keeps something outside its state (an attribute, a global) or draws elsewhere than from ctx: worker "
+        "processes and a resume do not have that, so each would end with another model",
+        "keep it in the state that the method is given and returns; draw from ctx.rng('NAME')",
+    )
+
+
+@contextlib.contextmanager
+def _kept(site: Site) -> Iterator[None]:
+    """The models of all parties, their modes and torch's generators are afterwards what they were."""
+    bounds = [b for _, b, _ in site.fed.task.each(site.bound, site.parties.ids).values()]
+    before = [b.read() for b in bounds]
+    modes = [(m, m.training) for b in bounds for m in b.module.modules()]
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        for bound, flat in zip(bounds, before, strict=True):
+            bound.load(flat)
+        for module, training in modes:
+            module.training = training
+
+
+def _ctx(site: Site) -> Ctx:
+    return Ctx(site.fed.seed, 1, simulated=site.fed.simulated, events=[], layout=site.bound.layout)
+
+
+def _opening(site: Site) -> Any:
+    return site.fed.serving.init(site.bound, Ctx(site.fed.seed))
+
+
+def _worked(site: Site, client: Client) -> Any:
+    """What some parties would send and keep, after a few steps; the first word of a client that converses."""
+    found: list[Any] = []
+    for party in site.parties.ids[:PARTIES]:
+        guard, job = site.guard, Job("train", party, 0, round=1)
+        ctx, bound = guard.context(job), site.bound.at(party, Terms())
+        with ctx.ambient():
+            brief = site.fed.serving.brief(_opening(site), Terms())
+            out = _brief(client).work(brief, guard.data(party), {}, ctx, bound)
+            found.append(next(out).message if isinstance(out, Generator) else out)
+    return found
+
+
+def _brief(spec: Any) -> Any:
+    """The same method with no more than a few local steps, wherever in it they are counted."""
+    if not is_dataclass(spec) or isinstance(spec, type):
+        return spec
+    held = {f.name: getattr(spec, f.name) for f in fields(spec) if f.init}
+    less = {k: small for k, v in held.items() if (small := _brief(v)) is not v}
+    if isinstance(steps := held.get("steps"), int) and steps > STEPS:
+        less["steps"] = STEPS
+    if held.get("epochs") is not None and "steps" in held:
+        less |= {"epochs": None, "steps": STEPS}
+    return replace(spec, **less) if less else spec
+
+
+def _coded(site: Site, wire: Wire) -> Any:
+    """What each stage of the user's own makes of one update; one that hides single messages draws secrets."""
+    m, layout = _messages(site)[0], site.fed.client.gives(site.bound.layout)
+    there = _ctx(site).at(client=m.sender, layout=layout)
+    return [s.encode(m.x, {}, there) for s in stages_of(wire) if own.modules(s) and not s.opaque]
+
+
+def _planned(site: Site) -> Any:
+    select, pool, ctx = site.fed.select, site.home.parties, _ctx(site)
+    plan, state = select.select(pool, select.init(pool, Ctx(site.fed.seed)), ctx, {})
+    return plan.jobs, dict(plan.promised), state
+
+
+def _messages(site: Site) -> Sequence[Message]:
+    """Updates of the first parties, as many as a rule needs, all unlike."""
+    layout, fed = site.fed.client.gives(site.bound.layout), site.fed
+    draw, found = torch.Generator().manual_seed(1), []
+    for party in site.parties.ids[: max(2, fed.aggregate.least)]:
+        shapes = {e.name: torch.randn(e.shape, generator=draw) * 1e-2 for e in layout.entries}
+        mass = float(site.home.parties[party])
+        found.append(Message(layout.pack(shapes), fed.client.makes, mass=mass, sender=party, version=1))
+    return found
+
+
+def _aggregated(site: Site) -> Any:
+    rule, ctx, messages = site.fed.aggregate, _ctx(site), _messages(site)
+    state = rule.init(site.parties.ids, Ctx(site.fed.seed))
+    if rule.form == "all":
+        return rule.combine(messages, state, ctx)
+    fold = Fold(site.fed.fold)
+    for m in messages:
+        fold.add(rule.lift(m, ctx.at(client=m.sender)), m.sender)
+    return rule.finish(fold.total(), fold.mass, len(fold.ids), state, ctx)
+
+
+def _sum(site: Site) -> Aggregate:
+    messages = _messages(site)
+    ids = tuple(m.sender for m in messages)
+    return Aggregate(messages[0].x, len(ids), ids, len(site.parties.ids), (1,) * len(ids))

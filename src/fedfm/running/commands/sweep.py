@@ -7,7 +7,7 @@ import itertools
 import json
 import re
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,7 +97,7 @@ def sweep(
         points.append((assigned, setup))
     if problems:
         raise ConfigError(problems)
-    for note in dict.fromkeys(n for _, setup in points for n in setup.notes):
+    for note in dict.fromkeys([*(n for _, setup in points for n in setup.notes), *_one_start(grid, points)]):
         tell(note)
     done = []
     for k, (assigned, setup) in enumerate(points):
@@ -112,6 +112,16 @@ def sweep(
     if any(p.result is not None for p in done):
         report.write([out])
     return done
+
+
+def _one_start(grid: Mapping[str, Any], points: Sequence[tuple[Any, Setup]]) -> Iterator[str]:
+    """Say that seeds differ in everything but the initial weights, where the task has a seed of its own for them."""
+    start = getattr(points[0][1].fed.task, "init_seed", None)
+    if "seed" in grid and start is not None and "task.init_seed" not in grid:
+        yield (
+            f"every run begins with the same weights (task.init_seed={start}): a mean over seeds leaves out how much hangs on "
+            "the start; task.init_seed=0,1,2 tries others"
+        )
 
 
 def _note(out: Path, done: Sequence[Point]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -65,6 +66,21 @@ def tensor(out: Any) -> Tensor:
         f"batch: torch.nn.functional.cross_entropy(module(batch[0]).{inside}, batch[1], reduction='none'), and scores that "
         "read it likewise; or a module that returns the tensor"
     )
+
+
+def unreached(bound: Any, batch: Any) -> None:
+    """Warn of trained parameters that the gradient of a few rows does not reach: they stay what they are at the start."""
+    named = {n: p for n, p in bound.module.named_parameters() if p.requires_grad}
+    value = bound.objective.loss(bound.module, batch)
+    found = torch.autograd.grad(value, list(named.values()), allow_unused=True)
+    if lost := [n for n, g in zip(named, found, strict=True) if g is None]:
+        warnings.warn(
+            f"fedfm: no gradient reaches {', '.join(lost[:3])}{', ...' * (len(lost) > 3)} ({len(lost)} of {len(named)} tensors) on "
+            "the rows that were tried: they are counted as trained, travel, and stay as they are (detached, under no_grad, or "
+            "unused); requires_grad_(False) says that it is meant",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def trained_by_nobody(loss: Any, module: nn.Module, batch: Any) -> Iterator[Problem]:

@@ -38,6 +38,7 @@ from fedfm.tasks.own.measures import (
     tensor,
     trained_by_nobody,
     unmeasured,
+    unreached,
 )
 from fedfm.tasks.own.pieces import lumped, mixing, uneven
 from fedfm.tasks.own.weighed import weighed, weights_of
@@ -86,6 +87,11 @@ class Torch(Task):
                 UserWarning,
                 stacklevel=2,
             )
+        if not any(p.requires_grad for p in made.parameters()):
+            raise ModelError(
+                "task.module: none of its parameters is to be trained\n    why: requires_grad is False for all of them, or it has "
+                "none: there is nothing to learn, to send or to save\n    fix: requires_grad_(True) for the layers that learn"
+            )
         switchable(made)
         seen(made)
         kept = running_statistics(made) if self.buffers is None else self.buffers
@@ -97,6 +103,7 @@ class Torch(Task):
         batch = bound.batch(encoded, torch.arange(len(encoded)))
         self._reads(bound, batch)
         bound.module.train()
+        unreached(bound, batch)
         return list(trained_by_nobody(self.loss, bound.module, batch)) if self.loss else []
 
     def _reads(self, bound: Any, batch: Any) -> None:

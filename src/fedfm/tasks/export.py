@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,9 @@ FILE, FORMAT = "fedfm-task.json", 2
 
 
 def write_task(task: Any, labels: tuple[str, ...] | None, base: Base, folder: Path) -> None:
-    """Write `fedfm-task.json`, which names the exact base, and `README.md`."""
+    """Write `fedfm-task.json`, which names the exact base and the files of weights that lie there, and `README.md`."""
     record = {"format": FORMAT, "task": to_config(task), "labels": labels, "base": asdict(base)}
+    record["sha256"] = {file.name: _sha256(file) for file in sorted(folder.glob("*.safetensors"))}
     (folder / FILE).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(task.readme(folder, labels, base), encoding="utf-8")
 
@@ -83,11 +85,32 @@ def load_tuned(folder: str | Path, device: str = "cpu") -> Tuned:
         raise ModelError(
             f"{folder}: {FILE} has format {record.get('format') if isinstance(record, dict) else None}, this release reads {FORMAT}"
         )
+    unchanged(place, record)
     task = _task(folder, record.get("task"))
     if not (place / "config.json").exists():
         task = _over(folder, task, record.get("base"))
     module, objective = task.restore(place, record.get("labels"))
     return Tuned(task, module.eval().to(device), objective)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def unchanged(place: Path, record: Mapping[str, Any]) -> None:
+    """Raises ModelError for weights that are not those that were written."""
+    told = record.get("sha256")
+    for name, digest in (
+        told.items() if isinstance(told, dict) else ()
+    ):  # a release before this one tells none
+        file = place / Path(name).name
+        if not file.is_file() or _sha256(file) == digest:
+            continue  # what is missing is named by whoever reads it
+        raise ModelError(
+            f"{file} has changed since it was written\n    why: its SHA-256 is not the one in {FILE} ({str(digest)[:12]}...): scores "
+            "were told of other weights\n    fix: restore it, or open what lies there as the README beside it shows"
+        )
 
 
 def _task(folder: Any, plain: Any) -> Any:

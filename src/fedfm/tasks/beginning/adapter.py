@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from fedfm.core.errors import ModelError
 from fedfm.models.folder import read
 from fedfm.models.identity import base
-from fedfm.tasks.export import FILE
+from fedfm.tasks.export import FILE, unchanged
 
 T = TypeVar("T")
 
@@ -37,6 +37,7 @@ def begun(task: T, labels: tuple[str, ...] | None = None) -> T:
         raise ModelError(f"task.start={folder}: no adapter_config.json here\n    fix: {fix}")
     if (folder / FILE).is_file():
         record = read(folder / FILE)
+        unchanged(folder, record)
         told = (record.get("base") or {}).get("weights")
         if told and told != base(spec.model).weights:
             raise ModelError(

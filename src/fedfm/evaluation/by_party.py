@@ -68,8 +68,8 @@ class ByParty(Evaluator):
     def feasible(self, parties: int, bound: Bound) -> str:
         if not getattr(bound.objective, "classes", 0):
             return (
-                "macro F1 needs classes, and this task has none (or its data name none); "
-                "evaluate=held-out scores any task"
+                "macro F1 needs classes, and this task has none, or its data number them (y) and do not name them; "
+                "name them in a column `label` in place of y, or take evaluate=held-out, which scores any task"
             )
         return ""
 

@@ -36,7 +36,7 @@ from fedfm.running.record import kept, own
 from fedfm.running.record.folder import CONFIG, record, writing
 from fedfm.running.record.identity import Identity, of_base, of_data, refuse
 from fedfm.running.record.public import publish
-from fedfm.running.repeated import changing
+from fedfm.running.repeated import changing, own_slots
 from fedfm.running.summary import best_round, dumps, of_best, summarise, versions
 from fedfm.running.verdict import FAILED, INTERRUPTED, STILL, Result, Verdict, judge, still
 from fedfm.tasks.probing import lean, open_task, probe, probe_apart
@@ -101,12 +101,12 @@ def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
             raise ConfigError(problems)
     site = Site(planned(fed, len(sizes)), bound, parties, Store(folder / "clients"))
     with progress.step("encoding"):
-        if (
-            problems := lean(site)
-            or [*mute(site), *idle(site), *lonely(site), *undirected(site)]
-            or changing(site)
-        ):
+        if problems := lean(site) or [*mute(site), *idle(site), *lonely(site), *undirected(site)]:
             raise ConfigError(problems)
+    if slots := own_slots(fed):
+        with progress.step("own code"):
+            if problems := changing(site, slots):
+                raise ConfigError(problems)
     return site
 
 

@@ -17,6 +17,7 @@ from fedfm.cards.registry import name_of
 from fedfm.core.combine import stages_of
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.errors import Problem
+from fedfm.core.federation import Federation
 from fedfm.core.fold import Fold
 from fedfm.core.job import Job
 from fedfm.core.message import Message
@@ -30,25 +31,18 @@ PARTIES = 2  # one may have nothing to learn
 RTOL = 1e-3  # where a device does not repeat its own sums
 
 
-def changing(site: Site) -> list[Problem]:
-    """Methods of the user's own whose first call, made twice, gives two things. Model and generators are put back."""
-    fed, found = site.fed, []
-    trials: dict[str, Callable[[], Any]] = {
-        "client": lambda: _worked(site, fed.client),
-        "adversary": lambda: _worked(site, fed.adversary.wrap(fed.client)),
-        "select": lambda: _planned(site),
-        "uplink": lambda: _coded(site, fed.uplink),
-        "downlink": lambda: _coded(site, fed.downlink),
-        "aggregate": lambda: _aggregated(site),
-        "server": lambda: fed.serving.step(_opening(site), _sum(site), _ctx(site)),
-    }
-    methods = fed.methods()
-    for slot, trial in trials.items():
-        if not own.modules(methods[slot]):
-            continue
+def own_slots(fed: Federation) -> list[str]:
+    """The slots that hold methods of the user's own, or of parts that are."""
+    return [slot for slot, method in fed.methods().items() if slot in TRIALS and own.modules(method)]
+
+
+def changing(site: Site, slots: Sequence[str]) -> list[Problem]:
+    """Those of these slots whose first call, made twice, gives two things. Model and generators are put back."""
+    found, methods = [], site.fed.methods()
+    rtol = RTOL if site.bound.device.type == "cuda" else 0.0
+    for slot in slots:
         with contextlib.suppress(Exception), _kept(site):  # what fails does so in its round, with its line
-            first, second = trial(), trial()
-            if not same(first, second, RTOL if site.bound.device.type == "cuda" else 0.0):
+            if not same(TRIALS[slot](site), TRIALS[slot](site), rtol):
                 found.append(_problem(slot, methods[slot]))
     return found
 
@@ -152,3 +146,14 @@ def _sum(site: Site) -> Aggregate:
     messages = _messages(site)
     ids = tuple(m.sender for m in messages)
     return Aggregate(messages[0].x, len(ids), ids, len(site.parties.ids), (1,) * len(ids))
+
+
+TRIALS: dict[str, Callable[[Site], Any]] = {
+    "client": lambda site: _worked(site, site.fed.client),
+    "adversary": lambda site: _worked(site, site.fed.adversary.wrap(site.fed.client)),
+    "select": _planned,
+    "uplink": lambda site: _coded(site, site.fed.uplink),
+    "downlink": lambda site: _coded(site, site.fed.downlink),
+    "aggregate": _aggregated,
+    "server": lambda site: site.fed.serving.step(_opening(site), _sum(site), _ctx(site)),
+}

@@ -23,7 +23,7 @@ from fedfm.engines.processes import Processes
 from fedfm.laws.compare import near
 from fedfm.models import tiny
 from fedfm.tasks.bound import BoundModule
-from fedfm.tasks.probing import open_task, probe, probe_apart
+from fedfm.tasks.probing import apart, open_task, probe
 from fedfm.tasks.text.causal import CausalLM
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
@@ -90,10 +90,10 @@ def test_what_the_other_process_finds_is_told(monkeypatch: pytest.MonkeyPatch) -
     fed = digits()
     parties = fed.data.open(0)
     bound = open_task(fed.task, parties)
-    assert probe_apart(fed.task, bound, parties) == []
+    assert apart(lambda: probe(fed.task, bound, parties)) == []
     wrong = Problem("task", "what", "why", "fix")
     monkeypatch.setattr(type(fed.task), "probe", lambda *a: [wrong])
-    assert probe_apart(fed.task, bound, parties) == [wrong]
+    assert apart(lambda: probe(fed.task, bound, parties)) == [wrong]
     for said, told in {
         "cannot handle autograd's threading in combination with fork": "gradients already",
         "pool has no deterministic implementation": "why: RuntimeError: pool",
@@ -104,10 +104,10 @@ def test_what_the_other_process_finds_is_told(monkeypatch: pytest.MonkeyPatch) -
 
         monkeypatch.setattr(type(fed.task), "probe", fail)
         with pytest.raises(FedfmError, match=told):
-            probe_apart(fed.task, bound, parties)
+            apart(lambda: probe(fed.task, bound, parties))
     monkeypatch.setattr(type(fed.task), "probe", lambda *a: os._exit(3))
     with pytest.raises(MachineFault, match="exit code 3"):
-        probe_apart(fed.task, bound, parties)
+        apart(lambda: probe(fed.task, bound, parties))
 
 
 @cuda

@@ -16,7 +16,7 @@ from fedfm.config import plain as configs
 from fedfm.config import text
 from fedfm.config.names import strange
 from fedfm.core.books import checkpoints
-from fedfm.core.errors import ConfigError, MachineFault, words_of
+from fedfm.core.errors import ConfigError, MachineFault, Problem, words_of
 from fedfm.core.federation import Federation
 from fedfm.core.loop import Run
 from fedfm.core.message import finite
@@ -39,7 +39,7 @@ from fedfm.running.record.public import publish
 from fedfm.running.repeated import changing, own_slots
 from fedfm.running.summary import best_round, dumps, of_best, summarise, versions
 from fedfm.running.verdict import FAILED, INTERRUPTED, STILL, Result, Verdict, judge, still
-from fedfm.tasks.probing import lean, open_task, probe, probe_apart
+from fedfm.tasks.probing import apart, lean, open_task, probe
 from fedfm.text import counted
 
 Callback = Callable[[dict[str, Any]], None]  # called with a copy of each round's record
@@ -92,11 +92,11 @@ def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
         raise ConfigError(problems)
     if said := loose(fed, len(sizes)):
         progress.tell(said)
+    where = apart if torch.cuda.is_available() and forks(fed) else _here
     with progress.step("model"):
         bound = open_task(fed.task, parties, device)
     with progress.step("probing"):
-        look = probe_apart if torch.cuda.is_available() and forks(fed) else probe
-        found = tried(lambda: look(fed.task, bound, parties))
+        found = tried(lambda: where(lambda: probe(fed.task, bound, parties)))
         if problems := [*strange(fed, sizes, bound.layout), *found]:
             raise ConfigError(problems)
     site = Site(planned(fed, len(sizes)), bound, parties, Store(folder / "clients"))
@@ -105,9 +105,13 @@ def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
             raise ConfigError(problems)
     if slots := own_slots(fed):
         with progress.step("own code"):
-            if problems := changing(site, slots):
+            if problems := where(lambda: changing(site, slots)):
                 raise ConfigError(problems)
     return site
+
+
+def _here(look: Callable[[], list[Problem]]) -> list[Problem]:
+    return look()
 
 
 # ---- one run --------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import itertools
 import json
 import multiprocessing
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, replace
 from typing import Any
 
@@ -167,8 +167,8 @@ def _broken(e: BaseException) -> Problem:
     )
 
 
-def probe_apart(task: Task, bound: Bound, parties: Any) -> list[Problem]:
-    """`probe` in a process of its own, for a process that is to be forked where CUDA is.
+def apart(look: Callable[[], list[Problem]]) -> list[Problem]:
+    """What is found in a process of its own, for a process that is to be forked where CUDA is.
 
     There torch starts a thread per device at the first backward pass, and its forks cannot take another. Raises
     FedfmError when this process has taken one already, and MachineFault when the other dies.
@@ -179,7 +179,7 @@ def probe_apart(task: Task, bound: Bound, parties: Any) -> list[Problem]:
     def work() -> None:
         forked()
         try:
-            told: dict[str, Any] = {"problems": [astuple(p) for p in probe(task, bound, parties)]}
+            told: dict[str, Any] = {"problems": [astuple(p) for p in look()]}
         except Exception as e:  # noqa: BLE001 - whatever it is, it is told
             told = {"error": words_of(e)}
         theirs.send_bytes(json.dumps(told).encode())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from fedfm.cards.registry import knob, method
 from fedfm.data.cleaning.columns import Piece
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.own import Own
+from fedfm.data.reading.folders import named
 from fedfm.data.reading.paths import Place, by_folder, expand, places
 from fedfm.data.reading.text import Options, read
 
@@ -28,6 +29,9 @@ Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 @dataclass(frozen=True)
 class Files(Own):
     """Your own JSONL, JSON, CSV, TSV, Excel or Parquet files, packed or not; one file is one party, called as it is.
+
+    Pictures are read from a folder for each class (PARTY/CLASS/*.png, PARTY/train/CLASS/*.jpg, ...), or from the files
+    that a table's column `image` names, relative to the table.
 
     `path` is a glob, a folder or a list of them, relative to the current folder. A folder of folders is a party per
     folder; `train`, `validation` and `test` files side by side are the splits of one party: validation rows beside test
@@ -93,8 +97,14 @@ class Files(Own):
         self, path: Path, party: str, split: str, group: str, faults: Faults, options: Options
     ) -> Piece:
         lost: Counter[str] = Counter()
-        lines = read(path, faults, lost, options)
+        lines = named(path, list(read(path, faults, lost, options)), self._pictures())
         return Piece(str(path), lines, party, split, group, lost)
+
+    def _pictures(self) -> set[str]:
+        """The columns that may name files of pictures."""
+        given = [self.columns, *(v for v in self.columns.values() if isinstance(v, Mapping))]
+        maps = [m["image"] for m in given if isinstance(m.get("image"), str)]
+        return {"image", *maps}
 
     def _one_name(self, found: list[Place], faults: Faults) -> None:
         """Two files of one party are its rows only where its folder or its splits say so."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedfm.data.cleaning.faults import Faults
+from fedfm.data.reading import folders as folders_
 from fedfm.data.source import natural
 
 READ = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".xlsx")
@@ -104,13 +105,15 @@ def _folder(folder: Path, pattern: str, where: str, faults: Faults) -> list[Path
             f"read are {', '.join('*' + s for s in READ)}, packed or not" + ", of one level" * bool(inner),
             "convert or remove them, or name the wanted ones by a glob",
         )
+    if not here and not inner and (pictured := folders_.holders(folder, SPLITS)):
+        return pictured
     if not here and not inner:
         faults.add(
             where,
             f"the folder '{pattern}' holds no data files",
             f"looked for {', '.join('*' + s for s in READ)} in {os.path.abspath(folder)}"
             + (f"; it holds {', '.join(unread[:6])}" if unread else ""),
-            "put one file per party there, or give a glob",
+            "put one file per party there, or give a glob; pictures are read from a folder for each class",
         )
     return here or [q for found in inner.values() for q in found]
 
@@ -174,7 +177,7 @@ def places(paths: Sequence[Path], *, by_name: bool, grouped: bool = False) -> li
 def by_folder(patterns: Sequence[str], paths: Sequence[Path]) -> bool:
     """Do the patterns name folders whose files all lie one level below, so that a sub-folder is a party?"""
     tops = [os.path.realpath(os.path.expanduser(p)) for p in patterns if os.path.isdir(os.path.expanduser(p))]
-    return bool(tops) and all(os.path.realpath(p.parent) not in tops for p in paths)
+    return bool(tops) and not any({os.path.realpath(p), os.path.realpath(p.parent)} & {*tops} for p in paths)
 
 
 def _around(full: str) -> str:

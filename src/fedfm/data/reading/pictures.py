@@ -12,15 +12,25 @@ import numpy as np
 from fedfm.core.errors import MissingExtra
 from fedfm.data.kinds import Wrong
 
+DARK = (
+    4096  # a 16-bit picture that stays below is one of 8 or 12 bits in a file of 16, or has no levels to lose
+)
+
 
 def tensor(value: Any, size: int = 0, mode: str = "") -> Any:
     """A picture (PIL, array, file's bytes) as uint8 (C, H, W); raises `Wrong` for what is no picture."""
     import torch
 
     if isinstance(value, Mapping):  # how `datasets` stores pictures in tables
-        value = value.get("bytes")
+        try:
+            return tensor(value.get("bytes"), size, mode)
+        except Wrong as e:
+            raise Wrong(f"{e}: {value['path']}" if value.get("path") else str(e), e.fix) from None
     if isinstance(value, str) and value.lstrip().startswith("["):  # how tables hold numbers
         value = _numbers(value)
+    if isinstance(value, str):
+        fix = "map a column of pictures, or of picture files that lie where it says, relative to the table"
+        raise Wrong(f"no picture but the text {value[:40]!r}", fix)
     if isinstance(value, bytes | bytearray):
         value = _opened(bytes(value))
     array = _pixels(value) if hasattr(value, "getbands") else _array(value)
@@ -45,20 +55,22 @@ def _numbers(text: str) -> Any:
 
 def _opened(data: bytes) -> Any:
     try:
-        from PIL import Image
+        from PIL import Image, ImageOps
     except ImportError:
         raise MissingExtra("pillow", "data", "reading pictures") from None
     try:
         picture = Image.open(io.BytesIO(data))
         picture.load()
+        return ImageOps.exif_transpose(picture)  # as everybody sees it
     except Exception as e:  # noqa: BLE001 - a dozen types, all of which mean "no picture"
         raise Wrong(f"no picture that can be read ({type(e).__name__})", "leave the row out") from None
-    return picture
 
 
 def _pixels(picture: Any) -> Any:
     """(C, H, W) of a PIL picture: 1 and 16-bit grey become grey, palettes and CMYK become RGB."""
-    if picture.mode.startswith("I") or picture.mode == "F":
+    if picture.mode.startswith("I"):  # 16 bits, in 32 where a library opens them so
+        return _array(np.array(picture).clip(0, 65535).astype("uint16"))
+    if picture.mode == "F":
         return _array(np.array(picture))
     if picture.mode in ("1", "LA"):
         picture = picture.convert("L")
@@ -91,8 +103,13 @@ def _array(value: Any) -> Any:  # noqa: C901 - one case after another
         return value.astype("uint8") * 255
     low, high = float(value.min()), float(value.max())
     if np.issubdtype(value.dtype, np.integer) and low >= 0:
-        if high <= 255 and value.dtype not in (np.uint16, np.int32):
+        if high <= 255 and value.dtype != np.uint16 or not high:
             return value.astype("uint8")
+        if high < DARK:
+            raise Wrong(
+                f"a picture of 16 bits whose values end at {high:g}: no more than {int(high) // 256 + 1} of 256 levels would be left",
+                "give 8 bits, or values up to 65535 (of 12 bits: times 16)",
+            )
         if high <= 65535:
             return (value >> 8).astype("uint8")  # 16 bits: the upper byte
     if np.issubdtype(value.dtype, np.floating) and low >= 0 and high <= 1:

@@ -15,7 +15,7 @@ from typing import Any
 
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.kinds import Written
-from fedfm.data.reading import separated, tables
+from fedfm.data.reading import folders, separated, tables
 from fedfm.data.reading.paths import PACKED, READ, ending
 
 Lines = list[tuple[int, dict[str, Any]]]
@@ -33,10 +33,14 @@ class Options:
 
 def read(path: Path, faults: Faults, lost: Counter[str], options: Options | None = None) -> Lines:
     """The rows of one file by its ending; every bad line becomes a fault with its number. `lost` counts rows left out."""
+    if path.is_dir():
+        return folders.rows(path, faults)
     (kind, packed), options = ending(path), options or Options()
     if kind not in READ:
         known = f"known here: {', '.join(READ)}, packed as {', '.join(PACKED)} or not"
         fix = "convert the file, or narrow the pattern"
+        if kind in folders.PICTURES:
+            fix = "name the folder that holds a folder of pictures for each class, not the pictures"
         faults.add(str(path), f"cannot read '{kind or path.name}' files", known, fix)
         return []
     data = _unpacked(path, packed, faults)

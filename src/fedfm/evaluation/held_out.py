@@ -19,6 +19,7 @@ class HeldOut(Evaluator):
 
     With `where=parties` no test row leaves its party: each measures the model on its own test rows and sends the sums;
     the metrics are over all of these rows, `METRIC/PARTY` and `parties/METRIC` (mean, worst, worst tenth) beside them.
+    Where parties have models of their own (FedRep, ...) each is scored on its party's test rows, and METRIC is their mean.
     """
 
     every: int = knob(1, "rounds between two scores (the last round is always scored)", low=1)

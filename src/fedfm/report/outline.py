@@ -117,6 +117,11 @@ def alone(run: Run) -> dict[str, float]:
     return {str(k): v for k, v in ((k, finite(v)) for k, v in parties.items()) if v is not None}
 
 
+def personal(run: Run) -> bool:
+    """Do parties have models of their own?"""
+    return bool(mapping(run.summary.get("metric")).get("personal"))
+
+
 def everyone(run: Run) -> list[str]:
     """All parties of the summary and of the ledger, in natural order (party-2 before party-10)."""
     names = {str(p) for p in mapping(run.summary.get("parties"))} | set(run.facts.parties)

@@ -227,6 +227,7 @@ def _judged(run: Run) -> Verdict:
         malicious=run.malicious,
         primary=run.bound.objective.primary,
         finite=finite(run.final()),
+        personal=not run.fed.serving.whole,
         best=best["round"] if (best := best_round(run))["kept"] else None,
     )
 

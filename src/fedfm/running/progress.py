@@ -22,6 +22,7 @@ from rich.text import Text
 from fedfm.core.blame import whose
 from fedfm.report.numbers import decimals, finite, fixed, score, short, size
 from fedfm.running.console import said
+from fedfm.running.verdict import ladder
 from fedfm.text import counted, line
 
 Shown = Callable[[dict[str, Any]], None]
@@ -165,16 +166,14 @@ def table(summary: dict[str, Any], folder: str) -> Table:
 
 def _scores(summary: dict[str, Any]) -> list[Row]:
     metric = summary["metric"]
-    rows = [
-        ("base model", metric["base"]),
-        ("mean of parties alone", metric["local"]),
-        ("federated", metric["federated"]),
-        ("pooled", metric["pooled"]),
-    ]
-    known = [(name, value) for name, value in rows if value is not None]
+    known = ladder(metric)
     digits = decimals(value for _, value in known)
     shown = [
-        (name, f"{metric['name']} {fixed(value, digits)}", "bold green" if name == "federated" else "")
+        (
+            name,
+            f"{metric['name']} {fixed(value, digits)}",
+            "bold green" if name.startswith("federated") else "",
+        )
         for name, value in known
     ]
     if best := summary.get("best"):

@@ -91,11 +91,13 @@ def judge(
     primary: str,
     finite: bool = True,
     best: int | None = None,
+    personal: bool = False,
 ) -> Verdict:
     """The verdict on a run that came to its end.
 
     `records`: the lines of metrics.jsonl. `rows`: training rows by party. `malicious`: those that the adversary
     drew. `finite`: whether the model holds numbers only. `best`: the round of the model, where it was chosen.
+    `personal`: parties have models of their own.
     """
     rounds = [r for r in records if r["round"]]
     failed = {r["round"]: str(r["failed"]) for r in rounds if r.get("failed")}
@@ -110,6 +112,8 @@ def judge(
     if scored and (lost := _lost(scored[0], scored[-1], primary)):
         return Verdict(FAILED, (f"the last model cannot be scored: its {lost} is not a number",))
     reasons = [*_adversary(found, malicious, bool(rounds)), *_absent(found, rows, malicious, bool(failed))]
+    if personal and rounds and (idle := [i for i in rows if i not in found or not found[i].asked]):
+        reasons.append(f"{_names(idle)} never took part: in the mean their own models count as they began")
     if failed:
         reasons.append(_rounds(failed, len(rounds)))
     if best == 0 and rounds:
@@ -185,6 +189,18 @@ def _absent(
 def _names(ids: Sequence[str]) -> str:
     more = len(ids) - NAMED
     return ", ".join(ids[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def ladder(metric: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """What a score is compared with, by the names that people read; where parties have models of their own, of whom."""
+    own = ", mean of parties' own models" if metric.get("personal") else ""
+    names = {
+        "base": "base model",
+        "local": "mean of parties alone",
+        "federated": "federated" + own,
+        "pooled": "pooled",
+    }
+    return [(name, metric[key]) for key, name in names.items() if metric.get(key) is not None]
 
 
 # ---- the run in Python ----------------------------------------------------------------------------------------
@@ -267,7 +283,8 @@ class Result:
     def __repr__(self) -> str:
         metric = self.metric
         parts = [
-            f"{line(metric['name']) if k == 'federated' else k} {score(metric[k])}"
+            f"{line(metric['name']) + ' (mean of own models)' * bool(metric.get('personal')) if k == 'federated' else k} "
+            f"{score(metric[k])}"
             for k in ("federated", "base", "local", "pooled")
             if metric.get(k) is not None
         ]
@@ -277,16 +294,9 @@ class Result:
 
     def _repr_html_(self) -> str:
         metric = self.metric
-        rows = [
-            ("base model", metric.get("base")),
-            ("mean of parties alone", metric.get("local")),
-            ("federated", metric.get("federated")),
-            ("pooled", metric.get("pooled")),
-        ]
         cells = "".join(
-            f"<tr><td>{label}</td><td>{esc(metric['name'])} {score(value)}</td></tr>"
-            for label, value in rows
-            if value is not None
+            f"<tr><td>{esc(label)}</td><td>{esc(metric['name'])} {score(value)}</td></tr>"
+            for label, value in ladder(metric)
         )
         why = "".join(f"<li>{esc(reason)}</li>" for reason in self.reasons)
         return (

@@ -39,6 +39,8 @@ def ladder_card(run: Run, tag: Tag | None, columns: int, also: Sequence[float] =
     label = "; ".join(f"{r.name} {show(r.value)}" for r in rungs)
     fed = found["federated"]
     words = f"{name.capitalize()}, {'higher' if outline.higher_is_better(run) else 'lower'} is better."
+    if outline.personal(run):
+        words += " Parties have models of their own: the federated score is the mean of theirs, each on its own test rows."
     if parties and fed is not None:
         won = sum(outline.better(run, fed, v) > 0 for v in parties.values())
         words = (
@@ -166,6 +168,9 @@ def _texts(runs: Sequence[Run], ranked: bool) -> list[tuple[str, ...]]:
     ]
     if any(covers := [outline.covers(r) or "–" for r in runs]) and set(covers) != {"–"}:
         rows.append(("what ε covers", covers))
+    if len({outline.personal(r) for r in runs}) > 1:
+        own = ["parties' own models, their mean" if outline.personal(r) else "one model" for r in runs]
+        rows.append(("scored", own))
     if not ranked:
         told = [(slot, [matching.named(r, slot) or "–" for r in runs]) for slot in ("task", "data")]
         told.append(("metric", [outline.metric_name(r).replace("_", " ") for r in runs]))

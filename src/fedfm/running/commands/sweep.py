@@ -8,7 +8,7 @@ import json
 import re
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,13 @@ from fedfm import report
 from fedfm.config import plain as configs
 from fedfm.config.setup import Setup
 from fedfm.core.errors import ConfigError, FedfmError, Problem, RunFailed
+from fedfm.data.splits import opened
 from fedfm.files import write
 from fedfm.running.execute import configure, execute, resume
 from fedfm.running.progress import Progress
-from fedfm.running.record.folder import CONFIG, RECORD, TAKEN, writing
+from fedfm.running.record import own
+from fedfm.running.record.folder import CONFIG, RECORD, TAKEN, recorded, writing
+from fedfm.running.record.identity import Identity, of_base, of_data
 from fedfm.running.verdict import Result
 
 LONGEST = 80  # letters of a folder's name
@@ -56,10 +59,29 @@ def axes(settings: Iterable[str]) -> tuple[dict[str, list[str]], list[str]]:
                         )
                     ]
                 )
-            grid[path] = values
+            grid[path] = _unlike(path, values)
         else:
             plain.append(setting)
     return grid, plain
+
+
+def _meant(text: str) -> str:
+    """A value in one spelling."""
+    try:
+        return repr(float(text))
+    except ValueError:
+        return json.dumps(yaml.safe_load(text), sort_keys=True, default=str)
+
+
+def _unlike(path: str, values: list[str]) -> list[str]:
+    """The values of an axis; one that is spelled twice would be a mean over one run."""
+    seen: dict[str, str] = {}
+    for text in values:
+        meant = _meant(text)
+        if (other := seen.setdefault(meant, text)) != text or values.count(text) > 1:
+            why = "each value is one run, and the table counts runs"
+            raise ConfigError([Problem(path, f"{other} and {text} are one value", why, "name it once")])
+    return values
 
 
 def sweep(
@@ -172,6 +194,7 @@ def _run(point: Point, setup: Setup, beside: Mapping[str, Any], progress: Progre
                         )
                     ]
                 )
+            _of_today(point.folder, setup)
             result = resume(point.folder, progress=progress)
         else:
             result = execute(setup, point.folder, progress=progress, **beside)
@@ -183,6 +206,26 @@ def _run(point: Point, setup: Setup, beside: Mapping[str, Any], progress: Progre
     except FedfmError as e:
         error = str(e).split("\n")[0]
     return Point(point.settings, point.folder, result, error)
+
+
+def _of_today(folder: Path, setup: Setup) -> None:
+    """Raises ConfigError for a run of other rows, base weights or own code: its score would stand beside those of others."""
+    was = recorded(folder).get("identity")
+    if not was:
+        return  # it has not begun
+    before, fed = Identity.of(was), setup.fed
+    base, template = of_base(setup.config, {})
+    now = replace(
+        before,
+        data=of_data(opened(fed.data, fed.seed, fed.task)),
+        base={**before.base, **base},  # what training began from is known when the model is open
+        template=template,
+        imports=own.modules(fed),
+    )
+    if bad := [d for d in before.differs(now) if not d.allowed]:
+        what = f"{folder} is a run of something else ({bad[0]}{', ...' * (len(bad) > 1)})"
+        why = "what the sweep that began here read has changed, and one table would mix both"
+        raise ConfigError([Problem("--out", what, why, "give another folder, or remove this one")])
 
 
 def _config_of(folder: Path) -> configs.Config:

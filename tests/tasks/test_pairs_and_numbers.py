@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import architectures as arch
-from fedfm.core.errors import DataError
+from fedfm.core.errors import DataError, ModelError
 from fedfm.core.federation import Federation
 from fedfm.data.arrays import Arrays
 from fedfm.data.files import Files
@@ -159,4 +159,21 @@ def test_a_regression_run_its_export_and_its_predictions(encoder: str, tmp_path:
     file.write_text('{"text": "a dog", "text_pair": "a cat"}\n{"text": "a dog"}\n')
     texts = read_texts(file)
     assert texts == [("a dog", "a cat"), "a dog"]
-    assert all(2 < n < 6 for n in predict(tmp_path / "run", texts))
+    assert all(2 < n < 6 for n in predict(tmp_path / "run", texts[:1]))
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_a_tuned_model_answers_what_it_has_learnt(paired: bool, encoder: str, tmp_path: Path) -> None:
+    kept = ROWS if paired else [{k: v for k, v in r.items() if k != "text_pair"} for r in ROWS]
+    bound = SequenceClassification(model=encoder, tuning=Head()).open(DATA)
+    bound.encode(Shard("p", tuple(kept)))
+    bound.objective.save(bound.module, str(tmp_path))
+    tuned = load_tuned(tmp_path)
+    good, bad = ([("a dog", "a cat")], ["a dog"])[:: 1 if paired else -1]
+    assert len(tuned.predict(good)) == 1
+    with pytest.raises(ModelError, match=r"text 1 is a (single text|pair), and the model has learnt"):
+        tuned.predict([*good, *bad])
+    bound.encode(Shard("p", tuple(r if i else kept[0] for i, r in enumerate(ROWS))))
+    bound.encode(Shard("p", ({"text": "a", "label": "n"},)))
+    bound.objective.save(bound.module, str(tmp_path / "both"))
+    assert len(load_tuned(tmp_path / "both").predict([*good, *bad])) == 2

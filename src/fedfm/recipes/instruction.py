@@ -48,7 +48,7 @@ def fedit_chat() -> Federation:
     """The same on the chatterbot corpus: a party is a topic of conversation."""
     return replace(
         fedit(),
-        data=Chatterbot(min_rows=40, test_rows=6),
+        data=Chatterbot(min_rows=80, test_rows=6),
         task=CausalLM(model="smollm2", tuning=LoRA(r=8, alpha=16), score_by="loss"),
-        client=Local(optimizer="adamw", lr=5e-4, steps=4, batch=4),
+        client=Local(optimizer="adamw", lr=5e-4, steps=4, batch=2),
     )

@@ -23,9 +23,14 @@ from fedfm.models.identity import Base
 FILE, FORMAT = "fedfm-task.json", 2
 
 
-def write_task(task: Any, labels: tuple[str, ...] | None, base: Base, folder: Path) -> None:
-    """Write `fedfm-task.json`, which names the exact base and the files of weights that lie there, and `README.md`."""
+def write_task(objective: Any, folder: Path, task: Any = None) -> None:
+    """Write `fedfm-task.json`, which names the exact base and the files of weights that lie there, and `README.md`.
+
+    `task`: of what lies there, where it is not the objective's own.
+    """
+    task, labels, base = task or objective.task, objective.labels, objective.base
     record = {"format": FORMAT, "task": to_config(task), "labels": labels, "base": asdict(base)}
+    record |= {"inputs": objective.inputs} if objective.inputs else {}
     record["sha256"] = {file.name: _sha256(file) for file in sorted(folder.glob("*.safetensors"))}
     (folder / FILE).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / "README.md").write_text(task.readme(folder, labels, base), encoding="utf-8")
@@ -90,6 +95,8 @@ def load_tuned(folder: str | Path, device: str = "cpu") -> Tuned:
     if not (place / "config.json").exists():
         task = _over(folder, task, record.get("base"))
     module, objective = task.restore(place, record.get("labels"))
+    if isinstance(sorts := record.get("inputs"), list):
+        objective.seen = set(sorts)
     return Tuned(task, module.eval().to(device), objective)
 
 

@@ -61,7 +61,12 @@ class Networked(Objective):
         self.task.tuning.save(self.network(module), self.base, place)
         if (place / "config.json").exists():
             self.beside(place)
-        write_task(self.task, self.labels, self.base, place)
+        write_task(self, place)
+
+    @property
+    def inputs(self) -> list[str]:
+        """Of what sorts its rows were, for whoever asks the tuned model; [] where there is one sort, or none was seen."""
+        return []
 
     def beside(self, folder: Path) -> None:
         """Write what a whole network needs besides its weights: a tokenizer, an image processor's settings."""

@@ -154,7 +154,7 @@ def _merge(source: Path, to: Path) -> None:
     whole = dataclasses.replace(
         tuned.task, tuning=Full()
     )  # what lies there now is a network without an adapter
-    write_task(whole, tuned.objective.labels, tuned.objective.base, to)
+    write_task(tuned.objective, to, whole)
 
 
 def _scored(folder: Path, model: Path, to: Path, party: str | None) -> Exported:

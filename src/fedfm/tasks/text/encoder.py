@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedfm.cards.registry import knob, load
-from fedfm.core.errors import DataError, Problem
+from fedfm.core.errors import DataError, ModelError, Problem
 from fedfm.core.protocols import Task
 from fedfm.models.identity import Base
 from fedfm.tasks.beginning.adapter import begun
@@ -27,6 +27,7 @@ from fedfm.tasks.text.tokens import TextObjective
 from fedfm.tasks.tuning import Tuning
 
 CHUNK = 64  # rows scored at once
+SINGLE, PAIR = "single texts", "pairs of texts"
 Text = str | tuple[str, str]  # one text, or a pair
 
 
@@ -176,6 +177,7 @@ class Pooled(Headed, TextObjective):
     ):
         super().__init__(task, tokenizer, lambda t: _build(t, self.width), labels)
         self.whole = module
+        self.seen: set[str] = set()  # of single texts and pairs
 
     def targets(self, rows: Sequence[Mapping[str, Any]], party: str) -> Tensor:
         """What is to be learnt of each row (n,). Raises DataError."""
@@ -190,7 +192,9 @@ class Pooled(Headed, TextObjective):
                 f"{party}: {len(bare)} rows have no `text`, row {bare[0]} first; name the text column"
             )
         labels = self.targets(rows.rows, party)
-        tokens, types = self._tokens([_text(r) for r in rows.rows])
+        texts = [_text(r) for r in rows.rows]
+        self.seen |= set(map(_sort, texts))
+        tokens, types = self._tokens(texts)
         groups = tuple(None if r.get("group") is None else str(r["group"]) for r in rows.rows)
         full = int((tokens.lengths >= self.limit).sum())
         return Texts(tokens, labels, groups, Features(tokens) if self.frozen else None, full, types)
@@ -271,6 +275,21 @@ class Pooled(Headed, TextObjective):
         marked = "token_type_ids" in self.tokenizer.model_input_names
         return marked and getattr(self.network(self.whole).config, "type_vocab_size", 0) > 1
 
+    @property
+    def inputs(self) -> list[str]:
+        return sorted(self.seen)
+
+    def _as_trained(self, texts: Sequence[Text]) -> None:
+        """Raises ModelError for single texts where the model has learnt pairs alone, and the other way round."""
+        strange = next((i for i, t in enumerate(texts) if self.seen and _sort(t) not in self.seen), None)
+        if strange is not None:
+            single = _sort(texts[strange]) == SINGLE
+            fix = "(text, second) for each; on the command line --file with the columns text and text_pair"
+            raise ModelError(
+                f"text {strange} is {'a single text' if single else 'a pair'}, and the model has learnt {' and '.join(self.inputs)}\n"
+                f"    why: its answer would say nothing\n    fix: {fix if single else 'one text for each'}"
+            )
+
     # ---- numbers ----------------------------------------------------------------------------------------------
     def outputs(self, module: nn.Module, batch: Batch) -> Tensor:
         """(n, width)"""
@@ -293,6 +312,7 @@ class Pooled(Headed, TextObjective):
         of: Callable[[Tensor], list[Any]],
     ) -> list[Any]:
         """`of` the outputs for each text or pair of texts."""
+        self._as_trained(texts)
         tokens, types = self._tokens([t if isinstance(t, str) else (t[0], t[1]) for t in texts])
         encoded = Texts(tokens, torch.zeros(len(tokens), dtype=torch.long), types=types)
         found: list[Any] = [None] * len(tokens)
@@ -301,6 +321,10 @@ class Pooled(Headed, TextObjective):
             for i, one in zip(index.tolist(), said, strict=True):
                 found[i] = one
         return found
+
+
+def _sort(text: Text) -> str:
+    return SINGLE if isinstance(text, str) else PAIR
 
 
 def _text(row: Mapping[str, Any]) -> Text:

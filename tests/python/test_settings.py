@@ -283,3 +283,14 @@ def test_a_rule_whose_names_are_taken_by_several_is_refused() -> None:
         {"w": TopK(), "b": TopK(), "*": TopK()},
     ):  # b is left; '*' may wait
         assert not strange(quadratics(uplink=ByPath(rules)), PARTIES, layout)
+
+
+def test_a_setting_that_gives_way_to_an_option_is_told() -> None:
+    made = configure(
+        "quickstart", ["seed=7", "rounds=2", "engine=processes"], seed=5, rounds=2, engine="inprocess"
+    )
+    assert made.fed.seed == 5 and made.notes == (
+        "seed=7 gives way to --seed 5",
+        "engine=processes gives way to --engine inprocess",
+    )
+    assert configure("quickstart", {"seed": 7}, seed=5).notes == ("seed=7 gives way to --seed 5",)

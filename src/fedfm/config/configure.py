@@ -43,11 +43,10 @@ def configure(
         made.put(slot, given(value) if slot == "data" else value)
     for path, value in (also or {}).items():
         made.put(path, value)
-    if isinstance(settings, Mapping):
-        for path, value in settings.items():
-            made.put(str(path), value)
-    else:
-        text.apply(made, [settings] if isinstance(settings, str) else map(str, settings))
+    said = _put(made, settings)
+    for key, value in {"rounds": rounds, "seed": seed, "engine": engine}.items():
+        if isinstance(value, int | str) and str(said.get(key, value)) != str(value):
+            made.notes.append(f"{key}={said[key]} gives way to --{key} {value}")
     for key, number in (("rounds", rounds), ("seed", seed)):
         if number is not None:
             made.put(key, plain_scalar(number))
@@ -60,6 +59,17 @@ def configure(
     before = load(recipe, "recipe")() if recipe else what
     stay = left(before, fed) if isinstance(before, Federation) else ()
     return Setup(fed, recipe, (*made.notes, *stay))
+
+
+def _put(made: Composition, settings: str | Iterable[str] | Mapping[str, Any]) -> dict[str, Any]:
+    """Apply the settings; returns them by path."""
+    if isinstance(settings, Mapping):
+        for path, value in settings.items():
+            made.put(str(path), value)
+        return {str(path): value for path, value in settings.items()}
+    lines = [settings] if isinstance(settings, str) else [*map(str, settings)]
+    text.apply(made, lines)
+    return {path.strip(): value for path, _, value in (line.partition("=") for line in lines)}
 
 
 def _begin(what: Any) -> tuple[Composition, str | None]:

@@ -12,11 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fedfm import report
 from fedfm.config import plain as configs
 from fedfm.config.setup import Setup
+from fedfm.config.yaml import read
 from fedfm.core.errors import ConfigError, FedfmError, Problem, RunFailed
 from fedfm.data.splits import opened
 from fedfm.files import write
@@ -70,7 +69,7 @@ def _meant(text: str) -> str:
     try:
         return repr(float(text))
     except ValueError:
-        return json.dumps(yaml.safe_load(text), sort_keys=True, default=str)
+        return json.dumps(read(text), sort_keys=True, default=str)
 
 
 def _unlike(path: str, values: list[str]) -> list[str]:
@@ -123,7 +122,7 @@ def sweep(
         tell(note)
     done = []
     for k, (assigned, setup) in enumerate(points):
-        point = Point({p: yaml.safe_load(v) for p, v in assigned.items()}, out / _slug(assigned), None)
+        point = Point({p: read(v) for p, v in assigned.items()}, out / _slug(assigned), None)
         done.append(_run(point, setup, beside, progress(point, k, len(points))))
         _note(out, done)
     for k in [

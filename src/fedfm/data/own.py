@@ -108,7 +108,7 @@ class Own(Source):
             raise DataError(_no_test(parties, where, self.other_tests()))
         used = {s for m in (mapping, *maps.values()) for names in m.values() for s in names}
         used |= {self.party_column, self.test_group}
-        notes = unread(columns_, used, found)
+        notes = [*faults.notes, *unread(columns_, used, found)]
         if not tests and self._fraction:
             notes += whose([row for p in pieces for _, row in p.lines], used)
         return self._said(replace(parties, notes=(*parties.notes, *notes)), rows)

@@ -16,10 +16,14 @@ _FILES = 3  # named of those that lack the same column
 
 @dataclass
 class Faults:
-    """The problems of one data set, in order of discovery; a few per file, the others counted."""
+    """The problems of one data set, in order of discovery; a few per file, the others counted.
+
+    `notes`: what was read all the same, and a person should know.
+    """
 
     what: str
     problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     seen: Counter[str] = field(default_factory=Counter)
     _told: Counter[str] = field(default_factory=Counter)
     _absent: dict[str, tuple[int, dict[str, tuple[str, ...]]]] = field(default_factory=dict)

@@ -11,12 +11,13 @@ from fedfm.cards.registry import knob
 from fedfm.core.errors import DataError
 from fedfm.core.schema import Account, Column, Lost, Unfit
 from fedfm.data import kinds
-from fedfm.data.cleaning.alike import alike, counted, numeric, otherwise, several, spelled
+from fedfm.data.cleaning.alike import alike, counted, numeric, otherwise, several
 from fedfm.data.cleaning.columns import Map, Pairs, Piece, clean, lacking
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.cleaning.layouts import Wanted, layout_of, unread, wanted, whose
 from fedfm.data.cleaning.numbering import numbered
 from fedfm.data.cleaning.proposals import headless, proposal, turned
+from fedfm.data.cleaning.targets import named, spelled
 from fedfm.data.source import Parties, Partition, Row, Shard, divide, group_rows, natural, stream
 from fedfm.data.splits import UNUSED, Source, compared, hold_out
 
@@ -74,15 +75,18 @@ class Own(Source):
             why = "a map reads canonical name: your column"
             faults.add("columns", "the map is the wrong way round", why, back)
             faults.settle()
-        named = {self.party_column, self.test_group} - {""}
-        theirs = [f for f in found if f not in named]
+        whose_ = {self.party_column, self.test_group} - {""}
+        theirs = [f for f in found if f not in whose_]
         if not columns and layout_of(theirs) in ("", "arrays"):
-            pieces = counted(pieces, {"label", "group", *named})
+            pieces = counted(pieces, {"label", "group", *whose_})
         numbers = () if columns or layout_of(theirs) else numeric(pieces)
-        columns_ = self._pictured(wanted(columns, mapped, theirs, faults, numbers))
+        asked = wanted(columns, mapped, theirs, faults, numbers)
+        asked, mapping, maps = named(pieces, asked, mapping, maps, faults, declared=bool(columns))
+        columns_ = self._pictured(asked)
         tests = any(p.split == "test" for p in pieces)
         account, rows = Account(), list[tuple[Piece, Pairs]]()
-        blamed = self._lacking(pieces, columns_, mapping, maps, faults) | spelled(pieces, columns_, faults)
+        blamed = self._lacking(pieces, columns_, mapping, maps, faults)
+        blamed |= spelled(pieces, columns_, mapping, maps, faults)
         blamed |= several(pieces, columns_, mapping, maps, faults)
         for piece in pieces:
             lost = Counter(piece.lost)
@@ -144,7 +148,7 @@ class Own(Source):
         return "give other test rows, more rows of each label"
 
     # ---- columns ----------------------------------------------------------------------------------------------
-    def _maps(self, parties: set[str], faults: Faults) -> tuple[Map, dict[str, Map]]:
+    def _maps(self, parties: set[str], faults: Faults) -> tuple[Map, Mapping[str, Map]]:
         """The map for everybody, and the parties' own over it."""
         common: dict[str, tuple[str, ...]] = {}
         own: dict[str, Any] = {}

@@ -117,7 +117,12 @@ def otherwise(pieces: Sequence[Piece], columns: Wanted) -> str:
     if flags[1:] and any(isinstance(c.kind, Label) and c.required for c in columns):
         said = f"; {', '.join(flags[:4])} are marks of several classes a row, and one is learnt"
     if numbers[1:] and not layout_of(has):
-        said += f"; a module of your own reads (x, y), columns x and y, or numbers alone (without {rest})"
+        alone = (
+            f", or numbers alone (without {rest})"
+            if rest
+            else f": for parties called {', '.join(has[:4])} too"
+        )
+        said += f"; a module of your own reads (x, y), columns x and y{alone}"
     return said
 
 

@@ -23,7 +23,9 @@ def headless(piece: Piece) -> bool:
     usual = {*KNOWN, *(n for names in USUAL.values() for n in names)}
     if not piece.lines or {h.lower() for h in piece.has} & usual:
         return False
-    return any(sum(row.get(h) == h for _, row in piece.lines[:_ROWS]) for h in piece.has)
+    return any(
+        any(isinstance(v := row.get(h), str) and v == h for _, row in piece.lines[:_ROWS]) for h in piece.has
+    )
 
 
 def proposal(pieces: Sequence[Piece], needs: Wanted, mapping: Map, maps: Mapping[str, Map]) -> str:

@@ -22,7 +22,7 @@ def named(
     All stays where the task `declared` its columns, and where targets are numbers, or text at some parties only.
     """
     texts, others = _parted(pieces, mapping, maps) if _asked(columns) else ({}, [])
-    if declared or not texts or others or any("label" in p.has for p in pieces):
+    if declared or not texts or others or _both(pieces):
         return columns, mapping, maps
     faults.notes.append(
         f"the targets y are text, such as {_first(texts)}: they are names of classes, which are numbered in the order of "
@@ -30,7 +30,7 @@ def named(
     )
 
     def turned(own: Map) -> Map:
-        return {**{c: s for c, s in own.items() if c != "y"}, "label": own.get("y", ("y",))}
+        return {**{c: s for c, s in own.items() if c != "y"}, "label": (*own.get("y", ("y",)), "label")}
 
     labelled = tuple(KNOWN["label"] if c.name == "y" else c for c in columns)
     return labelled, turned(mapping), {party: turned(own) for party, own in maps.items()}
@@ -51,12 +51,16 @@ def spelled(pieces: Sequence[Piece], columns: Wanted, mapping: Map, maps: Maps, 
     elif others:
         why = f"in {others[0]} they are numbers, and nobody knows which name is which number"
         fix = f"names everywhere: there y = [{short}[v] for v in y]{listed}, if 0 is {names[0]!r}"
-    elif any("label" in p.has for p in pieces):
+    elif _both(pieces):
         fix = "leave the column 'label' out where y is the target; else leave y out"
     else:
         fix = f"class numbers, the same at every party: y = [{short}.index(v) for v in y]{listed}"
     faults.once(list(texts), what, why, fix)
     return set(texts)
+
+
+def _both(pieces: Sequence[Piece]) -> bool:
+    return any({"label", "y"} <= set(p.has) for p in pieces)
 
 
 def _asked(columns: Wanted) -> bool:

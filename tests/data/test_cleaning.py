@@ -156,7 +156,7 @@ def test_a_thousand_files_with_a_thousand_faults_are_one_page(fault: str) -> Non
         if fault == "fields":
             Path(f"p{k:02}.csv").write_text("text,label\n" + "".join("t,a,more\n" for _ in rows))
         else:
-            bad: Any = "cut \ud83d" if fault == "half" else {"not": "text"}
+            bad: Any = "cut \ud83d" if fault == "half" else 7
             jsonl(Path(f"p{k:02}.jsonl"), [r | {"text": bad} for r in rows])
     end = "csv" if fault == "fields" else "jsonl"
     message = said(lambda: Files(f"p*.{end}").open(0, TEXT))

@@ -13,6 +13,7 @@ from fedfm.core.schema import Account, Column, Lost, Unfit
 from fedfm.data import kinds
 from fedfm.data.cleaning.alike import alike, counted, numeric, otherwise, several
 from fedfm.data.cleaning.columns import Map, Pairs, Piece, clean, lacking
+from fedfm.data.cleaning.deeper import lifted, nested, owners
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.cleaning.layouts import Wanted, layout_of, unread, wanted, whose
 from fedfm.data.cleaning.numbering import numbered
@@ -88,6 +89,7 @@ class Own(Source):
         blamed = self._lacking(pieces, columns_, mapping, maps, faults)
         blamed |= spelled(pieces, columns_, mapping, maps, faults)
         blamed |= several(pieces, columns_, mapping, maps, faults)
+        blamed |= nested(pieces, columns_, mapping, maps, faults)
         for piece in pieces:
             lost = Counter(piece.lost)
             own = maps.get(piece.party, mapping)
@@ -194,7 +196,7 @@ class Own(Source):
             ]
         if not any(missing.values()):
             return set()
-        fix = proposal(full, columns, mapping, maps)
+        fix = lifted(full, columns, mapping) or proposal(full, columns, mapping, maps)
         more = "" if mapping else otherwise(full, columns)
         for p in full:
             for column in missing[p.place]:
@@ -209,8 +211,9 @@ class Own(Source):
         if not self.party_column:
             return pieces
         cut = []
+        odd = owners([p for p in pieces if p.split == "train"], self.party_column, faults)
         for piece in pieces:
-            if piece.split != "train":
+            if piece.split != "train" or piece.place in odd:
                 cut.append(piece)
                 continue
             if piece.lines and self.party_column not in piece.has:

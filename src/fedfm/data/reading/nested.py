@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -90,13 +91,13 @@ def _flattening(path: Path, whole: Mapping[str, Any]) -> str:
     if _split(whole) and (rows := _of_all(list(whole.values()), "n", 0)):
         file = f'open({json.dumps(out)} + "-" + k + ".jsonl", "w")'
         code = f'{head}; [print(*map(json.dumps, {rows}), sep="\\n", file={file}) for k, n in d.items()]'
-        return f"python3 -c {shlex.quote(code)}; then {_setting(f'data.path={out}-*.jsonl')}"
+        return f"{shlex.quote(sys.executable)} -c {shlex.quote(code)}; then {_setting(f'data.path={out}-*.jsonl')}"
     if not (rows := _expression(whole, "d", 0)):
         return ""
     code = f'{head}; print(*map(json.dumps, {rows}), sep="\\n")'
     more = f" data.party_column={PARTY}" if f'"{PARTY}": p' in rows else ""
     made = shlex.quote(f"{out}.jsonl")
-    return f"python3 -c {shlex.quote(code)} > {made}; then {_setting(f'data.path={out}.jsonl')}{more}"
+    return f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} > {made}; then {_setting(f'data.path={out}.jsonl')}{more}"
 
 
 def _setting(text: str) -> str:

@@ -129,3 +129,22 @@ def test_targets_beside_labels_are_refused_and_one_of_them_is_read() -> None:
     for left in ("y", "label"):
         rest = {k: v for k, v in columns.items() if k != left}
         assert len(set(Arrays(rest, test_fraction=0.0).open(0, None).labels or ())) == 2
+
+
+def test_targets_that_are_bytes_are_told_once_and_decoded() -> None:
+    x, y = np.zeros((4, 2), "float32"), np.array([b"no", b"yes"] * 2)
+    told = said(lambda: Arrays({"a": (x, y), "b": (x, y)}).open(0, None))
+    assert told.startswith("1 problem ") and "train['a'], train['b']: the targets y are bytes" in told
+    scope: dict[str, Any] = {"y": y}
+    exec(told.split("fix: texts: ")[1].split("\n")[0], scope)
+    assert Arrays((x, scope["y"]), test_fraction=0.0).open(0, None).labels == ("no", "yes")
+
+
+def test_targets_of_tables_and_classes_that_are_agreed() -> None:
+    pandas = pytest.importorskip("pandas")
+    x = np.zeros((4, 2), "float32")
+    classes = pandas.Series(pandas.Categorical(["no", "yes"] * 2))
+    for y in (classes, classes.astype(str), pandas.Series(["no", "yes"] * 2, dtype="string")):
+        assert Arrays((x, y), test_fraction=0.0).open(0, None).labels == ("no", "yes")
+    agreed = Arrays((x, classes), labels=("maybe", "no", "yes"), test_fraction=0.0).open(0, None)
+    assert agreed.labels == ("maybe", "no", "yes")

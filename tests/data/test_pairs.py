@@ -60,6 +60,10 @@ def test_two_rows_of_pairs_are_two_rows() -> None:
 def test_columns_of_pairs_stay_columns() -> None:
     columns = {"words": [("a", "b")] * 4, "tags": [("X", "Y")] * 4}
     assert Arrays(columns, test_fraction=0.0).open(0, None).pooled().rows[0]["words"] == ("a", "b")
+    mapped = {"tok": [("a", "b")] * 4, "lab": [("X", "Y")] * 4}
+    read = Arrays(mapped, columns={"words": "tok", "tags": ["lab"]}, test_fraction=0.0).open(0, None)
+    assert read.pooled().rows[0]["tags"] == ("X", "Y")
+    assert "maps no column" in said(lambda: Arrays(mapped, columns={"words": 3}).open(0, None))
     numbers = {"left": [(1.0, 2.0)] * 4, "right": [(3.0, 4.0)] * 4}
     assert Arrays(numbers, test_fraction=0.0).open(0, None).schema.shapes == {"left": (2,), "right": (2,)}
 

@@ -59,7 +59,7 @@ class Arrays(Own):
 
     def __post_init__(self) -> None:
         for name in ("train", "test", "validation"):
-            object.__setattr__(self, name, _fixed(rowed(getattr(self, name))))
+            object.__setattr__(self, name, _fixed(rowed(getattr(self, name), self.columns)))
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):

@@ -38,7 +38,9 @@ def named(
 
 def spelled(pieces: Sequence[Piece], columns: Wanted, mapping: Map, maps: Maps, faults: Faults) -> set[str]:
     """Note targets that are text where a task needs numbers, one fault for all; the places of those pieces."""
-    texts, others = _parted(pieces, mapping, maps) if _asked(columns) else ({}, [])
+    if not _asked(columns):
+        return set()
+    texts, others = _parted(pieces, mapping, maps)
     if coded := [p.place for p in pieces if any(isinstance(r.get("y"), bytes) for _, r in p.lines)]:
         what, why = "the targets y are bytes", "nobody knows in which code they are written"
         faults.once(coded, what, why, "texts: y = [v.decode() for v in y]")

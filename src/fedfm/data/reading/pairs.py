@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from fedfm.data.cleaning.layouts import ALIASES, KNOWN, USUAL
@@ -12,15 +12,15 @@ from fedfm.data.reading.memory import is_array, is_pair, is_rows
 _COLUMNS = {*KNOWN, *(n for names in (*ALIASES.values(), *USUAL.values()) for n in names)}
 
 
-def rowed(data: Any) -> Any:
+def rowed(data: Any, mapped: Any = ()) -> Any:
     """Lists of pairs as lists of mappings, everybody's or each party's; all else as it is.
 
     A pair is an input (text, picture, array, list of numbers) and one value that belongs to it. Lists of pairs under
-    names of columns stay what they are.
+    names of columns (known ones, and those that `mapped` holds) stay what they are.
     """
     if names := named(data):
         return [dict(zip(names, row, strict=True)) for row in data]
-    if type(data) is not dict or not data or _COLUMNS.intersection(map(str, data)):
+    if type(data) is not dict or not data or {*_COLUMNS, *_words(mapped)}.intersection(map(str, data)):
         return data
     found = {k: named(v) for k, v in data.items()}
     if not any(found.values()) or not all(found[k] or is_rows(v) for k, v in data.items()):
@@ -28,11 +28,21 @@ def rowed(data: Any) -> Any:
     return {k: rowed(v) if found[k] else v for k, v in data.items()}
 
 
+def _words(value: Any) -> Iterator[str]:
+    """The texts in a map of columns, however deep."""
+    if isinstance(value, str):
+        yield value
+        return
+    if isinstance(value, Mapping | list | tuple):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _words(inner)
+
+
 def named(data: Any) -> tuple[str, str] | None:
     """The columns that a list of pairs gives; None for anything else."""
     if not isinstance(data, list | tuple) or not data or (isinstance(data, tuple) and is_pair(data)):
         return None
-    kinds = {_named(row) for row in data}
+    kinds = {_named(row) for row in data} if _named(data[0]) else {None}
     return kinds.pop() if len(kinds) == 1 else None
 
 

@@ -75,7 +75,9 @@ def test_a_missing_label_is_no_class_in_any_format() -> None:
 def test_labels_that_look_alike_and_parties_that_share_none_are_said() -> None:
     jsonl(Path("d/a.jsonl"), labelled(names=("Cat", "dog")))
     jsonl(Path("d/b.jsonl"), labelled(names=("cat", "dog "), also=" b"))
-    assert any("Cat, cat look like one" in n for n in Files("d").open(0, TEXT).notes)
+    assert any(
+        "the labels 'Cat' (a) and 'cat' (b) look like one" in n for n in Files("d").open(0, TEXT).notes
+    )
     jsonl(Path("e/a.jsonl"), labelled(names=(True, False)))
     jsonl(Path("e/b.jsonl"), labelled(names=(1, 0), also=" b"))
     assert any(
@@ -154,7 +156,7 @@ def test_a_thousand_files_with_a_thousand_faults_are_one_page(fault: str) -> Non
         if fault == "fields":
             Path(f"p{k:02}.csv").write_text("text,label\n" + "".join("t,a,more\n" for _ in rows))
         else:
-            bad: Any = "cut \ud83d" if fault == "half" else {"not": "text"}
+            bad: Any = "cut \ud83d" if fault == "half" else 7
             jsonl(Path(f"p{k:02}.jsonl"), [r | {"text": bad} for r in rows])
     end = "csv" if fault == "fields" else "jsonl"
     message = said(lambda: Files(f"p*.{end}").open(0, TEXT))

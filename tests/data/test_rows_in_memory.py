@@ -148,13 +148,3 @@ def test_a_spec_of_arrays_equals_its_like_and_shows_no_rows() -> None:
     assert Arrays(frame) == Arrays(frame) != Arrays(frame.copy()) and Arrays(ROWS) == Arrays(list(ROWS))
     assert hash(Arrays(frame)) == hash(Arrays(frame)) and "good film" not in repr(Arrays(ROWS))
     assert Arrays(frame) != Arrays(frame, test_fraction=0.1)
-
-
-@pytest.mark.parametrize("dtype", [str, object])
-def test_targets_that_are_text_are_one_problem_a_party(dtype: type) -> None:
-    x, y = np.zeros((9, 4), "float32"), np.array(["yes", "no", "yes"] * 3, dtype=dtype)
-    columns = (Column("x", Array()), Column("y", Array()))
-    told = said(lambda: Arrays({"a": (x, y), "b": (x, y)}).open(0, columns))
-    assert told.startswith("2 problems") and told.count("the targets y are text, such as 'yes'") == 2
-    numbers = np.unique(y, return_inverse=True)[1].astype(dtype if dtype is object else int)
-    assert len(Arrays((x, numbers), test_fraction=0.0).open(0, columns).pooled()) == 9

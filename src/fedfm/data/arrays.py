@@ -17,7 +17,9 @@ from fedfm.data.cleaning.faults import Faults
 from fedfm.data.files import Files
 from fedfm.data.own import Own
 from fedfm.data.reading.memory import is_dataset, is_frame, is_pair, is_rows, lines, same_columns
+from fedfm.data.reading.pairs import rowed
 from fedfm.data.reading.paths import SPLITS
+from fedfm.data.reading.unread import is_split, is_torch, no_rows
 from fedfm.data.source import natural
 
 
@@ -33,7 +35,8 @@ class Arrays(Own):
     """Rows that are in memory: of each party (a mapping party -> rows), or of everybody.
 
     Rows are a list of mappings, a pandas DataFrame, a `datasets.Dataset`, a mapping of columns, or a pair (x, y) of
-    arrays, or of a table and a column: `image` and `label` where x holds bytes of pictures, else `x` and `y`. Columns of
+    arrays, or of a table and a column: `image` and `label` where x holds bytes of pictures, else `x` and `y`; so is a list
+    of pairs (x, y), a row each (`text` and `label` where x is text). Targets `y` that are text are labels. Columns of
     numbers under other names are, for a module of your own, a mapping of tensors (a `label` with them is `y`). Rows of everybody need a
     `partition` or a `party_column`; without them they are one party's. `test` has rows for all, or of each party.
     """
@@ -56,7 +59,7 @@ class Arrays(Own):
 
     def __post_init__(self) -> None:
         for name in ("train", "test", "validation"):
-            object.__setattr__(self, name, _fixed(getattr(self, name)))
+            object.__setattr__(self, name, _fixed(rowed(getattr(self, name), self.columns)))
 
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
@@ -82,6 +85,8 @@ class Arrays(Own):
                 tables.append((place, rows))
                 found.append(Piece(place, lines(rows, place, faults), party if whose else "", "test", party))
         if self.validation is not None:
+            if not is_rows(self.validation):
+                raise no_rows("arrays: validation", self.validation)
             tables.append(("validation", self.validation))
             piece = Piece("validation", lines(self.validation, "validation", faults))
             found.append(self.beside(piece, self.test is not None))
@@ -100,37 +105,22 @@ def as_source(data: Any) -> Any:
         return Files(fspath(data))
     if isinstance(data, list | tuple) and data and all(isinstance(p, str | PathLike) for p in data):
         return Files(tuple(fspath(p) for p in data))
-    if _is_splits(data):
+    data = rowed(data)
+    if is_split(data) and all(map(is_rows, data.values())):
         return _splits(data)
     if is_rows(data) or is_frame(data) or is_dataset(data) or is_pair(data):
         return Arrays(data)
     if isinstance(data, Mapping) and data and all(is_rows(v) for v in data.values()):
         return Arrays(data)
-    if isinstance(data, Mapping | list | tuple) or hasattr(data, "shape"):
-        inside = next(iter(data.values()), None) if isinstance(data, Mapping) else None
-        if isinstance(inside, Arrays):
-            raise DataError(
-                "data: a mapping of parties holds Arrays\n    why: Arrays is the data of all parties\n"
-                "    fix: fedfm.Arrays({party: rows, ...}, test=rows), or the mapping of rows itself"
-            )
+    if isinstance(data, Mapping) and isinstance(next(iter(data.values()), None), Arrays):
         raise DataError(
-            f"data: {type(data).__name__} holds no rows that can be read: give a list of mappings, a DataFrame, "
-            "a datasets.Dataset, a mapping of columns, a pair of arrays (x, y), a mapping party -> such rows, or paths"
+            "data: a mapping of parties holds Arrays\n    why: Arrays is the data of all parties\n"
+            "    fix: fedfm.Arrays({party: rows, ...}, test=rows), or the mapping of rows itself"
         )
-    if isinstance(data, Iterator | ValuesView):
-        raise DataError(
-            f"data: {type(data).__name__} can be read once only\n    why: rows are read again at every resume\n"
-            "    fix: list(...) of it"
-        )
+    odd = is_torch(data, "Dataset") or is_torch(data, "DataLoader") or hasattr(data, "shape")
+    if odd or isinstance(data, Mapping | list | tuple | Iterator | ValuesView):
+        raise no_rows("data", data)
     return data
-
-
-def _is_splits(data: Any) -> bool:
-    """A `datasets.DatasetDict`, or a mapping with train and other rows."""
-    if not isinstance(data, Mapping) or not all(isinstance(k, str) and is_rows(v) for k, v in data.items()):
-        return False
-    splits = [SPLITS.get(k.lower(), "") for k in data]
-    return "train" in splits and "" not in splits and len(set(splits)) == len(splits)
 
 
 def _splits(data: Mapping[str, Any]) -> Arrays:
@@ -144,7 +134,7 @@ def _splits(data: Mapping[str, Any]) -> Arrays:
 def _parties(data: Any, what: str, faults: Faults) -> dict[str, Any]:
     if is_rows(data):
         return {"": data}
-    if isinstance(data, Mapping) and data:
+    if isinstance(data, Mapping) and data and all(map(is_rows, data.values())) and not is_split(data):
         named: dict[str, Any] = {}
         for key, rows in data.items():
             try:
@@ -158,10 +148,7 @@ def _parties(data: Any, what: str, faults: Faults) -> dict[str, Any]:
                 )
             named[party] = rows
         return {p: named[p] for p in sorted(named, key=natural)}
-    raise DataError(
-        f"arrays: {what} is {type(data).__name__}, which holds no rows: give a list of mappings, a DataFrame, "
-        "a datasets.Dataset, a mapping of columns, a pair of arrays (x, y), or a mapping party -> such rows"
-    )
+    raise no_rows(f"arrays: {what}", data)
 
 
 def _fixed(value: Any) -> Any:

@@ -7,13 +7,15 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fedfm.cards.registry import knob, method
 from fedfm.data.cleaning.columns import Piece
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.own import Own
 from fedfm.data.reading.folders import named
-from fedfm.data.reading.paths import Place, by_folder, expand, places
+from fedfm.data.reading.nested import USER, ByUser
+from fedfm.data.reading.paths import Place, by_folder, expand, places, split_folders
 from fedfm.data.reading.text import Options, read
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -35,7 +37,8 @@ class Files(Own):
 
     `path` is a glob, a folder or a list of them, relative to the current folder. A folder of folders is a party per
     folder; `train`, `validation` and `test` files side by side are the splits of one party: validation rows beside test
-    rows are the server's (`server_rows`), else they are the test rows. A column says whose row it
+    rows are the server's (`server_rows`), else they are the test rows. A JSON file of LEAF (`users`, `user_data`) gives a
+    party per user. A column says whose row it
     is instead when `party_column` is set; `partition` divides all rows when there are no natural parties. The test set
     is `test_path` (its files are never training files), the `test` files, or a random `test_fraction` of every party;
     test groups are the values of `test_group`, else the test files, else the parties. Rows without text, label,
@@ -81,24 +84,32 @@ class Files(Own):
             )
         found = places(paths, by_name=not tests, grouped=by_folder(patterns, paths))
         self._one_name(found, faults)
+        split_folders(paths, faults)
         pieces = []
         for at in found:
             party = "" if self.partition is not None or self.party_column else at.party
-            piece = self._piece(at.path, party, at.split, at.party, faults, options)
+            mine = self._read(at.path, party, at.split, at.party, faults, options)
             if at.split == "validation":
                 beside = any(p.split == "test" and p.party == at.party for p in found)
-                piece = self.beside(piece, beside)
-            pieces.append(piece)
+                mine = [self.beside(piece, beside) for piece in mine]
+            pieces += mine
         for at in places(tests, by_name=False):
-            pieces.append(self._piece(at.path, "", "test", at.party, faults, options))
+            pieces += self._read(at.path, "", "test", at.party, faults, options)
         return pieces
 
-    def _piece(
+    def _read(
         self, path: Path, party: str, split: str, group: str, faults: Faults, options: Options
-    ) -> Piece:
+    ) -> list[Piece]:
+        """The piece that a file is; of a file that gives several users, one of each."""
         lost: Counter[str] = Counter()
-        lines = named(path, list(read(path, faults, lost, options)), self._pictures())
-        return Piece(str(path), lines, party, split, group, lost)
+        lines = named(path, read(path, faults, lost, options), self._pictures())
+        if not isinstance(lines, ByUser) or self.partition is not None or self.party_column:
+            return [Piece(str(path), lines, party, split, group, lost)]
+        by_user: dict[str, list[tuple[int, dict[str, Any]]]] = {}
+        for line, row in lines:
+            rest = {k: v for k, v in row.items() if k != USER}
+            by_user.setdefault(row[USER], []).append((line, rest))
+        return [Piece(f"{path}, {USER} {u}", rows, u, split, u) for u, rows in by_user.items()]
 
     def _pictures(self) -> set[str]:
         """The columns that may name files of pictures."""

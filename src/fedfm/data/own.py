@@ -11,12 +11,14 @@ from fedfm.cards.registry import knob
 from fedfm.core.errors import DataError
 from fedfm.core.schema import Account, Column, Lost, Unfit
 from fedfm.data import kinds
-from fedfm.data.cleaning.alike import alike, counted, numeric, otherwise, several, spelled
+from fedfm.data.cleaning.alike import alike, counted, numeric, otherwise, several
 from fedfm.data.cleaning.columns import Map, Pairs, Piece, clean, lacking
+from fedfm.data.cleaning.deeper import lifted, nested, owners
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.cleaning.layouts import Wanted, layout_of, unread, wanted, whose
 from fedfm.data.cleaning.numbering import numbered
 from fedfm.data.cleaning.proposals import headless, proposal, turned
+from fedfm.data.cleaning.targets import named, spelled
 from fedfm.data.source import Parties, Partition, Row, Shard, divide, group_rows, natural, stream
 from fedfm.data.splits import UNUSED, Source, compared, hold_out
 
@@ -74,16 +76,20 @@ class Own(Source):
             why = "a map reads canonical name: your column"
             faults.add("columns", "the map is the wrong way round", why, back)
             faults.settle()
-        named = {self.party_column, self.test_group} - {""}
-        theirs = [f for f in found if f not in named]
+        whose_ = {self.party_column, self.test_group} - {""}
+        theirs = [f for f in found if f not in whose_]
         if not columns and layout_of(theirs) in ("", "arrays"):
-            pieces = counted(pieces, {"label", "group", *named})
+            pieces = counted(pieces, {"label", "group", *whose_})
         numbers = () if columns or layout_of(theirs) else numeric(pieces)
-        columns_ = self._pictured(wanted(columns, mapped, theirs, faults, numbers))
+        asked = wanted(columns, mapped, theirs, faults, numbers)
+        asked, mapping, maps = named(pieces, asked, mapping, maps, faults, declared=bool(columns))
+        columns_ = self._pictured(asked)
         tests = any(p.split == "test" for p in pieces)
         account, rows = Account(), list[tuple[Piece, Pairs]]()
-        blamed = self._lacking(pieces, columns_, mapping, maps, faults) | spelled(pieces, columns_, faults)
+        blamed = self._lacking(pieces, columns_, mapping, maps, faults)
+        blamed |= spelled(pieces, columns_, mapping, maps, faults)
         blamed |= several(pieces, columns_, mapping, maps, faults)
+        blamed |= nested(pieces, columns_, mapping, maps, faults)
         for piece in pieces:
             lost = Counter(piece.lost)
             own = maps.get(piece.party, mapping)
@@ -108,7 +114,7 @@ class Own(Source):
             raise DataError(_no_test(parties, where, self.other_tests()))
         used = {s for m in (mapping, *maps.values()) for names in m.values() for s in names}
         used |= {self.party_column, self.test_group}
-        notes = unread(columns_, used, found)
+        notes = [*faults.notes, *unread(columns_, used, found)]
         if not tests and self._fraction:
             notes += whose([row for p in pieces for _, row in p.lines], used)
         return self._said(replace(parties, notes=(*parties.notes, *notes)), rows)
@@ -144,7 +150,7 @@ class Own(Source):
         return "give other test rows, more rows of each label"
 
     # ---- columns ----------------------------------------------------------------------------------------------
-    def _maps(self, parties: set[str], faults: Faults) -> tuple[Map, dict[str, Map]]:
+    def _maps(self, parties: set[str], faults: Faults) -> tuple[Map, Mapping[str, Map]]:
         """The map for everybody, and the parties' own over it."""
         common: dict[str, tuple[str, ...]] = {}
         own: dict[str, Any] = {}
@@ -190,7 +196,7 @@ class Own(Source):
             ]
         if not any(missing.values()):
             return set()
-        fix = proposal(full, columns, mapping, maps)
+        fix = lifted(full, columns, mapping) or proposal(full, columns, mapping, maps)
         more = "" if mapping else otherwise(full, columns)
         for p in full:
             for column in missing[p.place]:
@@ -205,8 +211,9 @@ class Own(Source):
         if not self.party_column:
             return pieces
         cut = []
+        odd = owners([p for p in pieces if p.split == "train"], self.party_column, faults)
         for piece in pieces:
-            if piece.split != "train":
+            if piece.split != "train" or piece.place in odd:
                 cut.append(piece)
                 continue
             if piece.lines and self.party_column not in piece.has:

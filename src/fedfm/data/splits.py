@@ -13,6 +13,7 @@ import numpy as np
 from fedfm.cards.registry import knob
 from fedfm.core.errors import DataError
 from fedfm.core.schema import Column
+from fedfm.data.cleaning.spellings import look_alike
 from fedfm.data.partition.deal import apportion
 from fedfm.data.source import Parties, Row, Shard, group_rows, lost, stream, topic, written
 
@@ -277,15 +278,11 @@ def _one_class(parties: Parties) -> Iterable[str]:
 
 
 def _labels(parties: Parties) -> Iterable[str]:
+    yield from look_alike("parties", parties.ids, {})
     if not parties.labels:
         return
-    alike: dict[str, list[str]] = defaultdict(list)
-    for label in parties.labels:
-        alike["".join(label.casefold().split()).strip(".")].append(label)
-    for names in alike.values():
-        if len(names) > 1:
-            yield f"the labels {_some(names)} look like one: are they spellings of the same class?"
     of = {s.party: {r["label"] for r in s.rows if "label" in r} for s in parties.shards}
+    yield from look_alike("labels", parties.labels, of)
     alone = [name for name, own in of.items() if not any(own & o for n, o in of.items() if n != name)]
     if len(alone) > 1 and len(alone) == len(of) and max(map(len, of.values())) > 1:
         told = "; ".join(f"{name}: {_some(sorted(of[name]))}" for name in alone[:3])

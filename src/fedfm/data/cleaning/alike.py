@@ -10,55 +10,53 @@ from typing import Any
 from fedfm.data.cleaning.columns import Map, Pairs, Piece
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.cleaning.layouts import Wanted, layout_of
-from fedfm.data.kinds import MISSING, Array, Label, empty, plain
+from fedfm.data.kinds import MISSING, Label, empty, plain
 
 WHOLE = re.compile(r"[+-]?(0|[1-9]\d{0,17})")
 NUMERAL = re.compile(r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 FLOATS, INTEGERS = "floats", "integers"
 
 
-def spelled(pieces: Sequence[Piece], columns: Wanted, faults: Faults) -> set[str]:
-    """Note targets of a module that are text, one fault a piece; the places of those pieces."""
-    found = set[str]()
-    if not any(c.name == "y" and isinstance(c.kind, Array) for c in columns):
-        return found
-    for piece in pieces:
-        texts = (v for _, r in piece.lines if isinstance(v := r.get("y"), str))
-        if (
-            said := next((v for v in texts if v.strip()[:1] != "["), None)
-        ) is not None:  # "[1, 2]" is an array
-            what, why = f"the targets y are text, such as {said[:40]!r}", "a module learns from numbers"
-            faults.add(piece.place, what, why, "class numbers: numpy.unique(y, return_inverse=True)[1]")
-            found.add(piece.place)
-    return found
-
-
 def counted(pieces: Sequence[Piece], named: Collection[str]) -> list[Piece]:
     """The pieces with columns of texts that are all numbers, as CSV files give them, as numbers; those `named` stay.
 
-    A column is whole numbers, or floats, for all parties alike. 007 is a name.
+    A column is whole numbers, or floats, for all parties alike, and may be numbers at some of them. 007 is a name.
     """
     found: dict[str, type[int] | type[float]] = {}
-    other = set(named)
+    written, other = set[str](), set(named)
     for name, value in ((k, v) for p in pieces for _, row in p.lines for k, v in row.items()):
-        if name in other or _gap(value):
+        if name in other or gap(value):
             continue
-        if not isinstance(value, str) or not NUMERAL.fullmatch(value.strip()):
+        if (kind := _counts(value)) is None:
             other.add(name)
         elif found.get(name) is not float:
-            found[name] = int if WHOLE.fullmatch(value.strip()) else float
-    read = {k: kind for k, kind in found.items() if k not in other}
+            found[name] = kind
+        if isinstance(value, str):
+            written.add(name)
+    read = {k: kind for k, kind in found.items() if k in written and k not in other}
     if not read:
         return list(pieces)
     lines = [[(n, {k: _read(v, read.get(k)) for k, v in row.items()}) for n, row in p.lines] for p in pieces]
     return [replace(p, lines=rows) for p, rows in zip(pieces, lines, strict=True)]
 
 
+def _counts(value: Any) -> type[int] | type[float] | None:
+    """What a number is, as a text or as itself; None for anything else."""
+    if isinstance(value, str):
+        text = value.strip()
+        return None if not NUMERAL.fullmatch(text) else int if WHOLE.fullmatch(text) else float
+    value = plain(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return int if isinstance(value, int) else float
+
+
 def _read(value: Any, kind: type[int] | type[float] | None) -> Any:
-    return value if kind is None else None if _gap(value) else kind(value)
+    return value if kind is None else None if gap(value) else kind(plain(value))
 
 
-def _gap(value: Any) -> bool:
+def gap(value: Any) -> bool:
+    """Is there no value, or a word for none?"""
     return empty(value) or (isinstance(value, str) and value.strip().casefold() in MISSING)
 
 
@@ -119,7 +117,12 @@ def otherwise(pieces: Sequence[Piece], columns: Wanted) -> str:
     if flags[1:] and any(isinstance(c.kind, Label) and c.required for c in columns):
         said = f"; {', '.join(flags[:4])} are marks of several classes a row, and one is learnt"
     if numbers[1:] and not layout_of(has):
-        said += f"; a module of your own reads (x, y), columns x and y, or numbers alone (without {rest})"
+        alone = (
+            f", or numbers alone (without {rest})"
+            if rest
+            else f": for parties called {', '.join(has[:4])} too"
+        )
+        said += f"; a module of your own reads (x, y), columns x and y{alone}"
     return said
 
 

@@ -16,10 +16,14 @@ _FILES = 3  # named of those that lack the same column
 
 @dataclass
 class Faults:
-    """The problems of one data set, in order of discovery; a few per file, the others counted."""
+    """The problems of one data set, in order of discovery; a few per file, the others counted.
+
+    `notes`: what was read all the same, and a person should know.
+    """
 
     what: str
     problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     seen: Counter[str] = field(default_factory=Counter)
     _told: Counter[str] = field(default_factory=Counter)
     _absent: dict[str, tuple[int, dict[str, tuple[str, ...]]]] = field(default_factory=dict)
@@ -31,6 +35,11 @@ class Faults:
             self._told[place] += 1
             self.problems.append(Problem(f"{place}:{line}" if line else place, what, why, fix))
 
+    def once(self, places: Sequence[str], what: str, why: str, fix: str) -> None:
+        """Note one problem that several places have."""
+        self._absent[what] = len(self.problems), dict.fromkeys(places, ())
+        self.problems.append(Problem(_some(places), what, why, fix))
+
     def absent(
         self, place: str, column: str, role: str, found: Sequence[str], fix: str, more: str = ""
     ) -> None:
@@ -39,9 +48,7 @@ class Faults:
         at, places = self._absent.setdefault(what, (len(self.problems), {}))
         places[place] = tuple(found)
         names = list(places)
-        where = ", ".join(names[:_FILES]) + (
-            f" and {len(names) - _FILES} more" if len(names) > _FILES else ""
-        )
+        where = _some(names)
         first = next(iter(places.values()))
         who = (
             "it has"
@@ -75,3 +82,7 @@ class Faults:
                 f"  ... and {sum(others)} more in {len(others)} other place{'s' * (len(others) > 1)}"
             )
         raise DataError("\n".join(lines))
+
+
+def _some(places: Sequence[str]) -> str:
+    return ", ".join(places[:_FILES]) + (f" and {len(places) - _FILES} more" if len(places) > _FILES else "")

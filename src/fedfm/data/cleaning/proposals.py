@@ -10,6 +10,7 @@ from typing import Any
 from fedfm.cards.registry import load, methods
 from fedfm.core.schema import Column, Unfit
 from fedfm.data import kinds
+from fedfm.data.cleaning.alike import NUMERAL
 from fedfm.data.cleaning.columns import Map, Piece, clean, lacking
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.cleaning.layouts import KNOWN, LAYOUTS, USUAL, Wanted, layout_of, setting, sources, wanted
@@ -23,7 +24,9 @@ def headless(piece: Piece) -> bool:
     usual = {*KNOWN, *(n for names in USUAL.values() for n in names)}
     if not piece.lines or {h.lower() for h in piece.has} & usual:
         return False
-    return any(sum(row.get(h) == h for _, row in piece.lines[:_ROWS]) for h in piece.has)
+    return any(
+        any(isinstance(v := row.get(h), str) and v == h for _, row in piece.lines[:_ROWS]) for h in piece.has
+    )
 
 
 def proposal(pieces: Sequence[Piece], needs: Wanted, mapping: Map, maps: Mapping[str, Map]) -> str:
@@ -31,7 +34,7 @@ def proposal(pieces: Sequence[Piece], needs: Wanted, mapping: Map, maps: Mapping
     odd = next((p for p in pieces if lacking(needs, maps.get(p.party, mapping), p.has, p.lines)), pieces[0])
     if headless(odd):
         return f"{odd.place} looks as if it has no header: put the columns' names on its first line"
-    other = layout_of(odd.has)
+    other = "" if _worded(odd) else layout_of(odd.has)
     needed = [c.name for c in needs if c.required]
     named = f"these rows are {other}; the task reads {', '.join(needed)}: {_readers(other)}" if other else ""
     if other and not set(needed) & set(LAYOUTS[other]):
@@ -58,6 +61,12 @@ def proposal(pieces: Sequence[Piece], needs: Wanted, mapping: Map, maps: Mapping
     return setting(offered) if _works(pieces, needs, tried) else named or _by_hand(needed)
 
 
+def _worded(piece: Piece) -> bool:
+    """Is what is called x a text? Then the rows are no arrays, whatever their columns are called."""
+    first = next((v for _, row in piece.lines[:_ROWS] if not kinds.empty(v := row.get("x"))), None)
+    return isinstance(first, str) and first.lstrip()[:1] != "[" and not NUMERAL.fullmatch(first.strip())
+
+
 def _readers(layout: str) -> str:
     """What to do about rows of a layout that the task does not read."""
     known = (name for name, card in methods().items() if card.slot == "task")
@@ -70,7 +79,11 @@ def _readers(layout: str) -> str:
         and not lacking(columns, {}, LAYOUTS[layout])
     ]
     if not fit:
-        return f"no task learns from {layout} yet, give other rows"
+        return (
+            "a module of your own learns from them (in Python: fedfm.Torch), or give other rows"
+            if layout == "arrays"
+            else f"no task learns from {layout} yet, give other rows"
+        )
     return f"take another task (task={' or task='.join(fit)}), or other rows"
 
 
@@ -92,7 +105,8 @@ def turned(pieces: Sequence[Piece], columns: Sequence[Column] | None, mapping: M
 
 def _candidate(column: str, mapping: Map, piece: Piece, taken: set[str]) -> str | None:
     """A column of a like name, of a usual name, or of a likely content."""
-    free = [f for f in piece.has if f not in taken and (f == column or f not in KNOWN)]
+    known = set(KNOWN) - ({"x", "y"} if _worded(piece) else set())
+    free = [f for f in piece.has if f not in taken and (f == column or f not in known)]
     if column in free:
         return column  # it was mapped elsewhere, to nothing
     low = {f.lower(): f for f in free}

@@ -13,9 +13,9 @@ from fedfm.data.cleaning.columns import Lines
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.cleaning.layouts import KNOWN
 
-_KNOWN = (
-    "a list of rows (mappings), a pandas DataFrame, a datasets.Dataset, a mapping of columns, "
-    "or a pair of arrays (x, y)"
+FORMS = (
+    "a list of mappings or of pairs, a DataFrame, a datasets.Dataset, a mapping of columns, a pair of arrays (x, y), "
+    "or a mapping party -> such rows"
 )
 
 
@@ -39,8 +39,14 @@ def is_pair(data: Any) -> bool:
     if not isinstance(data, tuple) or len(data) != 2 or not hasattr(data[1], "__len__"):
         return False
     if isinstance(data[0], list | tuple) and isinstance(data[1], list | tuple):
-        return all(d and not isinstance(d[0], Mapping) for d in data)
+        return all(d and not isinstance(d[0], Mapping) for d in data) and not all(map(_is_batch, data))
     return is_array(data[0]) or (is_frame(data[0]) and not isinstance(data[1], str | Mapping))
+
+
+def _is_batch(data: Any) -> bool:
+    """Inputs and one target each, so that nothing but a pair can be made of the two."""
+    arrays = len(data) == 2 and all(map(is_array, data))
+    return arrays and len(data[0].shape) > len(data[1].shape) and len(data[0]) == len(data[1])
 
 
 def is_rows(data: Any) -> bool:
@@ -60,9 +66,15 @@ def is_rows(data: Any) -> bool:
 def _is_column(value: Any) -> bool:
     if is_array(value):
         return True
-    return (
-        isinstance(value, Sequence) and not isinstance(value, str) and not (is_rows(value) or is_pair(value))
-    )
+    listed = isinstance(value, Sequence) and not isinstance(value, str)
+    return listed and not (is_rows(value) or is_pair(value) or (value and _is_row(value[0])))
+
+
+def _is_row(value: Any) -> bool:
+    """A list of things that no cell of a column holds together: arrays, or a mapping and something else."""
+    if not isinstance(value, list | tuple) or not value:
+        return False
+    return any(map(is_array, value)) or len({isinstance(v, Mapping) for v in value}) > 1
 
 
 def lines(data: Any, place: str, faults: Faults) -> Lines:
@@ -82,7 +94,7 @@ def lines(data: Any, place: str, faults: Faults) -> Lines:
             return []
         return _named(list(data), [list(r) for r in zip(*data.values(), strict=True)], place, faults)
     if not is_rows(data):
-        raise DataError(f"{place}: {type(data).__name__} holds no rows that can be read; give {_KNOWN}")
+        raise DataError(f"{place}: {type(data).__name__} holds no rows that can be read; give {FORMS}")
     return [(i, {str(k): v for k, v in row.items()}) for i, row in enumerate(data, 1)]
 
 

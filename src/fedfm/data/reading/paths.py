@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import glob
+import json
 import os
 import re
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -172,6 +174,23 @@ def places(paths: Sequence[Path], *, by_name: bool, grouped: bool = False) -> li
             name = place if grouped else stem(p) if alone else f"{place}-{stem(p)}"
             found[p] = Place(p, name, shared=grouped)
     return [found[p] for p in paths]
+
+
+def split_folders(paths: Sequence[Path], faults: Faults) -> None:
+    """Note files that lie in folders called as splits: their test rows would be parties' rows to learn from."""
+    folders = {p.parent: SPLITS.get(Path(os.path.realpath(p.parent)).name.lower(), "") for p in paths}
+    by = {split: [str(f) for f, own in folders.items() if own == split] for split in folders.values()}
+    if "" in by or "train" not in by or len(by) < 2:
+        return
+    tests = by.get("test", by.get("validation", []))
+    fix = f"{_paths('path', by['train'])} {_paths('test_path', tests)}"
+    what = f"the folders {', '.join(Path(f).name for f in folders)} are splits, and would be parties"
+    faults.add("path", what, "the test rows would be learnt from", fix)
+
+
+def _paths(knob: str, folders: Sequence[str]) -> str:
+    value = folders[0] if len(folders) == 1 else f"[{', '.join(json.dumps(f) for f in folders)}]"
+    return shlex.quote(f"data.{knob}={value}")
 
 
 def by_folder(patterns: Sequence[str], paths: Sequence[Path]) -> bool:

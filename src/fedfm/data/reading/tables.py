@@ -9,6 +9,7 @@ from typing import Any
 
 from fedfm.core.errors import MissingExtra
 from fedfm.data.cleaning.faults import Faults
+from fedfm.data.reading.hidden import hidden
 
 Lines = list[tuple[int, dict[str, Any]]]
 
@@ -50,6 +51,7 @@ def workbook(path: Path, data: bytes, faults: Faults, sheet: str = "") -> Lines:
         for s in book.worksheets:  # some writers give a size that is too small, or as large as a sheet can be
             s.reset_dimensions()
         found = {s.title: [[_cell(c) for c in row] for row in s.iter_rows()] for s in book.worksheets}
+        unseen = {s.title: hidden(data, s) for s in book.worksheets}
     except Exception as e:  # noqa: BLE001 - zip, XML and key errors alike mean "no workbook"
         why = f"{type(e).__name__}: {str(e).splitlines()[0] if str(e) else ''}"
         faults.add(str(path), "not a readable .xlsx file", why, "save it again as .xlsx")
@@ -62,11 +64,15 @@ def workbook(path: Path, data: bytes, faults: Faults, sheet: str = "") -> Lines:
         why = f"{', '.join(full)} have rows"
         faults.add(str(path), "several sheets have rows", why, "say which is meant: data.sheet=NAME")
         return []
-    rows = found[sheet] if sheet else next(iter(full.values()), [])
-    return _table(path, rows, faults)
+    title = sheet or next(iter(full), "")
+    header, lines = _table(path, found.get(title, []), faults)
+    if lines:
+        faults.notes += unseen[title].notes(str(path), title, [n for n, _ in lines], header)
+    return lines
 
 
-def _table(path: Path, rows: list[list[Any]], faults: Faults) -> Lines:
+def _table(path: Path, rows: list[list[Any]], faults: Faults) -> tuple[list[str], Lines]:
+    """The names of the columns, "" where there is none, and the rows under them."""
     header: list[str] = []
     kept: Lines = []
     for number, row in enumerate(rows, 1):
@@ -75,7 +81,7 @@ def _table(path: Path, rows: list[list[Any]], faults: Faults) -> Lines:
         if not header:
             header = ["" if c is None else str(c).strip() for c in row]
             if not _once(path, [h for h in header if h], faults):
-                return []
+                return [], []
             continue
         spare = [c for c in row[len(header) :] if c is not None]
         if spare or any(c is not None for h, c in zip(header, row, strict=False) if not h):
@@ -86,7 +92,7 @@ def _table(path: Path, rows: list[list[Any]], faults: Faults) -> Lines:
         else:
             row = [*row, *[None] * (len(header) - len(row))]
             kept.append((number, {h: c for h, c in zip(header, row, strict=False) if h}))
-    return kept
+    return header, kept
 
 
 def _cell(cell: Any) -> Any:

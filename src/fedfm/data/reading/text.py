@@ -16,6 +16,7 @@ from typing import Any
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.kinds import Written
 from fedfm.data.reading import folders, separated, tables
+from fedfm.data.reading.nested import leaf, nest
 from fedfm.data.reading.paths import PACKED, READ, ending
 
 Lines = list[tuple[int, dict[str, Any]]]
@@ -191,20 +192,18 @@ def _listed(path: Path, text: str, at: int, faults: Faults) -> Iterator[tuple[in
 
 
 def _columns(path: Path, whole: dict[str, Any], faults: Faults) -> Lines | None:
-    """A file that is one object: {"data": [...]} or columns of equal length; None when it is a single row."""
+    """A file that is one object: {"data": [...]}, columns of equal length, or LEAF's users; None when it is a single row."""
     lists = {k: v for k, v in whole.items() if isinstance(v, list)}
     rows = [v for v in lists.values() if v and all(isinstance(r, dict) for r in v)]
     if len(rows) == 1 and len(lists) == 1:
         return list(enumerate(rows[0], 1))
-    if len(rows) > 1:
-        fix = "one file per split and party, each one list of rows"
-        faults.add(str(path), f"one object with {len(rows)} lists of rows", ", ".join(lists), fix)
-        return []
-    if lists and len(lists) == len(whole) and len({len(v) for v in lists.values()}) == 1:
+    if lists and len(lists) == len(whole) and not rows and len({len(v) for v in lists.values()}) == 1:
         return [
             (i, dict(zip(lists, v, strict=True))) for i, v in enumerate(zip(*lists.values(), strict=True), 1)
         ]
-    return None
+    if (users := leaf(path, whole, faults)) is not None:
+        return users
+    return [] if nest(path, whole, faults) else None
 
 
 def _row(path: Path, line: int, row: Any, text: str, faults: Faults) -> Iterator[tuple[int, dict[str, Any]]]:

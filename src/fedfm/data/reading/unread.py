@@ -1,0 +1,145 @@
+"""What holds no rows that can be read: what it is instead, and how its rows are taken out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, ValuesView
+from typing import Any
+
+from fedfm.core.errors import DataError
+from fedfm.data.reading.memory import FORMS, is_array, is_rows
+from fedfm.data.reading.paths import SPLITS
+
+_AGAIN = "rows are read again at every resume, and must be the same"
+Way = tuple[str, str]  # an expression that is read, and when it is meant; or words alone
+Told = tuple[str, str, tuple[Way, ...]]  # what it is, why it is not read, what is
+_ANY: tuple[Way, ...] = (("", FORMS),)
+
+
+def is_split(data: Any) -> bool:
+    """A `datasets.DatasetDict`, or a mapping with train and other splits and nothing else."""
+    if not isinstance(data, Mapping) or not all(isinstance(k, str) for k in data):
+        return False
+    splits = [SPLITS.get(k.lower(), "") for k in data]
+    return "train" in splits and "" not in splits and len(set(splits)) == len(splits) > 1
+
+
+def is_torch(data: Any, kind: str) -> bool:
+    """A `Dataset` or `DataLoader` of torch, asked without importing torch."""
+    return any(c.__name__ == kind and c.__module__.startswith("torch.utils.data") for c in type(data).__mro__)
+
+
+def no_rows(what: str, data: Any) -> DataError:
+    """The error for something that is given as rows, or as a mapping of parties, and is neither."""
+    said, why, ways = _told(data, "data")
+    fix = ", ".join(" ".join(filter(None, way)) for way in ways)
+    return DataError(f"{what}: {said} holds no rows that can be read\n    why: {why}\n    fix: {fix}")
+
+
+def _told(data: Any, name: str) -> Told:
+    if isinstance(data, ValuesView):
+        return "values of a mapping", "parties have names", ((f"dict(enumerate({name}))", ""),)
+    if isinstance(data, Iterator):
+        return type(data).__name__, f"it can be read once only; {_AGAIN}", ((f"list({name})", ""),)
+    if is_torch(data, "DataLoader"):
+        why = f"it gives batches, in another order each time; {_AGAIN}"
+        return "a DataLoader", why, ((f"[row for x, y in {name} for row in zip(x, y)]", ""),)
+    if is_torch(data, "Dataset"):
+        rows = f"[{name}[i] for i in range(len({name}))]" if hasattr(data, "__len__") else f"list({name})"
+        why = f"it may give other rows each time; {_AGAIN}"
+        return f"a Dataset of torch ({type(data).__name__})", why, ((rows, ""),)
+    if isinstance(data, Mapping) and data:
+        return _nested(data, name)
+    if isinstance(data, list | tuple) and data:
+        return _listed(data, name)
+    if is_array(data):
+        return "an array alone", "nothing says what it is", _beside("x", name)
+    return type(data).__name__, "nothing says where a row is in it", _ANY
+
+
+def _beside(column: str, name: str) -> tuple[Way, ...]:
+    other = (
+        "'label' beside it where there are classes"
+        if column == "text"
+        else "'y' beside it where there are targets"
+    )
+    return ((f"{{'{column}': {name}}}", f"(and {other})"),)
+
+
+def _nested(data: Mapping[Any, Any], name: str) -> Told:
+    """A mapping, of which a value is no rows: of splits, of parties of splits, of parties of something else."""
+    if is_split(data):
+        why = "test rows would be a party's rows to learn from"
+        given = _given({k: f"{name}[{k!r}]" for k in data}, all(map(is_rows, data.values())))
+        return "a mapping of splits", why, ((f"fedfm.Arrays({given})", ""),)
+    inner = [v for v in data.values() if isinstance(v, Mapping) and v and not is_rows(v)]
+    if len(inner) == len(data):
+        if all(map(is_split, inner)):
+            keys = [k for k in inner[0] if all(k in d for d in inner)]
+            given = _given({k: f"{{p: d[{k!r}] for p, d in {name}.items()}}" for k in keys}, False)
+            return (
+                "a mapping of parties with splits",
+                "a split is given by itself",
+                ((f"fedfm.Arrays({given})", ""),),
+            )
+        flat = f"{{f'{{a}}-{{b}}': rows for a, d in {name}.items() for b, rows in d.items()}}"
+        return "a mapping of mappings", "parties are one level of names", ((flat, ""),)
+    odd = {k: v for k, v in data.items() if not is_rows(v)}
+    party, value = next(iter(odd.items()))
+    if len(odd) == len(data):
+        said, why, ways = _told(value, "d")
+        each = ((e and f"{{p: {e} for p, d in {name}.items()}}", when) for e, when in ways)
+        return f"a mapping to {said}", why, tuple(each)
+    said, why, ways = _told(value, f"{name}[{party!r}]")
+    one = ((e and f"{{**{name}, {party!r}: {e}}}", when) for e, when in ways)
+    return f"a mapping with {said} ({party!r})", why, tuple(one)
+
+
+def _listed(data: Any, name: str) -> Told:
+    """A list whose items are no rows: batches or parties, pairs with several targets, longer tuples, values."""
+    first = data[0]
+    if isinstance(first, tuple) and len(first) == 2 and all(map(is_array, first)):
+        return _arrays(first, name)
+    if all(map(is_rows, data)):
+        return "a list of parties", "parties have names", ((f"dict(enumerate({name}))", ""),)
+    if isinstance(first, str):
+        return "a list of texts", "nothing says what they are", _beside("text", name)
+    if is_array(first) or isinstance(first, int | float):
+        return f"a list of {type(first).__name__}", "nothing says what they are", _beside("x", name)
+    if not isinstance(first, list | tuple):
+        return f"a list of {type(first).__name__}", "a row is a mapping or a pair", _ANY
+    if len(first) != 2:
+        names = ("text", "text_pair", "label") if isinstance(first[0], str) else ("x", "y")
+        names = (*names, *(f"column_{i}" for i in range(len(names) + 1, len(first) + 1)))[: len(first)]
+        why = "a row is a pair (x, y), or a mapping"
+        return f"a list of rows of {len(first)}", why, ((f"[dict(zip({names}, row)) for row in {name}]", ""),)
+    if isinstance(first[0], Mapping):
+        one = f"[{{**x, 'y': y}} for x, y in {name}]"
+        return "a list of pairs of a mapping and a target", "a row is one mapping", ((one, ""),)
+    why = "the pairs are not all an input and one value"
+    return "a list of pairs", why, ((f"{{'x': [x for x, _ in {name}], 'y': [y for _, y in {name}]}}", ""),)
+
+
+def _arrays(first: Any, name: str) -> Told:
+    """A list of pairs of arrays: a row each, a batch each, or (of everybody) a party each."""
+    torch = type(first[0]).__module__.startswith("torch")
+    stack, join = ("torch.stack", "torch.cat") if torch else ("numpy.stack", "numpy.concatenate")
+
+    def both(call: str) -> str:
+        return f"({call}([x for x, _ in {name}]), {call}([y for _, y in {name}]))"
+
+    ways: list[Way] = [(both(stack), "if each is a row")]
+    if len(first[0]) == len(first[1]):
+        ways.append((both(join), "if each is a batch"))
+        ways += [(f"dict(enumerate({name}))", "if each is a party")] * (name == "data")
+    return "a list of pairs of arrays", "nothing says what each of them is", tuple(ways)
+
+
+def _given(of: Mapping[str, str], everybody: bool) -> str:
+    """The arguments of Arrays: train, test, and validation rows of everybody; test rows where there are no others."""
+    by = {SPLITS[k.lower()]: expression for k, expression in of.items()}
+    said = [by["train"]]
+    if test := by.get("test", by.get("validation")):
+        said.append(f"test={test}")
+    if "test" in by and "validation" in by and everybody:
+        said.append(f"validation={by['validation']}")
+    return ", ".join(said)

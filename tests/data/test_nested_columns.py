@@ -1,0 +1,122 @@
+"""Columns of objects and lists where a cell is meant: one fault, and a line that makes cells of them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bring import TEXT, jsonl, labelled
+
+from fedfm.data.arrays import Arrays
+from fedfm.data.files import Files
+from said import said
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+ROWS = labelled(24)
+MADE: dict[str, Any] = {  # rows, the settings that they are read with, and the parties that they mean
+    "inside": ([{"id": i, "data": r} for i, r in enumerate(ROWS)], {}, ("x",)),
+    "party object": (
+        [{**r, "by": {"at": i, "name": f"u{i % 2}"}} for i, r in enumerate(ROWS)],
+        {"party_column": "by"},
+        ("u0", "u1"),
+    ),
+    "party list": (
+        [{**r, "by": [f"u{i % 2}", "z"]} for i, r in enumerate(ROWS)],
+        {"party_column": "by"},
+        ("u0", "u1"),
+    ),
+    "label object": (
+        [{"text": r["text"], "label": {"id": i, "name": r["label"], "at": None}} for i, r in enumerate(ROWS)],
+        {},
+        ("x",),
+    ),
+    "mapped object": (
+        [{"body": {"raw": r["text"], "n": 3}, "topic": r["label"]} for r in ROWS],
+        {"columns": {"text": "body", "label": "topic"}},
+        ("x",),
+    ),
+    "text list": ([{"text": r["text"].split(), "label": r["label"]} for r in ROWS], {}, ("x",)),
+}
+
+
+def settings(told: str) -> dict[str, str]:
+    fix = told.split("fix: ")[1].split("\n")[0]
+    line, then = fix.rsplit("; then ", 1)
+    assert subprocess.run(line, shell=True, check=True, capture_output=True).returncode == 0
+    return dict(s.removeprefix("data.").split("=", 1) for s in then.split(" "))
+
+
+def write(form: str, rows: list[Any], path: str = "x") -> str:
+    if form == "jsonl":
+        return str(jsonl(Path(f"{path}.jsonl"), rows))
+    if form == "json":
+        Path(f"{path}.json").write_text(json.dumps(rows))
+        return f"{path}.json"
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(pa.Table.from_pylist(rows), f"{path}.parquet")
+    return f"{path}.parquet"
+
+
+@pytest.mark.parametrize("form", ["jsonl", "json", "parquet"])
+@pytest.mark.parametrize("name", MADE)
+def test_a_nested_column_is_one_fault_and_the_line_makes_cells_of_it(name: str, form: str) -> None:
+    rows, how, parties = MADE[name]
+    path = write(form, rows)
+    told = said(lambda: Files(path, **how).open(0, TEXT))
+    assert told.count("fix: ") in (1, 2) and " -c " in told
+    found = Files(**{**how, **settings(told)}, test_fraction=0.0).open(0, TEXT)
+    assert found.ids == parties and found.labels == ("neg", "pos")
+    assert {r["text"] for r in found.pooled().rows} == {r["text"] for r in ROWS}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_rows_in_memory_are_given_an_expression(name: str) -> None:
+    rows, how, parties = MADE[name]
+    told = said(lambda: Arrays(rows, **how).open(0, TEXT))
+    mended = eval(told.split("fix: ")[1].split("\n")[0], {"rows": rows})
+    found = Arrays(mended, **how, test_fraction=0.0).open(0, TEXT)
+    assert len(found.pooled()) == 24 and (found.ids == parties or parties == ("x",))
+
+
+def test_files_of_parties_and_test_files_are_one_line_each() -> None:
+    for who in ("a", "b c"):
+        write("jsonl", [{"data": {**r, "text": f"{r['text']} {who}"}} for r in ROWS], who)
+    Path("held").mkdir()
+    write("jsonl", [{"data": {**r, "text": f"{r['text']} t"}} for r in ROWS[:6]], "held/a")
+    found = Files(**settings(said(lambda: Files("*.jsonl", test_path="held").open(0, TEXT)))).open(0, TEXT)
+    assert found.ids == ("a", "b c") and len(found.test()) == 6 and len(found.pooled()) == 48
+
+
+def test_many_files_of_one_folder_are_a_pattern() -> None:
+    Path("d").mkdir()
+    for i in range(12):
+        write("jsonl", [{"data": {**r, "text": f"{r['text']} {i}"}} for r in ROWS], f"d/p{i}")
+    told = said(lambda: Files("d").open(0, TEXT))
+    assert "d/*.jsonl; then data.path=flat" in told
+    assert len(Files(**settings(told)).open(0, TEXT).ids) == 12
+
+
+def test_lists_of_texts_of_a_leaf_user() -> None:
+    users = {
+        u: {"x": [r["text"].split() for r in ROWS], "y": [r["label"] for r in ROWS]} for u in ("f0", "f1")
+    }
+    Path("x.json").write_text(json.dumps({"users": list(users), "num_samples": [24, 24], "user_data": users}))
+    how = {"columns": {"text": "x", "label": "y"}}
+    told = said(lambda: Files("x.json", **how).open(0, TEXT))
+    found = Files(**how, **settings(told), test_fraction=0.0).open(0, TEXT)
+    assert found.ids == ("f0", "f1") and found.train("f0").rows[0]["text"] == ROWS[0]["text"]
+
+
+@pytest.mark.parametrize("odd", [{"raw": "t"}, ["t"], 3])
+def test_one_odd_cell_is_told_of_its_row(odd: Any) -> None:
+    told = said(lambda: Arrays([{**ROWS[0], "text": odd}, *ROWS[1:]]).open(0, TEXT))
+    assert "train:1: 'text' is not text" in told and "holds" not in told

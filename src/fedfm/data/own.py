@@ -19,11 +19,20 @@ from fedfm.data.cleaning.layouts import Wanted, layout_of, unread, wanted, whose
 from fedfm.data.cleaning.numbering import numbered
 from fedfm.data.cleaning.proposals import headless, proposal, turned
 from fedfm.data.cleaning.targets import named, spelled
+from fedfm.data.cleaning.uneven import uneven
 from fedfm.data.source import Parties, Partition, Row, Shard, divide, group_rows, natural, stream
 from fedfm.data.splits import UNUSED, Source, compared, hold_out
 
 _TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 NOT_TRAINED = "held-out row of a label that nobody trains on"
+
+
+_LOOKS = (
+    spelled,
+    several,
+    nested,
+    uneven,
+)  # each notes what is wrong, and gives the places that are not read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +96,7 @@ class Own(Source):
         tests = any(p.split == "test" for p in pieces)
         account, rows = Account(), list[tuple[Piece, Pairs]]()
         blamed = self._lacking(pieces, columns_, mapping, maps, faults)
-        blamed |= spelled(pieces, columns_, mapping, maps, faults)
-        blamed |= several(pieces, columns_, mapping, maps, faults)
-        blamed |= nested(pieces, columns_, mapping, maps, faults)
+        blamed |= {p for look in _LOOKS for p in look(pieces, columns_, mapping, maps, faults)}
         for piece in pieces:
             lost = Counter(piece.lost)
             own = maps.get(piece.party, mapping)

@@ -126,7 +126,14 @@ def unread(wanted: Wanted, mapping: Collection[str], has: Collection[str]) -> li
     left = dict.fromkeys(h for h in has if h not in used)
     if {"x", "y"} <= used:
         return [f"the column '{h}' is not read: a batch is (x, y)" for h in left]
-    return [f"the column '{h}' is not read: {UNREAD[h]}" for h in left if h in UNREAD]
+    free = {c.name: [h for h in left if h in USUAL.get(c.name, ())] for c in wanted if not c.required}
+    said = [
+        f"the column '{h}' is not read: is it the {c}? data.columns={{{c}: {h}}} reads it"
+        for c, names in free.items()
+        if c not in mapping and c not in has
+        for h in names
+    ]
+    return said + [f"the column '{h}' is not read: {UNREAD[h]}" for h in left if h in UNREAD]
 
 
 def sources(column: str, mapping: Mapping[str, tuple[str, ...]], has: Collection[str]) -> list[str]:

@@ -35,12 +35,16 @@ def is_array(data: Any) -> bool:
 
 
 def is_pair(data: Any) -> bool:
-    """(x, y): two arrays, an array or table and a list, or two lists, of one length."""
+    """(x, y): two arrays, an array or table and a list, or two lists, of one length; a table and the name of its y."""
     if not isinstance(data, tuple) or len(data) != 2 or not hasattr(data[1], "__len__"):
         return False
     if isinstance(data[0], list | tuple) and isinstance(data[1], list | tuple):
         return all(d and not isinstance(d[0], Mapping) for d in data) and not all(map(_is_batch, data))
-    return is_array(data[0]) or (is_frame(data[0]) and not isinstance(data[1], str | Mapping))
+    if is_frame(data[0]):
+        return not isinstance(data[1], str | Mapping) or (
+            isinstance(data[1], str) and data[1] in data[0].columns
+        )
+    return is_array(data[0])
 
 
 def _is_batch(data: Any) -> bool:
@@ -109,6 +113,8 @@ def _named(columns: list[Any], rows: Sequence[Sequence[Any]], place: str, faults
 
 def _pair(x: Any, y: Any, place: str, faults: Faults) -> Lines:
     """Inputs and what belongs to each: texts with labels, or an array; pictures with labels where it has bytes of pictures."""
+    if is_frame(x) and isinstance(y, str):
+        x, y = x.drop(columns=[y]), x[y]
     if is_frame(x):
         if hasattr(y, "index") and not callable(y.index) and not x.index.equals(y.index):
             fix = (
@@ -123,7 +129,8 @@ def _pair(x: Any, y: Any, place: str, faults: Faults) -> Lines:
         mixed = any(t.kind not in "iuf" for t in map(np.dtype, (x[c].to_numpy().dtype for c in x.columns)))
         x = x.to_numpy("float64" if mixed else None)
     y = y.to_numpy() if is_frame(y) else y
-    if isinstance(x, list | tuple) and not isinstance(x[0], str):
+    shown = len(x) and (isinstance(x[0], bytes) or hasattr(x[0], "getbands"))
+    if isinstance(x, list | tuple) and not isinstance(x[0], str) and not shown:
         try:
             x = np.asarray(x)
         except ValueError:
@@ -134,7 +141,9 @@ def _pair(x: Any, y: Any, place: str, faults: Faults) -> Lines:
         fix = "give one y for each x"
         faults.add(place, f"{len(x)} rows of x and {len(y)} of y", "they belong together", fix)
         return []
-    if isinstance(x, list | tuple):
+    if shown:
+        names = ("image", "label")
+    elif isinstance(x, list | tuple):
         names = ("text", "label")
     else:
         pictures = str(x.dtype).endswith("uint8") and len(x.shape) in (3, 4)

@@ -13,7 +13,7 @@ from fedfm.core.schema import Account, Column, Lost, Unfit
 from fedfm.data import kinds
 from fedfm.data.cleaning.alike import alike, counted, numeric, otherwise, several
 from fedfm.data.cleaning.columns import Map, Pairs, Piece, clean, lacking
-from fedfm.data.cleaning.deeper import lifted, nested, owners
+from fedfm.data.cleaning.deeper import inside, nested, owners
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.cleaning.layouts import Wanted, layout_of, unread, wanted, whose
 from fedfm.data.cleaning.numbering import numbered
@@ -194,9 +194,9 @@ class Own(Source):
             missing[p.place] += [
                 c for c in own if c in optional and not any(s in q.has for q in full for s in own[c])
             ]
-        if not any(missing.values()):
-            return set()
-        fix = lifted(full, columns, mapping) or proposal(full, columns, mapping, maps)
+        if not any(missing.values()) or inside(full, missing, columns, mapping, faults):
+            return {place for place, names in missing.items() if names}
+        fix = proposal(full, columns, mapping, maps)
         more = "" if mapping else otherwise(full, columns)
         for p in full:
             for column in missing[p.place]:

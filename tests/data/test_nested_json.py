@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from bring import TEXT, jsonl, labelled
+from bring import LM, TEXT, jsonl, labelled
 
 import fedfm
 from fedfm.data.files import Files
@@ -99,6 +99,10 @@ NESTS: dict[str, tuple[Any, tuple[str, ...]]] = {  # a file, and the parties tha
     "parties": ({"a": ROWS, "b": ROWS}, ("a", "b")),
     "parties of columns": ({"a": COLUMNS, "b b": COLUMNS}, ("a", "b b")),
     "parties by id": ({"a": BY_ID, "b": BY_ID}, ("a", "b")),
+    "names beside rows": (
+        {"columns": ["text", "label"], "index": [*range(12)], "data": [[*r.values()] for r in ROWS]},
+        ("x-flat",),
+    ),
     "parties below": ({"clients": {"a": ROWS, "b": ROWS}}, ("a", "b")),
     "splits": ({"train": ROWS, "test": ROWS}, ("x-flat",)),
     "splits of columns": ({"train": COLUMNS, "dev": COLUMNS}, ("x-flat",)),
@@ -146,3 +150,27 @@ def test_one_row_and_a_table_of_columns_are_no_nests() -> None:
     assert len(Files("b.json", test_fraction=0.0).open(0, TEXT).pooled()) == 12
     Path("c.json").write_text(json.dumps({"text": "t", "label": "l", "entry": {"a": {"b": 1}}}))
     assert len(Files("c.json", test_fraction=0.0).open(0, TEXT).pooled()) == 1
+
+
+def test_chats_by_id_and_one_chat_alone() -> None:
+    chat = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    Path("x.json").write_text(json.dumps({f"c{i}": {"messages": chat} for i in range(4)}))
+    found = Files(**follow(said(lambda: Files("x.json").open(0, LM))), test_fraction=0.0).open(0, LM)
+    assert found.ids == ("x-flat",) and [r["answer"] for r in found.pooled().rows] == ["a"] * 4
+    for name in ("messages", "conversations"):
+        for whole in ({"id": 1, name: chat}, {name: chat}):
+            Path("y.json").write_text(json.dumps(whole))
+            assert len(Files("y.json", test_fraction=0.0).open(0, LM).pooled()) == 1
+    Path("y.json").write_text(json.dumps({"conversations": [{"messages": chat}] * 3}))
+    assert len(Files("y.json", test_fraction=0.0).open(0, LM).pooled()) == 3
+    Path("z.json").write_text("{}")
+    assert "it is empty" in said(lambda: Files("z.json").open(0, LM))
+
+
+def test_lists_of_objects_below_rows_are_named() -> None:
+    paragraphs = [{"context": "c", "qas": [{"question": "q"}]}]
+    Path("x.json").write_text(
+        json.dumps({"version": "1", "data": [{"title": "t", "paragraphs": paragraphs}] * 4})
+    )
+    told = said(lambda: Files("x.json").open(0, LM))
+    assert "paragraphs hold lists of objects, of which each is to be written as a row of its own" in told

@@ -13,18 +13,18 @@ from fedfm.core.schema import Account, Column, Lost, Unfit
 from fedfm.data import kinds
 from fedfm.data.cleaning.alike import alike, counted, numeric, otherwise, several
 from fedfm.data.cleaning.columns import Map, Pairs, Piece, clean, lacking
-from fedfm.data.cleaning.deeper import lifted, nested, owners
+from fedfm.data.cleaning.deeper import inside, nested, owners
 from fedfm.data.cleaning.faults import Faults
+from fedfm.data.cleaning.held import by_group, labels_stay, test_groups, unseen
 from fedfm.data.cleaning.layouts import Wanted, layout_of, unread, wanted, whose
 from fedfm.data.cleaning.numbering import numbered
 from fedfm.data.cleaning.proposals import headless, proposal, turned
 from fedfm.data.cleaning.targets import named, spelled
 from fedfm.data.cleaning.uneven import uneven
-from fedfm.data.source import Parties, Partition, Row, Shard, divide, group_rows, natural, stream
+from fedfm.data.source import Parties, Partition, Shard, divide, natural, stream
 from fedfm.data.splits import UNUSED, Source, compared, hold_out
 
 _TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
-NOT_TRAINED = "held-out row of a label that nobody trains on"
 
 
 _LOOKS = (
@@ -112,10 +112,10 @@ class Own(Source):
         self._no_rows(rows, account, faults)
         alike(rows, faults)
         if tests:
-            _unseen(rows, faults)
+            unseen(rows, faults)
         faults.settle()
         parties = self._divided(rows, account, seed)
-        parties = parties if tests else _labels_stay(parties)
+        parties = parties if tests else labels_stay(parties)
         if (tests or self._fraction) and not len(parties.test()):
             where = "of those given" if tests else "after holding out"
             raise DataError(_no_test(parties, where, self.other_tests()))
@@ -201,9 +201,9 @@ class Own(Source):
             missing[p.place] += [
                 c for c in own if c in optional and not any(s in q.has for q in full for s in own[c])
             ]
-        if not any(missing.values()):
-            return set()
-        fix = lifted(full, columns, mapping) or proposal(full, columns, mapping, maps)
+        if not any(missing.values()) or inside(full, missing, columns, mapping, faults):
+            return {place for place, names in missing.items() if names}
+        fix = proposal(full, columns, mapping, maps)
         more = "" if mapping else otherwise(full, columns)
         for p in full:
             for column in missing[p.place]:
@@ -274,7 +274,7 @@ class Own(Source):
         train = [(p, pairs) for p, pairs in rows if p.split == "train"]
         tests = [(p, pairs) for p, pairs in rows if p.split == "test"]
         known = {row["label"] for _, pairs in train for row, _ in pairs if "label" in row} or None
-        given = _test_groups(tests)
+        given = test_groups(tests)
         if self.partition is not None:
             pool = [pair for _, pairs in train for pair in pairs]
             kept, held = (pool, []) if tests else hold_out(pool, self._fraction, stream_of(seed, "all"))
@@ -302,7 +302,7 @@ class Own(Source):
         cuts = {name: hold_out(owners[name], self._fraction, stream_of(seed, name)) for name in names}
         shards = tuple(Shard(name, tuple(r for r, _ in kept)) for name, (kept, _) in cuts.items())
         by_party = tuple(Shard(name, tuple(r for r, _ in held)) for name, (_, held) in cuts.items() if held)
-        return Parties(shards, _by_group(by_party), labels, account, own=by_party)
+        return Parties(shards, by_group(by_party), labels, account, own=by_party)
 
 
 def stream_of(seed: int, name: str) -> Any:
@@ -334,67 +334,6 @@ def _whole(parties: Parties, partition: Partition, rows: int) -> Parties:
         raise DataError(f"the partition {what} says that it deals every row, and left {left} of {rows} out")
     lost = Account((Lost("", "train", f"dealt to nobody by {what}", left),))
     return replace(parties, account=parties.account + lost)
-
-
-def _test_groups(tests: Sequence[tuple[Piece, Pairs]]) -> tuple[Shard, ...]:
-    """The groups of the test rows: the values of the group column, else the files, if there are several."""
-    if not tests:
-        return ()
-    merged: dict[str, list[Row]] = {}
-    for piece, pairs in tests:
-        merged.setdefault(piece.group, []).extend(row for row, _ in pairs)
-    shards = tuple(Shard(g if len(merged) > 1 else "", tuple(r)) for g, r in merged.items())
-    return _by_group(shards)
-
-
-def _by_group(shards: tuple[Shard, ...]) -> tuple[Shard, ...]:
-    """The same rows by their group column, when all have one."""
-    grouped = group_rows([r for s in shards for r in s.rows])
-    return grouped if grouped[0].party else shards
-
-
-def _unseen(rows: Sequence[tuple[Piece, Pairs]], faults: Faults) -> None:
-    """Note the labels of test rows and of the server's that no training row has."""
-    known = {r["label"] for p, pairs in rows if p.split == "train" for r, _ in pairs if "label" in r}
-    if faults.problems:
-        return  # of the training rows perhaps, whose labels are then missing here
-    for piece, pairs in rows:
-        if piece.split == "train":
-            continue
-        strange = Counter(r["label"] for r, _ in pairs if "label" in r and r["label"] not in known)
-        for label, n in sorted(strange.items()):
-            faults.add(
-                piece.place,
-                f"the label '{label}' is in the {piece.split} rows only ({n})",
-                f"training has: {', '.join(sorted(known)[:12])}",
-                "correct the spelling, or add training rows",
-            )
-
-
-def _labels_stay(parties: Parties) -> Parties:
-    """Leave out, and count, the randomly held-out rows whose label nobody trains on."""
-    trained = {r["label"] for s in parties.shards for r in s.rows if "label" in r}
-    if not trained:
-        return parties
-
-    def kept(shards: tuple[Shard, ...]) -> tuple[Shard, ...]:
-        left = (Shard(s.party, tuple(r for r in s.rows if r.get("label") in trained)) for s in shards)
-        return tuple(s for s in left if len(s))
-
-    lost = [
-        Lost(s.party if parties.own else "", "test", NOT_TRAINED, n)
-        for s in (parties.own or parties.held_out)
-        if (n := sum(r.get("label") not in trained for r in s.rows))
-    ]
-    if not lost:
-        return parties
-    return replace(
-        parties,
-        held_out=kept(parties.held_out),
-        own=kept(parties.own),
-        labels=tuple(sorted(trained)),
-        account=parties.account + Account(tuple(lost)),
-    )
 
 
 def _no_test(parties: Parties, what: str, instead: str) -> str:

@@ -116,6 +116,10 @@ def otherwise(pieces: Sequence[Piece], columns: Wanted) -> str:
     ]
     if flags[1:] and any(isinstance(c.kind, Label) and c.required for c in columns):
         said = f"; {', '.join(flags[:4])} are marks of several classes a row, and one is learnt"
+    if deep := [
+        h for h in has if _objects(next((v for _, r in pieces[0].lines if not empty(v := r.get(h))), None))
+    ]:
+        said += f"; {', '.join(deep[:4])} hold lists of objects, of which each is to be written as a row of its own"
     if numbers[1:] and not layout_of(has):
         alone = (
             f", or numbers alone (without {rest})"
@@ -124,6 +128,10 @@ def otherwise(pieces: Sequence[Piece], columns: Wanted) -> str:
         )
         said += f"; a module of your own reads (x, y), columns x and y{alone}"
     return said
+
+
+def _objects(value: Any) -> bool:
+    return isinstance(value, list | tuple) and any(isinstance(v, Mapping) and "role" not in v for v in value)
 
 
 def alike(rows: Sequence[tuple[Piece, Pairs]], faults: Faults) -> None:

@@ -21,7 +21,6 @@ _FLAT, _TESTS = "flat", "flat-test"  # the folders that the line writes to
 _LEAF = "users of LEAF"
 _READ = {  # how the rows of a file f are read
     **dict.fromkeys((".jsonl", ".ndjson"), "map(json.loads, open(f))"),
-    ".json": "json.load(open(f))",
     _LEAF: '({"user": u, **dict(zip(c, v))} for u, c in json.load(open(f))["user_data"].items() for v in zip(*c.values()))',
     ".parquet": "parquet.read_table(f).to_pylist()",
 }
@@ -54,16 +53,24 @@ def owners(pieces: Sequence[Piece], column: str, faults: Faults) -> set[str]:
     return {p.place for p in odd}
 
 
-def lifted(pieces: Sequence[Piece], needs: Wanted, mapping: Map) -> str:
-    """A line that makes columns of an object's values where the columns that are missed may be in it; else empty."""
-    for column in pieces[0].has:
-        if not isinstance(_first(pieces[0], column), Mapping):
+def inside(
+    pieces: Sequence[Piece], missing: Mapping[str, Sequence[str]], needs: Wanted, mapping: Map, faults: Faults
+) -> bool:
+    """Note columns that are missed by piece and may be values of an object that one of the columns holds: are they?"""
+    first = next(p for p in pieces if missing[p.place])
+    there = lacking(needs, mapping, first.has)
+    for column in first.has:
+        if not isinstance(_first(first, column), Mapping):
             continue
-        had = {c.name for c in needs} - {*lacking(needs, mapping, pieces[0].has)}
-        inner = dict.fromkeys(k for _, r in pieces[0].lines for k in _object(r.get(column)))
-        if inner and len(needs) - len(lacking(needs, mapping, (*pieces[0].has, *inner))) > len(had):
-            return _line(pieces, f"{{**r, **(r.get({json.dumps(column)}) or {{}})}}")
-    return ""
+        inner = dict.fromkeys(k for _, r in first.lines for k in _object(r.get(column)))
+        if inner and len(lacking(needs, mapping, (*first.has, *inner))) < len(there):
+            what = f"there is no column {' or '.join(map(repr, there))}, and '{column}' holds objects ({', '.join(list(inner)[:6])})"
+            line = _line(pieces, f"{{**r, **(r.get({json.dumps(column)}) or {{}})}}")
+            faults.once(
+                [p for p, names in missing.items() if names], what, "columns are read one level deep", line
+            )
+            return True
+    return False
 
 
 def _object(value: Any) -> Mapping[str, Any]:
@@ -142,9 +149,9 @@ def _file(place: str) -> str:
 
 def _command(paths: Sequence[str], row: str, folder: str, leaf: bool) -> str:
     ending = Path(paths[0]).suffix.lower()
-    if any(Path(p).suffix.lower() != ending for p in paths) or ending not in _READ:
+    rows = _READ[_LEAF] if leaf else _json(paths[0]) if ending == ".json" else _READ.get(ending, "")
+    if any(Path(p).suffix.lower() != ending for p in paths) or not rows:
         return ""
-    rows = _READ[_LEAF if leaf else ending]
     more = "; from pyarrow import parquet" if ending == ".parquet" else ""
     name = f'{json.dumps(folder + "/")} + os.path.basename(f).rsplit(".", 1)[0] + ".jsonl"'
     code = (
@@ -155,3 +162,17 @@ def _command(paths: Sequence[str], row: str, folder: str, leaf: bool) -> str:
     short = len(paths) > _LISTED and len(folders) == 1
     files = f"{shlex.quote(folders.pop())}/*{ending}" if short else " ".join(map(shlex.quote, paths))
     return f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} {files}"
+
+
+def _json(path: str) -> str:
+    """How the rows of a .json file f are read: as the file at this path is."""
+    try:
+        whole = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError:
+        return _READ[".jsonl"]
+    if isinstance(whole, list):
+        return "json.load(open(f))"
+    lists = [k for k, v in whole.items() if isinstance(v, list)]
+    if len(lists) == 1:
+        return f"json.load(open(f))[{json.dumps(lists[0])}]"
+    return "(dict(zip(c, v)) for c in [json.load(open(f))] for v in zip(*c.values()))" if lists else ""

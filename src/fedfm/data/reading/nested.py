@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ USER = "user"  # the column that says whose a row of LEAF is
 PARTY = "party"  # the column that a flattened file gets
 _OPENERS = {"": "open", ".gz": "gzip.open", ".bz2": "bz2.open", ".xz": "lzma.open"}
 _COLUMNS = {*KNOWN, *(n for names in (*ALIASES.values(), *USUAL.values()) for n in names)}
+CHATS = ("messages", *ALIASES["messages"])
 _DEEP = 6
 
 
@@ -69,7 +70,7 @@ def nest(path: Path, whole: Mapping[str, Any], faults: Faults) -> bool:
 
 
 def _nests(whole: Mapping[str, Any]) -> bool:
-    if _indexed(whole) or sum(isinstance(v, list) and _rows(v) for v in whole.values()) > 1:
+    if _indexed(whole) or _parted(whole) or sum(isinstance(v, list) and _rows(v) for v in whole.values()) > 1:
         return True
     return not _COLUMNS & whole.keys() and any(isinstance(v, dict) and v for v in whole.values())
 
@@ -118,14 +119,14 @@ def _expression(node: Any, at: str, depth: int) -> str:
     if not isinstance(node, dict):
         return ""
     inner = list(node.values())
+    if _parted(node):
+        return f'[dict(zip({at}["columns"], r)) for r in {at}["data"]]'
     if all(isinstance(v, list) for v in inner) and not any(map(_rows, inner)):
         same = len({len(v) for v in inner}) == 1
         return f"[dict(zip({at}, r)) for r in zip(*{at}.values())]" if same else ""
     if _indexed(node):
         return f"[{{k: c[i] for k, c in {at}.items()}} for i in next(iter({at}.values()))]"
-    if all(
-        isinstance(v, dict) and v and not any(isinstance(c, dict | list) for c in v.values()) for v in inner
-    ):
+    if all(map(_row, inner)):
         return f"{at}.values()"
     below = f"n{depth}" if depth else "n"
     if len(inner) > 1 and (rows := _of_all(inner, below, depth + 1)):
@@ -152,3 +153,26 @@ def _indexed(node: Mapping[str, Any]) -> bool:
         return False
     cells = all(isinstance(v, dict) and v.keys() == first.keys() for v in node.values())
     return cells and not any(isinstance(c, dict) for v in node.values() for c in v.values())
+
+
+def _row(node: Any) -> bool:
+    """Is an object a row: of cells alone, of a chat, or with a cell under the name of a known column?"""
+    if not isinstance(node, dict) or not node:
+        return False
+    cells = {k for k, c in node.items() if not isinstance(c, dict | list)}
+    return len(cells) == len(node) or bool(cells & _COLUMNS) or any(k in node for k in CHATS)
+
+
+def _parted(node: Mapping[str, Any]) -> bool:
+    """Names and rows side by side, as pandas writes a table with orient="split"."""
+    names, rows = node.get("columns"), node.get("data")
+    if not isinstance(names, list) or not isinstance(rows, list) or not names or not rows:
+        return False
+    return all(isinstance(r, list) and len(r) == len(names) for r in rows) and all(
+        isinstance(n, str) for n in names
+    )
+
+
+def is_chat(whole: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Is a file that is one object one chat, and what it lists its turns?"""
+    return any(whole.get(k) == rows for k in CHATS) and any(k in rows[0] for k in ("role", "from"))

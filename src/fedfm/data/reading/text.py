@@ -16,7 +16,7 @@ from typing import Any
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.kinds import Written
 from fedfm.data.reading import folders, separated, tables
-from fedfm.data.reading.nested import leaf, nest
+from fedfm.data.reading.nested import is_chat, leaf, nest
 from fedfm.data.reading.paths import PACKED, READ, ending
 
 Lines = list[tuple[int, dict[str, Any]]]
@@ -195,9 +195,13 @@ def _columns(path: Path, whole: dict[str, Any], faults: Faults) -> Lines | None:
     """A file that is one object: {"data": [...]}, columns of equal length, or LEAF's users; None when it is a single row."""
     lists = {k: v for k, v in whole.items() if isinstance(v, list)}
     rows = [v for v in lists.values() if v and all(isinstance(r, dict) for r in v)]
+    if not whole:
+        return []
+    if len(rows) == 1 and is_chat(whole, rows[0]):
+        return None
     if len(rows) == 1 and len(lists) == 1:
         return list(enumerate(rows[0], 1))
-    if lists and len(lists) == len(whole) and not rows and len({len(v) for v in lists.values()}) == 1:
+    if lists and len(lists) == len(whole) and len(rows) < 2 and len({len(v) for v in lists.values()}) == 1:
         return [
             (i, dict(zip(lists, v, strict=True))) for i, v in enumerate(zip(*lists.values(), strict=True), 1)
         ]

@@ -1,0 +1,75 @@
+"""Test rows of what a person brings: their groups, and labels that nobody trains on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from fedfm.core.schema import Account, Lost
+from fedfm.data.cleaning.columns import Pairs, Piece
+from fedfm.data.cleaning.faults import Faults
+from fedfm.data.source import Parties, Row, Shard, group_rows
+
+NOT_TRAINED = "held-out row of a label that nobody trains on"
+
+
+def test_groups(tests: Sequence[tuple[Piece, Pairs]]) -> tuple[Shard, ...]:
+    """The groups of the test rows: the values of the group column, else the files, if there are several."""
+    if not tests:
+        return ()
+    merged: dict[str, list[Row]] = {}
+    for piece, pairs in tests:
+        merged.setdefault(piece.group, []).extend(row for row, _ in pairs)
+    shards = tuple(Shard(g if len(merged) > 1 else "", tuple(r)) for g, r in merged.items())
+    return by_group(shards)
+
+
+def by_group(shards: tuple[Shard, ...]) -> tuple[Shard, ...]:
+    """The same rows by their group column, when all have one."""
+    grouped = group_rows([r for s in shards for r in s.rows])
+    return grouped if grouped[0].party else shards
+
+
+def unseen(rows: Sequence[tuple[Piece, Pairs]], faults: Faults) -> None:
+    """Note the labels of test rows and of the server's that no training row has."""
+    known = {r["label"] for p, pairs in rows if p.split == "train" for r, _ in pairs if "label" in r}
+    if faults.problems:
+        return  # of the training rows perhaps, whose labels are then missing here
+    for piece, pairs in rows:
+        if piece.split == "train":
+            continue
+        strange = Counter(r["label"] for r, _ in pairs if "label" in r and r["label"] not in known)
+        for label, n in sorted(strange.items()):
+            faults.add(
+                piece.place,
+                f"the label '{label}' is in the {piece.split} rows only ({n})",
+                f"training has: {', '.join(sorted(known)[:12])}",
+                "correct the spelling, or add training rows",
+            )
+
+
+def labels_stay(parties: Parties) -> Parties:
+    """Leave out, and count, the randomly held-out rows whose label nobody trains on."""
+    trained = {r["label"] for s in parties.shards for r in s.rows if "label" in r}
+    if not trained:
+        return parties
+
+    def kept(shards: tuple[Shard, ...]) -> tuple[Shard, ...]:
+        left = (Shard(s.party, tuple(r for r in s.rows if r.get("label") in trained)) for s in shards)
+        return tuple(s for s in left if len(s))
+
+    lost = [
+        Lost(s.party if parties.own else "", "test", NOT_TRAINED, n)
+        for s in (parties.own or parties.held_out)
+        if (n := sum(r.get("label") not in trained for r in s.rows))
+    ]
+    if not lost:
+        return parties
+    return replace(
+        parties,
+        held_out=kept(parties.held_out),
+        own=kept(parties.own),
+        labels=tuple(sorted(trained)),
+        account=parties.account + Account(tuple(lost)),
+    )

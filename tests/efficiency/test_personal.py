@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+import fedfm
 from federations import OWN_TESTS, digits
 from fedfm.checks.rules import check
 from fedfm.core.context import Ctx, Terms
@@ -17,7 +18,9 @@ from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.personal.fedrep import FedRep
 from fedfm.efficiency.training.personal.ifca import IFCA, ClusterMean
 from fedfm.incentives.contribution.leave_one_out import LeaveOneOut
+from fedfm.incentives.selection.uniform import Uniform
 from fedfm.laws.homes import quadratics
+from fedfm.running.verdict import ladder
 from fedfm.tasks.quadratic import Quadratic, Quadratics
 from fedfm.trust.privacy.mechanism.gaussian import ClipNoise
 
@@ -99,3 +102,21 @@ def test_the_cluster_is_told_and_refused_under_noise() -> None:
     assert check(digits(client=IFCA(local=SGD), aggregate=ClusterMean(), uplink=ClipNoise(0.5, 1.0)))
     assert check(digits(client=IFCA(clusters=3), aggregate=ClusterMean(clusters=3), data=OWN_TESTS)) == []
     assert IFCA().server_half().brief({"w": torch.zeros(2, 3)}, Terms()).x.shape == (6,)
+
+
+def test_whose_mean_it_is_and_who_never_took_part_is_told(tmp_path: Any) -> None:
+    """One model is scored over all rows, models of parties' own by their mean: the words say which."""
+    own = digits(client=FedRep(local=SGD, head_steps=2), data=OWN_TESTS, select=Uniform(count=1), rounds=2)
+    run = fedfm.run(own, out=tmp_path / "own")
+    label = "federated, mean of parties' own models"
+    assert (
+        dict(ladder(run.metric))[label] == run.metric["federated"]
+        and label.replace("'", "&#x27;") in run._repr_html_()
+    )
+    assert "(mean of own models)" in repr(run)
+    [said] = [
+        r for r in run.reasons if "never took part: in the mean their own models count as they began" in r
+    ]
+    assert said.count("party-") == 4  # of six, two were drawn
+    one = fedfm.run(digits(data=OWN_TESTS, select=Uniform(count=1), rounds=2), out=tmp_path / "one")
+    assert "federated" in dict(ladder(one.metric)) and not one.reasons

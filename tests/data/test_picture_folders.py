@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +154,24 @@ def test_depths_are_read_or_refused() -> None:
     for deep in (*dark, Image.fromarray(grey.astype("int32"))):
         with pytest.raises(Wrong, match="a picture of 16 bits whose values end at"):
             tensor(deep)
+
+
+def test_pixels_in_one_list_are_a_picture_of_the_size_that_is_asked_for(tmp_path: Path) -> None:
+    """As LEAF has them."""
+    users = {u: {"x": [[(i + j) / 40 for j in range(16)] for i in range(8)], "y": [0, 1] * 4} for u in "uv"}
+    told = {"users": ["u", "v"], "num_samples": [8, 8], "user_data": users}
+    (tmp_path / "all.json").write_text(json.dumps(told))
+    columns = {"image": "x", "label": "y"}
+    with pytest.raises(DataError, match=r"a list of 16 numbers(?s:.*)data.image_size=4"):
+        read(tmp_path / "all.json", columns=columns)
+    found = read(tmp_path / "all.json", columns=columns, image_size=4)
+    first = found.train("u").rows[0]["image"]
+    assert found.ids == ("u", "v") and first.shape == (1, 4, 4)
+    (tmp_path / "all.json").write_text(json.dumps(told | {"num_samples": [8, 9], "users": ["u", "v"]}))
+    with pytest.raises(DataError, match="v has 8 for 9"):
+        read(tmp_path / "all.json", columns=columns, image_size=4)
+    (tmp_path / "all.json").write_text(
+        json.dumps(told | {"num_samples": [8, 8, 3], "users": ["u", "v", "w"]})
+    )
+    with pytest.raises(DataError, match="1 of its users have no rows: w"):
+        read(tmp_path / "all.json", columns=columns, image_size=4)

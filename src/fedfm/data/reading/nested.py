@@ -33,6 +33,7 @@ def leaf(path: Path, whole: Mapping[str, Any], faults: Faults) -> ByUser | None:
     if not isinstance(users, dict) or not users or not all(map(_columned, users.values())):
         return None
     found = ByUser()
+    _agrees(path, whole, users, faults)
     for given, columns in users.items():
         try:
             user = name(given)
@@ -49,6 +50,23 @@ def leaf(path: Path, whole: Mapping[str, Any], faults: Faults) -> ByUser | None:
         rows = zip(*lists.values(), strict=True)
         found += [(i, {USER: user, **dict(zip(lists, row, strict=True))}) for i, row in enumerate(rows, 1)]
     return found
+
+
+def _agrees(path: Path, whole: Mapping[str, Any], data: Mapping[str, Any], faults: Faults) -> None:
+    """Note what the file says of its users, and does not hold."""
+    users, counts = whole.get("users"), whole.get("num_samples")
+    if not isinstance(users, list):
+        return
+    fix = "write the file anew, or leave `users` and `num_samples` out"
+    if lost := [str(u) for u in users if str(u) not in data]:
+        what = f"{len(lost)} of its users have no rows: {', '.join(lost[:5])}{', ...' * (len(lost) > 5)}"
+        faults.add(str(path), what, "`users` names them, `user_data` does not", fix)
+    if not isinstance(counts, list) or len(counts) != len(users):
+        return
+    unlike = [(u, n, len(data[str(u)]["x"])) for u, n in zip(users, counts, strict=True) if str(u) in data]
+    if wrong := [f"{u} has {k} for {n}" for u, n, k in unlike if n != k]:
+        what = f"{len(wrong)} of its users have other numbers of rows than it says: {', '.join(wrong[:3])}"
+        faults.add(str(path), what, "`num_samples` counts them: it may be cut", fix)
 
 
 def _columned(user: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,6 +34,8 @@ def tensor(value: Any, size: int = 0, mode: str = "") -> Any:
         raise Wrong(f"no picture but the text {value[:40]!r}", fix)
     if isinstance(value, bytes | bytearray):
         value = _opened(bytes(value))
+    if isinstance(value, list) and value and not isinstance(value[0], list | tuple):
+        value = _squared(value, size)
     array = _pixels(value) if hasattr(value, "getbands") else _array(value)
     if array.shape[0] == 2 or array.shape[0] > 3:  # with alpha
         array = array[: 1 if array.shape[0] == 2 else 3]
@@ -44,6 +47,19 @@ def tensor(value: Any, size: int = 0, mode: str = "") -> Any:
     if size and array.shape[1:] != (size, size):
         array = _resized(array, size)
     return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def _squared(flat: list[Any], size: int) -> Any:
+    """Numbers in one list as a picture of the size that was asked for."""
+    n, side = len(flat), math.isqrt(len(flat))
+    if size and n == size * size:
+        return np.asarray(flat).reshape(size, size)
+    fix = (
+        f"data.image_size={side}, if they are {side} x {side} of grey"
+        if side * side == n
+        else "give rows of pixels"
+    )
+    raise Wrong(f"no picture but a list of {n} numbers", fix)
 
 
 def _numbers(text: str) -> Any:

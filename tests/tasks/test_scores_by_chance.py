@@ -88,3 +88,41 @@ def test_the_module_answers_for_itself_afterwards() -> None:
     rows = bound.encode(data.open(0).train("a"))
     list(bound.objective.unfit(bound.module, rows, []))
     assert torch.equal(net(torch.ones(1, 4)), before)
+
+
+@pytest.mark.parametrize("rows", [4, 20])
+def test_outputs_of_one_column_beside_flat_targets_are_found_whatever_the_rows(rows: int) -> None:
+    scores: dict[str, Callable[[Any, Any], Any]] = {
+        "accuracy": lambda m, b: ((m(b[0]) > 0) == (b[1] > 0)).float().mean(),
+        "mae": lambda m, b: (m(b[0]) - b[1]).abs().mean(),
+        "within": lambda m, b: ((m(b[0]) - b[1]).abs() < 0.5).double().mean(),
+    }
+
+    def probed(score: Callable[[Any, Any], Any], seed: int) -> Any:
+        rng = np.random.default_rng(seed)
+        x = rng.normal(size=(rows, 4)).astype("float32")
+        data = fedfm.Arrays({"a": (x, x @ np.array([1, -2, 0.5, 3], "float32"))}, test_fraction=0.25)
+        loss = lambda m, b: (m(b[0]).squeeze(1) - b[1]) ** 2  # noqa: E731
+        task = fedfm.Torch(lambda: nn.Linear(4, 1), loss=loss, scores={"own": score}, higher_is_better=True)
+        return fedfm.probe(fedfm.Federation(task=task, data=data, client=fedfm.Local(steps=1)))
+
+    for seed in range(4):
+        for score in scores.values():
+            with pytest.raises(ConfigError, match=r"task.scores\['own'\]: gives "):
+                probed(score, seed)
+        probed(lambda m, b: ((m(b[0]).squeeze(1) > 0) == (b[1] > 0)).float().mean(), seed)
+
+
+def test_targets_of_one_column_beside_classes_are_called_that() -> None:
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        x = rng.normal(size=(40, 4)).astype("float32")
+        data = fedfm.Arrays({"a": (x, (x[:, :1] > 0).astype("int64"))}, test_fraction=0.25)
+        task = fedfm.Torch(
+            lambda: nn.Linear(4, 2),
+            loss=lambda m, b: nn.functional.cross_entropy(m(b[0]), b[1].squeeze(1), reduction="none"),
+            scores={"own": lambda m, b: (m(b[0]).argmax(1) == b[1]).float().mean()},
+            higher_is_better=True,
+        )
+        with pytest.raises(ConfigError, match=r"(?s)beside targets \(4, 1\) are paired.*fix: y.squeeze\(1\)"):
+            fedfm.probe(fedfm.Federation(task=task, data=data, client=fedfm.Local(steps=1)))

@@ -22,6 +22,8 @@ class Net(nn.Module):
         self.low.requires_grad_(way != "frozen")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.way == "late":
+            self.low.requires_grad_(False)
         if self.way == "no_grad":
             with torch.no_grad():
                 x = self.low(x)
@@ -38,7 +40,9 @@ def asked(module: Any) -> None:
     fedfm.probe(fedfm.Federation(task=fedfm.Torch(module), data=data, client=fedfm.Local(steps=1)))
 
 
-@pytest.mark.parametrize(("way", "some"), [("detached", "low"), ("no_grad", "low"), ("unused", "spare")])
+@pytest.mark.parametrize(
+    ("way", "some"), [("detached", "low"), ("no_grad", "low"), ("late", "low"), ("unused", "spare")]
+)
 def test_what_no_gradient_reaches_is_told_by_name(way: str, some: str) -> None:
     with pytest.warns(UserWarning, match=rf"no gradient reaches {some}.weight, {some}.bias \(2 of "):
         asked(lambda: Net(way))

@@ -70,14 +70,18 @@ def tensor(out: Any) -> Tensor:
 
 def unreached(bound: Any, batch: Any) -> None:
     """Warn of trained parameters that the gradient of a few rows does not reach: they stay what they are at the start."""
-    named = {n: p for n, p in bound.module.named_parameters() if p.requires_grad}
+    held = {e.name for e in bound.layout.entries}
+    named = {n: p for n, p in bound.module.named_parameters() if n in held}
     value = bound.objective.loss(bound.module, batch)
-    found = torch.autograd.grad(value, list(named.values()), allow_unused=True)
-    if lost := [n for n, g in zip(named, found, strict=True) if g is None]:
+    asked = [n for n, p in named.items() if p.requires_grad]  # one may be frozen in the middle of a call
+    found = dict(
+        zip(asked, torch.autograd.grad(value, [named[n] for n in asked], allow_unused=True), strict=True)
+    )
+    if lost := [n for n in named if found.get(n) is None]:
         warnings.warn(
             f"fedfm: no gradient reaches {', '.join(lost[:3])}{', ...' * (len(lost) > 3)} ({len(lost)} of {len(named)} tensors) on "
-            "the rows that were tried: they are counted as trained, travel, and stay as they are (detached, under no_grad, or "
-            "unused); requires_grad_(False) says that it is meant",
+            "the rows that were tried: they are counted as trained, travel, and stay as they are, weight decay aside (detached, "
+            "under no_grad, unused, or frozen in a call); requires_grad_(False) from the start says that it is meant",
             UserWarning,
             stacklevel=2,
         )

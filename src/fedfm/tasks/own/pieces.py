@@ -56,9 +56,8 @@ def _parted(measure: Any, module: nn.Module, batch: Any, out: Any) -> tuple[floa
     """A lone number of all rows, and the mean of those of two pieces, where they differ for some drawn outputs."""
     if not isinstance(out, Tensor) or not out.is_floating_point() or len(batch[1]) < 4:
         return None
-    some = torch.arange(max(ROWS, len(batch[1]))) % len(batch[1])
-    x, y, out, n = batch[0][some], batch[1][some], out[some], len(some)
-    draw = torch.Generator().manual_seed(0)
+    x, y, out = _several(batch, out)
+    n, draw = len(y), torch.Generator().manual_seed(0)
     for k, first in itertools.product(range(DRAWS), (n // 2, n // 4, 1)):
         noise = torch.randn(out.shape, generator=draw).to(out)
         given, wanted = (noise if k % 2 else out + noise.abs()), _both(y, out, draw) if k > 1 else y
@@ -73,11 +72,11 @@ def _parted(measure: Any, module: nn.Module, batch: Any, out: Any) -> tuple[floa
 
 
 def _both(y: Tensor, out: Tensor, draw: torch.Generator) -> Tensor:
-    """Targets of all classes, where they are class numbers: what is a ratio of counts shows on no single class."""
+    """Targets of all classes, where they are class numbers, else of both signs: of few rows all may be alike."""
     classes = out.shape[1] if out.dim() == 2 and out.shape[1] > 1 else 2
-    if y.dim() != 1 or not bool(((y == y.floor()) & (y >= 0) & (y < classes)).all()):
-        return y
-    return torch.randint(classes, y.shape, generator=draw).to(y)
+    if bool(((y == y.floor()) & (y >= 0) & (y < classes)).all()):
+        return torch.randint(classes, y.shape, generator=draw).to(y)
+    return torch.randn(y.shape, generator=draw).to(y) * y.abs().max() if y.is_floating_point() else y
 
 
 @contextlib.contextmanager
@@ -116,28 +115,63 @@ def mixing(asked: Mapping[str, Any], module: nn.Module, batch: Any, out: Any) ->
 
     It is one when targets of the shape of the outputs give the mean over the rows, and those as they are do not.
     """
-    (x, y), n = batch, len(batch[1])
-    if not isinstance(out, Tensor) or out.shape == y.shape or not n == out.numel() == y.numel():
+    if not isinstance(out, Tensor) or _fitting(batch[1], out) is None:
         return
-    shift = torch.rand(out.shape, generator=torch.Generator().manual_seed(0)).to(out)
-    given = out + shift * (0.1 + 0.1 * out.abs())
-    every, each = [slice(0, n)], [slice(i, i + 1) for i in range(n)]
+    x, y, out = _several(batch, out)
+    fix = (
+        "module(x).reshape(y.shape) in it"
+        if out.numel() == y.numel()
+        else "y.squeeze(1) in it, or targets (n,)"
+    )
     for where, measure in asked.items():
 
         def mean(module: nn.Module, batch: Any, measure: Any = measure) -> Tensor:
             return torch.as_tensor(measure(module, batch)).double().mean()
 
-        found = _of_pieces(mean, module, (x, y), given, every)
-        right = _of_pieces(mean, module, (x, y.reshape(out.shape)), given, every)
-        alone = _of_pieces(mean, module, (x, y), given, each)
+        told, rows = _paired(mean, module, (x, y), out)
+        if told != rows:
+            n = len(batch[1])
+            yield Problem(
+                where,
+                f"gives {told:.4g} for {len(y)} rows whose own values have the mean {rows:.4g}",
+                f"outputs {(n, *out.shape[1:])} beside targets {(n, *y.shape[1:])} are paired each with each, and the "
+                "module would learn the mean of the targets",
+                fix,
+            )
+
+
+def _fitting(y: Tensor, out: Tensor) -> Tensor | None:
+    """Targets in the shape that pairs each row with its own; None where they have it, or there is none."""
+    if out.shape == y.shape or not out.dim() or len(out) != len(y):
+        return None
+    if out.numel() == y.numel() == len(y):
+        return y.reshape(out.shape)
+    return y[:, 0] if y.dim() == 2 and y.shape[1] == 1 and out.dim() == 2 else None
+
+
+def _several(batch: Any, out: Tensor) -> tuple[Any, Tensor, Tensor]:
+    """Inputs, targets and outputs, of few rows some several times."""
+    some = torch.arange(max(ROWS, len(batch[1]))) % len(batch[1])
+    return batch[0][some], batch[1][some], out[some]
+
+
+def _paired(mean: Any, module: nn.Module, batch: Any, out: Tensor) -> tuple[float, float]:
+    """What a measure says of rows together and of each alone, where only the shapes of the targets make them unlike."""
+    (x, y), n = batch, len(batch[1])
+    every, each = [slice(0, n)], [slice(i, i + 1) for i in range(n)]
+    draw = torch.Generator().manual_seed(0)
+    for k in range(DRAWS):
+        noise = torch.rand(out.shape, generator=draw).to(out)
+        given = (
+            torch.randn(out.shape, generator=draw).to(out) if k % 2 else out + noise * (0.1 + 0.1 * out.abs())
+        )
+        wanted = _both(y, out, draw) if k > 1 else y
+        found = _of_pieces(mean, module, (x, wanted), given, every)
+        right = _of_pieces(mean, module, (x, _fitting(wanted, out)), given, every)
+        alone = _of_pieces(mean, module, (x, wanted), given, each)
         if not (found and right and alone):
             continue
         told, rows = found[0], sum(alone) / n
         if math.isclose(right[0], rows, rel_tol=1e-4) and not math.isclose(told, rows, rel_tol=1e-3):
-            yield Problem(
-                where,
-                f"gives {told:.4g} for {n} rows whose own values have the mean {rows:.4g}",
-                f"outputs {tuple(out.shape)} beside targets {tuple(y.shape)} are paired each with each, and the "
-                "module would learn the mean of the targets",
-                "module(x).reshape(y.shape) in it",
-            )
+            return told, rows
+    return 0.0, 0.0

@@ -311,3 +311,9 @@ def test_columns_of_marks_are_told_that_one_class_is_learnt() -> None:
     message = said(lambda: Files("a.jsonl").open(0, TEXT))
     assert "rude, spam are marks of several classes a row, and one is learnt" in message
     assert offered(message) == {"label": "rude"}
+
+
+def test_a_group_of_test_rows_keeps_no_person_on_one_side() -> None:
+    jsonl(Path("a.jsonl"), [{**r, "patient": f"p{i // 3}"} for i, r in enumerate(labelled())])
+    notes = Files("a.jsonl", test_group="patient").open(0, TEXT).notes
+    assert any("rows of one 'patient' may be learnt from and tested on" in n for n in notes)

@@ -338,3 +338,17 @@ def test_a_callback_that_fails_stops_the_run_which_can_go_on(tmp_path: Path) -> 
     with pytest.raises(FileNotFoundError, match="my own file"):
         fedfm.run(quadratics(), out=tmp_path / "run", callbacks=fail)
     assert fedfm.resume(tmp_path / "run").status == "finished"
+
+
+def test_a_disk_that_is_full_at_the_report_loses_no_run(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+
+    def full(line: dict[str, Any]) -> None:
+        (out / "report.html.part").mkdir(exist_ok=True)
+
+    with pytest.raises(
+        MachineFault, match=r"(?s)make room on the disk.*2 of 2 rounds are kept in .*resume .* goes on"
+    ):
+        fedfm.run(quadratics(rounds=2), out=out, callbacks=full)
+    (out / "report.html.part").rmdir()
+    assert fedfm.resume(out).status == "finished" and (out / "report.html").exists()

@@ -42,10 +42,16 @@ def misspelt(problems: Iterable[Problem], config: Mapping[str, Any]) -> list[Pro
 
 def paths(node: Any, where: str = "", cls: type | None = Federation) -> Iterator[str]:
     """Every dotted path that a config has or leaves to its default."""
-    for key in [f.name for f in dataclasses.fields(cls) if f.init] if cls is not None else ():
+    for field in [f for f in dataclasses.fields(cls) if f.init] if cls is not None else ():
+        key = field.name
         at = f"{where}.{key}" if where else key
         yield at
-        value = node.get(key) if isinstance(node, Mapping) else getattr(node, key, None)
+        if not isinstance(node, Mapping):
+            value = getattr(node, key, None)
+        elif key in node or field.default_factory is dataclasses.MISSING:
+            value = node.get(key)
+        else:
+            value = field.default_factory()  # a part that is not named is there all the same
         name = value.get("name") if isinstance(value, Mapping) else value
         if isinstance(name, str) and name in methods():
             yield from paths(value if isinstance(value, Mapping) else {}, at, load(name))

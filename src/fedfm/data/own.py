@@ -123,7 +123,7 @@ class Own(Source):
         used |= {self.party_column, self.test_group}
         notes = [*faults.notes, *unread(columns_, used, found)]
         if not tests and self._fraction:
-            notes += whose([row for p in pieces for _, row in p.lines], used)
+            notes += whose([row for p in pieces for _, row in p.lines], used - {self.test_group})
         return self._said(replace(parties, notes=(*parties.notes, *notes)), rows)
 
     def _said(self, parties: Parties, rows: list[tuple[Piece, Pairs]]) -> Parties:

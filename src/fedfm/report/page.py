@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedfm.core.errors import ConfigError, Problem
+from fedfm.core.errors import ConfigError, MachineFault, Problem
 from fedfm.report import outline, seeds
 from fedfm.report.drawing import paper
 from fedfm.report.drawing.blocks import Card, Tag
@@ -44,6 +44,10 @@ def write(dirs: list[Path], out: Path | None = None) -> Path:
         os.replace(part, place)
     except OSError as e:
         part.unlink(missing_ok=True)
+        if out is None:
+            raise MachineFault(
+                f"{place}: {e.strerror or e}\n    fix: make room on the disk, or mend the rights"
+            ) from e
         raise ConfigError(
             [
                 Problem(

@@ -251,12 +251,15 @@ def _leave(plan: Plan, run: Run, site: Site, summary: dict[str, Any]) -> None:
         said += f"\n## Which round\n\n{which[0].upper()}{which[1:]}.\n"
     if summary["privacy"]:  # whoever gets the model gets the definition of its epsilon with it
         said += f"\n## Privacy\n\n{summary['privacy']['sentence']}.\n"
-    with writing(folder):
-        leave(run, site, said)
-        with plan.progress.step("report"):
-            report.write([folder])
-            publish(folder, plan.fed, plan.config, summary)
-    plan.keep(complete=True)
+    try:
+        with writing(folder):
+            leave(run, site, said)
+            with plan.progress.step("report"):
+                report.write([folder])
+                publish(folder, plan.fed, plan.config, summary)
+        plan.keep(complete=True)
+    except MachineFault as e:
+        raise MachineFault(f"{e}\n    {_kept(plan, run)}") from e
 
 
 # ---- who listens ----------------------------------------------------------------------------------------------

@@ -28,6 +28,14 @@ def _long_fields() -> Iterator[None]:
         csv.field_size_limit(before)
 
 
+def _comments(text: str) -> int:
+    """Lines before a table that begin with # and have no separator, as its own first line has."""
+    lines = text.split("\n", 50)
+    n = next((i for i, line in enumerate(lines) if not line.startswith("#")), 0)
+    parted = [any(mark in line for mark in ",;\t|") for line in lines[: n + 1]]
+    return n if n and parted[n] and not any(parted[:n]) else 0
+
+
 def rows(
     place: str, text: str, faults: Faults, lost: Counter[str], mark: str = "", quoting: str = "auto"
 ) -> list[tuple[int, dict[str, Any]]]:
@@ -40,6 +48,12 @@ def rows(
     if first.lower().startswith("sep=") and len(first) <= 5:  # Excel's own first line
         mark, skip = mark or first[4:] or ",", 1
         text = text.partition("\n")[2]
+    if n := _comments(text):
+        why = "the first line holds the names of the columns"
+        faults.add(
+            place, f"{n} lines of comment stand before the table", why, f"remove them: sed -i 1,{n}d FILE", 1
+        )
+        return []
     mark = {"tab": "\t", "\\t": "\t"}.get(mark, mark)
     if len(mark) > 1:
         why = "one character parts the fields"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +33,26 @@ def parquet(path: Path, data: bytes, faults: Faults, sheet: str = "") -> Lines:
     if not _once(path, table.column_names, faults):
         return []
     try:
-        return list(enumerate(table.to_pylist(), 1))
+        return list(enumerate(_named(table.to_pylist(), table.schema.metadata or {}), 1))
     except UnicodeDecodeError as e:
         faults.add(str(path), "the file's text is not UTF-8", str(e), "write it again as UTF-8")
         return []
+
+
+def _named(rows: list[dict[str, Any]], metadata: Mapping[bytes, bytes]) -> list[dict[str, Any]]:
+    """Class numbers by their names, where `datasets` wrote these beside the table: each file counts in its own order."""
+    try:
+        features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
+        names = {
+            c: f["names"] for c, f in features.items() if f.get("_type") == "ClassLabel" and f.get("names")
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return rows
+    for row in rows:
+        for c, known in names.items():
+            if known and isinstance(k := row.get(c), int):
+                row[c] = known[k] if 0 <= k < len(known) else None  # -1: no label
+    return rows
 
 
 def workbook(path: Path, data: bytes, faults: Faults, sheet: str = "") -> Lines:

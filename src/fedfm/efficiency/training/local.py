@@ -39,6 +39,7 @@ class Local(Client):
     weight decay joins g; adamw has betas 0.9 and 0.999, eps 1e-8, bias correction, and decay lr * weight_decay * theta
     beside the step. The optimiser is fresh every round unless `keep_optimizer`. Running statistics and other buffers
     are what the module makes of them: no step, decay, clipping or correction touches them.
+    A tensor that no gradient reaches has gradient 0 here: weight decay and moments still move it, as they do not in torch.
     """
 
     lr: float = knob(0.01, "learning rate", low=0.0)

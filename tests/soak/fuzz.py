@@ -162,7 +162,8 @@ def _tensor(t: torch.Tensor, dice: random.Random) -> torch.Tensor:
         case 3:
             return t.reshape(1, *t.shape) if dice.random() < 0.5 else t.reshape(-1)
         case 4 if t.is_floating_point():
-            return torch.full_like(t, dice.choice((math.nan, math.inf, -3e38, 3e38, 0.0)))
+            most = torch.finfo(t.dtype).max
+            return torch.full_like(t, dice.choice((math.nan, math.inf, -most, most, 0.0)))
         case 5:
             return t.reshape(-1)[torch.randperm(t.numel())].reshape(t.shape)
         case _:

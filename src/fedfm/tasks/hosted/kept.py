@@ -1,0 +1,96 @@
+"""What a trainer is between two rounds, as tensors and plain values: moments, schedule, position, generators, callbacks.
+
+It goes back in where `Trainer.train(resume_from_checkpoint=...)` reads a checkpoint: nothing is written but the trainer's
+own record (trainer_state.json), in a folder that lives for one call.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from fedfm.core.errors import ClientFailed
+from fedfm.core.protocols import State
+from fedfm.core.state import leaves
+from fedfm.tasks.hosted import events, streams
+from fedfm.tasks.hosted.host import Host
+
+RECORD = "trainer_state.json"
+CLOCKED = ("_runtime", "_per_second", "_flops")  # endings of what a clock says: other each time
+
+
+def kept(host: Host, moments: bool) -> State:
+    """The state after a round. `moments`: those of the optimiser too; without, the rates of its groups alone."""
+    trainer = host.trainer
+    optimizer = trainer.optimizer.state_dict()
+    state = {
+        "optimizer": optimizer if moments else {**optimizer, "state": {}},
+        "scheduler": trainer.lr_scheduler.state_dict(),
+        "record": _record(trainer.state),
+        "callbacks": events.held(trainer),
+        "streams": streams.standing(),
+    }
+    for part in ("optimizer", "scheduler"):
+        if odd := [v for v in leaves(state[part]) if not isinstance(v, Tensor | str | int | float | None)]:
+            raise ClientFailed(
+                f"the {part} of {host.party} keeps {type(odd[0]).__name__}, which is no tensor, number or text, and would be "
+                "lost between rounds: take another, or client=local with an optimiser of its own"
+            )
+    return _own(state)
+
+
+def _record(state: Any) -> str:
+    """The trainer's record as its checkpoint has it, without what a clock said."""
+    plain = dataclasses.asdict(state)
+    plain["log_history"] = [
+        entry
+        for line in plain["log_history"]
+        if set(entry := {k: v for k, v in line.items() if not k.endswith(CLOCKED)}) - {"epoch", "step", "total_flos"}
+        and "train_loss" not in entry  # of one call; the federation's is in its own records
+    ]
+    return json.dumps(plain, sort_keys=True)
+
+
+@contextlib.contextmanager
+def resuming(host: Host, state: State) -> Iterator[str | None]:
+    """Where `train` is to resume from: nowhere in the first round, else a folder that stands for a checkpoint."""
+    if not state:
+        yield None
+        return
+    trainer, state = host.trainer, _own(state)
+
+    def optimizer_and_scheduler(*args: Any, **more: Any) -> None:
+        trainer.optimizer.load_state_dict(state["optimizer"])
+        trainer.lr_scheduler.load_state_dict(state["scheduler"])
+
+    in_place = {
+        "_load_from_checkpoint": lambda *args, **more: None,  # the model is the one that was sent
+        "_load_optimizer_and_scheduler": optimizer_and_scheduler,
+        "_load_rng_state": lambda *args, **more: streams.put(state["streams"]),
+        "_load_callback_state": lambda *args, **more: None,
+    }
+    events.hold(trainer, state["callbacks"])
+    with tempfile.TemporaryDirectory(prefix="fedfm-") as folder:
+        Path(folder, RECORD).write_text(state["record"], encoding="utf-8")
+        vars(trainer).update(in_place)
+        try:
+            yield folder
+        finally:
+            for name in in_place:
+                vars(trainer).pop(name, None)
+
+
+def _own(node: Any) -> Any:
+    """A copy with tensors of its own: an optimiser steps in place what it is given."""
+    if isinstance(node, dict):
+        return {k: _own(v) for k, v in node.items()}
+    if isinstance(node, list | tuple):
+        return type(node)(map(_own, node))
+    return node.detach().to("cpu", copy=True) if isinstance(node, Tensor) else node

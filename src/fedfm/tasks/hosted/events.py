@@ -63,7 +63,7 @@ def held(trainer: Any) -> list[State]:
 def hold(trainer: Any, states: list[State]) -> None:
     """Let its callbacks hold that again."""
     for callback, state in zip(trainer.callback_handler.callbacks, states, strict=True):
-        vars(callback).update(_copied(state["holds"]))
+        vars(callback).update(state["holds"])
 
 
 def _plain(value: Any) -> bool:
@@ -73,10 +73,3 @@ def _plain(value: Any) -> bool:
         return all(type(k) in (str, int, float) and _plain(v) for k, v in value.items())
     return value is None or type(value) in (bool, int, float, str) or isinstance(value, Tensor)
 
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _copied(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(map(_copied, value))
-    return value.clone() if isinstance(value, Tensor) else value

@@ -23,6 +23,7 @@ from fedfm.tasks.hosted import events, streams
 from fedfm.tasks.hosted.host import Host
 
 RECORD = "trainer_state.json"
+STRANGE = ("optimizer", "scheduler", "callbacks")  # parts whose mappings are another library's
 CLOCKED = ("_runtime", "_per_second", "_flops")  # endings of what a clock says: other each time
 
 
@@ -43,7 +44,7 @@ def kept(host: Host, moments: bool) -> State:
                 f"the {part} of {host.party} keeps {type(odd[0]).__name__}, which is no tensor, number or text, and would be "
                 "lost between rounds: take another, or client=local with an optimiser of its own"
             )
-    return _own(state)
+    return {k: _packed(v) if k in STRANGE else v for k, v in state.items()}
 
 
 def _record(state: Any) -> str:
@@ -64,7 +65,7 @@ def resuming(host: Host, state: State) -> Iterator[str | None]:
     if not state:
         yield None
         return
-    trainer, state = host.trainer, _own(state)
+    trainer, state = host.trainer, {k: _unpacked(v) if k in STRANGE else v for k, v in state.items()}
 
     def optimizer_and_scheduler(*args: Any, **more: Any) -> None:
         trainer.optimizer.load_state_dict(state["optimizer"])
@@ -87,10 +88,23 @@ def resuming(host: Host, state: State) -> Iterator[str | None]:
                 vars(trainer).pop(name, None)
 
 
-def _own(node: Any) -> Any:
-    """A copy with tensors of its own: an optimiser steps in place what it is given."""
+def _packed(node: Any) -> Any:
+    """With mappings as pairs, for their keys may be numbers or begin with `_`; a copy, as an optimiser steps in place."""
     if isinstance(node, dict):
-        return {k: _own(v) for k, v in node.items()}
-    if isinstance(node, list | tuple):
-        return type(node)(map(_own, node))
+        return {"pairs": [[k, _packed(v)] for k, v in node.items()]}
+    if isinstance(node, tuple):
+        return {"tuple": [_packed(v) for v in node]}
+    if isinstance(node, list):
+        return [_packed(v) for v in node]
     return node.detach().to("cpu", copy=True) if isinstance(node, Tensor) else node
+
+
+def _unpacked(node: Any) -> Any:
+    """The inverse of `_packed`; a copy too."""
+    if isinstance(node, dict) and "tuple" in node:
+        return tuple(_unpacked(v) for v in node["tuple"])
+    if isinstance(node, dict):
+        return {k: _unpacked(v) for k, v in node["pairs"]}
+    if isinstance(node, list):
+        return [_unpacked(v) for v in node]
+    return node.clone() if isinstance(node, Tensor) else node

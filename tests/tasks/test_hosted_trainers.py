@@ -74,7 +74,8 @@ def test_a_party_alone_takes_the_steps_of_one_plain_training(length: dict[str, A
     """AdamW, clipping, dropout, warm-up and a linear schedule, in rounds that end within epochs and at their ends."""
     plan = {"max_steps": 12} if "steps" in length else {"num_train_epochs": 3}
     run = fedfm.run(
-        fedfm.patch(lambda party: adamw(party, **plan), parties=["party-0"], rounds=3, **length), out=tmp_path / "run"
+        fedfm.patch(lambda party: adamw(party, **plan), parties=["party-0"], rounds=3, **length),
+        out=tmp_path / "run",
     )
     plain = adamw("party-0", **plan)
     plain.train()

@@ -72,4 +72,3 @@ def _plain(value: Any) -> bool:
     if type(value) is dict:
         return all(type(k) in (str, int, float) and _plain(v) for k, v in value.items())
     return value is None or type(value) in (bool, int, float, str) or isinstance(value, Tensor)
-

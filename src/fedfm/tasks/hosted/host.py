@@ -31,7 +31,9 @@ def library() -> Any:
 
 def is_trainer(given: Any) -> bool:
     """Is it a Trainer of transformers, or one that derives from it (TRL's, sentence-transformers')?"""
-    return any(c.__module__ == "transformers.trainer" and c.__name__ == "Trainer" for c in type(given).__mro__)
+    return any(
+        c.__module__ == "transformers.trainer" and c.__name__ == "Trainer" for c in type(given).__mro__
+    )
 
 
 @dataclass(eq=False)

@@ -53,7 +53,8 @@ def _record(state: Any) -> str:
     plain["log_history"] = [
         entry
         for line in plain["log_history"]
-        if set(entry := {k: v for k, v in line.items() if not k.endswith(CLOCKED)}) - {"epoch", "step", "total_flos"}
+        if set(entry := {k: v for k, v in line.items() if not k.endswith(CLOCKED)})
+        - {"epoch", "step", "total_flos"}
         and "train_loss" not in entry  # of one call; the federation's is in its own records
     ]
     return json.dumps(plain, sort_keys=True)

@@ -7,7 +7,7 @@ import math
 import multiprocessing
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -44,6 +44,8 @@ class OwnLoop(Client):
         "party's name",
         choices=("trainer", "run"),
     )
+
+    hosted: ClassVar[bool] = True  # it runs a trainer, and works with no other task
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.epochs is not None:
@@ -94,7 +96,11 @@ class OwnLoop(Client):
                 facts, kept, done = self._train(host, before, end, plan, bound)
         x = bound.read() - brief.x
         info: dict[str, Any] = {"facts": facts}
-        return Message(x, "delta", mass=float(len(data)), info=info), {**kept, "step": done, "rounds": rounds + 1}
+        return Message(x, "delta", mass=float(len(data)), info=info), {
+            **kept,
+            "step": done,
+            "rounds": rounds + 1,
+        }
 
     def _begins(self, host: Host, before: State, ctx: Ctx) -> State:
         """Where the generators stand when the round begins."""
@@ -134,6 +140,9 @@ class OwnLoop(Client):
 @dataclass(frozen=True)
 class _Whole(OwnLoop):
     """The baseline: the whole training in one piece."""
+
+    def feasible(self, parties: int, bound: Bound) -> str:
+        return ""  # what it is the baseline of says it
 
     def course(self, host: Host, done: int, rounds: int, ctx: Ctx) -> tuple[int, int]:
         end, plan = super().course(host, done, rounds, ctx)

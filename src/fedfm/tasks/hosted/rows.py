@@ -125,7 +125,8 @@ def picked(hosts: Mapping[str, Host], rows: Shard) -> Picked:
 def _rows(party: str, split: str, held: Any, number: int) -> tuple[Row, ...]:
     with aside(0):  # a data set may draw (augmentation): the same at each opening
         return tuple(
-            {"of": party, "split": split, "set": number, "row": k, "holds": _digest(held[k])} for k in range(len(held))
+            {"of": party, "split": split, "set": number, "row": k, "holds": _digest(held[k])}
+            for k in range(len(held))
         )
 
 

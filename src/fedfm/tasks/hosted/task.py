@@ -97,7 +97,9 @@ class HostedBound(BoundModule):
             raise ModelError("the trainer of one owner of all rows cannot be made here; baselines=local")
         hosts: Mapping[str, Host] = first.objective.hosts
         host = first.again(first.host.party)
-        host.trainer.train_dataset = Picked([(h.train, k) for h in hosts.values() for k in range(len(h.train))])
+        host.trainer.train_dataset = Picked(
+            [(h.train, k) for h in hosts.values() for k in range(len(h.train))]
+        )
         host.trainer.args.per_device_train_batch_size *= len(hosts)
         host.trainer._train_batch_size = host.trainer.args.train_batch_size
         found = HostedBound(host, hosts, self.bounds)
@@ -166,7 +168,9 @@ class _Objective(Objective):
         scores = {
             k.removeprefix("eval_"): (float(v) * n, float(n))
             for k, v in told.items()
-            if k.startswith("eval_") and isinstance(v, int | float) and not k.endswith(("_runtime", "_per_second"))
+            if k.startswith("eval_")
+            and isinstance(v, int | float)
+            and not k.endswith(("_runtime", "_per_second"))
         }
         if self.primary not in scores:
             raise ModelError(

@@ -45,14 +45,17 @@ def arguments(**more: Any) -> TrainingArguments:
     return TrainingArguments(**told | more)
 
 
-def trainer(party: str, dropout: float = 0.0, kind: Any = Trainer, more: Any = None, **args: Any) -> Any:
-    """A trainer of a party called NAME-NUMBER, with rows of its own."""
-    number = int(party.rpartition("-")[2])
+def trainer(
+    party: str, dropout: float = 0.0, kind: Any = Trainer, more: Any = None, model_of: Any = None, **args: Any
+) -> Any:
+    """A trainer of a party called NAME-NUMBER, with rows of its own; `more`: other arguments of `kind`."""
+    number, more = int(party.rpartition("-")[2]), dict(more or {})
+    tests = more.pop("tests", rows(100 + number, 6))
     return kind(
-        model(dropout),
+        model(dropout) if model_of is None else model_of,
         arguments(**args),
         train_dataset=rows(number, 10 + 2 * number),
-        eval_dataset=rows(100 + number, 6),
+        eval_dataset=tests,
         compute_metrics=right,
-        **more or {},
+        **more,
     )

@@ -8,11 +8,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import TrainerCallback
 
 import fedfm
 import hosted
-from fedfm.core.errors import RunFailed
 from fedfm.engines.processes import Processes
 
 torch.set_num_threads(1)

@@ -67,7 +67,7 @@ class Host:
         """Optimiser steps of one pass over the training rows."""
         with aside():
             batches = len(self.trainer.get_train_dataloader())
-        return max(1, math.ceil(batches / self.trainer.args.gradient_accumulation_steps))
+        return max(1, -(-batches // int(self.trainer.args.gradient_accumulation_steps)))
 
     def plan(self) -> int:
         """Optimiser steps that the script asks for: `max_steps`, else `num_train_epochs` passes."""

@@ -89,7 +89,7 @@ class OwnLoop(Client):
         done, rounds = before.pop("step", 0), before.pop("rounds", 0)
         end, plan = self.course(host, done, rounds, ctx)
         bound.load(brief.x)
-        facts, kept = {}, before
+        facts, kept = dict[str, float](), before
         if end > done:
             with streams.aside():
                 streams.put(self._begins(host, before, ctx))

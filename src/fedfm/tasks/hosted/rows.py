@@ -8,14 +8,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fedfm.cards.registry import knob, method
-from fedfm.core.errors import DataError, FedfmError, ModelError, words_of
 from fedfm.core.blame import place
+from fedfm.core.errors import DataError, FedfmError, ModelError, words_of
 from fedfm.data.source import Parties, Row, Shard, written
 from fedfm.data.splits import Source
 from fedfm.tasks.hosted.host import Host, host
@@ -106,10 +107,19 @@ class Picked(Sequence[Any]):
         return rows[number]
 
     def whole(self) -> Any:
-        """The data set itself, if it is all of one, in order: it may know how to read many rows at once."""
-        first = self.places[0][0] if self.places else None
-        same = first is not None and all(rows is first for rows, _ in self.places)
-        return first if same and [n for _, n in self.places] == list(range(len(first))) else self
+        """As the data sets are: one of them itself if it is all of it, in order, or `datasets.Dataset`s put together."""
+        runs = [
+            (k, [n for _, (_, n) in part])
+            for k, part in groupby(enumerate(self.places), lambda e: id(e[1][0]))
+        ]
+        sets = {id(rows): rows for rows, _ in self.places}
+        if len(runs) == 1 and runs[0][1] == list(range(len(sets[runs[0][0]]))):
+            return sets[runs[0][0]]
+        if not runs or not all(type(rows).__module__.startswith("datasets.") for rows in sets.values()):
+            return self
+        from datasets import concatenate_datasets
+
+        return concatenate_datasets([sets[k].select(numbers) for k, numbers in runs])
 
 
 def picked(hosts: Mapping[str, Host], rows: Shard) -> Picked:

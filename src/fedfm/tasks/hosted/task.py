@@ -18,7 +18,7 @@ from fedfm.core.protocols import Scores, Task
 from fedfm.data.source import Shard
 from fedfm.tasks.bound import BoundModule, Objective, running_statistics
 from fedfm.tasks.hosted.host import Host
-from fedfm.tasks.hosted.rows import Hosts, Picked, picked
+from fedfm.tasks.hosted.rows import Picked, picked
 from fedfm.tasks.hosted.streams import aside
 from fedfm.tasks.way import rises
 
@@ -79,7 +79,7 @@ class HostedBound(BoundModule):
         super().__init__(
             model, _Objective(host, hosts), buffers=statistics, device=next(model.parameters()).device
         )
-        self.host, self.bounds = host, bounds
+        self.host, self.hosts, self.bounds = host, hosts, bounds
         self.between: Callable[[], None] = lambda: None
         self.again: Callable[[str], Host] | None = None
 
@@ -95,11 +95,10 @@ class HostedBound(BoundModule):
         first: HostedBound = next(iter(self.bounds.values()))
         if first.again is None:
             raise ModelError("the trainer of one owner of all rows cannot be made here; baselines=local")
-        hosts: Mapping[str, Host] = first.objective.hosts
+        hosts: Mapping[str, Host] = first.hosts
         host = first.again(first.host.party)
-        host.trainer.train_dataset = Picked(
-            [(h.train, k) for h in hosts.values() for k in range(len(h.train))]
-        )
+        every = Picked([(h.train, k) for h in hosts.values() for k in range(len(h.train))])
+        host.trainer.train_dataset = every.whole()
         host.trainer.args.per_device_train_batch_size *= len(hosts)
         host.trainer._train_batch_size = host.trainer.args.train_batch_size
         found = HostedBound(host, hosts, self.bounds)

@@ -14,6 +14,7 @@ from fedfm.core.protocols import State
 from fedfm.tasks.hosted.streams import aside, standing
 
 INSTALL = "pip install 'transformers>=4.56' 'accelerate>=1.0'"
+CLOCKED = ("_runtime", "_per_second", "_time")  # endings of what a clock says, which is other each time
 QUIET = ("ProgressCallback", "NotebookProgressCallback", "RichProgressCallback", "PrinterCallback")
 
 
@@ -85,11 +86,12 @@ class Host:
     @contextlib.contextmanager
     def unheard(self) -> Iterator[Any]:
         """The trainer, whose callbacks hear nothing of what is done with it, and whose records stay what they are."""
-        from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
+        from transformers import trainer_callback
 
+        none: Any = trainer_callback.CallbackHandler
         trainer = self.trainer
         kept = trainer.callback_handler, trainer.state, trainer.control
-        trainer.callback_handler = CallbackHandler([DefaultFlowCallback()], trainer.model, None, None, None)
+        trainer.callback_handler = none([trainer_callback.DefaultFlowCallback()], trainer.model, None, None, None)
         trainer.state, trainer.control = copy.deepcopy(trainer.state), copy.copy(trainer.control)
         try:
             yield trainer

@@ -20,11 +20,10 @@ from fedfm.core.errors import ClientFailed
 from fedfm.core.protocols import State
 from fedfm.core.state import leaves
 from fedfm.tasks.hosted import events, streams
-from fedfm.tasks.hosted.host import Host
+from fedfm.tasks.hosted.host import CLOCKED, Host
 
 RECORD = "trainer_state.json"
 STRANGE = ("optimizer", "scheduler", "callbacks")  # parts whose mappings are another library's
-CLOCKED = ("_runtime", "_per_second", "_flops")  # endings of what a clock says: other each time
 
 
 def kept(host: Host, moments: bool) -> State:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from fedfm.cards.registry import load
 from fedfm.core.errors import ConfigError, Problem
 from fedfm.core.federation import Federation
 from fedfm.tasks.hosted import script
@@ -55,12 +56,13 @@ def patch(
             ]
         )
     names = [f"party-{k}" for k in range(parties)] if isinstance(parties, int) else parties
-    return Federation(
-        task=Hosted(),
-        data=Trainers(trainer, tuple(names)),
-        client=OwnLoop(steps, epochs, keep_optimizer),
-        **slots,
-    )
+    made = {
+        "task": Hosted(),
+        "data": Trainers(trainer, tuple(names)),
+        "client": OwnLoop(steps, epochs, keep_optimizer),
+        "evaluate": load("held-out")(parts=1),
+    }
+    return Federation(**made | slots)
 
 
 def _taken(trainer: Any) -> Any:

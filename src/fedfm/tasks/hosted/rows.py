@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from fedfm.core.errors import DataError, FedfmError, ModelError, words_of
 from fedfm.data.source import Parties, Row, Shard, written
 from fedfm.data.splits import Source
 from fedfm.tasks.hosted.host import Host, host
-from fedfm.tasks.hosted.script import scripted
+from fedfm.tasks.hosted.script import scripted, sha256
 from fedfm.tasks.hosted.streams import aside
 
 
@@ -29,7 +29,18 @@ class Hosts(Parties):
     """An opened data set whose parties have trainers; `again` makes one anew."""
 
     hosts: Mapping[str, Host] = field(default_factory=dict, repr=False)
+    scripts: Mapping[str, str] = field(default_factory=dict)  # SHA-256 by path
     again: Callable[[str], Host] | None = field(default=None, repr=False)
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all rows, as of every data set, and of the script that makes the trainers."""
+        rows: str = vars(Parties)["digest"].func(self)
+        return (
+            hashlib.sha256(f"{rows} {sorted(self.scripts.items())}".encode()).hexdigest()
+            if self.scripts
+            else rows
+        )
 
 
 @method("trainers", slot="data", section="II.B", also=("hf-trainer", "sft-trainer"))
@@ -69,6 +80,7 @@ class Trainers(Source):
             (Shard("", held),),
             own=own if all(len(s) for s in own) else (),
             hosts=hosts,
+            scripts={} if callable(self.make) else {f"script {self.make}": sha256(self.make)},
             again=self._host,
         )
 
@@ -155,8 +167,3 @@ def _plain(value: Any) -> Any:
         return value
     array = np.asarray(value)
     return type(value).__qualname__ if array.dtype.hasobject else array
-
-
-def path_of(make: Any) -> Path | None:
-    """The script behind `make`, if it is one."""
-    return Path(make) if isinstance(make, str) else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import hashlib
 import runpy
 import sys
 from collections.abc import Callable
@@ -37,6 +38,11 @@ def party() -> str:
     """Whose script this is, in a federation; "" where it runs by itself."""
     found = now.get()
     return "" if found is None else found.party
+
+
+def sha256(script: str) -> str:
+    """Of a script's content."""
+    return hashlib.sha256(Path(script).read_bytes()).hexdigest()
 
 
 def scripted(script: str) -> Callable[[str], Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,11 @@ from fedfm.cards.registry import method
 from fedfm.core.context import Terms
 from fedfm.core.errors import ModelError, words_of
 from fedfm.core.job import POOLED
+from fedfm.core.message import raw
 from fedfm.core.protocols import Scores, Task
 from fedfm.data.source import Shard
 from fedfm.tasks.bound import BoundModule, Objective, running_statistics
-from fedfm.tasks.hosted.host import Host
+from fedfm.tasks.hosted.host import CLOCKED, Host
 from fedfm.tasks.hosted.rows import Picked, picked
 from fedfm.tasks.hosted.streams import aside
 from fedfm.tasks.way import rises
@@ -83,6 +85,18 @@ class HostedBound(BoundModule):
         self.between: Callable[[], None] = lambda: None
         self.again: Callable[[str], Host] | None = None
 
+    def frozen(self) -> dict[str, str]:
+        """The digest of all that is not trained, which must be the same at every party and in a resumed run."""
+        total, trained = hashlib.sha256(), {e.name for e in self.layout.entries}
+        learns = {
+            p.data_ptr() for n, p in self.module.named_parameters() if n in trained
+        }  # by another name too, if tied
+        for name, t in self.module.state_dict().items():
+            if name not in trained and t.data_ptr() not in learns:
+                total.update(f"{name} {t.dtype} {tuple(t.shape)}".encode() + b"\0")
+                total.update(raw(t.detach()))
+        return {"frozen weights of the trainers": total.hexdigest()}
+
     def at(self, client: str, terms: Terms) -> BoundModule:
         if client == POOLED and POOLED not in self.bounds:
             self.bounds[POOLED] = self._pooled()
@@ -131,6 +145,8 @@ def _alike(one: HostedBound, first: HostedBound) -> None:
 class _Objective(Objective):
     """The trainer's loss and scores. What collating and scoring draw is the same each time."""
 
+    pieces = False  # compute_metrics is of all that it is given, and a loss may be by token
+
     def __init__(self, host: Host, hosts: Mapping[str, Host]):
         self.host, self.hosts = host, hosts
         args = host.trainer.args
@@ -167,9 +183,7 @@ class _Objective(Objective):
         scores = {
             k.removeprefix("eval_"): (float(v) * n, float(n))
             for k, v in told.items()
-            if k.startswith("eval_")
-            and isinstance(v, int | float)
-            and not k.endswith(("_runtime", "_per_second"))
+            if k.startswith("eval_") and isinstance(v, int | float) and not k.endswith(CLOCKED)
         }
         if self.primary not in scores:
             raise ModelError(

@@ -37,6 +37,21 @@ def is_trainer(given: Any) -> bool:
     )
 
 
+@contextlib.contextmanager
+def without_bars() -> Iterator[None]:
+    """Without the progress bars of transformers."""
+    from transformers.utils import logging
+
+    bars: Any = logging
+    shown = bars.is_progress_bar_enabled()
+    bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            bars.enable_progress_bar()
+
+
 @dataclass(eq=False)
 class Host:
     """A party's trainer, its rows, and where the generators stood when its script was done."""
@@ -91,7 +106,9 @@ class Host:
         none: Any = trainer_callback.CallbackHandler
         trainer = self.trainer
         kept = trainer.callback_handler, trainer.state, trainer.control
-        trainer.callback_handler = none([trainer_callback.DefaultFlowCallback()], trainer.model, None, None, None)
+        trainer.callback_handler = none(
+            [trainer_callback.DefaultFlowCallback()], trainer.model, None, None, None
+        )
         trainer.state, trainer.control = copy.deepcopy(trainer.state), copy.copy(trainer.control)
         try:
             yield trainer

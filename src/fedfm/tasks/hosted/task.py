@@ -13,17 +13,18 @@ from torch import Tensor, nn
 
 from fedfm.cards.registry import method
 from fedfm.core.context import Terms
-from fedfm.core.errors import ModelError, words_of
+from fedfm.core.errors import ModelError
 from fedfm.core.job import POOLED
 from fedfm.core.message import raw
 from fedfm.core.protocols import Scores, Task
 from fedfm.data.source import Shard
 from fedfm.tasks.bound import BoundModule, Objective, running_statistics
-from fedfm.tasks.hosted.host import CLOCKED, Host
+from fedfm.tasks.hosted.host import CLOCKED, Host, without_bars
 from fedfm.tasks.hosted.rows import Picked, picked
 from fedfm.tasks.hosted.streams import aside
 from fedfm.tasks.way import rises
 
+IGNORED = -100  # a label without a loss
 DRAWN = 0  # what scoring and collating draw from: the same each time
 
 
@@ -88,14 +89,16 @@ class HostedBound(BoundModule):
     def frozen(self) -> dict[str, str]:
         """The digest of all that is not trained, which must be the same at every party and in a resumed run."""
         total, trained = hashlib.sha256(), {e.name for e in self.layout.entries}
-        learns = {
-            p.data_ptr() for n, p in self.module.named_parameters() if n in trained
-        }  # by another name too, if tied
-        for name, t in self.module.state_dict().items():
-            if name not in trained and t.data_ptr() not in learns:
-                total.update(f"{name} {t.dtype} {tuple(t.shape)}".encode() + b"\0")
-                total.update(raw(t.detach()))
-        return {"frozen weights of the trainers": total.hexdigest()}
+        learns = {p.data_ptr() for n, p in self.module.named_parameters() if n in trained}
+        still = {
+            n: t
+            for n, t in self.module.state_dict().items()
+            if n not in trained and t.data_ptr() not in learns  # tied, it is trained under another name
+        }
+        for name, t in still.items():
+            total.update(f"{name} {t.dtype} {tuple(t.shape)}".encode() + b"\0")
+            total.update(raw(t))
+        return {"frozen weights of the trainers": total.hexdigest()} if still else {}
 
     def at(self, client: str, terms: Terms) -> BoundModule:
         if client == POOLED and POOLED not in self.bounds:
@@ -193,6 +196,18 @@ class _Objective(Objective):
             )
         return scores
 
+    def explain(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """What the model is given of a row: its words and tokens, where the trainer has a tokenizer, and where loss is."""
+        item = picked(self.hosts, Shard("", (dict(row),)))[0]
+        words: Any = getattr(self.host.trainer.processing_class, "decode", None)
+        if not isinstance(item, Mapping) or words is None or "input_ids" not in item:
+            return {"text": str(item)}
+        ids, labels = list(item["input_ids"]), item.get("labels")
+        told: dict[str, Any] = {"text": words(ids), "tokens": [words([k]) for k in ids]}
+        if isinstance(labels, list | tuple) and len(labels) == len(ids):
+            told["loss_mask"] = [k != IGNORED for k in labels]
+        return told
+
     def save(self, module: nn.Module, folder: str) -> None:
         """As `save_pretrained` does: an adapter in PEFT's layout, a model in Hugging Face's, the tokenizer beside it."""
         from fedfm.tasks.export import write_weights
@@ -202,10 +217,8 @@ class _Objective(Objective):
         if saved is None:
             write_weights(state, Path(folder, "model.safetensors"))
             return
-        try:
+        with without_bars():
             saved(folder, state_dict=state)
-        except (ValueError, TypeError, RuntimeError) as e:
-            raise ModelError(f"the model cannot be saved by its save_pretrained: {words_of(e)[:300]}") from e
         words: Any = getattr(self.host.trainer.processing_class, "save_pretrained", None)
         if words is not None:
             words(folder)

@@ -67,6 +67,25 @@ def _epoch(loader: Any, epoch: int) -> list[Any]:
     return list(loader)
 
 
+def by_length() -> dict[str, Any]:
+    known = hasattr(hosted.arguments(), "train_sampling_strategy")
+    return {"train_sampling_strategy": "group_by_length"} if known else {"group_by_length": True}
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"gradient_accumulation_steps": 2}, by_length(), {"dataloader_drop_last": True, "seed": 5}],
+    ids=str,
+)
+def test_rounds_that_end_within_a_pass_go_on_in_its_order(more: dict[str, Any], tmp_path: Path) -> None:
+    """18 rows; two steps a round, three passes or more; an order that is drawn from the global generator too."""
+    fed = fedfm.patch(lambda p: adamw(p, **more), parties=["party-4"], rounds=4, steps=2)
+    run = fedfm.run(fed, out=tmp_path / "run")
+    plain = adamw("party-4", **more, max_steps=8)
+    plain.train()
+    assert float((left(run) - weights(plain.model)).abs().max()) < 1e-6
+
+
 @pytest.mark.parametrize("length", [{"steps": 4}, {"epochs": 1.0}, {}], ids=str)
 def test_a_party_alone_takes_the_steps_of_one_plain_training(length: dict[str, Any], tmp_path: Path) -> None:
     """AdamW, clipping, dropout, warm-up and a linear schedule, in rounds that end within epochs and at their ends."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from transformers import TrainerCallback
 
 from fedfm.core.protocols import State
+from fedfm.tasks.hosted import streams
 
 
 class Until(TrainerCallback):
@@ -24,14 +26,21 @@ class Until(TrainerCallback):
 
 
 @contextlib.contextmanager
-def rounds(trainer: Any, step: int) -> Iterator[None]:
-    """The training ends at `step` of it, and epochs begin and end where they do: a round that stops within one ends none."""
-    handler, until = trainer.callback_handler, Until(step)
+def rounds(trainer: Any, step: int, began: State) -> Iterator[State]:
+    """The training ends at `step` of it, and epochs begin and end where they do: a round that stops within one ends none.
+
+    `began`: where the generators stood when the epoch began that the last round stopped in, for its order is drawn anew
+    from there; what is given is the same of the epoch that this round stops in.
+    """
+    handler, until, now = trainer.callback_handler, Until(step), dict(began)
     begin, end = handler.on_epoch_begin, handler.on_epoch_end
 
     def on_epoch_begin(args: Any, state: Any, control: Any, **more: Any) -> Any:
         if _whole(state.epoch):
-            return begin(args, state, control, **more)
+            control = begin(args, state, control, **more)
+            now.update(streams.standing())
+            return control
+        streams.put(now)
         control.should_epoch_stop = False
         return control
 
@@ -42,7 +51,7 @@ def rounds(trainer: Any, step: int) -> Iterator[None]:
     handler.add_callback(until)
     handler.on_epoch_begin, handler.on_epoch_end = on_epoch_begin, on_epoch_end
     try:
-        yield
+        yield now
     finally:
         del handler.on_epoch_begin, handler.on_epoch_end
         handler.remove_callback(until)
@@ -61,9 +70,11 @@ def held(trainer: Any) -> list[State]:
 
 
 def hold(trainer: Any, states: list[State]) -> None:
-    """Let its callbacks hold that again."""
+    """Let its callbacks hold that again, and nothing else of the sort."""
     for callback, state in zip(trainer.callback_handler.callbacks, states, strict=True):
-        vars(callback).update(state["holds"])
+        for name in [k for k, v in vars(callback).items() if _plain(v)]:
+            del vars(callback)[name]
+        vars(callback).update(copy.deepcopy(state["holds"]))
 
 
 def _plain(value: Any) -> bool:

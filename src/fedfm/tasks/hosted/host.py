@@ -59,6 +59,7 @@ class Host:
     party: str
     trainer: Any
     begins: State = field(repr=False)
+    callbacks: list[State] = field(repr=False)  # what they held then
     optimizer: State | None = field(default=None, repr=False)  # of one that the script made: as it was then
     scheduler: State | None = field(default=None, repr=False)
 
@@ -93,7 +94,7 @@ class Host:
     def fresh(self) -> None:
         """Optimiser and scheduler as the script left them: those that the trainer makes are made anew."""
         self.trainer.optimizer, self.trainer.lr_scheduler = self.own
-        self.trainer.model_wrapped = self.trainer.model
+        self.trainer.model_wrapped, self.trainer.current_flos = self.trainer.model, 0
         for part, was in ((self.own[0], self.optimizer), (self.own[1], self.scheduler)):
             if part is not None:
                 part.load_state_dict(copy.deepcopy(was))
@@ -104,15 +105,17 @@ class Host:
         from transformers import trainer_callback
 
         none: Any = trainer_callback.CallbackHandler
-        trainer = self.trainer
+        trainer, drops = self.trainer, self.trainer.args.dataloader_drop_last
         kept = trainer.callback_handler, trainer.state, trainer.control
         trainer.callback_handler = none(
             [trainer_callback.DefaultFlowCallback()], trainer.model, None, None, None
         )
         trainer.state, trainer.control = copy.deepcopy(trainer.state), copy.copy(trainer.control)
+        trainer.args.dataloader_drop_last = False  # it would leave test rows out as well
         try:
             yield trainer
         finally:
+            trainer.args.dataloader_drop_last = drops
             trainer.callback_handler, trainer.state, trainer.control = kept
 
 
@@ -126,10 +129,12 @@ def host(party: str, trainer: Any) -> Host:
         )
     if problems := list(_unfit(trainer)):
         raise ConfigError(problems)
+    from fedfm.tasks.hosted import events
+
     begins = standing()
     handler = trainer.callback_handler
     handler.callbacks = [c for c in handler.callbacks if type(c).__name__ not in QUIET]
-    return Host(party, trainer, begins)
+    return Host(party, trainer, begins, copy.deepcopy(events.held(trainer)))
 
 
 def _unfit(trainer: Any) -> Iterator[Problem]:

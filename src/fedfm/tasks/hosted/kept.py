@@ -26,8 +26,9 @@ RECORD = "trainer_state.json"
 STRANGE = ("optimizer", "scheduler", "callbacks")  # parts whose mappings are another library's
 
 
-def kept(host: Host, moments: bool) -> State:
-    """The state after a round. `moments`: those of the optimiser too; without, the rates of its groups alone."""
+def kept(host: Host, moments: bool, epoch: State) -> State:
+    """The state after a round. `moments`: those of the optimiser too; without, the rates of its groups alone. `epoch`:
+    where the generators stood when the epoch began that it stopped in."""
     trainer = host.trainer
     optimizer = trainer.optimizer.state_dict()
     state = {
@@ -36,6 +37,7 @@ def kept(host: Host, moments: bool) -> State:
         "record": _record(trainer.state),
         "callbacks": events.held(trainer),
         "streams": streams.standing(),
+        "epoch": epoch,
     }
     for part in ("optimizer", "scheduler"):
         if odd := [v for v in leaves(state[part]) if not isinstance(v, Tensor | str | int | float | None)]:
@@ -63,6 +65,7 @@ def _record(state: Any) -> str:
 def resuming(host: Host, state: State) -> Iterator[str | None]:
     """Where `train` is to resume from: nowhere in the first round, else a folder that stands for a checkpoint."""
     if not state:
+        events.hold(host.trainer, host.callbacks)
         yield None
         return
     trainer, state = host.trainer, {k: _unpacked(v) if k in STRANGE else v for k, v in state.items()}

@@ -124,9 +124,12 @@ class OwnLoop(Client):
             planned(trainer, max(plan, end), plan),
             stepping(trainer, bound) as losses,
             resuming(host, before) as folder,
-            events.rounds(trainer, end),
+            events.rounds(trainer, end, before.get("epoch", {})) as epoch,
         ):
-            trainer.train(resume_from_checkpoint=folder)
+            try:
+                trainer.train(resume_from_checkpoint=folder)
+            finally:
+                trainer.is_in_train = False
         each = [float(v) for v in losses.values()]
         if wrong := [k for k, v in enumerate(each) if not math.isfinite(v)]:
             raise ClientFailed(
@@ -134,7 +137,7 @@ class OwnLoop(Client):
                 "its data"
             )
         facts = {"loss_first": each[0], "loss_last": each[-1], "steps": float(len(each))} if each else {}
-        return facts, kept(host, self.keep_optimizer), int(trainer.state.global_step)
+        return facts, kept(host, self.keep_optimizer, epoch), int(trainer.state.global_step)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 from fedfm.core.protocols import State
 from fedfm.tasks.hosted import streams
+from fedfm.tasks.hosted.host import lent
 
 
 class Until(TrainerCallback):
@@ -41,20 +42,41 @@ def rounds(trainer: Any, step: int, began: State) -> Iterator[State]:
             now.update(streams.standing())
             return control
         streams.put(now)
+        _pin(handler.train_dataloader, int(state.epoch))
         control.should_epoch_stop = False
         return control
 
     def on_epoch_end(args: Any, state: Any, control: Any, **more: Any) -> Any:
+        _unpin(handler.train_dataloader)
         mine = control.should_epoch_stop or state.global_step < step  # a callback's own wish
         return end(args, state, control, **more) if mine or _whole(state.epoch) else control
 
     handler.add_callback(until)
-    handler.on_epoch_begin, handler.on_epoch_end = on_epoch_begin, on_epoch_end
     try:
-        yield now
+        with lent(handler, on_epoch_begin=on_epoch_begin, on_epoch_end=on_epoch_end):
+            yield now
     finally:
-        del handler.on_epoch_begin, handler.on_epoch_end
         handler.remove_callback(until)
+
+
+def _pin(loader: Any, epoch: int) -> None:
+    """Let the order stay that of this epoch: what skips the batches that are done counts epochs anew in some releases."""
+    for sampler in _samplers(loader):
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(epoch)
+            vars(sampler)["set_epoch"] = lambda epoch: None
+
+
+def _unpin(loader: Any) -> None:
+    for sampler in _samplers(loader):
+        vars(sampler).pop("set_epoch", None)
+
+
+def _samplers(loader: Any) -> Iterator[Any]:
+    """What draws the order, inside whatever makes batches of it."""
+    while (loader := getattr(loader, "batch_sampler", None)) is not None:
+        if (sampler := getattr(loader, "sampler", None)) is not None:
+            yield sampler
 
 
 def _whole(epoch: float | None) -> bool:

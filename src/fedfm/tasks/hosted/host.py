@@ -38,6 +38,20 @@ def is_trainer(given: Any) -> bool:
 
 
 @contextlib.contextmanager
+def lent(thing: Any, **attributes: Any) -> Iterator[None]:
+    """With other attributes of its own for a while; one that somebody else has put there comes back."""
+    own = vars(thing)
+    before = {k: own[k] for k in attributes if k in own}
+    own.update(attributes)
+    try:
+        yield
+    finally:
+        for name in attributes:
+            own.pop(name, None)
+        own.update(before)
+
+
+@contextlib.contextmanager
 def without_bars() -> Iterator[None]:
     """Without the progress bars of transformers."""
     from transformers.utils import logging

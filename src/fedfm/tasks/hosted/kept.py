@@ -20,7 +20,7 @@ from fedfm.core.errors import ClientFailed
 from fedfm.core.protocols import State
 from fedfm.core.state import leaves
 from fedfm.tasks.hosted import events, streams
-from fedfm.tasks.hosted.host import CLOCKED, Host
+from fedfm.tasks.hosted.host import CLOCKED, Host, lent
 
 RECORD = "trainer_state.json"
 STRANGE = ("optimizer", "scheduler", "callbacks")  # parts whose mappings are another library's
@@ -83,12 +83,8 @@ def resuming(host: Host, state: State) -> Iterator[str | None]:
     events.hold(trainer, state["callbacks"])
     with tempfile.TemporaryDirectory(prefix="fedfm-") as folder:
         Path(folder, RECORD).write_text(state["record"], encoding="utf-8")
-        vars(trainer).update(in_place)
-        try:
+        with lent(trainer, **in_place):
             yield folder
-        finally:
-            for name in in_place:
-                vars(trainer).pop(name, None)
 
 
 def _packed(node: Any) -> Any:

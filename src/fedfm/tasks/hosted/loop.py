@@ -17,7 +17,7 @@ from fedfm.core.errors import ClientFailed, FedfmError
 from fedfm.core.message import Message
 from fedfm.core.protocols import Bound, Client, State
 from fedfm.tasks.hosted import streams
-from fedfm.tasks.hosted.host import Host
+from fedfm.tasks.hosted.host import Host, lent
 
 NO_TRAINER = "the task has no trainer, whose loop it would run; task=hosted with data=trainers (fedfm.patch makes both), or client=local"
 
@@ -170,11 +170,10 @@ def planned(trainer: Any, bound: int, schedule: int) -> Iterator[None]:
         return make(schedule, *more, **named)
 
     args.max_steps, args.save_strategy = bound, type(args.save_strategy)("no")
-    trainer.create_scheduler = create_scheduler
     try:
-        yield
+        with lent(trainer, create_scheduler=create_scheduler):
+            yield
     finally:
-        del trainer.create_scheduler
         for name, value in kept.items():
             setattr(args, name, value)
 
@@ -193,10 +192,9 @@ def stepping(trainer: Any, bound: Bound) -> Iterator[dict[int, torch.Tensor]]:
         losses[at] = losses[at] + loss.detach() if at in losses else loss.detach().clone()
         return loss
 
-    trainer.training_step = training_step
     try:
-        yield losses
+        with lent(trainer, training_step=training_step):
+            yield losses
     finally:
-        del trainer.training_step
         for p, grad in params.items():
             p.grad = grad

@@ -141,7 +141,7 @@ def host(party: str, trainer: Any) -> Host:
             f"the trainer of {party} is {type(trainer).__name__}\n    why: the loop of a transformers.Trainer is run (TRL's "
             "derive from it)\n    fix: return the trainer from the function that makes it, without calling train()"
         )
-    if problems := list(_unfit(trainer)):
+    if problems := list(_unfit(trainer)) or list(_astray(trainer)):
         raise ConfigError(problems)
     from fedfm.tasks.hosted import events
 
@@ -178,6 +178,22 @@ def _unfit(trainer: Any) -> Iterator[Problem]:
             "is missing" if trainer.train_dataset is None else "has no length (a stream)",
             "an update is weighed by the number of rows, and a round goes on where the last one stopped",
             "a data set with a length: list(stream.take(10_000)), or datasets.Dataset.from_list",
+        )
+
+
+def _astray(trainer: Any) -> Iterator[Problem]:
+    """Before release 5 a training that is resumed within a pass counts its accumulated batches from there."""
+    release, every = library().__version__, trainer.args.gradient_accumulation_steps
+    if int(release.split(".")[0]) >= 5 or every < 2:
+        return
+    with aside():
+        batches = len(trainer.get_train_dataloader())
+    if batches % every:
+        yield Problem(
+            "TrainingArguments.gradient_accumulation_steps",
+            f"is {every}, and a pass has {batches} batches",
+            f"transformers {release} takes no step on the last of them after a round that stopped within the pass",
+            "transformers 5 or newer, or batches that divide",
         )
 
 

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 
 import fedfm
 import hosted
+from fedfm.core.errors import ConfigError
 from fedfm.engines.processes import Processes
 
 torch.set_num_threads(1)
@@ -80,6 +82,10 @@ def by_length() -> dict[str, Any]:
 def test_rounds_that_end_within_a_pass_go_on_in_its_order(more: dict[str, Any], tmp_path: Path) -> None:
     """18 rows; two steps a round, three passes or more; an order that is drawn from the global generator too."""
     fed = fedfm.patch(lambda p: adamw(p, **more), parties=["party-4"], rounds=4, steps=2)
+    if "gradient_accumulation_steps" in more and transformers.__version__ < "5":
+        with pytest.raises(ConfigError, match="takes no step on the last of them"):
+            fedfm.run(fed, out=tmp_path / "run")
+        return
     run = fedfm.run(fed, out=tmp_path / "run")
     plain = adamw("party-4", **more, max_steps=8)
     plain.train()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import fedfm
 import hosted
 from fedfm.core.errors import ConfigError
 from fedfm.engines.processes import Processes
+from fedfm.tasks.hosted.rows import Trainers
+from fedfm.tasks.hosted.task import Hosted
 
 torch.set_num_threads(1)
 
@@ -142,3 +145,17 @@ def test_the_run_draws_where_it_is_asked_to(tmp_path: Path) -> None:
     fed = fedfm.replace(fed, client=fedfm.OwnLoop(steps=2, draws="run"))
     found = {s: fedfm.run(fed, out=tmp_path / str(s), seed=s).summary["model_digest"] for s in (0, 1)}
     assert found[0] != found[1]
+
+
+def test_a_client_learns_from_the_rows_that_it_is_given() -> None:
+    """The server's rows (FLTrust), or what holding out has left, and not whatever the trainer holds."""
+    parties = Trainers(hosted.trainer, ("party-0", "party-1")).open(0)
+    bound, ctx = Hosted().open(parties), fedfm.Ctx(0, client="server", horizon=1)
+    data = bound.encode(dataclasses.replace(parties.test(), rows=parties.test().rows[:8]))
+    m, _ = fedfm.OwnLoop(steps=3).work(fedfm.Message(bound.init, "weights"), data, {}, ctx, bound)
+    plain = hosted.trainer("party-0", max_steps=3)
+    before, plain.train_dataset = weights(plain.model), (hosted.rows(100, 6) + hosted.rows(101, 6))[:8]
+    plain.train()
+    change = torch.cat([v.reshape(-1) for v in bound.layout.views(m.x).values()])
+    assert m.mass == 8.0 and float((change - (weights(plain.model) - before)).abs().max()) < 1e-6
+    assert len(bound.host.trainer.train_dataset) == 10  # as it was

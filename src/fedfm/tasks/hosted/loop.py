@@ -18,6 +18,7 @@ from fedfm.core.message import Message
 from fedfm.core.protocols import Bound, Client, State
 from fedfm.tasks.hosted import streams
 from fedfm.tasks.hosted.host import Host, lent
+from fedfm.tasks.hosted.rows import Picked
 
 NO_TRAINER = "the task has no trainer, whose loop it would run; task=hosted with data=trainers (fedfm.patch makes both), or client=local"
 
@@ -83,8 +84,16 @@ class OwnLoop(Client):
 
     def work(self, brief: Message, data: Any, state: State, ctx: Ctx, bound: Bound) -> tuple[Message, State]:
         host = getattr(bound.objective, "host", None)
-        if not isinstance(host, Host):
+        if not isinstance(host, Host) or not isinstance(data, Picked):
             raise FedfmError(NO_TRAINER)
+        with lent(
+            host.trainer, train_dataset=data.whole()
+        ):  # its own, but for rows that were held out, or the server's
+            return self._work(brief, data, state, ctx, bound, host)
+
+    def _work(
+        self, brief: Message, data: Picked, state: State, ctx: Ctx, bound: Bound, host: Host
+    ) -> tuple[Message, State]:
         before = dict(state)
         done, rounds = before.pop("step", 0), before.pop("rounds", 0)
         end, plan = self.course(host, done, rounds, ctx)

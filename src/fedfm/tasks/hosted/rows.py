@@ -63,12 +63,6 @@ class Trainers(Source):
                 f"data.parties: {', '.join(self.parties) or 'nobody is named'}\n    why: each party has a name and a trainer "
                 "of its own\n    fix: parties=('clinic-a', 'clinic-b')"
             )
-        if self.own_test or self.own_validation:
-            raise DataError(
-                f"data.{'own_test' if self.own_test else 'own_validation'}: a trainer trains on all of its train_dataset\n    why: "
-                "rows that were held out of it would be trained on all the same\n    fix: leave it out; test rows are the "
-                "trainer's eval_dataset"
-            )
         hosts = {p: self._host(p) for p in self.parties}
         shards = tuple(Shard(p, _rows(p, "train", h.train, 0)) for p, h in hosts.items())
         own = tuple(

@@ -108,14 +108,12 @@ class HostedBound(BoundModule):
         return super(HostedBound, mine).at(client, terms)
 
     def _pooled(self) -> HostedBound:
-        """One owner of everything: a trainer like the first party's, on all rows, in batches as large as all parties'."""
+        """One owner of everything: a trainer like the first party's, in batches as large as all parties' together."""
         first: HostedBound = next(iter(self.bounds.values()))
         if first.again is None:
             raise ModelError("the trainer of one owner of all rows cannot be made here; baselines=local")
         hosts: Mapping[str, Host] = first.hosts
         host = first.again(first.host.party)
-        every = Picked([(h.train, k) for h in hosts.values() for k in range(len(h.train))])
-        host.trainer.train_dataset = every.whole()
         host.trainer.args.per_device_train_batch_size *= len(hosts)
         host.trainer._train_batch_size = host.trainer.args.train_batch_size
         found = HostedBound(host, hosts, self.bounds)

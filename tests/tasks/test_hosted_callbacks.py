@@ -168,6 +168,14 @@ def test_makers_that_make_no_trainer_are_told() -> None:
         fedfm.patch(3, parties=2)
 
 
+def test_test_rows_that_are_trained_on_are_told() -> None:
+    def leaky(party: str) -> Any:
+        return hosted.trainer(party, more={"tests": hosted.rows(int(party[-1]), 4)})
+
+    found = fedfm.probe(fedfm.patch(leaky, parties=2, rounds=1))
+    assert any("8 of 8 test rows are also in the training rows" in str(r) for r in found.remarks)
+
+
 def test_unlike_models_and_bases_are_refused() -> None:
     def wider(party: str) -> Any:
         made = hosted.trainer(party)

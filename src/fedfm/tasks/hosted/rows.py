@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
 from typing import Any
@@ -17,8 +17,8 @@ import numpy as np
 from fedfm.cards.registry import knob, method
 from fedfm.core.blame import place
 from fedfm.core.errors import DataError, FedfmError, ModelError, words_of
-from fedfm.data.source import Parties, Row, Shard, written
-from fedfm.data.splits import Source
+from fedfm.data.source import LENT, Parties, Row, Shard, written
+from fedfm.data.splits import Source, compared
 from fedfm.tasks.hosted.host import Host, host
 from fedfm.tasks.hosted.script import scripted, sha256
 from fedfm.tasks.hosted.streams import aside
@@ -75,7 +75,7 @@ class Trainers(Source):
                 "no trainer has test rows\n    why: without them nobody can say what the federated model is worth\n"
                 "    fix: Trainer(..., eval_dataset=...), at one party at least"
             )
-        return Hosts(
+        found = Hosts(
             shards,
             (Shard("", held),),
             own=own if all(len(s) for s in own) else (),
@@ -83,6 +83,7 @@ class Trainers(Source):
             scripts={} if callable(self.make) else {f"script {self.make}": sha256(self.make)},
             again=self._host,
         )
+        return replace(found, notes=compared(found))
 
     def _host(self, party: str) -> Host:
         """The trainer of a party, made here. Raises ModelError for whatever its function or script raises."""
@@ -146,10 +147,8 @@ def picked(hosts: Mapping[str, Host], rows: Shard) -> Picked:
 
 def _rows(party: str, split: str, held: Any, number: int) -> tuple[Row, ...]:
     with aside(0):  # a data set may draw (augmentation): the same at each opening
-        return tuple(
-            {"of": party, "split": split, "set": number, "row": k, "holds": _digest(held[k])}
-            for k in range(len(held))
-        )
+        each = ((party, split, number, k, _digest(held[k])) for k in range(len(held)))
+        return tuple(dict(zip(LENT, row, strict=True)) for row in each)
 
 
 def _digest(item: Any) -> str:

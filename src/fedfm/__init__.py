@@ -15,6 +15,8 @@ __version__ = "0.1.0"
 NAMES = {
     **dict.fromkeys(("run", "probe", "resume", "recipe_of"), "fedfm.running.entry"),
     "audit": "fedfm.running.audits",
+    "patch": "fedfm.tasks.hosted.patch",
+    "party": "fedfm.tasks.hosted.script",
     **dict.fromkeys(("Federation", "replace"), "fedfm.core.federation"),
     **dict.fromkeys(("method", "recipe", "knob"), "fedfm.cards.registry"),
     **dict.fromkeys(("Ctx", "Terms"), "fedfm.core.context"),

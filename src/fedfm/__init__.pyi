@@ -152,6 +152,11 @@ from fedfm.running.entry import recipe_of as recipe_of
 from fedfm.running.entry import resume as resume
 from fedfm.running.entry import run as run
 from fedfm.tasks.by_client import TaskByClient as TaskByClient
+from fedfm.tasks.hosted.loop import OwnLoop as OwnLoop
+from fedfm.tasks.hosted.patch import patch as patch
+from fedfm.tasks.hosted.rows import Trainers as Trainers
+from fedfm.tasks.hosted.script import party as party
+from fedfm.tasks.hosted.task import Hosted as Hosted
 from fedfm.tasks.own.module import Torch as Torch
 from fedfm.tasks.quadratic import Quadratic as Quadratic
 from fedfm.tasks.quadratic import Quadratics as Quadratics

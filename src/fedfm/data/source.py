@@ -25,6 +25,13 @@ from fedfm.core.schema import Account, Lost, Schema
 from fedfm.text import nearest
 
 Row = dict[str, Any]
+LENT = (
+    "of",
+    "split",
+    "set",
+    "row",
+    "holds",
+)  # of a row that lies elsewhere: where, and the digest of what it holds
 _LONGEST = 200  # of a party's name as the name of its folder, where a character may take twelve
 
 

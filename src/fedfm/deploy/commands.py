@@ -155,6 +155,10 @@ def join(
         str | None,
         typer.Option(help="this site's copy of the task's model, where it is not where the config says"),
     ] = None,
+    script: Annotated[
+        str | None,
+        typer.Option(help="a script that makes this party's trainer and calls fedfm.patch(trainer)"),
+    ] = None,
     certificate: Annotated[Path | None, typer.Option(help="the authority's answer, the first time")] = None,
     folder: Annotated[
         Path | None, typer.Option("--folder", help="what this party keeps (default: beside JOINFILE)")
@@ -176,7 +180,7 @@ def join(
     from fedfm.deploy.site.policy import Policy
 
     asked, rules = Invitation.read(invitation), Policy.read(policy) if policy else Policy()
-    home, spec = folder or invitation.with_suffix(""), None if data is None else _rows(data, columns)
+    home, spec = folder or invitation.with_suffix(""), _held_by(asked.site, data, columns, script)
     checked(asked.address)
     if rules.authority is not None and (found := fingerprint(asked.authority)) != rules.authority:
         raise FedfmError(
@@ -253,6 +257,19 @@ def receipts(
 
 
 MOST = 1 << 34  # bytes of a message that a party takes
+
+
+def _held_by(site: str, data: str | None, columns: str | None, script: str | None) -> Any:
+    """What a party brings, as a data spec: rows, or a trainer that has them. Raises FedfmError for both."""
+    if script is None:
+        return None if data is None else _rows(data, columns)
+    if data is not None or columns is not None:
+        raise FedfmError(
+            "--script and --data\n    why: the script's trainer has its own rows\n    fix: leave --data and --columns out"
+        )
+    from fedfm.tasks.hosted.rows import Trainers
+
+    return Trainers(script, (site,))
 
 
 def _rows(data: str, columns: str | None) -> Any:

@@ -210,8 +210,11 @@ def unfit(fed: Federation, *, rehearsal: bool) -> list[Problem]:
 
 def facts(config: Mapping[str, Any], bound: Bound) -> dict[str, Any]:
     """What both sides must have alike: versions, the base model, wherever it lies, and the layout of what is trained."""
-    base, template = of_base(dict(config), {"start": bound.init})
-    alike = base | template
+    still: Callable[[], dict[str, str]] | None = getattr(
+        bound, "frozen", None
+    )  # what is trained is sent to them
+    base, template = of_base(dict(config), {} if still else {"start": bound.init})
+    alike = base | template | (still() if still else {})
     for i, name in enumerate(sorted(set(models_of(config.get("task"))))):
         alike = {k.replace(name, f"model {i}"): v for k, v in alike.items()}
     return versions() | {"base": alike, "layout": bound.layout.digest}

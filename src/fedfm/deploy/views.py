@@ -79,6 +79,12 @@ class Own:
         self.ids, self.labels, self.schema = (name,), schema.labels, schema
         self.account, self.notes = parties.account, parties.notes
 
+    @property
+    def hosts(self) -> Mapping[str, Any]:
+        """Its trainer, where it has one of its own."""
+        found: Mapping[str, Any] = getattr(self._parties, "hosts", {})
+        return {self.name: found[self.name]} if found else {}
+
     def train(self, id: str) -> Any:
         """Its rows. Raises DataError for another's."""
         self._mine(id)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fedfm.cards.registry import knob, method
-from fedfm.core.protocols import Evaluator
+from fedfm.core.protocols import Bound, Evaluator
 
 STOP = "rounds without a gain on validation rows (data.server_rows) after which the run ends; 0: never"
 BEST = "the run's model is that of the best round on validation rows (data.server_rows), not the last"
@@ -31,3 +31,11 @@ class HeldOut(Evaluator):
     )
     stop_after: int = knob(0, STOP, low=0)
     keep_best: bool = knob(False, BEST)
+
+    def feasible(self, parties: int, bound: Bound) -> str:
+        if self.parts > 1 and self.where == "server" and not getattr(bound.objective, "pieces", True):
+            return (
+                f"the task scores all test rows at once, and pieces of them ({self.parts}) have other scores, whose mean is none "
+                "of the whole; evaluate.parts=1"
+            )
+        return super().feasible(parties, bound)

@@ -48,6 +48,8 @@ from fedfm.ledger.events import Line
 from fedfm.running.course.stages import Stages
 from fedfm.tasks.bound import BoundModule, Objective
 from fedfm.tasks.by_client import TaskByClient
+from fedfm.tasks.hosted.rows import Trainers
+from fedfm.tasks.hosted.task import Hosted
 from fedfm.tasks.quadratic import Quadratic, Quadratics
 from fedfm.tasks.vision.image import ImageClassification
 
@@ -168,6 +170,35 @@ def mixed(**slots: Any) -> Federation:
 def factored(**slots: Any) -> Federation:
     """The quadratics with a product of two factors as their model."""
     return quadratics(**{"task": Factored()} | slots)
+
+
+class _Lent(nn.Module):
+    """The quadratics, as a trainer calls a model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.x = nn.Parameter(torch.full((3,), 0.25))
+
+    def forward(self, a: Tensor, b: Tensor) -> dict[str, Tensor]:
+        return {"loss": (a[:, None] / 2 * (self.x - b[:, None]) ** 2).sum(1).mean()}
+
+
+def trainer(party: str) -> Any:
+    """A trainer of transformers on a party's quadratics."""
+    from transformers import Trainer, TrainingArguments
+
+    number = int(party[-1])
+    args = TrainingArguments(
+        tempfile.gettempdir(), use_cpu=True, report_to="none", learning_rate=0.05, label_names=["b"]
+    )
+    rows = [{"a": 1.0 + number, "b": 0.5 * number - 1.0}] * (4 + number)
+    return Trainer(_Lent(), args, train_dataset=rows, eval_dataset=rows[:2])
+
+
+def hosting(**slots: Any) -> Federation:
+    """The quadratics, each party with a trainer of its own."""
+    data = Trainers(trainer, ("party-0", "party-1"))
+    return quadratics(**{"task": Hosted(), "data": data} | slots)
 
 
 @dataclass(frozen=True)
@@ -298,7 +329,9 @@ def tries(spec: Any) -> Iterator[Federation]:
     if client is not None and client.makes not in ("delta", "weights"):
         halves["aggregate"] = _taker(client)
     split = isinstance(spec, Client | Server) and spec.dialect.startswith("split")
-    homes = (pictures, quadratics) if split else (quadratics, pictures, factored)
+    homes: Any = (pictures, quadratics) if split else (quadratics, pictures, factored)
+    if getattr(client, "hosted", False):
+        homes = (hosting,)
     for make in (mixed,) if client is not None and client.mixed else homes:
         fed = make(**halves | {slot_of(spec): spec})
         if make is quadratics and (isinstance(spec, Evaluator) or not fed.serving.whole):

@@ -122,6 +122,7 @@ def reopened(folder: Path, federation: Federation | None = None) -> Opened:
     bound = open_task(fed.task, parties, device)
     base, template = of_base(config, {"start": bound.init})
     base |= {k: v for k, v in before.base.items() if k.startswith("start of stage ")}  # not opened here
+    base |= getattr(bound, "frozen", dict)()
     now = Identity(config, of_data(parties), base, template, before.imports, versions(fed))
     _same(before.differs(now, done=max(0, last - fed.since)), folder)
     state, best = RunState.load(checkpoint(folder, last)), Best(fed.evaluate, bound.objective, folder)

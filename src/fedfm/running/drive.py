@@ -206,6 +206,7 @@ def _lines(run: Run, folder: Path) -> Iterator[dict[str, Any]]:
 def _identify(plan: Plan, site: Site, stages: Stages) -> None:
     """Compare with the record, or make it; durable before the first round."""
     base_model, template = of_base(plan.config, stages.starts)
+    base_model |= getattr(site.bound, "frozen", dict)()
     now = Identity(
         plan.config, of_data(site.parties), base_model, template, own.modules(plan.fed), versions(plan.fed)
     )

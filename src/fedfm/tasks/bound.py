@@ -32,6 +32,7 @@ class Objective:
     primary: str = "accuracy"
     higher_is_better: bool = True
     classes: int = 0  # that a row is one of; 0: no classification
+    pieces: bool = True  # scores of pieces of the rows, averaged, are those of all rows
 
     def mass(self, batch: Any, rows: int) -> float:
         """What the mean loss of a batch divides by: its rows, or what they weigh."""

@@ -329,6 +329,8 @@ def _watched(bound: Any, between: Callable[[], None]) -> None:
         return gradient(*args, **more)
 
     bound.gradient = looking_up
+    if hasattr(bound, "between"):  # a trainer takes its steps itself
+        bound.between = between
 
 
 def join(transport: Transport, party: Party, threads: int = 1) -> str:

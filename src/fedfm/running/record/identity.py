@@ -165,10 +165,11 @@ def models_of(node: Any) -> Iterator[str]:
 
 # ---- its parts ------------------------------------------------------------------------------------------------
 def of_data(parties: Any) -> dict[str, str]:
-    """The digest of all rows, and that of each party's training rows, so that a change can be named."""
+    """The digest of all rows, and those of each party's training rows and of scripts that make them, so that a change can be named."""
     return {
         "all": parties.digest,
         **{i: str(getattr(parties.train(i), "digest", "")) for i in parties.ids},
+        **getattr(parties, "scripts", {}),
     }
 
 

@@ -16,6 +16,9 @@ from fedfm.core.blame import place
 from fedfm.core.errors import DataError, ModelError, Problem, words_of
 
 CROSSED = (None, functional.cross_entropy)
+TAKEN = frozenset(
+    {"loss", "kind", "round", "clients", "planned", "clock", "failed", "train_loss", "best", "stopped"}
+)  # columns of a run's history
 LOG_READ = (functional.nll_loss, functional.kl_div)
 
 
@@ -239,6 +242,21 @@ def unmeasured(task: Any) -> Iterator[Problem]:
         what = f"is a {type(task.scores).__name__}, not a mapping of names to functions"
         why, fix = "a score is reported under its name", 'scores={"error": lambda module, batch: ...}'
         yield Problem("task.scores", what, why, fix)
+    for name in task.scores if isinstance(task.scores, Mapping) else ():
+        if (
+            not isinstance(name, str)
+            or not name.strip()
+            or not name.isprintable()
+            or "/" in name
+            or name in TAKEN
+        ):
+            what, why = (
+                "is no name of a score",
+                "it stands beside the loss and the round's own numbers, and parts of a score follow a slash",
+            )
+            yield Problem(
+                f"task.scores[{name!r}]", what, why, f"another name, not one of {', '.join(sorted(TAKEN))}"
+            )
     for where, measure in own_measures(task).items():
         fix = "def measure(module, batch): x, y = batch; return ...  # of module(x) and y, (n,) or their mean"
         why = "it is called with the module and a batch, not with outputs and targets"

@@ -308,3 +308,12 @@ def test_scores_of_parties_stand_in_the_table_where_records_hold_them() -> None:
     told["parties"] = {f"p{k}": {} for k in range(20)}
     told["metrics"] = {f"accuracy/p{k}": k / 20 for k in range(20)}
     assert "parties, own rows 0.000 (p0) .. 0.950 (p19)" in shown()
+
+
+@pytest.mark.parametrize(("phase", "counts"), [("unmask", True), ("upload", False)])
+def test_who_goes_away_after_its_upload_has_contributed(phase: str, counts: bool, tmp_path: Path) -> None:
+    pace = fedfm.Quorum(fraction=0.5, drop={"party-1": phase})
+    fed = fedfm.replace(quadratics(), uplink=SecAgg(threshold=0.62), pace=pace, rounds=1)
+    run = fedfm.run(fed, out=tmp_path / "run")
+    never = [r for r in run.reasons if "party-1 never contributed" in r]
+    assert bool(never) is not counts, run.reasons

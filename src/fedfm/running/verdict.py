@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fedfm.core.errors import ResumeError, RunFailed
+from fedfm.core.job import UPLOAD
 from fedfm.ledger import file as ledger
 from fedfm.ledger.events import Dropout, Failed, Late, Line, Planned, Refused, Upload
 from fedfm.report.drawing.markup import esc
@@ -70,6 +71,8 @@ def tally(events: Iterable[Line], failed: Collection[int]) -> dict[str, Tally]:
             continue
         elif e["kind"] == Upload.kind:
             sent.setdefault(i, set()).add(e["round"])
+        elif e["kind"] == Dropout.kind and e["phase"] != UPLOAD and e["round"] in sent.get(i, ()):
+            continue  # its upload was there already, and is in the sum
         elif e["kind"] in LOST:
             one = parties.setdefault(i, Tally())
             out.setdefault(i, {}).setdefault(e["round"], e["kind"])

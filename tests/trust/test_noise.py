@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ import torch
 
 from fedfm.checks.exposure import exposure
 from fedfm.core.context import Ctx, Noise
+from fedfm.core.protocols import Selector
 from fedfm.efficiency.training.mean import Mean
+from fedfm.incentives.selection.poisson import Poisson
+from fedfm.incentives.selection.uniform import Uniform
 from fedfm.laws.homes import play, quadratics
 from fedfm.trust.privacy.accountant import spent
 from fedfm.trust.privacy.mechanism.discrete_gaussian import DiscreteGaussian
@@ -137,3 +141,27 @@ def test_a_run_stops_at_its_budget_and_says_so(draw: str, tmp_path: Path) -> Non
     (stop,) = [e for e in played.events if e["kind"] == "stopped"]
     assert "budget is 3" in stop["reason"]
     assert draw == "resumed" or played.records[-1]["metrics"]  # the last model is scored
+
+
+@pytest.mark.parametrize("select", [Selector(), Uniform(count=2), Poisson(rate=0.5)])
+@pytest.mark.parametrize("budget", [2.0, 3.0, 4.0])
+def test_a_budget_of_local_noise_holds_for_the_party_that_spent_most(
+    budget: float, select: Any, tmp_path: Path
+) -> None:
+    """The round that would follow is one more for every party that took part; it was counted for nobody."""
+    fed = quadratics(
+        uplink=LocalGaussian(noise_multiplier=4.0, budget=budget),
+        aggregate=Mean("equal"),
+        select=select,
+        rounds=12,
+    )
+    played = play(fed, tmp_path)
+    got = spent(played.events)
+    most = max(Counter(e["client"] for e in played.events if e["kind"] == "privacy").values())
+    more = spent([{**e, "client": "a"} for t in range(most + 1) for e in [_one(played.events, t)]])
+    assert got is not None and got.epsilon <= budget
+    assert played.run.state.round == 12 or (more is not None and more.epsilon > budget)
+
+
+def _one(events: Any, t: int) -> dict[str, Any]:
+    return next(e for e in events if e["kind"] == "privacy") | {"round": t}

@@ -41,7 +41,10 @@ def changing(site: Site, slots: Sequence[str]) -> list[Problem]:
     found, methods = [], site.fed.methods()
     rtol = RTOL if site.bound.device.type == "cuda" else 0.0
     for slot in slots:
-        with contextlib.suppress(Exception), _kept(site):  # what fails does so in its round, with its line
+        with (
+            contextlib.suppress(Exception, SystemExit),
+            _kept(site),
+        ):  # what fails does so in its round, with its line
             if not same(TRIALS[slot](site), TRIALS[slot](site), rtol):
                 found.append(_problem(slot, methods[slot]))
     return found

@@ -63,6 +63,7 @@ def tally(events: Iterable[Line], failed: Collection[int]) -> dict[str, Tally]:
     parties: dict[str, Tally] = {}
     sent: dict[str, set[int]] = {}
     out: dict[str, dict[int, str]] = {}
+    after = set[tuple[str, int]]()  # who went away before a later phase
     for e in events:
         if e["kind"] == Planned.kind:
             for i in e.get("clients", ()):
@@ -71,14 +72,17 @@ def tally(events: Iterable[Line], failed: Collection[int]) -> dict[str, Tally]:
             continue
         elif e["kind"] == Upload.kind:
             sent.setdefault(i, set()).add(e["round"])
-        elif e["kind"] == Dropout.kind and e["phase"] != UPLOAD and e["round"] in sent.get(i, ()):
-            continue  # its upload was there already, and is in the sum
         elif e["kind"] in LOST:
+            if e["kind"] == Dropout.kind and e["phase"] != UPLOAD:
+                after.add((i, e["round"]))
             one = parties.setdefault(i, Tally())
             out.setdefault(i, {}).setdefault(e["round"], e["kind"])
             one.why = one.why or str(e.get("error") or e.get("reason") or e["kind"])
     for i, one in parties.items():
-        gone = out.get(i, {})
+        # an upload that was there already is in the sum
+        gone = {
+            r: kind for r, kind in out.get(i, {}).items() if not ((i, r) in after and r in sent.get(i, ()))
+        }
         one.lost = Counter(gone.values())
         one.sent = sum(gone.get(r, "refused") == "refused" for r in sent.get(i, ()))
         one.used = sum(r not in gone and r not in failed for r in sent.get(i, ()))

@@ -73,7 +73,7 @@ def tensor(out: Any) -> Tensor:
 
 def unreached(bound: Any, batch: Any) -> None:
     """Warn of trained parameters that the gradient of a few rows does not reach: they stay what they are at the start."""
-    held = {e.name for e in bound.layout.entries}
+    held = {e.name for e in bound.layout.entries if e.trainable}
     named = {n: p for n, p in bound.module.named_parameters() if n in held}
     value = bound.objective.loss(bound.module, batch)
     asked = [n for n, p in named.items() if p.requires_grad]  # one may be frozen in the middle of a call

@@ -136,6 +136,9 @@ def plan(stages: Sequence[Any], samplings: Sequence[Sampling]) -> list[Line]:
     return [e for t, sampling in enumerate(samplings) for e in _round(stages, t, sampling)]
 
 
+EACH = "each party"  # of a plan
+
+
 def _round(stages: Sequence[Any], t: int, sampling: Sampling) -> list[Line]:
     central = {"kind": "plan", "round": t, "sampling": dict(sampling)}
     noises = [dict(s.release()) for s in stages]
@@ -143,7 +146,7 @@ def _round(stages: Sequence[Any], t: int, sampling: Sampling) -> list[Line]:
         {
             "kind": "privacy",
             "round": t,
-            "client": None if s.after_sum else "each party",
+            "client": None if s.after_sum else EACH,
             **n,
             "noise": "system",
             "secret": sampling.get("secret", True),
@@ -203,7 +206,13 @@ def overspends(stages: Sequence[Any], events: Iterable[Line], sampling: Sampling
         return ""
     facts = [e for e in events if e.get("kind") in ("privacy", "plan")]
     last = max((int(e.get("round", 0)) for e in facts), default=-1)
-    total = spent([*facts, *_round(stages, last + 1, sampling)])
+    known = list(dict.fromkeys(str(who) for e in facts if (who := e.get("client")) is not None)) or [EACH]
+    more = [
+        e | ({"client": who} if e.get("client") == EACH else {})
+        for e in _round(stages, last + 1, sampling)
+        for who in (known if e.get("client") == EACH else [EACH])
+    ]  # whoever spent most may take part again
+    total = spent([*facts, *more])
     if total is None or total.epsilon <= min(budgets):
         return ""
     return f"one more round would spend epsilon {total.epsilon:.2f}, the budget is {min(budgets):g}"

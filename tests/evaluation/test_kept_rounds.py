@@ -173,6 +173,8 @@ def test_the_audit_is_a_call_a_command_and_a_card_of_the_page(tmp_path: Path) ->
         f"all parties, after round {k}" for k in range(3)
     ]
     assert found["cases"]["all parties, after round 2"] == found["cases"]["all parties"]
+    longer = fedfm.replace(plan, rounds=7)  # the run's own number of rounds counts, as at a resume
+    assert fedfm.audit(tmp_path / "run", federation=longer)["cases"] == found["cases"]
     page = (tmp_path / "run" / "report.html").read_text()
     assert "What the model gives away" in page and found["meaning"].split(":")[0][:40] in page
     done = CliRunner().invoke(app, ["audit", str(tmp_path / "run")])

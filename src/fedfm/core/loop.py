@@ -315,15 +315,16 @@ class Run:
 
     def _worth(self, r: Round, agg: Aggregate) -> tuple[Mapping[str, float], Mapping[str, float]]:
         """Contributions and payments of a round; a payment must be one."""
-        fed = self.fed
-        with blame.of_slot("value", fed.value, r.slots["value"]):
-            values, r.slots["value"] = fed.value.value(agg.ids, r.slots["value"], r.ctx)
-        with blame.of_slot("reward", fed.reward, r.slots["reward"]):
-            paid, r.slots["reward"] = fed.reward.pay(r.plan, agg.ids, values, r.slots["reward"], r.ctx)
-        if bad := [i for i, v in values.items() if not math.isfinite(v)]:
-            raise MethodFault("value", f"{name_of(fed.value)} gives {bad[0]} the value {values[bad[0]]}")
+        with blame.of_slot("value", self.fed.value, r.slots["value"]):
+            values, r.slots["value"] = self.fed.value.value(agg.ids, r.slots["value"], r.ctx)
+            values = {i: float(v) for i, v in values.items()}
+        with blame.of_slot("reward", self.fed.reward, r.slots["reward"]):
+            paid, r.slots["reward"] = self.fed.reward.pay(r.plan, agg.ids, values, r.slots["reward"], r.ctx)
+            paid = {i: float(p) for i, p in paid.items()}
+        if bad := [i for i, v in values.items() if not math.isfinite(v) or i not in self.parties]:
+            raise MethodFault("value", f"{name_of(self.fed.value)} gives {bad[0]} the value {values[bad[0]]}")
         if bad := [i for i, p in paid.items() if not (math.isfinite(p) and p >= 0) or i not in self.parties]:
-            raise MethodFault("reward", f"{name_of(fed.reward)} pays {bad[0]} {paid[bad[0]]}")
+            raise MethodFault("reward", f"{name_of(self.fed.reward)} pays {bad[0]} {paid[bad[0]]}")
         return values, paid
 
     def _keep(

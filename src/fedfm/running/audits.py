@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,8 @@ def _federation(folder: Path, given: Federation | None) -> tuple[configs.Config,
     try:
         found = text.load(path)
         if given is not None:
+            rounds, horizon = found.get("rounds", given.rounds), found.get("horizon")
+            given = replace(given, rounds=rounds, horizon=horizon)  # `run` may have been given others
             return Setup(given, found.get("recipe")).config, given
         if objects := list(unspoken(found)):
             raise ResumeError(

@@ -29,7 +29,7 @@ from fedfm.ledger import file as ledger
 from fedfm.running import baselines as base
 from fedfm.running.course.leaving import leave
 from fedfm.running.course.stages import Stage, Stages, named, told
-from fedfm.running.feasible import feasible, idle, lonely, loose, mute, undirected
+from fedfm.running.feasible import caveats, feasible, idle, lonely, mute, undirected
 from fedfm.running.process import borrowed
 from fedfm.running.progress import Progress, Silent
 from fedfm.running.record import kept, own
@@ -90,7 +90,7 @@ def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
     sizes = {i: len(parties.train(i)) for i in parties.ids}
     if problems := feasible(fed, sizes):
         raise ConfigError(problems)
-    if said := loose(fed, len(sizes)):
+    for said in caveats(fed, len(sizes)):
         progress.tell(said)
     where = apart if torch.cuda.is_available() and forks(fed) else _here
     with progress.step("model"):
@@ -276,14 +276,14 @@ def _listening(plan: Plan) -> Iterator[Callback]:
     ]
 
     def heard(line: dict[str, Any]) -> None:
-        for listener in plan.listeners:
-            listener(dict(line))
         found = line.get("metrics", {}) | {
             f"validation/{k}": v for k, v in line.get("validation", {}).items()
         }
         for logger in list(loggers):
             with _spared(logger, loggers):
                 logger.log(line["round"], found)
+        for listener in plan.listeners:  # last: one may stop the run
+            listener(dict(line))
 
     try:
         yield heard

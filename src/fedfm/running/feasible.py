@@ -307,6 +307,17 @@ def _hollow(spent: Any, parties: int) -> Iterator[Problem]:
     )
 
 
+def caveats(fed: Federation, parties: int) -> list[str]:
+    """What a person should know of a guarantee before it is given: what its delta allows, and what it says nothing of."""
+    said, start = [loose(fed, parties)], getattr(fed.task, "start", None)
+    if start and any(noises(stage) for stage in planned(fed, parties).each):
+        said.append(
+            f"the guarantee is of this run alone: what {start} holds was learnt before it, and if it was learnt from rows of these "
+            "parties, their epsilons add up, or without a guarantee there none holds"
+        )
+    return [text for text in said if text]
+
+
 def loose(fed: Federation, parties: int) -> str:
     """A word on a delta that does not rule out what a guarantee is for; empty where it does, or nothing is promised."""
     deltas = [s.release().get("delta", 0.0) for stage in planned(fed, parties).each for s in noises(stage)]

@@ -12,7 +12,7 @@ from fedfm.core.errors import ConfigError, ModelError
 from fedfm.core.schema import Account, Lost
 from fedfm.data.splits import opened
 from fedfm.running.commands.estimate import estimate
-from fedfm.running.feasible import feasible, loose, promise
+from fedfm.running.feasible import caveats, feasible, promise
 from fedfm.running.record.identity import models_of
 
 NAMED = 8  # parties that are told of one by one
@@ -88,7 +88,7 @@ def probe(setup: Setup) -> Checked:
     unfit = taken.get("lost", Account())  # to this task, of rows that were read
     rows, test_rows = taken.get("rows", rows), len(parties.test()) - unfit.rows(split="test")
     lost = parties.account + unfit
-    notes = (*parties.notes, *filter(None, [loose(fed, len(rows))]))
+    notes = (*parties.notes, *caveats(fed, len(rows)))
     return Checked(rows, test_rows, lost, notes, absent, taken, promise(fed, len(rows)))
 
 

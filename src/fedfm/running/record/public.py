@@ -22,7 +22,10 @@ from fedfm.ledger.events import shown
 from fedfm.running.record.folder import CONFIG, writing
 from fedfm.running.summary import dumps
 
-PUBLIC = "public"
+PUBLIC, FINISHED = (
+    "public",
+    "finished",
+)  # with findings or without: which ones there are hangs on the parties' rows
 TOLD = (  # of the summary: what follows from the config, and the model that is given away
     *("recipe", "rounds", "privacy", "trainable_parameters", "total_parameters", "citations", "versions"),
     "model_digest",
@@ -49,7 +52,9 @@ def publish(folder: Path, fed: Federation, config: configs.Config, summary: Mapp
             for event in ledger.read(folder / "events.jsonl"):
                 if (line := shown(event)) is not None:
                     f.write(ledger.line(line) + "\n")
-        (part / "summary.json").write_bytes(dumps({k: summary[k] for k in TOLD} | {"kept": KEPT}))
+        (part / "summary.json").write_bytes(
+            dumps({k: summary[k] for k in TOLD} | {"status": FINISHED, "kept": KEPT})
+        )
         report.write([part])
         shutil.rmtree(place, ignore_errors=True)
         part.replace(place)

@@ -30,15 +30,17 @@ def federation(*names: Any) -> fedfm.Federation:
     return fedfm.Federation(task, fedfm.Arrays({"a": rows(20), "b": rows(20)}, test=rows(20)), rounds=1)
 
 
-@pytest.mark.parametrize("name", [*sorted(TAKEN), "", " ", "acc\n", "accuracy/c0", "own/accuracy", 3, None])
+@pytest.mark.parametrize(
+    "name", [*sorted(TAKEN), "", " ", "acc\n", "good/c0", "own/accuracy", "bytes/up", "/x", 3, None]
+)
 def test_a_name_that_is_another_number_s_is_refused(name: Any) -> None:
     with pytest.raises(ConfigError, match=r"task.scores\[.*is no name of a score"):
         fedfm.probe(federation("good", name))
 
 
 def test_every_column_of_a_history_is_taken(tmp_path: Path) -> None:
-    run = fedfm.run(federation("good", "base", "a b"), out=tmp_path / "run")
+    run = fedfm.run(federation("good", "base", "a b", "test/rmse"), out=tmp_path / "run")
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    own = {k for line in lines for k, v in line.items() if not isinstance(v, dict)}
+    own = {k for line in lines for k in line} - {"metrics"}
     assert own <= TAKEN and run.metric["federated"] == 7.0
-    assert {"good", "base", "a b", "loss"} <= set(run.history)
+    assert {"good", "base", "a b", "test/rmse", "loss"} <= set(run.history)

@@ -17,8 +17,25 @@ from fedfm.core.errors import DataError, ModelError, Problem, words_of
 
 CROSSED = (None, functional.cross_entropy)
 TAKEN = frozenset(
-    {"loss", "kind", "round", "clients", "planned", "clock", "failed", "train_loss", "best", "stopped"}
-)  # columns of a run's history
+    [
+        "loss",
+        "kind",
+        "round",
+        "clients",
+        "planned",
+        "clock",
+        "failed",
+        "train_loss",
+        "best",
+        "stopped",
+        "bytes",
+        "seconds",
+        "cpu",
+        "own",
+        "parties",
+        "validation",
+    ]
+)  # columns of a run's history, and their heads
 LOG_READ = (functional.nll_loss, functional.kl_div)
 
 
@@ -236,6 +253,13 @@ def own_measures(task: Any) -> dict[str, Any]:
     return asked
 
 
+def _is_name(name: Any, beside: Mapping[Any, Any]) -> bool:
+    if not isinstance(name, str) or not name.strip() or not name.isprintable():
+        return False
+    head, slash, rest = name.partition("/")
+    return head not in TAKEN and not (slash and (head in beside or not head.strip() or not rest.strip()))
+
+
 def unmeasured(task: Any) -> Iterator[Problem]:
     """A loss or a score that cannot be taken of (module, batch)."""
     if task.scores is not None and not isinstance(task.scores, Mapping):
@@ -243,16 +267,10 @@ def unmeasured(task: Any) -> Iterator[Problem]:
         why, fix = "a score is reported under its name", 'scores={"error": lambda module, batch: ...}'
         yield Problem("task.scores", what, why, fix)
     for name in task.scores if isinstance(task.scores, Mapping) else ():
-        if (
-            not isinstance(name, str)
-            or not name.strip()
-            or not name.isprintable()
-            or "/" in name
-            or name in TAKEN
-        ):
+        if not _is_name(name, task.scores):
             what, why = (
                 "is no name of a score",
-                "it stands beside the loss and the round's own numbers, and parts of a score follow a slash",
+                "it is a number of the round's own, or a part of another score, which follows a slash",
             )
             yield Problem(
                 f"task.scores[{name!r}]", what, why, f"another name, not one of {', '.join(sorted(TAKEN))}"

@@ -17,25 +17,9 @@ from fedfm.core.errors import DataError, ModelError, Problem, words_of
 
 CROSSED = (None, functional.cross_entropy)
 TAKEN = frozenset(
-    [
-        "loss",
-        "kind",
-        "round",
-        "clients",
-        "planned",
-        "clock",
-        "failed",
-        "train_loss",
-        "best",
-        "stopped",
-        "bytes",
-        "seconds",
-        "cpu",
-        "own",
-        "parties",
-        "validation",
-    ]
-)  # columns of a run's history, and their heads
+    ["loss", "kind", "round", "clients", "planned", "clock", "failed", "train_loss", "best", "stopped"]
+)  # columns of a run's history
+HEADS = frozenset(["bytes", "seconds", "cpu", "own", "parties", "validation"])  # of others of its columns
 LOG_READ = (functional.nll_loss, functional.kl_div)
 
 
@@ -257,7 +241,8 @@ def _is_name(name: Any, beside: Mapping[Any, Any]) -> bool:
     if not isinstance(name, str) or not name.strip() or not name.isprintable():
         return False
     head, slash, rest = name.partition("/")
-    return head not in TAKEN and not (slash and (head in beside or not head.strip() or not rest.strip()))
+    parted = head in HEADS or head in beside or not head.strip() or not rest.strip()
+    return head not in TAKEN and not (slash and parted)
 
 
 def unmeasured(task: Any) -> Iterator[Problem]:

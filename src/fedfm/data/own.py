@@ -15,7 +15,7 @@ from fedfm.data.cleaning.alike import alike, counted, numeric, otherwise, severa
 from fedfm.data.cleaning.columns import Map, Pairs, Piece, clean, lacking
 from fedfm.data.cleaning.deeper import inside, nested, owners
 from fedfm.data.cleaning.faults import Faults
-from fedfm.data.cleaning.held import by_group, labels_stay, test_groups, unseen
+from fedfm.data.cleaning.held import by_group, groups_of_tests, labels_stay, unseen
 from fedfm.data.cleaning.layouts import Wanted, layout_of, unread, wanted, whose
 from fedfm.data.cleaning.numbering import numbered
 from fedfm.data.cleaning.proposals import headless, proposal, turned
@@ -274,7 +274,7 @@ class Own(Source):
         train = [(p, pairs) for p, pairs in rows if p.split == "train"]
         tests = [(p, pairs) for p, pairs in rows if p.split == "test"]
         known = {row["label"] for _, pairs in train for row, _ in pairs if "label" in row} or None
-        given = test_groups(tests)
+        given = groups_of_tests(tests)
         if self.partition is not None:
             pool = [pair for _, pairs in train for pair in pairs]
             kept, held = (pool, []) if tests else hold_out(pool, self._fraction, stream_of(seed, "all"))

@@ -14,7 +14,7 @@ from fedfm.data.source import Parties, Row, Shard, group_rows
 NOT_TRAINED = "held-out row of a label that nobody trains on"
 
 
-def test_groups(tests: Sequence[tuple[Piece, Pairs]]) -> tuple[Shard, ...]:
+def groups_of_tests(tests: Sequence[tuple[Piece, Pairs]]) -> tuple[Shard, ...]:
     """The groups of the test rows: the values of the group column, else the files, if there are several."""
     if not tests:
         return ()

@@ -104,6 +104,10 @@ def test_mlflow_keeps_what_a_run_logs(tmp_path: Path, monkeypatch: pytest.Monkey
     logged = client.get_metric_history(run.info.run_id, "loss")
     assert [m.step for m in logged] == [0, 1, 2] and run.info.status == "FINISHED"
     assert run.data.params["client.lr"] == "0.02"
+    fedfm.resume(tmp_path / "run", rounds=4)
+    (run,) = client.search_runs([experiment.experiment_id])
+    logged = client.get_metric_history(run.info.run_id, "loss")
+    assert {m.step for m in logged} == {0, 1, 2, 3, 4} and run.info.status == "FINISHED"
 
 
 def test_wandb_keeps_what_a_run_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,7 @@ def test_an_unknown_tracker_names_the_nearest(tmp_path: Path) -> None:
 def test_wandb_stays_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
     run = types.SimpleNamespace(
-        log=lambda row, step: calls.append((step, row)), finish=lambda: calls.append("end")
+        log=lambda row, step: calls.append((step, row)), finish=lambda: calls.append("end"), id="x7"
     )
     fake = types.ModuleType("wandb")
     fake.init = lambda **kw: calls.append(kw) or run  # type: ignore[attr-defined]
@@ -67,3 +67,5 @@ def test_wandb_stays_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     tracker.close()
     assert calls[0]["mode"] == "offline" and calls[0]["config"] == {"a.b.0": 1, "a.b.1.c": 2}
     assert calls[1:] == [(3, {"accuracy": 0.5}), "end"]
+    open_tracker("wandb", tmp_path, {}).close()
+    assert calls[0]["id"] is None and calls[3]["id"] == "x7", "a resumed run goes on where it was"

@@ -13,9 +13,11 @@ from fedfm.core.spending import TRIAL, guards, noises, planned
 
 def staged(fed: Federation, check: Callable[[Federation], list[Problem]]) -> Iterator[Problem]:
     """The problems of the stages before the last, by `check`, and of the way from one to the next."""
+    wrong = [
+        replace(p, where=f"stages.{k}.{p.where}") for k, stage in enumerate(fed.stages) for p in check(stage)
+    ]
+    yield from wrong
     for k, stage in enumerate(fed.stages):
-        for p in check(stage):
-            yield replace(p, where=f"stages.{k}.{p.where}")
         if stage.evaluate.stop_after:
             yield Problem(
                 f"stages.{k}.evaluate.stop_after",
@@ -37,7 +39,8 @@ def staged(fed: Federation, check: Callable[[Federation], list[Problem]]) -> Ite
                 "the next stage begins from the model of this one",
                 "put this stage last",
             )
-    yield from _protected(fed)
+    if not wrong:
+        yield from _protected(fed)
 
 
 def _protected(fed: Federation) -> Iterator[Problem]:

@@ -60,11 +60,11 @@ def machine(e: BaseException) -> bool:
 
 
 def place(e: BaseException) -> str:
-    """The innermost line of a person's own code, else of fedfm's, else of a library's: file, line and function."""
+    """The innermost line of a person's own code, else of fedfm's, else of a library's; of a declared fault its own."""
     if isinstance(e.__cause__, StopIteration):  # of a generator it comes out as another
         e = e.__cause__
     way = sorted(traceback.extract_tb(e.__traceback__), key=lambda f: whose(f.filename))
-    return shown(way[-1]) if way else ""
+    return e.where if isinstance(e, MethodFault) else shown(way[-1]) if way else ""
 
 
 def whose(file: str) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fedfm.core.errors import ConfigError, MissingExtra, Problem, ResumeError
+from fedfm.files import write
 from fedfm.report.ledgers import read_lines
 from fedfm.report.numbers import finite
 from fedfm.text import nearest
@@ -118,11 +119,26 @@ class MLflow:
         mlflow = _library("mlflow", "mlflow", "the tracker 'mlflow'")
         uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(run_dir / 'mlruns.db').resolve()}"
         self._client = mlflow.tracking.MlflowClient(tracking_uri=uri)
+        self._run = self._again(run_dir, mlflow.exceptions.MlflowException) or self._new(run_dir, config)
+
+    def _again(self, run_dir: Path, unknown: type[Exception]) -> str:
+        """The run that was begun for this directory, going on; empty: there is none here."""
+        run = _began(run_dir, "mlflow")
+        try:
+            if run:
+                self._client.update_run(run, status="RUNNING")
+        except unknown:  # another place is tracked to than when it was begun
+            return ""
+        return run
+
+    def _new(self, run_dir: Path, config: Mapping[str, Any] | str | None) -> str:
         known = self._client.get_experiment_by_name("fedfm")
         home = known.experiment_id if known else self._client.create_experiment("fedfm")
-        self._run = self._client.create_run(home, run_name=run_dir.name).info.run_id
+        run = str(self._client.create_run(home, run_name=run_dir.name).info.run_id)
         for key, value in _leaves(config):
-            self._client.log_param(self._run, key[:250], str(value)[:500])
+            self._client.log_param(run, key[:250], str(value)[:500])
+        _begin(run_dir, "mlflow", run)
+        return run
 
     def log(self, round: int, metrics: dict[str, float]) -> None:
         """One value per metric, step = round; what is not finite is left out."""
@@ -145,7 +161,10 @@ class WandB:
             dir=str(run_dir),
             mode=os.environ.get("WANDB_MODE", "offline"),
             config=dict(_leaves(config)),
+            id=_began(run_dir, "wandb") or None,
+            resume="allow",
         )
+        _begin(run_dir, "wandb", str(self._run.id))
 
     def log(self, round: int, metrics: dict[str, float]) -> None:
         """One row, step = round; what is not finite is left out."""
@@ -154,6 +173,22 @@ class WandB:
     def close(self) -> None:
         """Finishes the run."""
         self._run.finish()
+
+
+_BEGAN = "trackers.json"  # tracker -> the name that it gave to this run, so that a resumed run goes on in it
+
+
+def _began(run_dir: Path, tracker: str) -> str:
+    try:
+        found = json.loads((run_dir / _BEGAN).read_text("utf-8")).get(tracker)
+    except (OSError, ValueError, AttributeError):  # none, or one that somebody spoilt: begun anew
+        return ""
+    return found if isinstance(found, str) else ""
+
+
+def _begin(run_dir: Path, tracker: str, run: str) -> None:
+    names = {t: _began(run_dir, t) for t in TRACKERS} | {tracker: run}
+    write(run_dir / _BEGAN, json.dumps({t: n for t, n in names.items() if n}).encode())
 
 
 def _library(module: str, extra: str, what_for: str) -> Any:

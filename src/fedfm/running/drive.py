@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +27,7 @@ from fedfm.files import write
 from fedfm.ledger import file as ledger
 from fedfm.running import baselines as base
 from fedfm.running.course.leaving import leave
+from fedfm.running.course.listening import Callback, listening
 from fedfm.running.course.stages import Stage, Stages, named, told
 from fedfm.running.feasible import caveats, feasible, idle, lonely, mute, undirected
 from fedfm.running.process import borrowed
@@ -41,8 +41,6 @@ from fedfm.running.summary import best_round, dumps, of_best, summarise, version
 from fedfm.running.verdict import FAILED, INTERRUPTED, STILL, Result, Verdict, judge, still
 from fedfm.tasks.probing import apart, lean, open_task, probe
 from fedfm.text import counted
-
-Callback = Callable[[dict[str, Any]], None]  # called with a copy of each round's record
 
 
 @dataclass
@@ -123,7 +121,7 @@ def drive(plan: Plan) -> Result:
 
 def _drive(plan: Plan) -> Result:
     folder, progress, start = plan.folder, plan.progress, time.perf_counter()
-    with _listening(plan) as heard:
+    with listening(plan.folder, plan.config, plan.trackers, plan.record["trackers"], plan.listeners) as heard:
         opening = plan.open or open_site
         stages = Stages(plan.fed, folder, lambda fed: opening(fed, folder, progress), plan.resume)
         site = stages.rehearse()
@@ -261,47 +259,3 @@ def _leave(plan: Plan, run: Run, site: Site, summary: dict[str, Any]) -> None:
         plan.keep(complete=True)
     except MachineFault as e:
         raise MachineFault(f"{e}\n    {_kept(plan, run)}") from e
-
-
-# ---- who listens ----------------------------------------------------------------------------------------------
-@contextlib.contextmanager
-def _listening(plan: Plan) -> Iterator[Callback]:
-    """One call a round for all callbacks and trackers; trackers are closed whatever happens."""
-    from fedfm.report import trackers as tracking
-
-    config = plan.config
-    loggers = [
-        *plan.trackers,
-        *(tracking.open_tracker(name, plan.folder, config) for name in plan.record["trackers"]),
-    ]
-
-    def heard(line: dict[str, Any]) -> None:
-        found = line.get("metrics", {}) | {
-            f"validation/{k}": v for k, v in line.get("validation", {}).items()
-        }
-        for logger in list(loggers):
-            with _spared(logger, loggers):
-                logger.log(line["round"], found)
-        for listener in plan.listeners:  # last: one may stop the run
-            listener(dict(line))
-
-    try:
-        yield heard
-    finally:
-        for logger in list(loggers):
-            with _spared(logger, loggers):
-                logger.close()
-
-
-@contextlib.contextmanager
-def _spared(logger: Any, loggers: list[Any]) -> Iterator[None]:
-    """A tracker that fails is told and left out: the run does not need it, and its files have everything."""
-    try:
-        yield
-    except Exception as e:  # noqa: BLE001 - nobody can list what trackers of strangers raise
-        loggers.remove(logger)
-        warnings.warn(
-            f"fedfm: the tracker {type(logger).__name__} failed, and is told nothing more: {words_of(e)[:300]}",
-            UserWarning,
-            stacklevel=2,
-        )

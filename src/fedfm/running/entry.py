@@ -18,7 +18,7 @@ from fedfm.core.federation import Federation
 from fedfm.running import execute
 from fedfm.running.commands import checking
 from fedfm.running.commands.checking import Checked
-from fedfm.running.drive import Callback
+from fedfm.running.course.listening import Callback
 from fedfm.running.progress import Lines
 from fedfm.running.verdict import Result
 from fedfm.text import nearest

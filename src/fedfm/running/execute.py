@@ -22,8 +22,9 @@ from fedfm.ledger import file as ledger
 from fedfm.ledger.events import Stopped
 from fedfm.running import baselines as base
 from fedfm.running.course.leaving import MODEL, MODELS
+from fedfm.running.course.listening import Callback, listeners_of, trackers_of
 from fedfm.running.course.stages import extended
-from fedfm.running.drive import Callback, Plan, drive, open_site
+from fedfm.running.drive import Plan, drive, open_site
 from fedfm.running.progress import Progress, Silent
 from fedfm.running.record import own
 from fedfm.running.record.folder import CONFIG, EXPORTS, begun, owned, recorded
@@ -61,11 +62,11 @@ def execute(
     if isinstance(keep_rounds, bool) or not isinstance(keep_rounds, int) or keep_rounds < 0:
         fix, why = "1 keeps all, 5 every fifth, 0 none", "every so many are kept"
         raise ConfigError([Problem("keep_rounds", f"{keep_rounds!r} is no number of rounds", why, fix)])
-    kinds, names, objects = base.parse(baselines), *_trackers(trackers)
+    kinds, names, objects = base.parse(baselines), *trackers_of(trackers)
     setup = Setup.of(what)
     with begun(None if out is None else Path(out), setup.recipe or "run") as folder:
         plan = Plan(
-            folder, setup.config, setup.fed, {}, False, _several(callbacks), objects, progress or Silent()
+            folder, setup.config, setup.fed, {}, False, listeners_of(callbacks), objects, progress or Silent()
         )
         plan.write_config()
         plan.keep(
@@ -137,10 +138,10 @@ def resume(
         ended = max(done, fed.since + before.config["rounds"] if before else 0)
         if was["complete"] and fed.last <= ended and (result := _whole(folder, model)):
             return result.judged(strict)
-        names, objects = (was["trackers"], []) if trackers is None else _trackers(trackers)
+        names, objects = (was["trackers"], []) if trackers is None else trackers_of(trackers)
         changes = [{"after": done, "what": d.what, "was": d.was, "now": d.now} for d in differences]
         was |= {"trackers": names, "history": [*was["history"], *changes]}
-        plan = Plan(folder, config, fed, was, True, _several(callbacks), objects, progress or Silent())
+        plan = Plan(folder, config, fed, was, True, listeners_of(callbacks), objects, progress or Silent())
         _told(plan, done, rounds or (federation or fed).last)
         return drive(plan).judged(strict)
 
@@ -247,43 +248,6 @@ def _stopped(folder: Path) -> str:
     if not path.exists():
         return ""
     return next((str(e["reason"]) for e in ledger.read(path) if e["kind"] == Stopped.kind), "")
-
-
-def _trackers(given: Iterable[Any]) -> tuple[list[str], list[Any]]:
-    """Names, and objects that can `log` and `close`. Raises ConfigError for anything else."""
-    several = [given] if isinstance(given, str) else list(given)
-    names = [t for t in several if isinstance(t, str)]
-    objects = [t for t in several if not isinstance(t, str)]
-    if bad := [
-        t for t in objects if not (callable(getattr(t, "log", None)) and callable(getattr(t, "close", None)))
-    ]:
-        raise ConfigError(
-            [
-                Problem(
-                    "trackers",
-                    f"{type(bad[0]).__name__} is no tracker",
-                    "a tracker has log(round, metrics) and close()",
-                    "give such an object, or a name: tensorboard, mlflow, wandb",
-                )
-            ]
-        )
-    return names, objects
-
-
-def _several(callbacks: Callback | Iterable[Callback]) -> list[Callback]:
-    several = [callbacks] if callable(callbacks) else list(callbacks)
-    if bad := [c for c in several if not callable(c)]:
-        raise ConfigError(
-            [
-                Problem(
-                    "callbacks",
-                    f"{type(bad[0]).__name__} cannot be called",
-                    "a callback takes each round's record, a dict",
-                    "callbacks=lambda record: print(record)",
-                )
-            ]
-        )
-    return several
 
 
 __all__ = ["FedfmError", "Result", "configure", "execute", "open_site", "resume"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -183,3 +184,34 @@ def test_the_trial_leaves_the_model_and_the_generators_alone(tmp_path):
     torch.manual_seed(5)
     b = fedfm.run(quadratics(client=ours, rounds=2), out=tmp_path / "b").summary["model_digest"]
     assert a == b and torch.equal(after, torch.rand(1))
+
+
+@dataclass(frozen=True)
+class Sends(Local):
+    """Says one kind and sends another."""
+
+    what: str = "delta"
+
+    def work(self, brief, data, state, ctx, bound):
+        m, state = super().work(brief, data, state, ctx, bound)
+        update = m.x - brief.x if self.makes == "weights" else m.x
+        return replace(m, x=update if self.what == "delta" else brief.x + update), state
+
+
+@pytest.mark.parametrize("says", ["delta", "weights"])
+@pytest.mark.parametrize("what", ["delta", "weights"])
+def test_a_client_that_sends_another_kind_than_it_says_is_refused(says: str, what: str) -> None:
+    draw = torch.Generator().manual_seed(0)
+    rows = {f"p{k}": (torch.randn(20, 4, generator=draw), torch.arange(20) % 2) for k in range(3)}
+    fed = fedfm.Federation(
+        task=fedfm.Torch(partial(torch.nn.Linear, 4, 2)),
+        data=fedfm.Arrays(rows),
+        client=Sends(lr=0.05, steps=5, send=says, what=what),
+        server=Apply(takes=says),
+        rounds=1,
+    )
+    if says == what:
+        assert fedfm.run(fed, baselines="none").summary["rounds"] == 1
+        return
+    with pytest.raises(ConfigError, match=f"says that it sends {says}, and sends {what}"):
+        fedfm.run(fed, baselines="none")

@@ -1,4 +1,4 @@
-"""A method of one's own gives the same when it is called again: tried before the work, on what its first round would see.
+"""A method of one's own gives the same when it is called again, and what it says: tried on what its first round would see.
 
 Whatever it keeps elsewhere than in its state (an attribute, a global) other processes and a resume do not have, and
 what it draws elsewhere than from the context's streams no seed of the run reaches.
@@ -28,6 +28,7 @@ from fedfm.running.record import own
 
 STEPS = 2  # local steps of a trial: what a method keeps it keeps after any number
 PARTIES = 2  # one may have nothing to learn
+NEAR = 0.5  # of the model's length: weights are nearer to the model that was sent than this, updates and nothing else are not
 RTOL = 1e-3  # where a device does not repeat its own sums
 
 
@@ -37,7 +38,10 @@ def own_slots(fed: Federation) -> list[str]:
 
 
 def changing(site: Site, slots: Sequence[str]) -> list[Problem]:
-    """Those of these slots whose first call, made twice, gives two things. Model and generators are put back."""
+    """Those of these slots whose first call, made twice, gives two things, or another thing than is said.
+
+    Model and generators are put back.
+    """
     found, methods = [], site.fed.methods()
     rtol = RTOL if site.bound.device.type == "cuda" else 0.0
     for slot in slots:
@@ -45,8 +49,11 @@ def changing(site: Site, slots: Sequence[str]) -> list[Problem]:
             contextlib.suppress(Exception, SystemExit),
             _kept(site),
         ):  # what fails does so in its round, with its line
-            if not same(TRIALS[slot](site), TRIALS[slot](site), rtol):
+            once = TRIALS[slot](site)
+            if not same(once, TRIALS[slot](site), rtol):
                 found.append(_problem(slot, methods[slot]))
+            elif slot == "client" and (says := _misnamed(site, once)):
+                found.append(_other_kind(methods[slot], *says))
     return found
 
 
@@ -58,6 +65,34 @@ def _problem(slot: str, method: Any) -> Problem:
         "processes and a resume do not have that, so each would end with another model",
         "keep it in the state that the method is given and returns; draw from ctx.rng('NAME')",
     )
+
+
+def _misnamed(site: Site, worked: Sequence[Any]) -> tuple[str, str] | None:
+    """(what the client says that it sends, what it sends), where those are weights and differences of weights."""
+    says, layout = site.fed.client.makes, site.bound.layout
+    model = layout.weights(site.fed.serving.brief(_opening(site), Terms()).x).float().cpu()
+    ends = [out[0] for out in worked if isinstance(out, tuple) and isinstance(out[0], Message)]
+    sent = [layout.weights(m.x).float().cpu() for m in ends if m.x.numel() == layout.size]
+    near = [bool((x - model).norm() < NEAR * model.norm()) for x in sent]
+    if says == "delta" and near and all(near):
+        return says, "weights"
+    return (says, "delta") if says == "weights" and near and model.norm() and not any(near) else None
+
+
+def _other_kind(client: Any, says: str, sends: str) -> Problem:
+    found = f"after {STEPS} steps or fewer what it sends is"
+    why, fix = {
+        "weights": (
+            f"{found} nearly the model that it was given, which would be doubled",
+            "send x - brief.x",
+        ),
+        "delta": (
+            f"{found} far from the model that it was given, whose place it would take",
+            "send brief.x + it",
+        ),
+    }[sends]
+    what = f"{name_of(client)} says that it sends {says}, and sends {sends}"
+    return Problem("client", what, why, f"{fix}, or say makes = '{sends}'")
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,11 @@ from typing import Any
 from fedfm.cards.registry import knob, method
 from fedfm.data.cleaning.columns import Piece
 from fedfm.data.cleaning.faults import Faults
+from fedfm.data.cleaning.layouts import Wanted
 from fedfm.data.own import Own
 from fedfm.data.reading.folders import named
 from fedfm.data.reading.nested import USER, ByUser
-from fedfm.data.reading.paths import Place, by_folder, expand, places, split_folders
+from fedfm.data.reading.paths import Place, by_folder, ending, expand, places, split_folders
 from fedfm.data.reading.text import Options, read
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -96,6 +97,17 @@ class Files(Own):
         for at in places(tests, by_name=False):
             pieces += self._read(at.path, "", "test", at.party, faults, options)
         return pieces
+
+    def idle(self, columns: Wanted, pieces: Sequence[Piece]) -> Iterator[str]:
+        yield from super().idle(columns, pieces)
+        formats = {ending(Path(p.place))[0] for p in pieces}
+        for name, value, of in (
+            ("separator", self.separator, {".csv", ".tsv"}),
+            ("quoting", self.quoting.replace("auto", ""), {".csv", ".tsv"}),
+            ("sheet", self.sheet, {".xlsx"}),
+        ):
+            if value and not formats & of:
+                yield f"data.{name}={value!r} is not used: no file is {' or '.join(sorted(of))}"
 
     def _read(
         self, path: Path, party: str, split: str, group: str, faults: Faults, options: Options

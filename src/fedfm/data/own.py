@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -121,7 +121,7 @@ class Own(Source):
             raise DataError(_no_test(parties, where, self.other_tests()))
         used = {s for m in (mapping, *maps.values()) for names in m.values() for s in names}
         used |= {self.party_column, self.test_group}
-        notes = [*faults.notes, *unread(columns_, used, found)]
+        notes = [*faults.notes, *unread(columns_, used, found), *self.idle(columns_, pieces)]
         if not tests and self._fraction:
             notes += whose([row for p in pieces for _, row in p.lines], used - {self.test_group})
         return self._said(replace(parties, notes=(*parties.notes, *notes)), rows)
@@ -139,6 +139,15 @@ class Own(Source):
         ):
             notes.append(f"data.test_fraction={self.test_fraction:g} is not used: there are test rows")
         return replace(parties, notes=tuple(notes))
+
+    def idle(self, columns: Wanted, pieces: Sequence[Piece]) -> Iterator[str]:
+        """The settings that change nothing on these rows, one sentence each."""
+        if not any(isinstance(c.kind, kinds.Image) for c in columns):
+            for name in ("image_size", "image_mode"):
+                if value := getattr(self, name):
+                    yield f"data.{name}={value} is not used: there are no pictures"
+        if self.labels and not any(c.name == "label" for c in columns):
+            yield "data.labels is not used: no column of labels is read"
 
     def beside(self, piece: Piece, tests: bool) -> Piece:
         """Validation rows: the server's where they lie beside test rows, else to test on."""

@@ -51,7 +51,7 @@ def clip(value: Any, width: int = 22) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """` (did you mean 'x'?)`, or the sorted list of what exists when nothing is near."""
+    """`did you mean 'x'?`, or `known here:` and the sorted list of what exists when nothing is near."""
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"did you mean '{close[0]}'?" if close else "known here: " + ", ".join(known)

@@ -8,6 +8,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+DIGITS = 4300  # of a number, beyond which Python reads none
 HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn")  # controls, invisible and bidi marks, half pairs, private, unassigned
 
 
@@ -50,8 +51,14 @@ def clip(value: Any, width: int = 22) -> str:
     return text[: keep - keep // 3] + "…" + text[len(text) - keep // 3 :]
 
 
+def natural(name: str) -> list[tuple[int, int, str]]:
+    """A sorting key by which party-2 comes before party-10."""
+    parts = re.split(r"(\d+)", name)
+    return [(0, int(p), "") if p.isdecimal() and len(p) < DIGITS else (1, 0, p) for p in parts]
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
-    """` (did you mean 'x'?)`, or the sorted list of what exists when nothing is near."""
+    """`did you mean 'x'?`, or `known here:` and the sorted list of what exists when nothing is near."""
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"did you mean '{close[0]}'?" if close else "known here: " + ", ".join(known)

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 import fedfm
-from fedfm.core.combine import first
-from fedfm.data.source import Parties, Shard, group_rows, natural
+from fedfm.data.source import Parties, Shard, group_rows
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.mean import Mean
 from fedfm.efficiency.training.personal.by_client import ByClient
 from fedfm.engines.pace import Link, SimulatedPace
-from fedfm.vectors.patterns import matches
+from fedfm.text import natural
+from fedfm.vectors.patterns import first, matches
 from said import said
 
 
@@ -67,6 +67,8 @@ def test_parties_views() -> None:
 
 def test_natural_order_and_groups() -> None:
     assert sorted(["p10", "p2", "a", "2", "p"], key=natural) == ["2", "a", "p", "p2", "p10"]
+    long = "9" * 5000  # no number that Python reads
+    assert sorted([long, "b", "1"], key=natural) == ["1", long, "b"]
     assert [s.party for s in group_rows([{"group": "b"}, {"group": "a"}])] == ["a", "b"]
     assert [s.party for s in group_rows([{"group": "b"}, {}])] == [""]
 

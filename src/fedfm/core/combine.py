@@ -14,7 +14,7 @@ from fedfm.core.context import Ctx
 from fedfm.core.message import DTYPES, Message
 from fedfm.core.protocols import Bound, Replies, Say, State, Wire
 from fedfm.vectors.layout import Entry, Layout
-from fedfm.vectors.patterns import matches
+from fedfm.vectors.patterns import first
 
 
 def _fact(of: Callable[[Iterable[Any]], Any], name: str) -> Any:
@@ -130,14 +130,6 @@ def below(side: Mapping[str, Tensor], prefix: int | str) -> dict[str, Tensor]:
 _TYPES = list(DTYPES)
 
 
-def first(patterns: Iterable[str], name: str, rule: str) -> str:
-    """The first pattern that matches."""
-    for pattern in patterns:
-        if matches(pattern, name):
-            return pattern
-    raise KeyError(f"{rule}: no pattern of {list(patterns)} matches '{name}'; add '*'")
-
-
 @method("by-path", slot="wire", section="core")
 @dataclass(frozen=True)
 class ByPath(Wire):
@@ -148,11 +140,8 @@ class ByPath(Wire):
     stages = property(lambda self: tuple(self.rules.values()))
     opaque, after_sum, perturbs, phases = Pipe.opaque, Pipe.after_sum, Pipe.perturbs, Pipe.phases
     makes, remembers, unbiased, lossless = Pipe.makes, Pipe.remembers, Pipe.unbiased, Pipe.lossless
-    info, least, feasible = (
-        Pipe.info,
-        Pipe.least,
-        Pipe.feasible,
-    )  # `linear` and `covers` stay: parts are not the whole
+    info, least, feasible = Pipe.info, Pipe.least, Pipe.feasible
+    # `linear` and `covers` stay as they are by default: parts are not the whole
     needs = frozenset({"structure"})
 
     def _groups(self, layout: Layout) -> list[tuple[str, Wire, list[Entry]]]:

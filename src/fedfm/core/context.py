@@ -1,4 +1,4 @@
-"""The context of one piece of work: who, when, on what terms, and its five streams of randomness.
+"""The context of one piece of work: who, when, on what terms, and its streams of randomness.
 
 A stream is a pure function of the run's seed and of what names it, so turning a codec off does not change which
 clients are sampled, and every engine draws the same numbers. Secrets are the exception: they come from the

@@ -66,5 +66,4 @@ class Said:
     error: str = ""
     fault: Fault = ""
     where: str = ""
-    # the how-many-eth word of its session; -1: an engine's own word, about a session that broke
-    turn: int = -1
+    turn: int = -1  # which word of its session, from 0; -1: an engine's own, about a session that broke

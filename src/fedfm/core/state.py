@@ -127,8 +127,9 @@ def lasting(state: State) -> State:
     return {k: lasting(v) if isinstance(v, dict) else v for k, v in state.items() if not k.startswith("_")}
 
 
-def _holds(state: State) -> bool:
-    return any(_holds(v) if isinstance(v, dict) else True for v in state.values())
+def holds(state: State) -> bool:
+    """Is there anything to keep? Nothing but empty dicts is no state."""
+    return any(holds(v) if isinstance(v, dict) else True for v in state.values())
 
 
 def _folder(client: str) -> str:
@@ -161,7 +162,7 @@ class Store:
         Idempotent: a job that is done again saves the same bytes. Raises MachineFault.
         """
         state = lasting(state)
-        if not _holds(state):
+        if not holds(state):
             return 0
         path, data = self.path(client, version), freeze(state)
         if not (path.exists() and path.stat().st_size == len(data) and path.read_bytes() == data):

@@ -20,7 +20,7 @@ from fedfm.data.reading.memory import is_dataset, is_frame, is_pair, is_rows, li
 from fedfm.data.reading.pairs import rowed
 from fedfm.data.reading.paths import SPLITS
 from fedfm.data.reading.unread import is_split, is_torch, no_rows
-from fedfm.data.source import natural
+from fedfm.text import natural
 
 
 def _unshown(knob: Any) -> Any:

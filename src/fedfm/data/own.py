@@ -21,8 +21,9 @@ from fedfm.data.cleaning.numbering import numbered
 from fedfm.data.cleaning.proposals import headless, proposal, turned
 from fedfm.data.cleaning.targets import named, spelled
 from fedfm.data.cleaning.uneven import uneven
-from fedfm.data.source import Parties, Partition, Shard, divide, natural, stream
+from fedfm.data.source import Parties, Partition, Shard, divide, stream
 from fedfm.data.splits import UNUSED, Source, compared, hold_out
+from fedfm.text import natural
 
 _TABLES = (".csv", ".tsv", ".csv.gz", ".tsv.gz")
 

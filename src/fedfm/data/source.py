@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +21,7 @@ import numpy as np
 from fedfm.core.errors import DataError
 from fedfm.core.job import POOLED
 from fedfm.core.schema import Account, Lost, Schema
-from fedfm.text import nearest
+from fedfm.text import natural, nearest
 
 Row = dict[str, Any]
 LENT = (
@@ -265,11 +264,6 @@ def stream(seed: int, purpose: str) -> np.random.Generator:
         errors="surrogatepass"
     )  # a file may be called so; refused later
     return np.random.default_rng(int.from_bytes(hashlib.sha256(named).digest()))
-
-
-def natural(name: str) -> list[tuple[int, int, str]]:
-    """A sort key that puts party-2 before party-10."""
-    return [(0, int(p), "") if p.isdecimal() else (1, 0, p) for p in re.split(r"(\d+)", name)]
 
 
 def _class_names(labels: Iterable[str] | None, rows: Sequence[Row]) -> tuple[str, ...] | None:

@@ -27,7 +27,7 @@ from fedfm.core.federation import Federation
 from fedfm.core.message import Message, parts, raw, unpack
 from fedfm.core.protocols import Bound, State
 from fedfm.core.session import Site
-from fedfm.core.state import Store, freeze, lasting, thaw
+from fedfm.core.state import Store, freeze, holds, lasting, thaw
 from fedfm.data.splits import opened
 from fedfm.engines.carried import carry
 from fedfm.engines.desk import Desk
@@ -57,15 +57,10 @@ class Hand(Store):
             return thaw(Path(file.name))
 
     def save(self, client: str, version: int, state: State) -> int:
-        if not _holds(state := lasting(state)):
+        if not holds(state := lasting(state)):
             return 0
         self.leaves = freeze(state)
         return version
-
-
-def _holds(state: State) -> bool:
-    """As every store: nothing but empty dicts is no state."""
-    return any(_holds(v) if isinstance(v, dict) else True for v in state.values())
 
 
 class Actor:

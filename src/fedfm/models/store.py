@@ -26,7 +26,6 @@ from fedfm.text import nearest
 
 RECORD = "fedfm-model.json"
 _only_here: ContextVar[bool] = ContextVar("only_here", default=False)
-USED = ("encoder", "causal-lm")  # kinds that a task takes
 
 
 @dataclass(frozen=True)
@@ -153,11 +152,9 @@ def fetch(name: str, *, force: bool = False, progress: bool = True) -> Path:
 
 
 def status() -> list[Row]:
-    """One row per packaged model that a task can use, in the order of the catalog."""
+    """One row per packaged model, in the order of the catalog."""
     rows = []
     for model in catalog().values():
-        if model.kind not in USED:
-            continue  # no task takes pictures into a pre-trained model yet; `fetch` gives it all the same
         folder = _place(model)
         cached = _ready(folder)
         size = sum(file.stat().st_size for file in folder.iterdir()) if cached else 0

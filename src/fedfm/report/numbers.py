@@ -7,7 +7,6 @@ is 0.73 and 0.675 is 0.68. Differences are taken before rounding, never between 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Sequence
 from decimal import ROUND_HALF_UP, Context, Decimal
 from typing import Any
@@ -125,11 +124,6 @@ def share(part: float, whole: float | None = 1.0) -> str:
     if 0 < percent < 0.1:
         return "< 0.1 %"
     return f"{fixed(percent, int(percent < 10 and abs(percent - round(percent)) > 0.05))} %"
-
-
-def natural(name: str) -> list[tuple[int, int, str]]:
-    """A sorting key by which party-2 comes before party-10."""
-    return [(0, int(p), "") if p.isdecimal() and len(p) < 19 else (1, 0, p) for p in re.split(r"(\d+)", name)]
 
 
 def plural(number: float, one: str, many: str | None = None) -> str:

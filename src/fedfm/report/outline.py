@@ -6,8 +6,9 @@ import re
 from collections import Counter
 from typing import Any
 
-from fedfm.report.numbers import decimals, finite, fixed, natural, rounded, short
+from fedfm.report.numbers import decimals, finite, fixed, rounded, short
 from fedfm.report.rundir import Run, mapping
+from fedfm.text import natural
 
 STATES = ("finished", "finished with findings", "interrupted", "failed")
 BASELINES = (

@@ -10,8 +10,8 @@ from typing import Any
 from fedfm.core.errors import ResumeError
 from fedfm.report.folds import Facts, fold
 from fedfm.report.ledgers import Events, read_lines
-from fedfm.report.numbers import count, finite, natural
-from fedfm.text import line
+from fedfm.report.numbers import count, finite
+from fedfm.text import line, natural
 
 SWEEP, AUDIT = "sweep.json", "audit.json"
 PARTS = ("summary.json", "metrics.jsonl", "events.jsonl")

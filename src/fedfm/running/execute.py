@@ -14,7 +14,7 @@ from fedfm.config.configure import configure
 from fedfm.config.marker import unspoken
 from fedfm.config.setup import Setup
 from fedfm.core.books import checkpoint, checkpoints
-from fedfm.core.errors import ConfigError, FedfmError, Problem, ResumeError
+from fedfm.core.errors import ConfigError, Problem, ResumeError
 from fedfm.core.federation import Federation
 from fedfm.core.memory import RunState
 from fedfm.core.state import Store
@@ -250,4 +250,4 @@ def _stopped(folder: Path) -> str:
     return next((str(e["reason"]) for e in ledger.read(path) if e["kind"] == Stopped.kind), "")
 
 
-__all__ = ["FedfmError", "Result", "configure", "execute", "open_site", "resume"]
+__all__ = ["Result", "configure", "execute", "open_site", "resume"]

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from fedfm.cards.registry import knob, method
-from fedfm.core.combine import first
 from fedfm.core.context import Terms
 from fedfm.core.errors import FedfmError, ModelError, Problem
 from fedfm.core.protocols import Bound, Task
@@ -18,6 +17,7 @@ from fedfm.core.schema import Column
 from fedfm.tasks.bound import Objective, evaluating
 from fedfm.tasks.way import unsaid
 from fedfm.vectors.layout import Layout
+from fedfm.vectors.patterns import first
 
 PROBED = 4  # rows of the probe
 

@@ -89,9 +89,12 @@ class Layout:
 
     def sub(self, pattern: str, *, rest: bool = False) -> tuple[Layout, Tensor]:
         """The layout of the tensors that match (`rest`: of the others), and where its elements lie in this one."""
-        kept = [e for e in self.entries if matches(pattern, e.name) != rest]
-        sub = self.like({e.name: e.shape for e in kept})
+        return self._part([e for e in self.entries if matches(pattern, e.name) != rest])
+
+    def _part(self, kept: list[Entry]) -> tuple[Layout, Tensor]:
+        """The layout of some of the tensors, and where its elements lie in this one."""
         where = [torch.arange(e.offset, e.offset + _up(e.size)) for e in kept]
+        sub = self.like({e.name: e.shape for e in kept})
         return sub, torch.cat(where) if where else torch.empty(0, dtype=torch.long)
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
@@ -135,13 +138,8 @@ class Layout:
 
     @functools.cached_property
     def _sorts(self) -> tuple[tuple[Layout, Tensor], tuple[Layout, Tensor]]:
-        sorts = []
-        for trainable in (True, False):
-            kept = [e for e in self.entries if e.trainable is trainable]
-            where = [torch.arange(e.offset, e.offset + _up(e.size)) for e in kept]
-            sub = self.like({e.name: e.shape for e in kept})
-            sorts.append((sub, torch.cat(where) if where else torch.empty(0, dtype=torch.long)))
-        return sorts[0], sorts[1]
+        still = [e for e in self.entries if not e.trainable]
+        return self._part([e for e in self.entries if e.trainable]), self._part(still)
 
     @property
     def trained(self) -> Layout:

@@ -8,8 +8,8 @@ from typing import Any
 
 from fedfm.cards.registry import knob, method
 from fedfm.core.errors import DataError
-from fedfm.data.source import Partition, natural
-from fedfm.text import nearest
+from fedfm.data.source import Partition
+from fedfm.text import natural, nearest
 
 
 @method("by-field", slot="partition", section="II.B", survey=(13,))

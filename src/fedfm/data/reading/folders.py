@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fedfm.data.cleaning.faults import Faults
-from fedfm.data.source import natural
+from fedfm.text import natural
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 _DEPTH = 2  # parties, and their splits, above the classes

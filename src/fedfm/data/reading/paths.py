@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.reading import folders as folders_
-from fedfm.data.source import natural
+from fedfm.text import natural
 
 READ = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".xlsx")
 PACKED = (".gz", ".zst", ".bz2", ".xz")

@@ -32,7 +32,7 @@ def _comments(text: str) -> int:
     """Lines before a table that begin with # and have no separator, as its own first line has."""
     lines = text.split("\n", 50)
     n = next((i for i, line in enumerate(lines) if not line.startswith("#")), 0)
-    parted = [any(mark in line for mark in ",;\t|") for line in lines[: n + 1]]
+    parted = [any(mark in line for mark in MARKS) for line in lines[: n + 1]]
     return n if n and parted[n] and not any(parted[:n]) else 0
 
 
@@ -49,9 +49,14 @@ def rows(
         mark, skip = mark or first[4:] or ",", 1
         text = text.partition("\n")[2]
     if n := _comments(text):
-        why = "the first line holds the names of the columns"
+        what = "a line of comment stands" if n == 1 else f"{n} lines of comment stand"
+        why, them = "the first line holds the names of the columns", "it" if n == 1 else "them"
         faults.add(
-            place, f"{n} lines of comment stand before the table", why, f"remove them: sed -i 1,{n}d FILE", 1
+            place,
+            f"{what} before the table",
+            why,
+            f"remove {them}: sed -i {skip + 1},{skip + n}d FILE",
+            skip + 1,
         )
         return []
     mark = {"tab": "\t", "\\t": "\t"}.get(mark, mark)

@@ -84,7 +84,7 @@ class Stalled(Event):
     survey=(13, 52),
     paper="Reddi et al., Adaptive Federated Optimization, 2021",
     atlas=("fedopt",),
-    departs="No bias correction, as in the paper's algorithm.",
+    departs="v begins at 0; in the paper at tau^2 or above.",
     also=("fedopt", "adam"),
 )
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class FedAdam(Adaptive):
     survey=(13, 52),
     paper="Reddi et al., Adaptive Federated Optimization, 2021",
     atlas=("fedopt",),
-    departs="No bias correction, as in the paper's algorithm; v begins at 0.",
+    departs="v begins at 0; in the paper at tau^2 or above.",
     also=("yogi",),
 )
 @dataclass(frozen=True)
@@ -146,6 +146,7 @@ class FedYogi(Adaptive):
     survey=(13, 52),
     paper="Reddi et al., Adaptive Federated Optimization, 2021",
     atlas=("fedopt",),
+    departs="v begins at 0; in the paper at tau^2 or above.",
     also=("adagrad",),
 )
 @dataclass(frozen=True)

@@ -92,10 +92,10 @@ class Bid(Event):
 class ProportionalShare(Selector):
     """Every free party asks for money; the server buys the cheapest examples that the round's budget can pay.
 
-    Quality is the number of examples, which is public. The same object goes into the slots `select` and
-    `reward`. In simulation a party's private cost is uniform on [cost_low, cost_high], drawn once for the
-    whole run from its own stream; `misreport` multiplies what it asks, for experiments (truth is the best
-    answer).
+    Quality is the number of examples, which is public. Its plans promise the payments, and the default reward
+    pays them: another one beside it is refused. In simulation a party's private cost is uniform on
+    [cost_low, cost_high], drawn once for the whole run from its own stream; `misreport` multiplies what it
+    asks, for experiments (truth is the best answer).
 
     Money is whole minor units (cents): an ask is rounded up, a payment is the highest whole ask that wins.
     So nobody is paid below cost, truth stays a dominant strategy, and a round's promises never exceed

@@ -25,7 +25,8 @@ def optimal(
     `costs` per step fall from type to type, `prior` are their shares. Of all menus from which each type would take its
     own line (incentive compatibility) and lose nothing (participation), the best has rewards R_1 = c_1 f_1 and
     R_n = R_(n-1) + c_n (f_n - f_(n-1)); so type n is worth p_n value ln(1 + f) - A_n f to the server, with A_n = p_n c_n
-    + (c_n - c_(n+1)) sum_(m > n) p_m. Where the maxima fall from type to type, neighbours are pooled (ironing).
+    + (c_n - c_(n+1)) sum_(m > n) p_m. Where the maxima fall from type to type, neighbours are pooled (ironing). Steps are
+    whole: each maximum is rounded to the nearest, which keeps the menu's order and so all constraints.
     """
     n = len(costs)
     tail = [math.fsum(prior[k + 1 :]) for k in range(n)]

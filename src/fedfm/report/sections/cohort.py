@@ -16,9 +16,9 @@ from fedfm.report.drawing.charts import Line, bins, line_tip, lines
 from fedfm.report.drawing.grids import CELLS, heat, participation
 from fedfm.report.drawing.letters import dagger
 from fedfm.report.folds import OUTCOMES, SEVERITY
-from fedfm.report.numbers import alike, count, decimals, finite, fixed, natural, plural, share, short
+from fedfm.report.numbers import alike, count, decimals, finite, fixed, plural, share, short
 from fedfm.report.rundir import Run, mapping
-from fedfm.text import clip
+from fedfm.text import clip, natural
 
 PARTIES, LABELS, OWN = 60, 30, 24
 THROWN = "sent in failed rounds"

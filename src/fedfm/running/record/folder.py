@@ -16,7 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from fedfm.core.errors import ConfigError, MachineFault, Problem, ResumeError
-from fedfm.files import write
+from fedfm.files import alive, write
 
 FORMAT = 1  # of run.json and baselines.json
 LOCK, OWNER, RECORD, CONFIG = ".lock", ".owner", "run.json", "config.yaml"
@@ -206,13 +206,7 @@ def _lives(pid: int, host: str) -> bool:
     """Does this process exist, as far as can be told from here?"""
     if not pid or host != socket.gethostname():
         return bool(host)
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
+    return alive(pid)
 
 
 def _sweep(folder: Path) -> None:

@@ -44,7 +44,7 @@ class RandK(Wire):
     linear = True
 
     def gives(self, layout: Layout) -> Layout:
-        return Layout.flat(kept(self.fraction, 0, layout.numbers))
+        return Layout.flat(kept(self.fraction, None, layout.numbers))
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
         u = length.real(finite(x, "randk"), ctx)
@@ -53,12 +53,12 @@ class RandK(Wire):
     def decode(self, x: Tensor, side: Mapping[str, Tensor], state: State, ctx: Ctx) -> tuple[Tensor, State]:
         n = length.told(side, ctx, x.nbytes)
         d = length.count(n, ctx)
-        if x.numel() != (k := kept(self.fraction, 0, d)):
+        if x.numel() != (k := kept(self.fraction, None, d)):
             raise MessageRefused(f"randk: {x.numel()} values came where {k} of {d} were agreed")
         out = torch.zeros(d)
         out[self._mask(d, ctx)] = x.float() * (d / k if self.unbiased and d else 1.0)
         return length.spread(out, n, ctx), state
 
     def _mask(self, d: int, ctx: Ctx) -> Tensor:
-        k = kept(self.fraction, 0, d)
+        k = kept(self.fraction, None, d)
         return torch.randperm(d, generator=ctx.shared("randk"))[:k].sort().values

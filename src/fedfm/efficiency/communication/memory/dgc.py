@@ -62,7 +62,7 @@ class DGC(Wire):
         u = self.momentum * state.get("u", torch.zeros_like(fresh)) + fresh
         v = state.get("v", torch.zeros_like(fresh)) + u
         d = v.numel()
-        index = largest(v, kept(self._share(ctx), 0, d))
+        index = largest(v, kept(self._share(ctx), None, d))
         payload = v[index]
         u[index], v[index] = 0.0, 0.0
         side = {"index": packed(index, d), **length.tell(x.numel(), ctx)}

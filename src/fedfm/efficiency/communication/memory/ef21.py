@@ -32,7 +32,7 @@ from fedfm.vectors.layout import Layout
 class EF21(Wire):
     """c = C(x - g) travels, the server takes g + c for x, and both ends set g <- g + rate c.
 
-    With rate 1 and a contraction (top-k, `sign`, `low-rank`) this is EF21: the error follows the *change* of the
+    With rate 1 and a contraction (`topk`, `sign`, `powersgd`) this is EF21: the error follows the *change* of the
     updates and vanishes where they settle, also where parties' updates stay different from zero. With an unbiased
     code of variance w (`qsgd`, `randk`) set rate <= 1/(1 + w): DIANA's shift. A party's estimate moves only with a
     message that the server accepted. It suits parties that come back: a party's first message is C(x), and while it

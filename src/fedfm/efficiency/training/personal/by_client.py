@@ -9,11 +9,12 @@ from typing import Any
 from torch import Tensor
 
 from fedfm.cards.registry import knob, method
-from fedfm.core.combine import first, union
+from fedfm.core.combine import union
 from fedfm.core.context import Ctx
 from fedfm.core.message import Message
 from fedfm.core.protocols import Bound, Client, Server, State
 from fedfm.vectors.layout import Layout
+from fedfm.vectors.patterns import first
 
 
 @method("by-client", slot="client", section="IV.A")

@@ -10,7 +10,18 @@ from typing import Any
 from fedfm.core.errors import ConfigError, MissingExtra, Problem
 from fedfm.text import nearest
 
-_NAMES = ("overhead", "start", "clients", "aggregate", "imports", "wire", "secagg", "links", "speed")
+_NAMES = (
+    "overhead",
+    "start",
+    "clients",
+    "aggregate",
+    "imports",
+    "wire",
+    "secagg",
+    "links",
+    "served",
+    "speed",
+)
 
 
 def names() -> list[str]:

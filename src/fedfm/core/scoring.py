@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -130,9 +130,14 @@ class View:
         self.run, self.home, self.bound, self.parties = run, run.home, run.bound, run.parties
         self.before: State = run.state.server
         self.messages: Mapping[str, Message] = {}
-        self.ctx = ctx.muted().at(house=self)
+        self._bare = ctx.muted()
         self._learned: Message | None = None
         self._worth: dict[frozenset[str], float] = {}
+
+    @property
+    def ctx(self) -> Ctx:
+        """The round's, which knows this house; not kept, or a round's messages would wait for the collector."""
+        return self._bare.at(house=self)
 
     @property
     def model(self) -> Tensor:
@@ -150,7 +155,7 @@ class View:
         if self._learned is None:
             fed = self.run.fed
             brief = replace(fed.serving.brief(self.before, Terms()), version=self.ctx.round, sender="server")
-            ctx = self.ctx.at(client="", house=None)
+            ctx = self._bare.at(client="")
             with ctx.ambient("house"), torch.enable_grad():
                 out = fed.client.work(brief, self.rows, {}, ctx, self.bound)
             if not isinstance(out, tuple):
@@ -173,21 +178,26 @@ class View:
 
     def risk(self, model: Tensor) -> float:
         rows = self.rows
+        with self._quiet(model):
+            parts = torch.split(torch.arange(len(rows)), BATCH)
+            total = math.fsum(self.bound.loss(self.bound.batch(rows, p)) * len(p) for p in parts)
+        return total / max(1, len(rows))
+
+    @contextmanager
+    def _quiet(self, model: Tensor) -> Iterator[None]:
+        """The model, loaded, in evaluation mode: what ran in this process before hangs on the engine."""
         self.bound.load(model)
         training = self.bound.module.training
         self.bound.module.eval()
         try:
             with self.ctx.ambient("house"):
-                parts = torch.split(torch.arange(len(rows)), BATCH)
-                total = math.fsum(self.bound.loss(self.bound.batch(rows, p)) * len(p) for p in parts)
+                yield
         finally:
             self.bound.module.train(training)
-        return total / max(1, len(rows))
 
     def gradient(self, model: Tensor) -> Tensor:
         rows, total = self.rows, torch.zeros_like(self.bound.init)
-        self.bound.load(model)
-        with self.ctx.ambient("house"), torch.enable_grad():
+        with self._quiet(model), torch.enable_grad():
             for part in torch.split(torch.arange(len(rows)), BATCH):
                 self.bound.gradient(self.bound.batch(rows, part))
                 total += self.bound.grads.cpu() * (len(part) / len(rows))

@@ -194,7 +194,7 @@ class House(Protocol):
         """The mean loss on the server's rows, in evaluation mode."""
 
     def gradient(self, model: Tensor) -> Tensor:
-        """The gradient of the mean loss on the server's rows (layout.size,)."""
+        """The gradient of the mean loss on the server's rows (layout.size,), in evaluation mode."""
 
     def game(self, subset: frozenset[str]) -> float:
         """The worth of a coalition: `score` of the model that it alone would have made this round."""

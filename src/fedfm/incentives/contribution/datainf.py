@@ -13,6 +13,7 @@ from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
 from fedfm.core.message import Message
 from fedfm.core.protocols import Bound, State, Valuer
+from fedfm.tasks.bound import evaluating
 from fedfm.vectors.layout import Layout
 
 ROWS = 64  # of one pass
@@ -68,8 +69,7 @@ class DataInf(Valuer):
     def answer(self, question: Message, data: Any, ctx: Ctx, bound: Bound) -> Message:
         bound.load(question.x)
         total = torch.zeros_like(bound.init)
-        bound.module.eval()
-        with torch.enable_grad(), ctx.ambient("datainf"):
+        with evaluating(bound.module), torch.enable_grad(), ctx.ambient("datainf"):
             for part in torch.split(torch.arange(len(data)), ROWS):
                 bound.gradient(bound.batch(data, part))
                 total += bound.grads.cpu() * (len(part) / len(data))

@@ -66,7 +66,8 @@ class DiscreteGaussian(Promise):
 
     def feasible(self, parties: int, bound: Bound) -> str:
         """Why it cannot act on this model; empty: it can."""
-        return self._grid(bound.layout.trainable)[1] if self.noise_multiplier else ""
+        why = super().feasible(parties, bound)
+        return why or (self._grid(bound.layout.trainable)[1] if self.noise_multiplier else "")
 
     def encode(self, x: Tensor, state: State, ctx: Ctx) -> tuple[Tensor, dict[str, Tensor], State]:
         """Clip, round, add this party's share; fp32 multiples of the grid come back. ClientFailed on NaN or Inf."""
@@ -74,10 +75,11 @@ class DiscreteGaussian(Promise):
         if self.noise == 0 or not y.numel():
             return y, {}, state
         layout = ctx.layout if ctx.layout is not None and ctx.layout.size == y.numel() else None
-        grid, why = self._grid(layout.trainable if layout is not None else y.numel())
+        d = layout.trainable if layout is not None else y.numel()  # padding is 0, and rounds to 0
+        grid, why = self._grid(d)
         if why:
             raise ClientFailed(why)
-        out = rounded(y.double() / grid, self._longest(y.numel(), grid), noise)
+        out = rounded(y.double() / grid, self._longest(d, grid), noise)
         variance = math.ceil((self.std / grid) ** 2 / self.shares)
         for at in range(0, out.numel(), CHUNK):
             out[at : at + CHUNK] += discrete_gaussian(out[at : at + CHUNK].numel(), variance, noise)

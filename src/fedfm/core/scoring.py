@@ -187,6 +187,7 @@ class View:
     def gradient(self, model: Tensor) -> Tensor:
         rows, total = self.rows, torch.zeros_like(self.bound.init)
         self.bound.load(model)
+        self.bound.module.eval()  # as `answer` at the parties; else in whatever mode the last work left it
         with self.ctx.ambient("house"), torch.enable_grad():
             for part in torch.split(torch.arange(len(rows)), BATCH):
                 self.bound.gradient(self.bound.batch(rows, part))

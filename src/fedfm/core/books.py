@@ -68,5 +68,5 @@ def _tally(events: list[Line]) -> dict[str, Any]:
         for way in ("up", "down", "talk")
     }
     cpu = {name: sum(e[name] for e in events if e["kind"] == Seconds.kind) for name in ("work", "encode")}
-    losses = [e["loss_last"] for e in events if e["kind"] == Upload.kind and "loss_last" in e]
+    losses = [x for e in events if e["kind"] == Upload.kind and type(x := e.get("loss_last")) in (int, float)]
     return {"cpu": cpu, "bytes": total, "train_loss": sum(losses) / len(losses) if losses else None}

@@ -172,9 +172,8 @@ class View:
         return max(-1e30, min(1e30, worth)) if worth == worth else -1e30
 
     def risk(self, model: Tensor) -> float:
-        rows = self.rows
+        rows, training = self.rows, self.bound.module.training
         self.bound.load(model)
-        training = self.bound.module.training
         self.bound.module.eval()
         try:
             with self.ctx.ambient("house"):

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from federations import VALUED, digits
+from fedfm import Arrays, Federation, InProcess, Processes, Torch, run
+from fedfm.cards.registry import name_of
 from fedfm.checks.rules import check
 from fedfm.efficiency.training.local import Local
 from fedfm.incentives.contribution.datainf import DataInf, influences
+from fedfm.ledger.file import digest
 from fedfm.trust.privacy.mechanism.gaussian import ClipNoise
 from fedfm.trust.robustness.attack.label_flip import LabelFlip
 from fedfm.vectors.layout import Layout
@@ -43,6 +50,38 @@ def test_a_liar_is_worth_least(drive: Any) -> None:
     assert values == set(played.run.parties) and not played.failed
     asked = [e for e in played.events if e["kind"] == "bytes" and e["direction"] == "talk"]
     assert len(asked) == 36  # a gradient a party and round
+
+
+class Moody(nn.Module):
+    """A network that is another one in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.layers(x)
+        return found
+
+
+def test_values_are_those_of_every_engine(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = {
+        f"p{k}": ((x := rng.normal(size=(20, 4)).astype("float32")), (x[:, 0] > 0).astype("int64"))
+        for k in range(4)
+    }
+    parties, test = {i: rows[i] for i in ("p0", "p1", "p2")}, rows["p3"]
+    fed = Federation(
+        task=Torch(Moody),
+        data=Arrays(parties, test=test, server_rows=10),
+        client=Local(lr=0.1, steps=2, batch=8),
+        value=DataInf(),
+        rounds=2,
+    )
+    for engine in (InProcess(), Processes(workers=2)):
+        run(replace(fed, engine=engine), out=tmp_path / name_of(engine))
+    one, two = (digest(tmp_path / name / "events.jsonl") for name in ("inprocess", "processes"))
+    assert one == two
 
 
 def test_gradients_are_refused_under_noise() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fedfm.core.memory import Memories, RunState
-from fedfm.ledger.events import Bytes, Line, Seconds, Upload
+from fedfm.ledger.events import Bytes, Line, Seconds
 from fedfm.ledger.file import Ledger
 
 
@@ -67,6 +67,6 @@ def _tally(events: list[Line]) -> dict[str, Any]:
         way: sum(e["total"] for e in events if e["kind"] == Bytes.kind and e["direction"] == way)
         for way in ("up", "down", "talk")
     }
-    cpu = {name: sum(e[name] for e in events if e["kind"] == Seconds.kind) for name in ("work", "encode")}
-    losses = [e["loss_last"] for e in events if e["kind"] == Upload.kind and "loss_last" in e]
-    return {"cpu": cpu, "bytes": total, "train_loss": sum(losses) / len(losses) if losses else None}
+    cpu = {k: sum(e[k] for e in events if e["kind"] == Seconds.kind) for k in ("work", "encode")}
+    ends = [x for e in events if isinstance(x := e.get("loss_last"), int | float)]  # of uploads
+    return {"cpu": cpu, "bytes": total, "train_loss": sum(ends) / len(ends) if ends else None}

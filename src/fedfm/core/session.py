@@ -157,7 +157,7 @@ class Guard:
             raise ClientFailed(
                 f"the update of {job.id} is not finite (NaN or Inf); lower the learning rate or look at its data"
             )
-        told = {"norm": _norm(m.x), **facts} if ctx.simulated else {}  # a real party's are its own
+        told = {"norm": (n := _norm(m.x))} | facts | {"norm": n} if ctx.simulated else {}  # else its own
         ctx.note(events.Upload(m.mass, m.version, told))
 
         sizes, side = {"raw": m.x.nbytes}, dict[str, torch.Tensor]()

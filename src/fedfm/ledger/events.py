@@ -79,8 +79,9 @@ class Upload(Event):
     told: Mapping[str, Any]
 
     def facts(self) -> dict[str, Any]:
-        """A fact of the method stands beside the others."""
-        return {"mass": self.mass, "version": self.version, **self.told}
+        """A fact of the method stands beside the others, and in the place of none."""
+        own = {"mass": self.mass, "version": self.version}
+        return own | dict(self.told) | own
 
 
 @dataclass(frozen=True)

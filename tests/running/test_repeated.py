@@ -215,3 +215,48 @@ def test_a_client_that_sends_another_kind_than_it_says_is_refused(says: str, wha
         return
     with pytest.raises(ConfigError, match=f"says that it sends {says}, and sends {what}"):
         fedfm.run(fed, baselines="none")
+
+
+@dataclass(frozen=True)
+class WritesBrief(Local):
+    """Writes into the model that it was sent, past torch's count of versions."""
+
+    def work(self, brief, data, state, ctx, bound):
+        brief.x.numpy()[:] += 1
+        return super().work(brief, data, state, ctx, bound)
+
+
+@dataclass(frozen=True)
+class WritesMessages(Mean):
+    def lift(self, m, ctx):
+        m.x.data.mul_(0.5)
+        return super().lift(m, ctx)
+
+
+@dataclass(frozen=True)
+class WritesState(Apply):
+    def step(self, state, agg, ctx):
+        out = super().step(state, agg, ctx)
+        state["w"].data.add_(1)
+        return out
+
+
+@dataclass(frozen=True)
+class WritesUpdate(Wire):
+    def encode(self, x, state, ctx):
+        x.numpy()[:1] = 0
+        return x.clone(), {}, state
+
+
+@pytest.mark.parametrize(
+    ("slot", "method"),
+    [
+        ("client", WritesBrief()),
+        ("aggregate", WritesMessages()),
+        ("server", WritesState()),
+        ("uplink", WritesUpdate()),
+    ],
+)
+def test_what_writes_past_the_count_of_versions_is_refused_before_the_work(slot: str, method: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"{slot}: Writes\w+ writes into what it was given"):
+        fedfm.run(quadratics(**{slot: method}))

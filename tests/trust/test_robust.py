@@ -136,7 +136,7 @@ def test_krum_properties() -> None:
         combine(Krum(f=2, m=9), rows), rows[[i for i in range(11) if i not in (2, 7)]].mean(0), atol=1e-5
     )
     assert torch.equal(combine(Krum(f=1), [[1.0], [1.0], [1.0], [1.0], [9.0]]), torch.tensor([1.0]))
-    assert Krum(f=2).least == 7 and Krum(f=0).least == 3 and Krum(f=1, m=8).least == 8
+    assert Krum(f=2).least == 7 and Krum(f=0).least == 3 and Krum(f=1, m=8).least == 9
     with pytest.raises(RoundFailed, match="at least 7"):
         combine(Krum(f=2), rows[:6])
     events: list[Any] = []

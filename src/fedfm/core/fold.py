@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 FIXED_BITS = 32  # fractional bits of the exact fold
 FIXED_RANGE = 2.0**20  # largest |alpha * x| it takes: 2^20 * 2^32 leaves 2^11 summands before 2^63
+FAR = 1e34  # largest |mass * x| of a message: ten thousand of them are a number that fp32 holds
 CHUNK = 1 << 16  # elements: the int64 temporaries of the exact fold stay in cache
 
 
@@ -45,10 +46,14 @@ def validate(m: Message, size: int) -> None:
         raise MessageRefused(f"{m.sender} sent {tuple(m.x.shape)} values where ({size},) were agreed")
     if size >= 0 and not m.x.is_floating_point():
         raise MessageRefused(f"{m.sender} sent {m.x.dtype} where floating-point values were agreed")
-    if not finite(m.x):
-        raise MessageRefused(f"{m.sender} sent values that are not finite")
     if not 0.0 <= m.mass <= 2.0**63:
         raise MessageRefused(f"{m.sender} claims the weight {m.mass}")
+    if m.x.is_floating_point() and m.x.numel():
+        reach = max(map(abs, map(float, torch.aminmax(m.x))))
+        if not reach * max(m.mass, 1.0) < FAR:  # also where it is no number
+            raise MessageRefused(
+                f"{m.sender} sent values that are not finite, or too large for a sum: {reach:.3g}"
+            )
 
 
 def admit(fed: Federation, m: Message, stack: Pipe, layout: Layout, ctx: Ctx) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -177,30 +177,22 @@ class View:
         return max(-1e30, min(1e30, worth)) if worth == worth else -1e30
 
     def risk(self, model: Tensor) -> float:
-        rows = self.rows
-        with self._quiet(model):
-            parts = torch.split(torch.arange(len(rows)), BATCH)
-            total = math.fsum(self.bound.loss(self.bound.batch(rows, p)) * len(p) for p in parts)
-        return total / max(1, len(rows))
-
-    @contextmanager
-    def _quiet(self, model: Tensor) -> Iterator[None]:
-        """The model, loaded, in evaluation mode: what ran in this process before hangs on the engine."""
         self.bound.load(model)
-        training = self.bound.module.training
-        self.bound.module.eval()
-        try:
-            with self.ctx.ambient("house"):
-                yield
-        finally:
-            self.bound.module.train(training)
+        with self.ctx.ambient("house"):
+            total, n = self.bound.risk(self.rows)
+        return total / max(1, n)
 
     def gradient(self, model: Tensor) -> Tensor:
         rows, total = self.rows, torch.zeros_like(self.bound.init)
-        with self._quiet(model), torch.enable_grad():
+        self.bound.load(model)
+        modes = [(m, m.training) for m in self.bound.module.modules()]
+        self.bound.module.eval()  # in what mode another work has left it hangs on the engine
+        with self.ctx.ambient("house"), torch.enable_grad():
             for part in torch.split(torch.arange(len(rows)), BATCH):
                 self.bound.gradient(self.bound.batch(rows, part))
                 total += self.bound.grads.cpu() * (len(part) / len(rows))
+        for module, training in modes:
+            module.training = training
         return total
 
     def game(self, subset: frozenset[str]) -> float:

@@ -16,10 +16,10 @@ from fedfm.core.schema import Parties
 from fedfm.evaluation.held_out import BEST, STOP
 from fedfm.evaluation.perturb import KINDS, fitting, perturbed
 from fedfm.tasks.bound import evaluating
-from fedfm.tasks.way import rises
 
 WITH = "with "  # begins the names of perturbed cases
 RIGHT, NAMED = "right/", "named/"  # rows of a class that are found; rows that are said to be of it
+RISES = "rises/"  # is more of a score better? 1 or 0
 
 
 @method(
@@ -100,9 +100,10 @@ class ByParty(Evaluator):
     def measure(self, encoded: Any, bound: Bound) -> Scores:
         """The task's scores, for each class k `right/k` (right, true) and `named/k` (named, rows), and `macro_f1`.
 
-        The last is of these rows alone; `finish` computes it anew from the sums of all.
+        The last is of these rows alone; `finish` computes it anew from the sums of all. `rises/SCORE` says which way is better.
         """
         found, objective = dict(bound.score(encoded)), bound.objective
+        found |= {f"{RISES}{name}": (float(objective.rises(name)), 1) for name in found}
         right, true, named = (torch.zeros(objective.classes, dtype=torch.long) for _ in range(3))
         with evaluating(bound.module):
             for index in objective.chunks(encoded):
@@ -117,16 +118,22 @@ class ByParty(Evaluator):
         return found | ({"macro_f1": (_macro_f1([found]) * n, n)} if n else {})
 
     def finish(self, scores: Mapping[str, Sequence[Scores]]) -> dict[str, float]:
-        found, parties = dict[str, float](), dict[str, list[float]]()
+        found, parties, down = dict[str, float](), dict[str, list[float]](), set[str]()
         for case, parts in scores.items():
-            plain = [{n: s for n, s in p.items() if not n.startswith((RIGHT, NAMED))} for p in parts]
+            plain = [{n: s for n, s in p.items() if not n.startswith((RIGHT, NAMED, RISES))} for p in parts]
+            down |= {
+                n.removeprefix(RISES)
+                for p in parts
+                for n, (up, _) in p.items()
+                if n.startswith(RISES) and not up
+            }
             for name, value in super().finish({"": plain}).items():
                 value = _macro_f1(parts) if name == "macro_f1" else value
                 found[f"{name}/{case}" if case else name] = value
                 if case and case.removeprefix(WITH) not in KINDS and "/" not in name:
                     parties.setdefault(name, []).append(value)
         for name, values in parties.items():
-            ordered = sorted(values, reverse=not rises(name))  # the worst first
+            ordered = sorted(values, reverse=name in down)  # the worst first
             tenth = ordered[: max(1, math.ceil(len(ordered) / 10))]
             found |= {
                 f"parties/{name}": math.fsum(ordered) / len(ordered),

@@ -12,6 +12,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fedfm.cards.registry import name_of
 from fedfm.core.combine import stages_of
@@ -23,6 +24,7 @@ from fedfm.core.job import Job
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregate, Client, Wire
 from fedfm.core.session import Site
+from fedfm.core.state import leaves
 from fedfm.laws.compare import same
 from fedfm.running.record import own
 
@@ -42,19 +44,43 @@ def changing(site: Site, slots: Sequence[str]) -> list[Problem]:
 
     Model and generators are put back.
     """
-    found, methods = [], site.fed.methods()
+    found, methods = list[Problem](), site.fed.methods()
     rtol = RTOL if site.bound.device.type == "cuda" else 0.0
     for slot in slots:
-        with (
-            contextlib.suppress(Exception, SystemExit),
-            _kept(site),
-        ):  # what fails does so in its round, with its line
-            once = TRIALS[slot](site)
-            if not same(once, TRIALS[slot](site), rtol):
-                found.append(_problem(slot, methods[slot]))
-            elif slot == "client" and (says := _misnamed(site, once)):
-                found.append(_other_kind(methods[slot], *says))
+        try:
+            with _kept(site):
+                once = TRIALS[slot](site)
+                if not same(once, TRIALS[slot](site), rtol):
+                    found.append(_problem(slot, methods[slot]))
+                elif slot == "client" and (says := _misnamed(site, once)):
+                    found.append(_other_kind(methods[slot], *says))
+        except _Written:
+            found.append(_writes(slot, methods[slot]))
+        except (Exception, SystemExit, GeneratorExit):  # noqa: BLE001, S112 - it fails in its round, with its line
+            continue
     return found
+
+
+class _Written(Exception):
+    """A method has written into what it was given."""
+
+
+@contextlib.contextmanager
+def _lent(*given: Tensor) -> Iterator[None]:
+    """Raises _Written where these are not what they were, also by ways that torch's count of versions does not see."""
+    was = [t.clone() for t in given]
+    yield
+    if not all(map(torch.equal, was, given)):
+        raise _Written
+
+
+def _writes(slot: str, method: Any) -> Problem:
+    return Problem(
+        slot,
+        f"{name_of(method)} writes into what it was given",
+        "that is others' too: in one process they would go on from what it wrote, in worker processes they would not",
+        "let it work on a copy: x.clone(), x.numpy().copy()",
+    )
 
 
 def _problem(slot: str, method: Any) -> Problem:
@@ -127,8 +153,9 @@ def _worked(site: Site, client: Client) -> Any:
         ctx, bound = guard.context(job), site.bound.at(party, Terms())
         with ctx.ambient():
             brief = site.fed.serving.brief(_opening(site), Terms())
-            out = _brief(client).work(brief, guard.data(party), {}, ctx, bound)
-            found.append(next(out).message if isinstance(out, Generator) else out)
+            with _lent(brief.x):
+                out = _brief(client).work(brief, guard.data(party), {}, ctx, bound)
+                found.append(next(out).message if isinstance(out, Generator) else out)
     return found
 
 
@@ -149,7 +176,8 @@ def _coded(site: Site, wire: Wire) -> Any:
     """What each stage of the user's own makes of one update; one that hides single messages draws secrets."""
     m, layout = _messages(site)[0], site.fed.client.gives(site.bound.layout)
     there = _ctx(site).at(client=m.sender, layout=layout)
-    return [s.encode(m.x, {}, there) for s in stages_of(wire) if own.modules(s) and not s.opaque]
+    with _lent(m.x):
+        return [s.encode(m.x, {}, there) for s in stages_of(wire) if own.modules(s) and not s.opaque]
 
 
 def _planned(site: Site) -> Any:
@@ -172,18 +200,21 @@ def _messages(site: Site) -> Sequence[Message]:
 def _aggregated(site: Site) -> Any:
     rule, ctx, messages = site.fed.aggregate, _ctx(site), _messages(site)
     state = rule.init(site.parties.ids, Ctx(site.fed.seed))
-    if rule.form == "all":
-        return rule.combine(messages, state, ctx)
-    fold = Fold(site.fed.fold)
-    for m in messages:
-        fold.add(rule.lift(m, ctx.at(client=m.sender)), m.sender)
+    with _lent(*(m.x for m in messages)):
+        if rule.form == "all":
+            return rule.combine(messages, state, ctx)
+        fold = Fold(site.fed.fold)
+        for m in messages:
+            fold.add(rule.lift(m, ctx.at(client=m.sender)), m.sender)
     return rule.finish(fold.total(), fold.mass, len(fold.ids), state, ctx)
 
 
-def _sum(site: Site) -> Aggregate:
-    messages = _messages(site)
+def _stepped(site: Site) -> Any:
+    messages, state = _messages(site), _opening(site)
     ids = tuple(m.sender for m in messages)
-    return Aggregate(messages[0].x, len(ids), ids, len(site.parties.ids), (1,) * len(ids))
+    agg = Aggregate(messages[0].x, len(ids), ids, len(site.parties.ids), (1,) * len(ids))
+    with _lent(agg.x, *(v for v in leaves(state) if isinstance(v, Tensor))):
+        return site.fed.serving.step(state, agg, _ctx(site))
 
 
 TRIALS: dict[str, Callable[[Site], Any]] = {
@@ -193,5 +224,5 @@ TRIALS: dict[str, Callable[[Site], Any]] = {
     "uplink": lambda site: _coded(site, site.fed.uplink),
     "downlink": lambda site: _coded(site, site.fed.downlink),
     "aggregate": _aggregated,
-    "server": lambda site: site.fed.serving.step(_opening(site), _sum(site), _ctx(site)),
+    "server": _stepped,
 }

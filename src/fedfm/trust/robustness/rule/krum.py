@@ -42,8 +42,8 @@ class Nearest(Event):
 class Krum(Aggregator):
     """The message with the least score, the sum of squared distances to its n - f - 2 nearest others; or the mean of m.
 
-    Withstands f arbitrary messages of n >= 2f + 3 (fewer: the round fails; f is never lowered in silence). m = 1 gives
-    one of the messages, bit for bit; m = n - f is the usual multi-Krum; f = 0 with m = n is the unweighted mean. Ties
+    Withstands f arbitrary messages of n >= 2f + 3 and n >= m + f (fewer: the round fails; f is never lowered in silence).
+    m = 1 gives one of the messages, bit for bit; m = n - f is the usual multi-Krum; f = 0 with m = n is the unweighted mean. Ties
     go to the first in plan order. Weights are ignored. Distances are over all coordinates, running statistics among
     them, and the chosen messages bring their own statistics. Notes the ids chosen and all scores, in plan order.
     """
@@ -55,7 +55,7 @@ class Krum(Aggregator):
 
     @property
     def least(self) -> int:  # type: ignore[override]
-        return max(2 * self.f + 3, self.m)
+        return max(2 * self.f + 3, self.m + self.f)  # more than n - f would take malicious ones in
 
     def combine(self, messages: Sequence[Message], state: State, ctx: Ctx) -> tuple[Tensor, State]:
         n = len(messages)

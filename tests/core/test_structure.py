@@ -25,6 +25,7 @@ BELOW = {
     "files",
     "text",
     "vectors",
+    "around",
 }  # what methods and recipes stand on
 ABOVE = {
     "recipes",

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 import fedfm
 from fedfm import laws
+from fedfm.around import KEPT
 from fedfm.cli import app
-from fedfm.core.around import KEPT
 from fedfm.core.federation import replace
 from fedfm.core.protocols import Aggregator, Selector, Wire
 from fedfm.data.digits import Digits

@@ -15,10 +15,10 @@ import torch
 
 import fedfm
 from fedfm import laws
+from fedfm.around import facts
 from fedfm.cards.registry import forget, methods, name_of
 from fedfm.checks.rules import check
 from fedfm.core import protocols
-from fedfm.core.around import facts
 from fedfm.data.source import Partition
 from fedfm.data.splits import Source
 from fedfm.laws.homes import pictures, quadratics

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
+from fedfm.around import facts
 from fedfm.checks.rules import check
-from fedfm.core.around import facts
 from fedfm.core.combine import ByPath, Pipe
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ConfigError

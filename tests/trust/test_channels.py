@@ -92,7 +92,7 @@ def test_every_slot_that_asks_parties_is_found_by_its_answer(
 
 
 def test_a_coat_asks_when_what_it_covers_does() -> None:
-    from fedfm.core.around import AroundAggregator
+    from fedfm.around import AroundAggregator
 
     @dataclass(frozen=True)
     class Coat(AroundAggregator):

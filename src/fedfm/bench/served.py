@@ -14,7 +14,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ def _begin(words: Sequence[str], said: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen([sys.executable, "-m", "fedfm", *words], stdout=f, stderr=f)
 
 
-def _until(there: Any, processes: Mapping[str, subprocess.Popen[bytes]]) -> None:
+def _until(there: Callable[[], bool], processes: Mapping[str, subprocess.Popen[bytes]]) -> None:
     begun = time.monotonic()
     while not there():
         for who, process in processes.items():
@@ -140,7 +141,7 @@ def _watched(
             line = f.readline()
             if not line.endswith(b"\n"):
                 f.seek(before)
-                _until(lambda: path.stat().st_size > before + len(line), processes)
+                _until(partial(_longer, path, before + len(line)), processes)
                 continue
             if json.loads(line)["round"] == 0:
                 continue
@@ -148,6 +149,10 @@ def _watched(
             for who, process in processes.items():
                 held[who].append(machine.resident(process.pid))
     return sealed, held
+
+
+def _longer(path: Path, size: int) -> bool:
+    return path.stat().st_size > size
 
 
 def _slope(values: Sequence[int]) -> dict[str, float]:

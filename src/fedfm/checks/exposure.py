@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from fedfm.core.federation import Federation
 
 Sort = Literal["public", "covered", "private"]
-AROUND = "fedfm.core.around"
+AROUND = "fedfm.around"
 HIGHEST = 20.0  # beyond this epsilon (e^20 = 5e8) no meaningful guarantee is left
 
 

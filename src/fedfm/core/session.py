@@ -279,6 +279,14 @@ class Site:
 def _ended(client: Client, out: Any) -> tuple[Message, State]:
     """What `work` ended with; MethodFault where that is not what every client gives."""
     if isinstance(out, tuple) and [*map(type, out)] == [Message, dict]:
+        x, mass = out[0].x, out[0].mass
+        if not isinstance(x, torch.Tensor) or x.layout is not torch.strided or x.is_meta or x.is_quantized:
+            what = f"a {type(x).__name__} of {getattr(x, 'layout', 'no tensor')}"
+            raise MethodFault("client", f"{name_of(client)} sends {what}; a dense tensor of numbers is sent")
+        if x.is_complex() or isinstance(mass, bool) or not isinstance(mass, int | float):
+            raise MethodFault(
+                "client", f"{name_of(client)} sends {x.dtype} and the weight {mass!r}; real numbers are sent"
+            )
         return out
     raise MethodFault(
         "client",

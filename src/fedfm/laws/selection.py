@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedfm.core.around import AroundSelector
+from fedfm.around import AroundSelector
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.federation import Federation, replace
 from fedfm.core.message import Message

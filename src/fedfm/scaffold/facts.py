@@ -12,7 +12,7 @@ import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from fedfm.core.around import KEPT
+from fedfm.around import KEPT
 
 WIDTH = 110  # of a line
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from fedfm.around import AroundSelector
 from fedfm.cards.registry import knob, method
-from fedfm.core.around import AroundSelector
 from fedfm.core.context import Ctx
 from fedfm.core.message import Message
 from fedfm.core.protocols import Outcome, Plan, Selector, State

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from fedfm.around import AroundSelector
 from fedfm.cards.registry import knob, method
-from fedfm.core.around import AroundSelector
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.errors import FedfmError
 from fedfm.core.message import Message

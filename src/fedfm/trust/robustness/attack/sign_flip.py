@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedfm.around import AroundClient
 from fedfm.cards.registry import knob, method
-from fedfm.core.around import AroundClient
 from fedfm.core.context import Ctx
 from fedfm.core.message import Message
 from fedfm.core.protocols import Adversary, Bound, Client, Say, State

@@ -23,7 +23,7 @@ from fedfm.data.partition.iid import Iid
 from fedfm.efficiency.computation.tuning.lora import LoRA
 from fedfm.efficiency.training.local import Local
 from fedfm.engines.inprocess import InProcess
-from fedfm.engines.pace import AllArrive
+from fedfm.engines.pace import AllArrive, Buffered, Quorum
 from fedfm.incentives.selection.uniform import Uniform
 from fedfm.models import tiny
 from fedfm.running.commands.estimate import estimate
@@ -90,6 +90,16 @@ def test_a_method_in_a_file_of_ones_own_runs(tmp_path: Path) -> None:
             {"parties": 2, "uplink": SecAgg()},
             "uplink.0",
             "secagg needs 3 contributors, a round has 2 at most",
+        ),
+        (
+            {"aggregate": Krum(f=0), "pace": Buffered(size=2, concurrency=3)},
+            "aggregate",
+            "buffered closes a round with contribution 2",
+        ),
+        (
+            {"aggregate": Krum(f=0), "pace": Quorum(fraction=0.5, eager=True)},
+            "aggregate",
+            "quorum closes a round with contribution 2",
         ),
     ],
 )

@@ -278,7 +278,8 @@ class Run:
             r.refused[i] = why
             del r.messages[i], r.kept[i]
         if len(r.kept) < (needed := fed.pace.quorum(len(r.plan.jobs))) and not always(fed):
-            raise RoundFailed(f"{len(r.kept)} of {len(r.plan.jobs)} parties contributed, {needed} are needed")
+            why = f"{len(r.kept)} of {len(r.plan.jobs)} parties contributed, {needed} are needed"
+            raise RoundFailed(why if r.plan.jobs else f"{name_of(fed.select)} chose nobody")
 
     def _flag(self, messages: Mapping[str, Message], r: Round, ctx: Ctx) -> tuple[dict[str, str], State]:
         with blame.of_slot("detect", self.fed.detect, r.slots["detect"]):

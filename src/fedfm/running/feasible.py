@@ -54,6 +54,8 @@ def _few(fed: Federation, parties: int) -> Iterator[Problem]:
         if most == parties
         else f"{name_of(fed.select)} takes {most} of {parties} parties"
     )
+    if closes := next((n for n in range(1, most) if fed.pace.enough(n, most, 0.0)), 0):
+        most, why = closes, f"{name_of(fed.pace)} closes a round with contribution {closes}"
     wants: list[tuple[str, Any, int]] = [("aggregate", fed.aggregate, fed.aggregate.least)]
     wants += [(f"uplink.{i}", stage, stage.least) for i, stage in enumerate(stages_of(fed.uplink))]
     wants += [("pace", fed.pace, fed.pace.quorum(most))]

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from fedfm import bench
-from fedfm.bench import links
+from fedfm.bench import links, served
 from fedfm.cli import app
 from fedfm.core.errors import ConfigError, MachineFault
 
@@ -46,3 +46,10 @@ def test_without_the_carriers_library_all_others_are_measured(monkeypatch: pytes
 def test_only_links_has_a_large_message() -> None:
     done = CliRunner().invoke(app, ["bench", "wire", "--large"])
     assert isinstance(done.exception, ConfigError)
+
+
+def test_a_served_run_is_measured_whole() -> None:
+    found = served.measure(rounds=6, size=1000)
+    assert json.loads(json.dumps(found)) == found
+    assert found["rounds"] == 6 and 1.0 < found["wire"] and found["ledger_bytes"] > 6 * 4 * 4000
+    assert set(found["slope"]) == {"server", "party-0", "party-1"} and found["round_s"]["min"] > 0

@@ -46,6 +46,7 @@ def test_names_and_their_modules() -> None:
         "wire",
         "secagg",
         "links",
+        "served",
         "speed",
     ]
     with pytest.raises(ConfigError, match="did you mean 'overhead'"):

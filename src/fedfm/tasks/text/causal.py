@@ -245,6 +245,29 @@ class Instruction(TextObjective):
         own = getattr(getattr(self.whole, "generation_config", None), "eos_token_id", None)
         return sorted({self.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None})
 
+    def reached(self, encoded: Dialogues, i: int) -> bool:
+        """Would a model that says the answer of row i as it is encoded, as far as it may, be judged right?"""
+        target, most = encoded.tokens[i][int(encoded.prompts[i]) :], self.task.max_new_tokens
+        if len(target) <= most:
+            return True
+        whole, said = self.by_heart(encoded, i), self.by_heart(encoded, i, most)
+        return (
+            whole is not None
+            and said is not None
+            and (said == whole or bool(judge(encoded.rows[i], said, whole)))
+        )
+
+    def remarks(self, encoded: Dialogues, split: str) -> dict[str, int]:
+        """What a person should know of these rows, and of how many of them."""
+        if split == "train" or self.task.score_by != "exact":
+            return {}
+        most = self.task.max_new_tokens
+        why = (
+            f"have an answer that is longer than task.max_new_tokens ({most}): exact is 0 for them whatever the model "
+            "learns; a larger task.max_new_tokens, or task.score_by=loss"
+        )
+        return {why: sum(not self.reached(encoded, i) for i in range(len(encoded)))}
+
     def _greedy(self, module: Any, new: int) -> Any:
         from transformers import GenerationConfig
 

@@ -20,6 +20,7 @@ from fedfm.core.errors import DataError
 from fedfm.core.protocols import Scores
 from fedfm.core.schema import Column
 from fedfm.data.kinds import Anything, Chat, Group, Text
+from fedfm.data.reading.turns import BESIDE, also_of
 from fedfm.tasks.ragged import Ragged
 from fedfm.tasks.text import limits
 from fedfm.tasks.text.decoder import LanguageTask, build
@@ -27,6 +28,7 @@ from fedfm.tasks.text.dialogue import Dialogue
 from fedfm.tasks.text.tokens import TextObjective
 
 IGNORED = -100
+LOOKED = 32  # rows that are asked whether the template reads a key of their turns
 
 
 @method(
@@ -259,7 +261,9 @@ class Instruction(TextObjective):
 
     def remarks(self, encoded: Dialogues, split: str) -> dict[str, int]:
         """What a person should know of these rows, and of how many of them."""
-        if split == "train" or self.task.score_by != "exact":
+        if split == "train":
+            return self._unsaid(encoded.rows)
+        if self.task.score_by != "exact":
             return {}
         most = self.task.max_new_tokens
         why = (
@@ -267,6 +271,27 @@ class Instruction(TextObjective):
             "learns; a larger task.max_new_tokens, or task.score_by=loss"
         )
         return {why: sum(not self.reached(encoded, i) for i in range(len(encoded)))}
+
+    def _unsaid(self, rows: Sequence[dict[str, Any]]) -> dict[str, int]:
+        """What turns say and no token tells, judged on some rows of each key; and marks that stand twice."""
+        form = f"the chat template of {self.task.model}" if self.dialogue.chat else "the plain form"
+        holding: dict[str, list[dict[str, Any]]] = {}
+        for row in rows:
+            for key in {
+                k: 0 for t in (*row.get("history", ()), *row.get(BESIDE, {}).values()) for k in also_of(t)
+            }:
+                holding.setdefault(key, []).append(row)
+        found = {}
+        for key, mine in holding.items():
+            some = mine[:: len(mine) // LOOKED + 1]
+            if all(key in self.dialogue.unread(r) for r in some):
+                why = f"have turns with `{key}`, which {form} does not read: nothing is learnt of it"
+                found[f"{why}; write it into the content if it is to be"] = len(mine)
+        marks = Counter(self.dialogue.twice(r) for r in rows if str(r["answer"]).lstrip()[:1] in ("<", "["))
+        for mark, n in marks.items():
+            why = f"have an answer that begins with {mark}, with which {form} ends the prompt: it stands there twice"
+            found[f"{why}; leave it out of the answers"] = n if mark else 0
+        return found
 
     def _greedy(self, module: Any, new: int) -> Any:
         from transformers import GenerationConfig

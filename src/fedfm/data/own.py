@@ -12,7 +12,7 @@ from fedfm.core.errors import DataError
 from fedfm.core.schema import Account, Column, Lost, Unfit
 from fedfm.data import kinds
 from fedfm.data.cleaning.alike import alike, counted, numeric, otherwise, several
-from fedfm.data.cleaning.columns import Map, Pairs, Piece, clean, lacking
+from fedfm.data.cleaning.columns import Map, Pairs, Piece, clean, lacking, shadowed
 from fedfm.data.cleaning.deeper import inside, nested, owners
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.cleaning.held import by_group, groups_of_tests, labels_stay, unseen
@@ -33,6 +33,7 @@ _LOOKS = (
     several,
     nested,
     uneven,
+    shadowed,
 )  # each notes what is wrong, and gives the places that are not read
 
 

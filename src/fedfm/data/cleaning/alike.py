@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
+import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +17,7 @@ from fedfm.data.kinds import MISSING, Label, empty, plain
 
 WHOLE = re.compile(r"[+-]?(0|[1-9]\d{0,17})")
 NUMERAL = re.compile(r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+_ARRAY = re.compile(r"\[\s*[-+.\deE]+(\s+[-+.\deE]+)+\s*\]")  # as numpy prints one
 FLOATS, INTEGERS = "floats", "integers"
 
 
@@ -82,7 +86,7 @@ def _number(value: Any) -> bool:
 def several(
     pieces: Sequence[Piece], columns: Wanted, mapping: Map, maps: Mapping[str, Map], faults: Faults
 ) -> set[str]:
-    """Note labels that are lists, one fault a piece; the places of those pieces."""
+    """Note labels that are lists, or texts that a table has made of lists, one fault a piece; the places of those pieces."""
     found = set[str]()
     for piece in pieces:
         named = [
@@ -92,16 +96,33 @@ def several(
             for s in maps.get(piece.party, mapping).get(c.name, (c.name,))
         ]
         for name in named:
-            lists = [v for _, r in piece.lines if isinstance(v := r.get(name), list | tuple)]
+            lists = [v for _, r in piece.lines if _listing(v := r.get(name))]
             if len(lists) * 2 > len(piece.lines):  # else of those rows alone
+                text = " as text" * isinstance(lists[0], str)
+                shown = f"{len(lists)} of {len(piece.lines)} rows, such as {str(lists[0])[:40]}"
                 faults.add(
                     piece.place,
-                    f"'{name}' is a list in {len(lists)} of {len(piece.lines)} rows, such as {str(lists[0])[:40]}",
+                    f"'{name}' is a list{text} in {shown}",
                     "the task learns one class a row, and no task several at once yet",
                     "one name a row: a column for one of the classes, or a name for each combination ('a+b')",
                 )
                 found.add(piece.place)
     return found
+
+
+def _listing(value: Any) -> bool:
+    """Is it a list, an array, or a text that a table has made of one: [1, 0], ['a', 'b'], [1 0], (1, 0), {'a'}?"""
+    if isinstance(value, str):
+        text = value.strip()
+        if (text[:1], text[-1:]) not in (("[", "]"), ("(", ")"), ("{", "}")):
+            return False
+        if _ARRAY.fullmatch(text):
+            return True
+        for read in (ast.literal_eval, json.loads):
+            with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+                return isinstance(read(text), list | tuple | set)
+        return False
+    return isinstance(value, list | tuple) or getattr(value, "shape", ()) != ()
 
 
 def otherwise(pieces: Sequence[Piece], columns: Wanted) -> str:

@@ -20,7 +20,7 @@ from fedfm.data.cleaning.layouts import Wanted, layout_of, unread, wanted, whose
 from fedfm.data.cleaning.numbering import numbered
 from fedfm.data.cleaning.proposals import headless, proposal, turned
 from fedfm.data.cleaning.targets import named, spelled
-from fedfm.data.cleaning.uneven import uneven
+from fedfm.data.cleaning.uneven import uneven, unlike
 from fedfm.data.source import Parties, Partition, Shard, divide, stream
 from fedfm.data.splits import UNUSED, Source, compared, hold_out
 from fedfm.text import natural
@@ -97,6 +97,8 @@ class Own(Source):
         columns_ = self._pictured(asked)
         tests = any(p.split == "test" for p in pieces)
         account, rows = Account(), list[tuple[Piece, Pairs]]()
+        if not (columns or mapped) and unlike(pieces, _free(columns_, numbers), faults):
+            faults.settle()
         blamed = self._lacking(pieces, columns_, mapping, maps, faults)
         blamed |= {p for look in _LOOKS for p in look(pieces, columns_, mapping, maps, faults)}
         for piece in pieces:
@@ -333,6 +335,12 @@ def _sources(key: Any, value: Any, where: str, faults: Faults) -> dict[str, tupl
 
 def _grouped(columns: Wanted) -> Wanted:
     return (*(c for c in columns if c.name != "group"), Column("group", kinds.Group()))
+
+
+def _free(columns: Wanted, numbers: Sequence[str]) -> Wanted:
+    """The columns, where they are those that rows of no layout happen to have; else none."""
+    named = {*numbers, "label", "group"}
+    return columns if numbers and all(c.name in named for c in columns) else ()
 
 
 def _whole(parties: Parties, partition: Partition, rows: int) -> Parties:

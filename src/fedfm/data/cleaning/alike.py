@@ -6,6 +6,7 @@ import ast
 import contextlib
 import json
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -157,24 +158,28 @@ def _objects(value: Any) -> bool:
 
 def alike(rows: Sequence[tuple[Piece, Pairs]], faults: Faults) -> None:
     """Note arrays that cannot share a batch, and a party's or the test's numbers that are of another kind."""
-    first: dict[str, tuple[Any, str]] = {}
-    kinds: dict[str, tuple[str, str]] = {}
+    usual, kinds = _usual(rows), dict[str, tuple[str, str]]()
     for piece, pairs in rows:
-        found: dict[str, set[str]] = {}
+        found, odd = dict[str, set[str]](), dict[str, list[int]]()
         for i, (row, _) in enumerate(pairs):
             for column in (c for c, v in row.items() if hasattr(v, "shape")):
-                shape = tuple(row[column].shape)
-                if shape:  # a single number becomes what the task reads it as
+                if tuple(row[column].shape):  # a single number becomes what the task reads it as
                     found.setdefault(column, set()).add(_kind(row[column]))
-                who = f"{piece.party or piece.place}, row {i + 1}"
-                one, where = first.setdefault(column, (shape, who))
-                if shape != one:
-                    fix = "give arrays of one shape"
-                    if column == "image":
-                        fix = "data.image_mode=RGB" if shape[0] != one[0] else ""
-                        fix += f" data.image_size={min(one[-1], 224)}" if shape[1:] != one[1:] else ""
-                    what = f"'{column}' of {who} has the shape {shape}, that of {where} has {one}"
-                    faults.add(piece.place, what, "a batch needs one shape", fix.strip())
+                if tuple(row[column].shape) != usual[column][0]:
+                    odd.setdefault(column, []).append(i)
+        for column, at in odd.items():
+            shape, (one, where) = tuple(pairs[at[0]][0][column].shape), usual[column]
+            fix = "give arrays of one shape"
+            if column == "image":
+                fix = "data.image_mode=RGB" if shape[0] != one[0] else ""
+                fix += f" data.image_size={min(one[-1], 224)}" if shape[1:] != one[1:] else ""
+            more = f" (and in {len(at) - 1:,} more of its {len(pairs):,} rows it is not {one})" * (
+                len(at) > 1
+            )
+            what = (
+                f"'{column}' of {_row(piece, at[0])} has the shape {shape}, that of {where} has {one}{more}"
+            )
+            faults.add(piece.place, what, "a batch needs one shape", fix.strip())
         for column, some in found.items():
             kind = FLOATS if FLOATS in some else INTEGERS if len(some) > 1 else min(some)
             other, where = kinds.setdefault(column, (kind, piece.place))
@@ -182,6 +187,26 @@ def alike(rows: Sequence[tuple[Piece, Pairs]], faults: Faults) -> None:
                 what = f"'{column}' holds {kind}, that of {where} {other}"
                 why = "a module takes one kind of number, and their scales differ as a rule (0 to 255 beside 0 to 1)"
                 faults.add(piece.place, what, why, "convert and scale the column alike everywhere")
+
+
+def _usual(rows: Sequence[tuple[Piece, Pairs]]) -> dict[str, tuple[tuple[int, ...], str]]:
+    """The shape that most pieces have most of, by column, and the first row that has it."""
+    votes: dict[str, Counter[tuple[int, ...]]] = {}
+    first: dict[tuple[str, tuple[int, ...]], str] = {}
+    for piece, pairs in rows:
+        mine: dict[str, Counter[tuple[int, ...]]] = {}
+        for i, (row, _) in enumerate(pairs):
+            for column, shape in ((c, tuple(v.shape)) for c, v in row.items() if hasattr(v, "shape")):
+                mine.setdefault(column, Counter())[shape] += 1
+                first.setdefault((column, shape), _row(piece, i))
+        for column, shapes in mine.items():
+            votes.setdefault(column, Counter())[shapes.most_common(1)[0][0]] += 1
+    found = {column: shapes.most_common(1)[0][0] for column, shapes in votes.items()}
+    return {column: (shape, first[column, shape]) for column, shape in found.items()}
+
+
+def _row(piece: Piece, i: int) -> str:
+    return f"{piece.party or piece.place}, row {i + 1}"
 
 
 def _kind(values: Any) -> str:

@@ -14,6 +14,7 @@ from fedfm.data import kinds
 from fedfm.data.cleaning.alike import alike, counted, numeric, otherwise, several
 from fedfm.data.cleaning.columns import Map, Pairs, Piece, clean, lacking, shadowed
 from fedfm.data.cleaning.deeper import inside, nested, owners
+from fedfm.data.cleaning.escaped import escaped
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.cleaning.held import by_group, groups_of_tests, labels_stay, unseen
 from fedfm.data.cleaning.layouts import Wanted, layout_of, unread, wanted, whose
@@ -97,8 +98,7 @@ class Own(Source):
         columns_ = self._pictured(asked)
         tests = any(p.split == "test" for p in pieces)
         account, rows = Account(), list[tuple[Piece, Pairs]]()
-        if not (columns or mapped) and unlike(pieces, _free(columns_, numbers), faults):
-            faults.settle()
+        unlike(pieces, _free(columns_, () if mapped else numbers), faults)
         blamed = self._lacking(pieces, columns_, mapping, maps, faults)
         blamed |= {p for look in _LOOKS for p in look(pieces, columns_, mapping, maps, faults)}
         for piece in pieces:
@@ -125,7 +125,12 @@ class Own(Source):
             raise DataError(_no_test(parties, where, self.other_tests()))
         used = {s for m in (mapping, *maps.values()) for names in m.values() for s in names}
         used |= {self.party_column, self.test_group}
-        notes = [*faults.notes, *unread(columns_, used, found), *self.idle(columns_, pieces)]
+        notes = [
+            *faults.notes,
+            *unread(columns_, used, found),
+            *self.idle(columns_, pieces),
+            *escaped(rows, columns_),
+        ]
         if not tests and self._fraction:
             notes += whose([row for p in pieces for _, row in p.lines], used - {self.test_group})
         return self._said(replace(parties, notes=(*parties.notes, *notes)), rows)

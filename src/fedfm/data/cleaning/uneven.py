@@ -41,9 +41,9 @@ def uneven(
     return blamed
 
 
-def unlike(pieces: Sequence[Piece], columns: Wanted, faults: Faults) -> bool:
-    """Note columns that a module of one's own would get from some places alone, at whichever are fewer: are there any?"""
-    full, found = [p for p in pieces if p.lines], False
+def unlike(pieces: Sequence[Piece], columns: Wanted, faults: Faults) -> None:
+    """Note columns that a module of one's own would get from some places alone, at whichever are fewer; raises them."""
+    full = [p for p in pieces if p.lines]
     for name in (c.name for c in columns if c.required):
         have, lack = [p.place for p in full if name in p.has], [p.place for p in full if name not in p.has]
         if not lack or not have:
@@ -62,5 +62,5 @@ def unlike(pieces: Sequence[Piece], columns: Wanted, faults: Faults) -> bool:
             else f"give '{name}' there too, or leave it out everywhere (in pandas rows.drop(columns={name!r}))"
         )
         faults.once(have if more else lack, what, why, fix)
-        found = True
-    return found
+    if columns:
+        faults.settle()

@@ -62,6 +62,8 @@ def test_a_system_prompt_beside_a_question_or_a_chat_is_read() -> None:
         ("history", "[[1, 2]]"),
         ("context", "it rains"),
         ("weight", 2),
+        ("reasoning", "hm"),
+        ("thinking", "hm"),
     ],
 )
 def test_a_column_that_says_something_and_is_not_read_is_told(name: str, value: Any) -> None:

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from fedfm.config.configure import configure
-from fedfm.config.plain import build
+from fedfm.config.plain import build, examine
 from fedfm.core.errors import ConfigError, Problem
 from fedfm.efficiency.training.mean import Mean
+from fedfm.efficiency.training.schedule import Linear
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,13 @@ def test_a_field_of_that_name_inside_a_slot_keeps_its_own_hint() -> None:
         ('data.labels=\'["a", "b"]\'', "a list: 'data.labels=[a, b]'"),
         ("data.labels=a", "a list: 'data.labels=[a]'"),
         ("client.batch=64.0", "client.batch=64"),
-        ("client.batch=6.5", "give int"),
+        ("client.batch=6.5", "give int (examples a step; 0: all that the party holds)"),
+        ("client.schedule.warmup=0.1", "give int (rounds in which the rate climbs to its full value)"),
+        (
+            "client.schedule={name: linear, warmup: ten}",
+            "give int (rounds in which the rate climbs to its full value)",
+        ),
+        ("rounds=0.5", "give int (rounds to run)"),
     ],
 )
 def test_a_value_of_another_form_is_told_how_it_is_written(given: str, fix: str) -> None:
@@ -168,3 +175,30 @@ def test_what_a_class_says_against_its_values_is_the_why(setting: str, where: st
 def test_a_factor_is_a_number(factor: Any) -> None:
     with pytest.raises(ValueError, match="the factor of 'a' is .*: give a number from 0"):
         Mean(factors={"a": factor})
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "client.warmup_steps",
+        "client.warmup_ratio",
+        "client.num_warmup_steps",
+        "client.schedule.warmup_epochs",
+        "warmup_steps",
+    ],
+)
+def test_a_key_with_another_tools_unit_is_told_the_setting_and_its_own_unit(key: str) -> None:
+    """It was told "did you mean 'steps'?", which is another thing."""
+    with pytest.raises(ConfigError) as e:
+        configure("quickstart", [f"{key}=10"])
+    (problem,) = e.value.problems
+    assert "'client.schedule.warmup'" in problem.why and "rounds in which the rate climbs" in problem.fix
+    for fix in problem.fix.partition(" (")[0].split(", or "):
+        configure("quickstart", [fix.replace("ROUNDS", "2")])
+    assert "client.schedule={name: linear, warmup: ROUNDS}" in problem.fix
+
+
+def test_an_object_with_a_value_of_another_type_is_told_the_unit_too() -> None:
+    problems: list[Problem] = []
+    examine(Linear(warmup=0.1), "client.schedule", problems)  # type: ignore[arg-type]
+    assert [p.fix for p in problems] == ["give int (rounds in which the rate climbs to its full value)"]

@@ -188,9 +188,9 @@ def test_the_limit_that_cuts_is_named_the_models_or_the_tasks(tmp_path: Path, na
     ):
         task = SequenceClassification(model=model, max_tokens=asked)
         fed = Federation(task, Files(str(tmp_path / "d")), client=Local(steps=1, batch=2), rounds=1)
-        (said,) = probe(Setup(fed)).remarks
-        assert f"training texts are longer than {named} and are cut" in said
-        assert ("another task.model or shorter texts" in said) == (asked == 64)
+        for said, split in zip(probe(Setup(fed)).remarks, ("training", "test"), strict=True):
+            assert f"{split} texts are longer than {named} and are cut" in said
+            assert ("another task.model or shorter texts" in said) == (asked == 64)
 
 
 def test_a_prompt_that_fills_the_positions_of_the_model_is_not_the_settings_fault(tmp_path: Path) -> None:

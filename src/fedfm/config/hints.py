@@ -12,6 +12,8 @@ from fedfm.core.errors import FedfmError, Problem
 from fedfm.core.federation import Federation
 from fedfm.data.kinds import Group, Label
 
+EXPECTED = "is expected"  # ends why a value of another type is refused
+_SHORT = 3  # letters of a name that other keys hold by chance
 UNKNOWN = "unknown key"  # begins what a problem of one says
 OPTIONS = {  # of a command, not of a federation: what fedfm.run calls it
     "baselines": "baselines",
@@ -35,7 +37,10 @@ def misspelt(problems: Iterable[Problem], config: Mapping[str, Any]) -> list[Pro
             p = dataclasses.replace(p, why=why, fix=fix)
         elif p.what.startswith(UNKNOWN):
             known = known or sorted(set(paths(config)))
-            p = dataclasses.replace(p, why=_hint(p, config, known) or p.why)
+            if named := _worded(p.where, known):
+                p = dataclasses.replace(p, why=_ask([named]), fix=_filled(named))
+            else:
+                p = dataclasses.replace(p, why=_hint(p, config, known) or p.why)
         found.append(p)
     return found
 
@@ -89,6 +94,43 @@ def _hint(p: Problem, config: Mapping[str, Any], known: list[str]) -> str:
     if near := difflib.get_close_matches(wanted.rpartition(".")[2], names, n=1, cutoff=0.8):
         return _ask([k for k in known if k.rpartition(".")[2] == near[0] and k != p.where])
     return ""
+
+
+def _worded(where: str, known: list[str]) -> str:
+    """The setting here or further inside whose name is a word of this key, as other tools add units to it: warmup_steps."""
+    parent, _, key = where.rpartition(".")
+    words = key.lower().replace("-", "_").split("_")
+    for word in words[: len(words) - 1]:  # the last one is the unit, or the thing itself
+        inside = [k for k in known if k.startswith(f"{parent}." * bool(parent)) and k.endswith(f".{word}")]
+        if len(word) > _SHORT and inside:
+            return min(inside, key=lambda k: k.count("."))
+    return ""
+
+
+def _filled(path: str) -> str:
+    """The setting at this path with what its value counts, and the other methods of its slot that have it."""
+    parent, _, last = path.rpartition(".")
+    slot = parent.rpartition(".")[2]
+    having = [n for n, c in methods().items() if slot in c.slots and last in fields_of(n)]
+    doc = next(
+        (d for n in having for f in dataclasses.fields(load(n)) if f.name == last and (d := said(f))), ""
+    )
+    first = doc.partition(" ")[0]
+    unit = first.upper() if first.endswith("s") else "VALUE"
+    others = "".join(f", or {parent}={{name: {n}, {last}: {unit}}}" for n in having[1:])
+    return f"{path}={unit}{others}" + f" ({doc})" * bool(doc)
+
+
+def said(f: dataclasses.Field[Any]) -> str:
+    """What a field is, in the words that its owner gave."""
+    return str(f.metadata.get("doc") or "")
+
+
+def told(problems: list[Problem], since: int, f: dataclasses.Field[Any], where: str) -> None:
+    """Say what a field is, so in what unit, where a value of another type was given to it."""
+    for i, p in enumerate(problems[since:], since):
+        if p.where == where and p.fix.startswith("give ") and p.why.endswith(EXPECTED) and said(f):
+            problems[i] = dataclasses.replace(p, fix=f"{p.fix} ({said(f)})")
 
 
 def _ask(found: list[str]) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 from fedfm.cards.registry import SLOT_OF, load, methods
 from fedfm.config.compose import Config as Config
 from fedfm.config.compose import Opened, resolve
-from fedfm.config.hints import UNKNOWN, misspelt
+from fedfm.config.hints import EXPECTED, UNKNOWN, misspelt, told
 from fedfm.config.limits import out_of_range, unfit
 from fedfm.config.marker import live, plain_scalar, refusal
 from fedfm.config.record import digest, to_config
@@ -94,7 +94,7 @@ def build(hint: Any, value: Any, where: str, problems: list[Problem], slot: str 
         expected = " or ".join(sorted(h.__name__ for h in kinds))
         what = f"{str(value)[:80]!r} is {type(value).__name__}"
         problems.append(
-            Problem(where, what, f"{expected} is expected", _written(value, kinds, where, expected))
+            Problem(where, what, f"{expected} {EXPECTED}", _written(value, kinds, where, expected))
         )
     if float in wanted and int not in wanted and type(value) is int:
         with contextlib.suppress(OverflowError):  # its size is a problem of its own
@@ -165,7 +165,9 @@ def examine(spec: Any, where: str, problems: list[Problem]) -> None:
         if f.init and f.repr:
             at = f"{where}.{f.name}" if where else f.name
             slot = f.name if f.name in slots else ""
+            since = len(problems)
             meant = build(hints.get(f.name, Any), given[f.name], at, problems, slot)
+            told(problems, since, f, at)
             if (said := _as_text(given[f.name], meant)) is not None:  # an object keeps its text
                 fix = f"{f.name}={float(said):g}, as a number"
                 problems.append(Problem(at, f"{said!r} is text", "a number is expected", fix))
@@ -233,7 +235,9 @@ def _fields(cls: Any, config: Mapping[str, Any], where: str, problems: list[Prob
             fix = "rename or remove it"
             problems.append(Problem(at, f"{UNKNOWN} '{key}'", _meant(str(key), known), fix))
             continue
+        since = len(problems)
         given[key] = build(hints.get(key, Any), value, at, problems, key if key in slots else "")
+        told(problems, since, known[key], at)
         if isinstance(config, Opened) and value is getattr(config.was, key, None):
             given[key] = value  # nobody touched it
         problems += out_of_range(known[key], given[key], at)

@@ -18,12 +18,6 @@ from fedfm.core.schema import Kind, Unfit
 
 ASSISTANT = "no answer to a user: an assistant's turn"
 MISSING = ("nan", "<na>", "nat")  # how tables write a missing value where they have text only
-ROLES = {  # of ShareGPT and its relatives, to those that chat templates know
-    **dict.fromkeys(("human", "prompter"), "user"),
-    **dict.fromkeys(("gpt", "chatgpt", "bot", "model", "function_call"), "assistant"),
-    **dict.fromkeys(("function", "observation"), "tool"),
-    "developer": "system",
-}
 UNNAMED = "a number, and data.labels has words: nobody says which name belongs to which number"
 _NUMERAL = re.compile(r"[+-]?\d+(\.\d+)?|true|false")
 _WHOLE = re.compile(r"([+-]?\d+)\.0*")
@@ -223,7 +217,7 @@ class Array(Kind):
 
 @dataclass(frozen=True)
 class Turns(Kind):
-    """A chat: a tuple of {role, content [, tool_calls]}, from `messages` or ShareGPT's from/value.
+    """A chat: a tuple of {role, content, and what a turn says besides}, from `messages` or ShareGPT's from/value.
 
     At least one turn is the assistant's. A row that has one needs none of the columns `instead`.
     """
@@ -231,34 +225,12 @@ class Turns(Kind):
     instead: tuple[str, ...] = ("instruction", "answer")
 
     def clean(self, value: Any) -> tuple[dict[str, Any], ...]:
-        turns = tuple(self._turn(t) for t in _listed(value, "a list of turns"))
+        from fedfm.data.reading.turns import read
+
+        turns = tuple(map(read, _listed(value, "a list of turns")))
         if not any(t["role"] == "assistant" and (t["content"].strip() or "tool_calls" in t) for t in turns):
             raise Unfit("a chat without an assistant's turn")
         return turns
-
-    def _turn(self, turn: Any) -> dict[str, Any]:
-        if not isinstance(turn, Mapping):
-            raise Wrong(f"a turn that is {type(turn).__name__}, not role and content", _CHAT)
-        role = turn.get("role", turn.get("from"))
-        content = turn.get("content", turn.get("value"))
-        if not isinstance(role, str) or not role.strip():
-            raise Wrong(f"a turn without a role (it has {', '.join(map(str, turn))})", _CHAT)
-        if isinstance(content, Sequence) and not isinstance(content, str):  # parts, as in multimodal exports
-            parts: list[Any] = [p.get("text") if isinstance(p, Mapping) else p for p in content]
-            if not all(isinstance(p, str) for p in parts):
-                raise Wrong(
-                    "a turn with a part that is no text", "leave pictures and sounds out of the chats"
-                )
-            content = "".join(parts)
-        calls = turn.get("tool_calls") or None
-        if not isinstance(content := "" if content is None and calls else content, str):
-            raise Wrong(f"a turn whose content is {type(content).__name__}, not text", _CHAT)
-        role, weight = role.strip().casefold(), turn.get("weight", turn.get("train", turn.get("training")))
-        if weight not in (None, 0, 1):
-            raise Wrong(f"a turn of weight {str(weight)[:20]}", "weight 0 (not trained on) or 1")
-        kept: dict[str, Any] = {"role": ROLES.get(role, role), "content": whole(content)}
-        kept |= {"weight": 0} if weight in (0, False) else {}
-        return kept | ({"tool_calls": kept_whole(calls)} if calls else {})
 
 
 def _learnt(turn: Mapping[str, Any]) -> bool:
@@ -269,15 +241,19 @@ def _learnt(turn: Mapping[str, Any]) -> bool:
 class Chat(Turns):
     """A chat for a task that reads one question and one answer: a row for each answer, with all turns before it.
 
-    Rows: `instruction` (the user's last turn), `answer`, `history` (the turns before, the system's among them).
+    Rows: `instruction` (the user's last turn), `answer`, `history` (the turns before, the system's among them), and
+    `beside` (what the turns of question and answer say besides: reasoning_content, tool_calls, a name).
     """
 
     def spread(self, turns: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         """The rows of a chat; raises Unfit when no assistant's turn follows a user's."""
+        from fedfm.data.reading.turns import beside
+
         found = []
         for i, (before, turn) in enumerate(zip(turns, turns[1:], strict=False)):
             if (before["role"], turn["role"]) == ("user", "assistant") and _learnt(turn):
                 row: dict[str, Any] = {"instruction": before["content"], "answer": turn["content"]}
+                row |= beside(before, turn)
                 history = tuple({k: v for k, v in t.items() if k != "weight"} for t in turns[:i])
                 found.append(row | ({"history": history} if i else {}))
         if not found:
@@ -365,9 +341,6 @@ class Anything(Kind):
 
     def clean(self, value: Any) -> Any:
         return kept_whole(value)
-
-
-_CHAT = 'a chat is a list of {"role": ..., "content": ...} or {"from": ..., "value": ...}'
 
 
 def kept_whole(value: Any, depth: int = 0) -> Any:

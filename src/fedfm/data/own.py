@@ -12,15 +12,16 @@ from fedfm.core.errors import DataError
 from fedfm.core.schema import Account, Column, Lost, Unfit
 from fedfm.data import kinds
 from fedfm.data.cleaning.alike import alike, counted, numeric, otherwise, several
-from fedfm.data.cleaning.columns import Map, Pairs, Piece, clean, lacking
+from fedfm.data.cleaning.columns import Map, Pairs, Piece, clean, lacking, shadowed
 from fedfm.data.cleaning.deeper import inside, nested, owners
+from fedfm.data.cleaning.escaped import escaped
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.cleaning.held import by_group, groups_of_tests, labels_stay, unseen
 from fedfm.data.cleaning.layouts import Wanted, layout_of, unread, wanted, whose
 from fedfm.data.cleaning.numbering import numbered
 from fedfm.data.cleaning.proposals import headless, proposal, turned
 from fedfm.data.cleaning.targets import named, spelled
-from fedfm.data.cleaning.uneven import uneven
+from fedfm.data.cleaning.uneven import uneven, unlike
 from fedfm.data.source import Parties, Partition, Shard, divide, stream
 from fedfm.data.splits import UNUSED, Source, compared, hold_out
 from fedfm.text import natural
@@ -33,6 +34,7 @@ _LOOKS = (
     several,
     nested,
     uneven,
+    shadowed,
 )  # each notes what is wrong, and gives the places that are not read
 
 
@@ -96,6 +98,7 @@ class Own(Source):
         columns_ = self._pictured(asked)
         tests = any(p.split == "test" for p in pieces)
         account, rows = Account(), list[tuple[Piece, Pairs]]()
+        unlike(pieces, _free(columns_, () if mapped else numbers), faults)
         blamed = self._lacking(pieces, columns_, mapping, maps, faults)
         blamed |= {p for look in _LOOKS for p in look(pieces, columns_, mapping, maps, faults)}
         for piece in pieces:
@@ -122,7 +125,12 @@ class Own(Source):
             raise DataError(_no_test(parties, where, self.other_tests()))
         used = {s for m in (mapping, *maps.values()) for names in m.values() for s in names}
         used |= {self.party_column, self.test_group}
-        notes = [*faults.notes, *unread(columns_, used, found), *self.idle(columns_, pieces)]
+        notes = [
+            *faults.notes,
+            *unread(columns_, used, found),
+            *self.idle(columns_, pieces),
+            *escaped(rows, columns_),
+        ]
         if not tests and self._fraction:
             notes += whose([row for p in pieces for _, row in p.lines], used - {self.test_group})
         return self._said(replace(parties, notes=(*parties.notes, *notes)), rows)
@@ -332,6 +340,12 @@ def _sources(key: Any, value: Any, where: str, faults: Faults) -> dict[str, tupl
 
 def _grouped(columns: Wanted) -> Wanted:
     return (*(c for c in columns if c.name != "group"), Column("group", kinds.Group()))
+
+
+def _free(columns: Wanted, numbers: Sequence[str]) -> Wanted:
+    """The columns, where they are those that rows of no layout happen to have; else none."""
+    named = {*numbers, "label", "group"}
+    return columns if numbers and all(c.name in named for c in columns) else ()
 
 
 def _whole(parties: Parties, partition: Partition, rows: int) -> Parties:

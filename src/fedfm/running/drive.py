@@ -40,6 +40,7 @@ from fedfm.running.repeated import changing, own_slots
 from fedfm.running.summary import best_round, dumps, of_best, summarise, versions
 from fedfm.running.verdict import FAILED, INTERRUPTED, STILL, Result, Verdict, judge, still
 from fedfm.tasks.probing import apart, lean, open_task, probe
+from fedfm.tasks.text.remarks import remarks
 from fedfm.text import counted
 
 
@@ -101,6 +102,8 @@ def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
     with progress.step("encoding"):
         if problems := lean(site) or [*mute(site), *idle(site), *lonely(site), *undirected(site)]:
             raise ConfigError(problems)
+        for said in remarks(site):
+            progress.tell(said)
     if slots := own_slots(fed):
         with progress.step("own code"):
             if problems := where(lambda: changing(site, slots)):

@@ -28,6 +28,7 @@ STEPPED = (
 SPLITS = (  # what a split's rows are called, and what those that are left out cannot be
     ("train", "training rows", "learnt from"),
     ("test", "test rows", "scored"),
+    ("validation", "validation rows", "used"),
     ("server", "rows of the server's own", "used"),
 )
 MUCH = 0.5  # the share of rows, or of tokens, from which on a fault is refused
@@ -95,23 +96,23 @@ def left_out(site: Any) -> Account:
     return Account() + Account(
         tuple(
             Lost(who, split, why, n)
-            for who, split, encoded in _encoded(site)
-            for why, n in getattr(encoded, "dropped", {}).items()
+            for who, split, rows in encoded(site)
+            for why, n in getattr(rows, "dropped", {}).items()
         )
     )
 
 
 def lean(site: Any) -> list[Problem]:
     """Most rows left out in encoding, or all of a party: what is learnt, or scored, would be of those that happen to fit."""
-    problems, found = [], [e for e in _encoded(site) if hasattr(e[2], "dropped")]
+    problems, found = [], [e for e in encoded(site) if hasattr(e[2], "dropped")]
     for split, kind, cannot in SPLITS:
         kept, gone = Counter[str](), dict[str, Counter[str]]()
-        for who, _, encoded in (e for e in found if e[1] == split):
-            kept[who] += len(encoded)
-            gone.setdefault(who, Counter()).update(encoded.dropped)
+        for who, _, rows in (e for e in found if e[1] == split):
+            kept[who] += len(rows)
+            gone.setdefault(who, Counter()).update(rows.dropped)
         lost = sum(gone.values(), Counter[str]())
-        if lost.total() > MUCH * (rows := kept.total() + lost.total()):
-            what = f"{lost.total():,} of {rows:,} {kind} cannot be {cannot}"
+        if lost.total() > MUCH * (n := kept.total() + lost.total()):
+            what = f"{lost.total():,} of {n:,} {kind} cannot be {cannot}"
         elif empty := [who for who in gone if gone[who] and not kept[who]]:
             lost = sum((gone[who] for who in empty), Counter[str]())
             what = f"none of the {kind} of {', '.join(empty[:5])}{', ...' * (len(empty) > 5)} can be {cannot}"
@@ -123,12 +124,14 @@ def lean(site: Any) -> list[Problem]:
     return problems
 
 
-def _encoded(site: Any) -> Iterator[tuple[str, str, Any]]:
+def encoded(site: Any) -> Iterator[tuple[str, str, Any]]:
     """Everybody's rows to learn from, all that are scored (the common ones, or those of each party), the server's own."""
     fed, parts = site.fed, site.fed.evaluate.parts
     yield from ((i, "train", site.data(i)) for i in site.parties.ids)
     if not fed.serving.whole or fed.evaluate.where == "parties":
         yield from ((i, "test", site.guard.tests(i)) for i in site.parties.ids)
+        if fed.evaluate.validates and not fed.serving.whole:
+            yield from ((i, "validation", site.guard.checks(i)) for i in site.parties.ids)
     elif fed.task.whole:
         cases = site.home.cases
         for case in ("",) if "" in cases else cases:  # the common test rows hold those of the other cases

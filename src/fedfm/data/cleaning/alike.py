@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
+import json
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,6 +18,7 @@ from fedfm.data.kinds import MISSING, Label, empty, plain
 
 WHOLE = re.compile(r"[+-]?(0|[1-9]\d{0,17})")
 NUMERAL = re.compile(r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+_ARRAY = re.compile(r"\[\s*[-+.\deE]+(\s+[-+.\deE]+)+\s*\]")  # as numpy prints one
 FLOATS, INTEGERS = "floats", "integers"
 
 
@@ -82,7 +87,7 @@ def _number(value: Any) -> bool:
 def several(
     pieces: Sequence[Piece], columns: Wanted, mapping: Map, maps: Mapping[str, Map], faults: Faults
 ) -> set[str]:
-    """Note labels that are lists, one fault a piece; the places of those pieces."""
+    """Note labels that are lists, or texts that a table has made of lists, one fault a piece; the places of those pieces."""
     found = set[str]()
     for piece in pieces:
         named = [
@@ -92,16 +97,33 @@ def several(
             for s in maps.get(piece.party, mapping).get(c.name, (c.name,))
         ]
         for name in named:
-            lists = [v for _, r in piece.lines if isinstance(v := r.get(name), list | tuple)]
+            lists = [v for _, r in piece.lines if _listing(v := r.get(name))]
             if len(lists) * 2 > len(piece.lines):  # else of those rows alone
+                text = " as text" * isinstance(lists[0], str)
+                shown = f"{len(lists)} of {len(piece.lines)} rows, such as {str(lists[0])[:40]}"
                 faults.add(
                     piece.place,
-                    f"'{name}' is a list in {len(lists)} of {len(piece.lines)} rows, such as {str(lists[0])[:40]}",
+                    f"'{name}' is a list{text} in {shown}",
                     "the task learns one class a row, and no task several at once yet",
                     "one name a row: a column for one of the classes, or a name for each combination ('a+b')",
                 )
                 found.add(piece.place)
     return found
+
+
+def _listing(value: Any) -> bool:
+    """Is it a list, an array, or a text that a table has made of one: [1, 0], ['a', 'b'], [1 0], (1, 0), {'a'}?"""
+    if isinstance(value, str):
+        text = value.strip()
+        if (text[:1], text[-1:]) not in (("[", "]"), ("(", ")"), ("{", "}")):
+            return False
+        if _ARRAY.fullmatch(text):
+            return True
+        for read in (ast.literal_eval, json.loads):
+            with contextlib.suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+                return isinstance(read(text), list | tuple | set)
+        return False
+    return isinstance(value, list | tuple) or getattr(value, "shape", ()) != ()
 
 
 def otherwise(pieces: Sequence[Piece], columns: Wanted) -> str:
@@ -136,24 +158,28 @@ def _objects(value: Any) -> bool:
 
 def alike(rows: Sequence[tuple[Piece, Pairs]], faults: Faults) -> None:
     """Note arrays that cannot share a batch, and a party's or the test's numbers that are of another kind."""
-    first: dict[str, tuple[Any, str]] = {}
-    kinds: dict[str, tuple[str, str]] = {}
+    usual, kinds = _usual(rows), dict[str, tuple[str, str]]()
     for piece, pairs in rows:
-        found: dict[str, set[str]] = {}
+        found, odd = dict[str, set[str]](), dict[str, list[int]]()
         for i, (row, _) in enumerate(pairs):
             for column in (c for c, v in row.items() if hasattr(v, "shape")):
-                shape = tuple(row[column].shape)
-                if shape:  # a single number becomes what the task reads it as
+                if tuple(row[column].shape):  # a single number becomes what the task reads it as
                     found.setdefault(column, set()).add(_kind(row[column]))
-                who = f"{piece.party or piece.place}, row {i + 1}"
-                one, where = first.setdefault(column, (shape, who))
-                if shape != one:
-                    fix = "give arrays of one shape"
-                    if column == "image":
-                        fix = "data.image_mode=RGB" if shape[0] != one[0] else ""
-                        fix += f" data.image_size={min(one[-1], 224)}" if shape[1:] != one[1:] else ""
-                    what = f"'{column}' of {who} has the shape {shape}, that of {where} has {one}"
-                    faults.add(piece.place, what, "a batch needs one shape", fix.strip())
+                if tuple(row[column].shape) != usual[column][0]:
+                    odd.setdefault(column, []).append(i)
+        for column, at in odd.items():
+            shape, (one, where) = tuple(pairs[at[0]][0][column].shape), usual[column]
+            fix = "give arrays of one shape"
+            if column == "image":
+                fix = "data.image_mode=RGB" if shape[0] != one[0] else ""
+                fix += f" data.image_size={min(one[-1], 224)}" if shape[1:] != one[1:] else ""
+            more = f" (and in {len(at) - 1:,} more of its {len(pairs):,} rows it is not {one})" * (
+                len(at) > 1
+            )
+            what = (
+                f"'{column}' of {_row(piece, at[0])} has the shape {shape}, that of {where} has {one}{more}"
+            )
+            faults.add(piece.place, what, "a batch needs one shape", fix.strip())
         for column, some in found.items():
             kind = FLOATS if FLOATS in some else INTEGERS if len(some) > 1 else min(some)
             other, where = kinds.setdefault(column, (kind, piece.place))
@@ -161,6 +187,26 @@ def alike(rows: Sequence[tuple[Piece, Pairs]], faults: Faults) -> None:
                 what = f"'{column}' holds {kind}, that of {where} {other}"
                 why = "a module takes one kind of number, and their scales differ as a rule (0 to 255 beside 0 to 1)"
                 faults.add(piece.place, what, why, "convert and scale the column alike everywhere")
+
+
+def _usual(rows: Sequence[tuple[Piece, Pairs]]) -> dict[str, tuple[tuple[int, ...], str]]:
+    """The shape that most pieces have most of, by column, and the first row that has it."""
+    votes: dict[str, Counter[tuple[int, ...]]] = {}
+    first: dict[tuple[str, tuple[int, ...]], str] = {}
+    for piece, pairs in rows:
+        mine: dict[str, Counter[tuple[int, ...]]] = {}
+        for i, (row, _) in enumerate(pairs):
+            for column, shape in ((c, tuple(v.shape)) for c, v in row.items() if hasattr(v, "shape")):
+                mine.setdefault(column, Counter())[shape] += 1
+                first.setdefault((column, shape), _row(piece, i))
+        for column, shapes in mine.items():
+            votes.setdefault(column, Counter())[shapes.most_common(1)[0][0]] += 1
+    found = {column: shapes.most_common(1)[0][0] for column, shapes in votes.items()}
+    return {column: (shape, first[column, shape]) for column, shape in found.items()}
+
+
+def _row(piece: Piece, i: int) -> str:
+    return f"{piece.party or piece.place}, row {i + 1}"
 
 
 def _kind(values: Any) -> str:

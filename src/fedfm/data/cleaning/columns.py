@@ -51,6 +51,31 @@ def lacking(wanted: Wanted, mapping: Map, has: Sequence[str], lines: Lines = ())
     return [c.name for c in wanted if c.required and c.name not in {*given, *spared}]
 
 
+def shadowed(
+    pieces: Sequence[Piece], wanted: Wanted, mapping: Map, maps: Mapping[str, Map], faults: Faults
+) -> set[str]:
+    """Tell of columns that stand for the same, and of which a row has several that differ: the first is taken."""
+    for c in wanted:
+        n, rows, of = 0, 0, dict.fromkeys(list[str]())
+        for piece in pieces:
+            names = sources(c.name, maps.get(piece.party, mapping), piece.has)
+            if len(names) < 2:
+                continue
+            given = [[s for s in names if not kinds.empty(row.get(s))] for _, row in piece.lines]
+            differ = [
+                g for g, (_, row) in zip(given, piece.lines, strict=True) if len({str(row[s]) for s in g}) > 1
+            ]
+            of |= dict.fromkeys(s for g in differ for s in g)
+            n, rows = n + len(differ), rows + len(given)
+        if n:
+            more = "; of several classes a row one alone is learnt" * isinstance(c.kind, kinds.Label)
+            faults.notes.append(
+                f"'{c.name}' is the first of {', '.join(of)} that is not empty, and {n:,} of {rows:,} rows have several that "
+                f"differ: the others are not read{more}"
+            )
+    return set()
+
+
 def clean(piece: Piece, wanted: Wanted, mapping: Map, faults: Faults, lost: Counter[str]) -> Pairs:
     """Pairs (canonical row, own row) of one piece, with line numbers in the faults.
 

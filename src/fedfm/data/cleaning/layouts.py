@@ -94,6 +94,10 @@ USUAL = {  # what people call them, to propose a column
 UNREAD = {  # what other tools give a meaning; where no column of the task reads it, a person is told first
     **dict.fromkeys(("tools", "functions"), "no prompt tells of the tools that it lists"),
     **dict.fromkeys(("documents", "context", "contexts"), "no prompt holds it; put it into `input`"),
+    **dict.fromkeys(
+        ("reasoning", "reasoning_content", "thinking", "thoughts", "rationale", "chain_of_thought"),
+        "nothing is learnt of it; write it into the answers, or as a key of the assistant's turn in `messages`",
+    ),
     "history": "earlier turns are read from `messages` alone",
     **dict.fromkeys(("weight", "weights", "sample_weight", "class_weight"), "every row counts once"),
     **dict.fromkeys(

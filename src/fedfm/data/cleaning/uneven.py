@@ -39,3 +39,28 @@ def uneven(
             faults.add(p.place, what, "texts that belong together would be read alone here", fix)
         blamed |= {p.place for p in lack}
     return blamed
+
+
+def unlike(pieces: Sequence[Piece], columns: Wanted, faults: Faults) -> None:
+    """Note columns that a module of one's own would get from some places alone, at whichever are fewer; raises them."""
+    full = [p for p in pieces if p.lines]
+    for name in (c.name for c in columns if c.required):
+        have, lack = [p.place for p in full if name in p.has], [p.place for p in full if name not in p.has]
+        if not lack or not have:
+            continue
+        more = len(have) <= len(lack)
+        others = ", ".join((lack if more else have)[:3]) + ", ..." * (len(lack if more else have) > 3)
+        what = (
+            f"there is a column '{name}', which is not in {others}"
+            if more
+            else f"there is no column '{name}', which is in {others}"
+        )
+        why = "every column of numbers is a tensor of the batch, so all rows need the same ones"
+        fix = (
+            f"leave '{name}' out there (in pandas rows.drop(columns={name!r})), or give it everywhere"
+            if more
+            else f"give '{name}' there too, or leave it out everywhere (in pandas rows.drop(columns={name!r}))"
+        )
+        faults.once(have if more else lack, what, why, fix)
+    if columns:
+        faults.settle()

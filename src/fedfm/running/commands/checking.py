@@ -42,18 +42,7 @@ class Checked:
         if not self.test_rows:
             said.append("there is no test row: the model will never be scored")
         said += self.notes
-        if cut := self.estimate.get("cut"):
-            room = self.estimate.get("room") or "task.max_tokens"
-            model = "task.max_tokens is" in room
-            more = (
-                ": a larger task.max_tokens changes nothing, another task.model or shorter texts do"
-                if model
-                else ""
-            )
-            said.append(
-                f"{cut:,} of {sum(self.rows.values()):,} training texts are longer than {room} and are "
-                f"cut{more}"
-            )
+        said += self.estimate.get("remarks", ())
         return said
 
 

@@ -21,6 +21,7 @@ from fedfm.core.state import Store
 from fedfm.running.process import borrowed
 from fedfm.running.progress import Progress
 from fedfm.tasks.probing import left_out
+from fedfm.tasks.text.remarks import remarks
 
 STEPS = 3  # local steps that are timed
 
@@ -55,8 +56,7 @@ def _of(fed: Federation) -> dict[str, Any]:
         seconds = _seconds_a_step(site) * sum(fed.client.steps_for(n) for n in rows.values()) * fed.rounds
         traffic = _traffic(site, rows)
         cut = sum(getattr(site.data(i), "cut", 0) for i in rows)
-        room = next((r for _, b, _ in each.values() if (r := getattr(b.objective, "room", ""))), "")
-        lost = left_out(site)
+        lost, said = left_out(site), remarks(site)
     workers = fed.engine.make().workers
     return {
         "trainable_parameters": sum(b.layout.trainable for _, b, _ in each.values()),
@@ -70,7 +70,7 @@ def _of(fed: Federation) -> dict[str, Any]:
         "seconds": seconds / workers,
         "rows": rows,
         "cut": cut,
-        "room": room,
+        "remarks": said,
         "lost": lost,
     }
 

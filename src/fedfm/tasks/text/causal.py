@@ -20,6 +20,7 @@ from fedfm.core.errors import DataError
 from fedfm.core.protocols import Scores
 from fedfm.core.schema import Column
 from fedfm.data.kinds import Anything, Chat, Group, Text
+from fedfm.data.reading.turns import BESIDE, also_of
 from fedfm.tasks.ragged import Ragged
 from fedfm.tasks.text import limits
 from fedfm.tasks.text.decoder import LanguageTask, build
@@ -27,6 +28,7 @@ from fedfm.tasks.text.dialogue import Dialogue
 from fedfm.tasks.text.tokens import TextObjective
 
 IGNORED = -100
+LOOKED = 32  # rows that are asked whether the template reads a key of their turns
 
 
 @method(
@@ -244,6 +246,52 @@ class Instruction(TextObjective):
         """The tokens that end an answer: the tokenizer's and the model's own."""
         own = getattr(getattr(self.whole, "generation_config", None), "eos_token_id", None)
         return sorted({self.tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])} - {None})
+
+    def reached(self, encoded: Dialogues, i: int) -> bool:
+        """Would a model that says the answer of row i as it is encoded, as far as it may, be judged right?"""
+        target, most = encoded.tokens[i][int(encoded.prompts[i]) :], self.task.max_new_tokens
+        if len(target) <= most:
+            return True
+        whole, said = self.by_heart(encoded, i), self.by_heart(encoded, i, most)
+        return (
+            whole is not None
+            and said is not None
+            and (said == whole or bool(judge(encoded.rows[i], said, whole)))
+        )
+
+    def remarks(self, encoded: Dialogues, split: str) -> dict[str, int]:
+        """What a person should know of these rows, and of how many of them."""
+        if split == "train":
+            return self._unsaid(encoded.rows)
+        if self.task.score_by != "exact":
+            return {}
+        most = self.task.max_new_tokens
+        why = (
+            f"have an answer that is longer than task.max_new_tokens ({most}): exact is 0 for them whatever the model "
+            "learns; a larger task.max_new_tokens, or task.score_by=loss"
+        )
+        return {why: sum(not self.reached(encoded, i) for i in range(len(encoded)))}
+
+    def _unsaid(self, rows: Sequence[dict[str, Any]]) -> dict[str, int]:
+        """What turns say and no token tells, judged on some rows of each key; and marks that stand twice."""
+        form = f"the chat template of {self.task.model}" if self.dialogue.chat else "the plain form"
+        holding: dict[str, list[dict[str, Any]]] = {}
+        for row in rows:
+            for key in {
+                k: 0 for t in (*row.get("history", ()), *row.get(BESIDE, {}).values()) for k in also_of(t)
+            }:
+                holding.setdefault(key, []).append(row)
+        found = {}
+        for key, mine in holding.items():
+            some = mine[:: len(mine) // LOOKED + 1]
+            if all(key in self.dialogue.unread(r) for r in some):
+                why = f"have turns with `{key}`, which {form} does not read: nothing is learnt of it"
+                found[f"{why}; write it into the content if it is to be"] = len(mine)
+        marks = Counter(self.dialogue.twice(r) for r in rows if str(r["answer"]).lstrip()[:1] in ("<", "["))
+        for mark, n in marks.items():
+            why = f"have an answer that begins with {mark}, with which {form} ends the prompt: it stands there twice"
+            found[f"{why}; leave it out of the answers"] = n if mark else 0
+        return found
 
     def _greedy(self, module: Any, new: int) -> Any:
         from transformers import GenerationConfig

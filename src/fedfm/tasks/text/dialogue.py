@@ -7,12 +7,14 @@ that generation starts from. Text of rows stays text: a special token spelled ou
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fedfm.core.errors import DataError, FedfmError, ModelError
+from fedfm.data.reading.turns import BESIDE, also_of, texts
 from fedfm.tasks.network import quiet
 from fedfm.tasks.text.limited import limited
 
@@ -39,6 +41,8 @@ _DATED = (
 )
 SECONDS = 10.0  # for a template's first rendering
 _MARK = re.compile(r"<\|[^<>|\s]{1,40}\|>|<(?:start|end)_of_[a-z]+>")
+THINKS = re.compile(r"</?think")
+_OPENS = re.compile(r"[<\[][^<>\[\]\s/]{1,40}[>\]]\s*$")
 _ASK, _TOLD = "qqfirstzz", "qqthenzz"  # words that no template brings
 
 
@@ -98,7 +102,10 @@ class Dialogue:
         eos, pairs = self.tokenizer.eos_token_id, []
         for row, prompt, tail, head, whole in zip(rows, prompts, tails, heads, joint, strict=True):
             if self.spelled(row):
-                head, answer = self._prompt(row, prompt, head), self._apart(tail, str(row["answer"]))
+                head, answer = (
+                    self._prompt(row, prompt, head),
+                    self._apart(tail, *_spoken([_answer(row)], tail)),
+                )
             else:
                 # a token that spans the border is split, because generation starts behind the prompt's own tokens
                 answer = (
@@ -112,18 +119,45 @@ class Dialogue:
 
     def spelled(self, row: Mapping[str, Any]) -> tuple[str, ...]:
         """The control tokens that are spelled out in the row's text."""
-        text = "\n".join([*_said(row), str(row.get("answer"))])
+        text = "\n".join(
+            [*_said(row), str(row.get("answer")), *texts([*map(also_of, _asked(row)), row.get(BESIDE)])]
+        )
         return tuple(t for t in self.controls if t in text)
+
+    def unread(self, row: Mapping[str, Any]) -> list[str]:
+        """What the turns of a row say besides their content, and the text of the row does not tell."""
+        asked, said = _asked(row), _answer(row)
+        prompt = self.prompt(row)
+        text = prompt + self._tail(row, prompt)
+        found = []
+        for key in dict.fromkeys(k for t in (*asked, said) for k in also_of(t)):
+            less = {c: {k: v for k, v in t.items() if k != key} for c, t in row.get(BESIDE, {}).items()}
+            past = tuple({k: v for k, v in t.items() if k != key} for t in row.get("history", ()))
+            bare = {**row, BESIDE: less, **({"history": past} if past else {})}
+            prompt = self.prompt(bare)
+            if prompt + self._tail(bare, prompt) == text:
+                found.append(key)
+        return found
+
+    def twice(self, row: Mapping[str, Any]) -> str:
+        """The mark, such as <think>, that the prompt ends with and the answer begins with again; empty: none."""
+        prompt = self.prompt(row) if self.chat else ""
+        mark = _opened(prompt).strip()
+        return mark if mark and self._tail(row, prompt).lstrip().startswith(mark) else ""
 
     # ---- texts ------------------------------------------------------------------------------------------------
     def _tail(self, row: Mapping[str, Any], prompt: str) -> str:
         if row.get("answer") is None:
             raise DataError(f"a row has no `answer`; it has {', '.join(map(str, row))}")
-        answer = str(row["answer"])
+        turn = _answer(row)
+        answer: str = turn["content"]
         if not self.chat:
             return answer
-        whole = self._render([*_asked(row), {"role": "assistant", "content": answer}], False)
-        return whole[len(prompt) :] if whole.startswith(prompt) else answer
+        whole = self._render([*_asked(row), turn], False)
+        if whole.startswith(prompt):
+            return whole[len(prompt) :]
+        shared = len(os.path.commonprefix([whole, prompt]))
+        return whole[shared:] if also_of(turn) and shared >= len(self._render(_asked(row), False)) else answer
 
     def _kept(self, rows: Sequence[Mapping[str, Any]], prompts: Sequence[str], tails: Sequence[str]) -> None:
         """Raise DataError unless the rendered text holds every character of instruction and answer."""
@@ -131,7 +165,7 @@ class Dialogue:
         for row, prompt, tail in zip(rows, prompts, tails, strict=True):
             for name, said, text in (
                 *(("instruction", said, prompt) for said in _said(row)),
-                ("answer", str(row["answer"]), tail),
+                ("answer", str(row["answer"]), _opened(prompt) + tail),
             ):
                 if said.strip() not in text:
                     lost.setdefault(name, []).append((said, text))
@@ -140,14 +174,14 @@ class Dialogue:
             raise DataError(
                 f"the chat template of {self.model} leaves out a part of `{name}` in {len(cases)} of {len(rows)} rows\n"
                 f"    why: {said[:120]!r} became {text[-160:]!r}\n    fix: task.template=plain"
+                + "; thinking as `reasoning_content` of its turn is kept where the template keeps it"
+                * bool(THINKS.search(said))
             )
 
-    def _render(self, messages: list[dict[str, str]], ask: bool) -> str:
+    def _render(self, messages: list[dict[str, Any]], ask: bool) -> str:
         talk: list[Any] = list(messages)
         if self.parts:
-            talk = [
-                {"role": m["role"], "content": [{"type": "text", "text": m["content"]}]} for m in messages
-            ]
+            talk = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
         try:
             with quiet():
                 text: str = self.tokenizer.apply_chat_template(
@@ -203,9 +237,9 @@ class Dialogue:
     # ---- tokens -----------------------------------------------------------------------------------------------
     def _prompt(self, row: Mapping[str, Any], prompt: str, ids: list[int]) -> list[int]:
         """The prompt's tokens, `ids`, unless its text spells a control token."""
-        said = _said(row)
+        said = [*_said(row), *texts([*map(also_of, _asked(row))])]
         return (
-            [*self.lead, *self._apart(prompt, *said)]
+            [*self.lead, *self._apart(prompt, *_spoken(_asked(row), prompt))]
             if any(t in s for t in self.controls for s in said)
             else ids
         )
@@ -229,12 +263,12 @@ class Dialogue:
         return [[*self.lead, *i] for i in ids] if lead else ids
 
 
-def _asked(row: Mapping[str, Any]) -> list[dict[str, str]]:
+def _asked(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The turns before the answer: the system's, those of the chat, the user's last."""
     return [*_past(row), _user(row)]
 
 
-def _past(row: Mapping[str, Any]) -> list[dict[str, str]]:
+def _past(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What stands before the question; a `system` column is the first turn, unless the chat begins with the very one."""
     past, system = [*row.get("history", ())], str(row.get("system") or "")
     told = {"role": "system", "content": system}
@@ -252,6 +286,27 @@ def _said(row: Mapping[str, Any]) -> list[str]:
     return [t["content"] for t in _asked(row)]
 
 
-def _user(row: Mapping[str, Any]) -> dict[str, str]:
+def _answer(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer's turn."""
+    return {"role": "assistant", "content": str(row["answer"]), **row.get(BESIDE, {}).get("answer", {})}
+
+
+def _opened(prompt: str) -> str:
+    """The mark that a prompt ends with, for the answer to go on behind it; empty: none."""
+    return found[0] if (found := _OPENS.search(prompt)) else ""
+
+
+def _spoken(turns: Sequence[Mapping[str, Any]], text: str) -> list[str]:
+    """What these turns say in a rendered text, in order."""
+    found, at = list[str](), 0
+    for turn in turns:
+        said = [t if t in text else t.strip() for t in (turn["content"], *texts(also_of(turn)))]
+        places = sorted((i, -len(t), t) for t in said if t and (i := text.find(t, at)) >= 0)
+        found += [t for _, _, t in places]
+        at = max((i - n for i, n, _ in places), default=at)
+    return found
+
+
+def _user(row: Mapping[str, Any]) -> dict[str, Any]:
     request = f"{row['instruction']}\n\n{row['input']}" if row.get("input") else row["instruction"]
-    return {"role": "user", "content": request}
+    return {"role": "user", "content": request, **row.get(BESIDE, {}).get("instruction", {})}

@@ -20,6 +20,7 @@ from fedfm.core.errors import DataError
 from fedfm.core.protocols import Scores
 from fedfm.core.schema import Column, Unfit
 from fedfm.data.kinds import Group, Reply, Text, Turns
+from fedfm.data.reading.turns import BESIDE, beside, read
 from fedfm.data.source import Shard
 from fedfm.tasks.bound import BoundModule, evaluating
 from fedfm.tasks.features import Features
@@ -37,7 +38,7 @@ class Question(Turns):
     def clean(self, value: Any) -> Any:
         if not isinstance(value, list | tuple):
             return Text().clean(value)
-        turns = tuple(self._turn(t) for t in value)
+        turns = tuple(map(read, value))
         if not turns or turns[-1]["role"] != "user":
             raise Unfit("turns that do not end with the user's")
         return turns
@@ -133,7 +134,7 @@ class Pairwise(Instruction):
             except Unfit as e:
                 dropped[str(e)] += 1
                 continue
-            if two[0]["answer"] == two[1]["answer"]:
+            if all(two[0].get(k) == two[1].get(k) for k in ("answer", BESIDE)):
                 dropped["both answers are the same"] += 1
                 continue
             for side, one in zip(sides, two, strict=True):
@@ -275,17 +276,18 @@ def _asked(row: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         question = row.get("instruction")
         if isinstance(question, tuple) and not Reply.asks(turns):
             turns = (*question, *turns)
-        before = turns[:-1]
+        before, asking = turns[:-1], dict[str, Any]()
         if Reply.asks(turns):
             if before[-1]["role"] != "user":
                 raise Unfit(
                     f"the turn before the answer in `{name}` is the {before[-1]['role']}'s, not the user's"
                 )
-            question, before = before[-1]["content"], before[:-1]
+            asking, before = before[-1], before[:-1]
+            question = asking["content"]
         if not isinstance(question, str):
             raise Unfit("no instruction, and answers that are no turns that hold the question")
         one = {k: v for k, v in row.items() if k not in ("chosen", "rejected")}
-        one |= {"instruction": question, "answer": turns[-1]["content"]}
+        one |= {"instruction": question, "answer": turns[-1]["content"]} | beside(asking, turns[-1])
         asked.append(one | ({"history": before} if before else {}))
     if (asked[0]["instruction"], asked[0].get("history")) != (
         asked[1]["instruction"],

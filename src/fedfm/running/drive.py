@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fedfm.checks.fitted import discreet
 from fedfm.checks.place import forks, settled, tried
 from fedfm.config import plain as configs
 from fedfm.config import text
@@ -94,7 +95,7 @@ def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
     with progress.step("model"):
         bound = open_task(fed.task, parties, device)
     with progress.step("probing"):
-        found = tried(lambda: where(lambda: probe(fed.task, bound, parties)))
+        found = tried(lambda: where(lambda: discreet(fed, probe(fed.task, bound, parties))))
         if problems := [*strange(fed, sizes, bound.layout), *found]:
             raise ConfigError(problems)
     site = Site(planned(fed, len(sizes)), bound, parties, Store(folder / "clients"))

@@ -60,7 +60,7 @@ class Torch(Task):
     module: Any = knob(
         None, "a class or function that makes the module, or a module: its weights are the start"
     )
-    loss: Any = knob(None, "of (module, batch), or a loss of torch; null: cross-entropy")
+    loss: Any = knob(None, "of (module, batch), or a loss of torch; null: cross-entropy", fitted=True)
     scores: Any = knob(None, "a mapping of names to functions of (module, batch)")
     higher_is_better: bool | None = knob(
         None, "of the primary score; null: unless its name tells of a loss or an error"

@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import json
 import re
-import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,8 +16,11 @@ from fedfm.config import plain as configs
 from fedfm.config.setup import Setup
 from fedfm.config.yaml import read
 from fedfm.core.errors import ConfigError, FedfmError, Problem, RunFailed
+from fedfm.core.spending import noises
 from fedfm.data.splits import opened
 from fedfm.files import write
+from fedfm.report.seeds import averaged
+from fedfm.report.together import WORDS
 from fedfm.running.execute import configure, execute, resume
 from fedfm.running.progress import Progress
 from fedfm.running.record import own
@@ -118,7 +120,8 @@ def sweep(
         points.append((assigned, setup))
     if problems:
         raise ConfigError(problems)
-    for note in dict.fromkeys([*(n for _, setup in points for n in setup.notes), *_one_start(grid, points)]):
+    said = (n for _, setup in points for n in setup.notes)
+    for note in dict.fromkeys([*said, *_one_start(grid, points), *_several([s for _, s in points])]):
         tell(note)
     done = []
     for k, (assigned, setup) in enumerate(points):
@@ -145,6 +148,13 @@ def _one_start(grid: Mapping[str, Any], points: Sequence[tuple[Any, Setup]]) -> 
         )
 
 
+def _several(setups: Sequence[Setup]) -> Iterator[str]:
+    """Say before they run that several runs under a guarantee spend more than each says."""
+    private = sum(any(noises(stage) for stage in setup.fed.each) for setup in setups)
+    if private > 1:
+        yield f"{private} runs under a guarantee: {WORDS}"
+
+
 def _note(out: Path, done: Sequence[Point]) -> None:
     with writing(out):
         write(out / "sweep.json", json.dumps({"format": 1, "table": table(done)}, indent=1).encode())
@@ -163,8 +173,7 @@ def table(points: Sequence[Point], over: str = "seed") -> list[dict[str, Any]]:
         row["metric"] = ran[0].metric["name"] if ran else None
         for name in ("base", "local", "federated", "pooled"):
             values = [r.metric[name] for r in ran if r.metric.get(name) is not None]
-            row[name] = statistics.fmean(values) if values else None
-            row[f"{name}_spread"] = statistics.stdev(values) if len(values) > 1 else None
+            row[name], row[f"{name}_spread"] = averaged(values)
         rows.append(row)
     return rows
 

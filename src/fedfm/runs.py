@@ -102,7 +102,7 @@ def resume(
     """Continue an interrupted run, or extend a finished one; bit-identical to a run that was never interrupted.
 
     What the run is of must not have changed: its config, data, base model and your own modules. More rounds,
-    evaluate.every, the engine, trackers and library versions may.
+    evaluate.every, the engine, trackers and library versions may; rows and models that were moved are named in DIR/config.yaml.
     """
     from fedfm.running.execute import resume as go
     from fedfm.running.progress import Live

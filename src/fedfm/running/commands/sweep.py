@@ -26,6 +26,7 @@ from fedfm.running.progress import Progress
 from fedfm.running.record import own
 from fedfm.running.record.folder import CONFIG, RECORD, TAKEN, recorded, writing
 from fedfm.running.record.identity import Identity, of_base, of_data
+from fedfm.running.record.places import moved, placed, renamed
 from fedfm.running.verdict import Result
 
 LONGEST = 80  # letters of a folder's name
@@ -189,9 +190,8 @@ def _run(point: Point, setup: Setup, beside: Mapping[str, Any], progress: Progre
     error = ""
     try:
         if (point.folder / RECORD).exists() or (point.folder / CONFIG).exists():
-            if (point.folder / CONFIG).exists() and configs.digest(
-                _config_of(point.folder)
-            ) != configs.digest(setup.config):
+            there = _config_of(point.folder) if (point.folder / CONFIG).exists() else setup.config
+            if configs.digest(placed(there, setup.config)) != configs.digest(setup.config):
                 raise ConfigError(
                     [
                         Problem(
@@ -203,7 +203,8 @@ def _run(point: Point, setup: Setup, beside: Mapping[str, Any], progress: Progre
                     ]
                 )
             _of_today(point.folder, setup)
-            result = resume(point.folder, progress=progress)
+            again = setup.fed if moved(there, setup.config) else None
+            result = resume(point.folder, again, progress=progress)
         else:
             result = execute(setup, point.folder, progress=progress, **beside)
     except ConfigError:
@@ -226,8 +227,11 @@ def _of_today(folder: Path, setup: Setup) -> None:
     now = replace(
         before,
         data=of_data(opened(fed.data, fed.seed, fed.task)),
-        base={**before.base, **base},  # what training began from is known when the model is open
-        template=template,
+        base={
+            **before.base,
+            **renamed(base, before.config, setup.config),
+        },  # what training began from is known when the model is open
+        template=renamed(template, before.config, setup.config),
         imports=own.modules(fed),
     )
     if bad := [d for d in before.differs(now) if not d.allowed]:

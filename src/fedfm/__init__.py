@@ -33,6 +33,13 @@ NAMES = {
 
 
 def __getattr__(name: str) -> Any:
+    from fedfm.lent import undrawn
+
+    with undrawn():
+        return _found(name)
+
+
+def _found(name: str) -> Any:
     if name in NAMES:
         return getattr(importlib.import_module(NAMES[name]), name)
     if name[:1].isupper():

@@ -102,7 +102,7 @@ def resume(
     """Continue an interrupted run, or extend a finished one; bit-identical to a run that was never interrupted.
 
     What the run is of must not have changed: its config, data, base model and your own modules. More rounds,
-    evaluate.every, the engine, trackers and library versions may.
+    evaluate.every, the engine, trackers and library versions may; rows and models that were moved are named in DIR/config.yaml.
     """
     from fedfm.running.execute import resume as go
     from fedfm.running.progress import Live
@@ -230,6 +230,7 @@ def _sweep(
     strict: bool = False,
     **kept: Any,
 ) -> None:
+    from fedfm.report.together import composed
     from fedfm.running.commands.sweep import sweep as go
     from fedfm.running.commands.sweep import table as tabulate
     from fedfm.running.progress import Live
@@ -268,6 +269,8 @@ def _sweep(
         status = ", ".join(f"{n} {s}" for s, n in row["status"].items())
         shown.add_row(*(str(v) for v in row["settings"].values()), str(row["runs"]), *numbers, status)
     out.print(shown)
+    if said := composed([p.folder for p in points]):
+        out.print(said)
     out.print(f"{folder / 'sweep.json'}; look at {folder / 'report.html'}", style="dim")
     bad = (FAILED, FINDINGS) if strict else (FAILED,)
     if any(p.result is None or p.result.status in bad for p in points):
@@ -277,10 +280,10 @@ def _sweep(
 def _spread(row: dict[str, Any], name: str) -> str:
     if row[name] is None:
         return ""
-    from fedfm.report.numbers import decimals, fixed
+    from fedfm.report.numbers import decimals
+    from fedfm.report.seeds import shown
 
-    spread, digits = row[f"{name}_spread"], decimals([row[name]])
-    return fixed(row[name], digits) + (f" ± {fixed(spread, digits)}" if spread is not None else "")
+    return shown(row[name], row[f"{name}_spread"], decimals([row[name]]))
 
 
 def predict(

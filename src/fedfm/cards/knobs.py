@@ -20,6 +20,8 @@ def knob(
     alternative: str = "",
     only: tuple[str | tuple[str, ...], Any] | None = None,
     names: str | tuple[str, str] = "",
+    fitted: bool = False,
+    place: str = "",
     live: bool = False,
     factory: Any = dataclasses.MISSING,
 ) -> Any:
@@ -30,11 +32,13 @@ def knob(
     has an effect only where that field (a dotted path may lead into it; of several: one of them) has this value (a
     tuple: one of these; True: any that is not zero or empty). `names`: the strings name something that the federation must have ("party",
     "phase"; for patterns "parties" or "tensors", which reach everybody, or "some parties"; of a mapping: what
-    keys and values name). `live`: holds what a config
+    keys and values name). `fitted`: people take its value from rows, which
+    no guarantee covers unless it was agreed beforehand. `place`: it says where "rows" lie, or names a "folder" or what is known by
+    a name; a run that goes on may find them elsewhere. `live`: holds what a config
     cannot say; it is recorded by its digest and never written out.
     """
     facts = {"low": low, "high": high, "above": above, "below": below, "choices": choices}
-    more = {"alternative": alternative, "only": only, "names": names}
+    more = {"alternative": alternative, "only": only, "names": names, "fitted": fitted, "place": place}
     return dataclasses.field(
         default=default, default_factory=factory, repr=not live, metadata={"doc": doc, **facts, **more}
     )

@@ -233,7 +233,7 @@ FIXES = {  # channel -> where it is mended, and how
     "answers/value": ("value", "value=null"),
     "answers/reward": ("reward", "reward=null"),
     "phase": ("uplink", "drop that stage, or the protection"),
-    "schema": ("data", "give the class names in the config: data.labels=[...]"),
+    "schema": ("data", "give the class names in the config, as agreed beforehand: data.labels=[...]"),
     "test": ("data", "data.test_path=FILES that no party trains on"),
     "server rows": ("data", "data.test_path=FILES that no party trains on"),
     "own scores": (

@@ -47,11 +47,12 @@ class Files(Own):
     `DataError` with all problems. Only mapped and canonical columns are kept.
     """
 
-    path: str | tuple[str, ...] = knob(doc="a glob, a folder, or a list of them")
+    path: str | tuple[str, ...] = knob(doc="a glob, a folder, or a list of them", place="rows")
     test_path: str | tuple[str, ...] | None = knob(
         None,
         "held-out files; null: the test files among the others, else test_fraction of every party",
         alternative="test",
+        place="rows",
     )
     separator: str = knob("", "what parts the fields of a CSV file; empty: found by trying , ; | and tab")
     quoting: str = knob(

@@ -33,7 +33,7 @@ class Hub(Own):
     the local cache. Class labels become their names; images become uint8 tensors (C, H, W).
     """
 
-    dataset: str = knob(doc="a saved folder, or an id such as 'ag_news'")
+    dataset: str = knob(doc="a saved folder, or an id such as 'ag_news'", place="folder")
     config: str = knob("", "the configuration (subset) of the data set, where it has several")
     revision: str = knob("", "the commit or tag to load by id; empty: the newest")
     train_split: str = knob("train", "the split to train on")

@@ -64,6 +64,7 @@ class Own(Source):
         (),
         "class names, agreed beforehand (needed under a guarantee); empty: those of the training rows. Classes that are "
         "numbers (y) are called by them in the order given here",
+        fitted=True,
     )
 
     @property

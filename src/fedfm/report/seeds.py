@@ -49,13 +49,23 @@ def grouped(runs: Sequence[Run]) -> list[Group]:
     return [Group(_label(key, of, plain), tuple(of)) for key, of in found.items()]
 
 
+def averaged(values: Iterable[float]) -> tuple[float | None, float | None]:
+    """Mean and sample deviation; None where there are too few values for one."""
+    known = list(values)
+    return fmean(known) if known else None, stdev(known) if len(known) > 1 else None
+
+
+def shown(mean: float | None, deviation: float | None, digits: int, sign: bool = False) -> str:
+    """A mean with its deviation; without one it stands alone."""
+    if mean is None:
+        return "–"
+    said = fixed(mean, digits, sign)
+    return said if deviation is None else f"{said} ± {fixed(deviation, digits)}"
+
+
 def spread(values: Iterable[float], digits: int, sign: bool = False) -> str:
     """Mean and standard deviation over seeds; one value stands alone."""
-    known = list(values)
-    if not known:
-        return "–"
-    mean = fixed(fmean(known), digits, sign)
-    return f"{mean} ± {fixed(stdev(known), digits)}" if len(known) > 1 else mean
+    return shown(*averaged(values), digits, sign)
 
 
 def reach(values: Iterable[float], show: Callable[[float], str]) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fedfm.checks.fitted import discreet
 from fedfm.checks.place import forks, settled, tried
 from fedfm.config import plain as configs
 from fedfm.config import text
@@ -35,6 +36,7 @@ from fedfm.running.progress import Progress, Silent
 from fedfm.running.record import kept, own
 from fedfm.running.record.folder import CONFIG, record, writing
 from fedfm.running.record.identity import Identity, of_base, of_data, refuse
+from fedfm.running.record.places import renamed
 from fedfm.running.record.public import publish
 from fedfm.running.repeated import changing, own_slots
 from fedfm.running.summary import best_round, dumps, of_best, summarise, versions
@@ -95,7 +97,7 @@ def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
     with progress.step("model"):
         bound = open_task(fed.task, parties, device)
     with progress.step("probing"):
-        found = tried(lambda: where(lambda: probe(fed.task, bound, parties)))
+        found = tried(lambda: where(lambda: discreet(fed, probe(fed.task, bound, parties))))
         if problems := [*strange(fed, sizes, bound.layout), *found]:
             raise ConfigError(problems)
     site = Site(planned(fed, len(sizes)), bound, parties, Store(folder / "clients"))
@@ -214,7 +216,12 @@ def _identify(plan: Plan, site: Site, stages: Stages) -> None:
     if plan.resume and plan.record.get("identity"):
         before = Identity.of(plan.record["identity"])
         seen = dataclasses.replace(
-            now, config=before.config, imports=before.imports, versions=before.versions
+            now,
+            config=before.config,
+            base=renamed(now.base, before.config, now.config),
+            template=renamed(now.template, before.config, now.config),
+            imports=before.imports,
+            versions=before.versions,
         )
         refuse(before.differs(seen), plan.folder)
     plan.write_config()

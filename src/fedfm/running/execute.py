@@ -29,6 +29,7 @@ from fedfm.running.progress import Progress, Silent
 from fedfm.running.record import own
 from fedfm.running.record.folder import CONFIG, EXPORTS, begun, owned, recorded
 from fedfm.running.record.identity import Difference, Identity, imports_differ, refuse, span
+from fedfm.running.record.places import there
 from fedfm.running.summary import versions
 from fedfm.running.verdict import Result
 
@@ -91,8 +92,8 @@ def resume(
     is the one that this run began with.
 
     Config, data, base model and own modules must be those that the run began with (`accept=["imports"]` lets changed
-    own modules pass); more rounds, evaluate.every, engine, trackers, library versions and the device that
-    `auto` finds may change, and are noted.
+    own modules pass); more rounds, evaluate.every, engine, trackers, library versions, the device that
+    `auto` finds, and the places where the same rows and models lie may change, and are noted.
     `federation`: the one that was run, again, where it holds objects that a config only names; how many rounds there are
     is the run's own, or `rounds`. `imports`: files of own methods that have moved.
     Raises ResumeError that names what differs, and RunFailed as `execute` does.
@@ -138,6 +139,7 @@ def resume(
         ended = max(done, fed.since + before.config["rounds"] if before else 0)
         if was["complete"] and fed.last <= ended and (result := _whole(folder, model)):
             return result.judged(strict)
+        there(config, folder, given=federation is not None)
         names, objects = (was["trackers"], []) if trackers is None else trackers_of(trackers)
         changes = [{"after": done, "what": d.what, "was": d.was, "now": d.now} for d in differences]
         was |= {"trackers": names, "history": [*was["history"], *changes]}

@@ -12,6 +12,7 @@ import torch
 
 from fedfm.cards.registry import name_of
 from fedfm.checks.exposure import HIGHEST
+from fedfm.checks.fitted import fitted
 from fedfm.config.names import strange
 from fedfm.core.combine import Pipe, stages_of
 from fedfm.core.context import Ctx, Terms
@@ -316,6 +317,11 @@ def caveats(fed: Federation, parties: int) -> list[str]:
         said.append(
             f"the guarantee is of this run alone: what {start} holds was learnt before it, and if it was learnt from rows of these "
             "parties, their epsilons add up, or without a guarantee there none holds"
+        )
+    if (here := fitted(fed)) and any(noises(stage) for stage in planned(fed, parties).each):
+        said.append(
+            f"{' and '.join(here)}: such settings shape what is given away, and no epsilon covers what they were taken from: agree "
+            "on them beforehand, from public rows or from what is known anyway, not from rows of these parties"
         )
     return [text for text in said if text]
 

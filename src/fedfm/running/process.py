@@ -1,4 +1,4 @@
-"""What a run borrows of its process: torch's settings, which are everybody's. They are given back, however it ends."""
+"""What a run borrows of its process: torch's settings and global generators, which are everybody's. They are given back, however it ends."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import warnings
 from collections.abc import Iterator
 
 import torch
+
+from fedfm.lent import given_back
 
 _owner = threading.RLock()  # of torch's settings and global generators: one run at a time
 
@@ -33,9 +35,9 @@ def alone() -> Iterator[None]:
 def borrowed(threads: int | None = None) -> Iterator[None]:
     """Torch as a fresh process has it (number type, device, gradients on), with so many threads; then as it was.
 
-    Threads of one process share it, so a second run waits (`alone`). Also given back are what code of the user's
-    own may change on the way: determinism, precision of products, the global generators. The run's own bits depend
-    on none of the caller's settings but determinism and precision.
+    Threads of one process share it, so a second run waits (`alone`). Also given back are what libraries and code of the
+    user's own may change on the way: determinism, precision of products, the global generators (Python's and numpy's
+    too). The run's own bits depend on none of the caller's settings but determinism and precision.
     """
     with alone():
         yield from _borrowed(threads)
@@ -51,7 +53,7 @@ def _borrowed(threads: int | None) -> Iterator[None]:
     cards = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # type: ignore[no-untyped-call]
     try:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(torch.random.fork_rng(devices=list(cards)))
+            stack.enter_context(given_back(cards))
             stack.enter_context(torch.inference_mode(False))
             stack.enter_context(torch.enable_grad())
             if device.type != "cpu":  # a mode that every call goes through, so only where there is need

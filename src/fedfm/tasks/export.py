@@ -18,6 +18,7 @@ from torch import nn
 from fedfm.config.plain import build, to_config
 from fedfm.core.errors import ModelError, Problem
 from fedfm.core.protocols import Task
+from fedfm.lent import given_back
 from fedfm.models.identity import Base
 
 FILE, FORMAT = "fedfm-task.json", 2
@@ -69,7 +70,7 @@ class Tuned:
 
     def predict(self, texts: Sequence[Any]) -> list[Any]:
         """The label or number of each text (or pair of texts), or the answer to each instruction."""
-        with torch.no_grad():
+        with given_back(), torch.no_grad():
             found: list[Any] = self.objective.predict(
                 self.module, texts, next(self.module.parameters()).device
             )
@@ -78,6 +79,11 @@ class Tuned:
 
 def load_tuned(folder: str | Path, device: str = "cpu") -> Tuned:
     """Read what a task's `save` wrote: base model, adapter and head, in evaluation mode. Raises ModelError."""
+    with given_back():  # a module that is made draws its weights before they are read
+        return _loaded(folder, device)
+
+
+def _loaded(folder: str | Path, device: str) -> Tuned:
     place = Path(folder)
     try:
         record = json.loads((place / FILE).read_text(encoding="utf-8"))

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from fedfm.core.errors import FedfmError, ModelError
+from fedfm.lent import PARALLEL
 from fedfm.models.folder import vocabulary
 from fedfm.models.reach import refusal
 from fedfm.models.store import local
@@ -222,7 +223,7 @@ def load_tokenizer(model: str) -> Any:
     """The tokenizer of `model`, with a pad token. Raises ModelError; a folder without one gets none invented."""
     import transformers
 
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its thread pool does not survive a fork
+    os.environ.setdefault(PARALLEL, "false")
     place = local(model)
     with guarded(model, "its tokenizer cannot be loaded", str(place)), quiet():
         tokenizer: Any = transformers.AutoTokenizer.from_pretrained(

@@ -73,7 +73,8 @@ def unsteady(bound: Bound, rows: Any) -> Iterator[Problem]:
             "task",
             "the model keeps something from one step to the next that its parameter vector does not hold",
             f"at the same parameters the loss was {first:g} before a step and {second:g} after it",
-            "keep it in a buffer, and declare that: Torch(..., buffers=(...)), or of a BoundModule",
+            "keep it in a buffer that is saved (register_buffer(NAME, ..., persistent=True)), and declare that: Torch(..., "
+            "buffers=(NAME,)), or of a BoundModule",
         )
         return
     if _differ(one, two := step(), 0.0 if not _cuda(bound) else 1e-3):

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from fedfm.checks.fitted import discreet
 from fedfm.checks.place import settled
 from fedfm.config.plain import digest, from_config
 from fedfm.core.combine import Pipe
@@ -282,7 +283,7 @@ class Party:
         parties = opened(self._source(fed), fed.seed, fed.task)
         own = Own(parties, self.name, schema, whole=self.data is not None)
         bound = open_task(fed.task, own, settled(fed))
-        if problems := probe(fed.task, bound, own):
+        if problems := discreet(fed, probe(fed.task, bound, own)):
             raise ConfigError(problems)
         _watched(bound, lambda: self.between())
         folder = self.folder / "states" / str(head["run"])

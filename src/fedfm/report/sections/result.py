@@ -14,6 +14,7 @@ from fedfm.report.numbers import count, decimals, finite, fixed, plural, rounded
 from fedfm.report.rundir import Run, mapping
 from fedfm.report.sections.roles import ROLES, colour
 from fedfm.report.seeds import Group, reach, spread
+from fedfm.report.together import composed
 from fedfm.text import clip
 
 BOLD = "Bold marks the best score and the least cost."
@@ -237,7 +238,8 @@ def _gain(run: Run) -> float | None:
 
 
 def _winner(runs: Sequence[Run]) -> str:
-    return " ".join(part for part in (_ranking(runs), _unlike_promises(runs)) if part)
+    parts = _ranking(runs), _unlike_promises(runs), composed([run.path for run in runs])
+    return " ".join(part for part in parts if part)
 
 
 def _unlike_promises(runs: Sequence[Run]) -> str:

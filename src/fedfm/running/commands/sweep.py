@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import json
 import re
-import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,13 +16,17 @@ from fedfm.config import plain as configs
 from fedfm.config.setup import Setup
 from fedfm.config.yaml import read
 from fedfm.core.errors import ConfigError, FedfmError, Problem, RunFailed
+from fedfm.core.spending import noises
 from fedfm.data.splits import opened
 from fedfm.files import write
+from fedfm.report.seeds import averaged
+from fedfm.report.together import WORDS
 from fedfm.running.execute import configure, execute, resume
 from fedfm.running.progress import Progress
 from fedfm.running.record import own
 from fedfm.running.record.folder import CONFIG, RECORD, TAKEN, recorded, writing
 from fedfm.running.record.identity import Identity, of_base, of_data
+from fedfm.running.record.places import moved, placed, renamed
 from fedfm.running.verdict import Result
 
 LONGEST = 80  # letters of a folder's name
@@ -118,7 +121,8 @@ def sweep(
         points.append((assigned, setup))
     if problems:
         raise ConfigError(problems)
-    for note in dict.fromkeys([*(n for _, setup in points for n in setup.notes), *_one_start(grid, points)]):
+    said = (n for _, setup in points for n in setup.notes)
+    for note in dict.fromkeys([*said, *_one_start(grid, points), *_several([s for _, s in points])]):
         tell(note)
     done = []
     for k, (assigned, setup) in enumerate(points):
@@ -145,6 +149,13 @@ def _one_start(grid: Mapping[str, Any], points: Sequence[tuple[Any, Setup]]) -> 
         )
 
 
+def _several(setups: Sequence[Setup]) -> Iterator[str]:
+    """Say before they run that several runs under a guarantee spend more than each says."""
+    private = sum(any(noises(stage) for stage in setup.fed.each) for setup in setups)
+    if private > 1:
+        yield f"{private} runs under a guarantee: {WORDS}"
+
+
 def _note(out: Path, done: Sequence[Point]) -> None:
     with writing(out):
         write(out / "sweep.json", json.dumps({"format": 1, "table": table(done)}, indent=1).encode())
@@ -163,8 +174,7 @@ def table(points: Sequence[Point], over: str = "seed") -> list[dict[str, Any]]:
         row["metric"] = ran[0].metric["name"] if ran else None
         for name in ("base", "local", "federated", "pooled"):
             values = [r.metric[name] for r in ran if r.metric.get(name) is not None]
-            row[name] = statistics.fmean(values) if values else None
-            row[f"{name}_spread"] = statistics.stdev(values) if len(values) > 1 else None
+            row[name], row[f"{name}_spread"] = averaged(values)
         rows.append(row)
     return rows
 
@@ -180,9 +190,8 @@ def _run(point: Point, setup: Setup, beside: Mapping[str, Any], progress: Progre
     error = ""
     try:
         if (point.folder / RECORD).exists() or (point.folder / CONFIG).exists():
-            if (point.folder / CONFIG).exists() and configs.digest(
-                _config_of(point.folder)
-            ) != configs.digest(setup.config):
+            there = _config_of(point.folder) if (point.folder / CONFIG).exists() else setup.config
+            if configs.digest(placed(there, setup.config)) != configs.digest(setup.config):
                 raise ConfigError(
                     [
                         Problem(
@@ -194,7 +203,8 @@ def _run(point: Point, setup: Setup, beside: Mapping[str, Any], progress: Progre
                     ]
                 )
             _of_today(point.folder, setup)
-            result = resume(point.folder, progress=progress)
+            again = setup.fed if moved(there, setup.config) else None
+            result = resume(point.folder, again, progress=progress)
         else:
             result = execute(setup, point.folder, progress=progress, **beside)
     except ConfigError:
@@ -217,8 +227,11 @@ def _of_today(folder: Path, setup: Setup) -> None:
     now = replace(
         before,
         data=of_data(opened(fed.data, fed.seed, fed.task)),
-        base={**before.base, **base},  # what training began from is known when the model is open
-        template=template,
+        base={
+            **before.base,
+            **renamed(base, before.config, setup.config),
+        },  # what training began from is known when the model is open
+        template=renamed(template, before.config, setup.config),
         imports=own.modules(fed),
     )
     if bad := [d for d in before.differs(now) if not d.allowed]:

@@ -17,6 +17,7 @@ from fedfm import models
 from fedfm.config.plain import Config
 from fedfm.core.errors import ModelError, ResumeError
 from fedfm.core.message import raw
+from fedfm.running.record.places import moved, renamed
 
 BITS = 1  # grows with every change of this package that moves the bits of a run under the same config
 CHANGEABLE = ("rounds", "evaluate.every", "engine")  # keys of a config that a resumed run may change
@@ -69,9 +70,13 @@ class Identity:
 
         `done`: rounds that are kept (a plan of fewer is refused). `accept`: "imports" lets changed own modules pass.
         """
+        elsewhere = moved(self.config, other.config)
         found = [
             Difference(
-                what, _short(was), _short(now), self._may(what, now, done) or self._told(what, was, accept)
+                what,
+                _short(was),
+                _short(now),
+                self._may(what, now, done, elsewhere) or self._told(what, was, accept),
             )
             for what, was, now in _unlike(_settled(self.config), _settled(other.config), "")
         ]
@@ -81,8 +86,8 @@ class Identity:
                 Difference("data", "other held-out rows or names", "these", False)
             ]
         for name, was, now in (
-            ("base model", self.base, other.base),
-            ("template", self.template, other.template),
+            ("base model", self.base, renamed(other.base, self.config, other.config)),
+            ("template", self.template, renamed(other.template, self.config, other.config)),
         ):
             found += [Difference(w, _short(a), _short(b), False) for w, a, b in _unlike(was, now, name)]
         found += imports_differ(self.imports, other.imports, "imports" in set(accept))
@@ -105,13 +110,13 @@ class Identity:
         own = last == "digest" and isinstance(node, Mapping) and "object" in node
         return own and (was == _MISSING or "repr" not in node and "imports" in set(accept))
 
-    def _may(self, what: str, now: Any, done: int) -> bool:
+    def _may(self, what: str, now: Any, done: int, elsewhere: Iterable[str]) -> bool:
         if what == "rounds":
             return isinstance(now, int) and now >= done
         evaluate = self.config.get("evaluate") or {}
         if what == "evaluate.every" and (evaluate.get("stop_after") or evaluate.get("keep_best")):
             return False  # which rounds are compared decides which is the best
-        return any(what == key or what.startswith(f"{key}.") for key in CHANGEABLE)
+        return any(what == key or what.startswith(f"{key}.") for key in (*CHANGEABLE, *elsewhere))
 
 
 def imports_differ(
@@ -145,8 +150,8 @@ def refuse(differences: Iterable[Difference], folder: Path) -> None:
     raise ResumeError(
         f"{folder} cannot go on: it is a run of something else\n    "
         + "\n    ".join(map(str, bad))
-        + f"\n    may change: {', '.join(free)}; library versions, device=auto's choice"
-        + "".join(f"\n    fix: {fix}" for fix in fixes)
+        + f"\n    may change: {', '.join(free)}; library versions, device=auto's choice, and where "
+        "the same rows and models lie" + "".join(f"\n    fix: {fix}" for fix in fixes)
     )
 
 

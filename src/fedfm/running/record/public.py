@@ -64,18 +64,19 @@ def publish(folder: Path, fed: Federation, config: configs.Config, summary: Mapp
 def unseeded(config: configs.Config, roster: bool = True) -> configs.Config:
     """A config without seeds: who knows the seed can draw seeded noise, the cohort and the splits again.
 
-    Objects that were given as data keep their class alone: what they print and their digest are functions of rows.
+    Objects that were given keep their class alone: what they print and their digest are functions of rows, or of what
+    was counted in rows (the weights of classes that a loss holds).
     Without `roster` nothing is said of the data, for its settings tell how many parties there are, and their names,
     other settings keep no name or pattern of parties but `*`, and own objects keep their class alone.
     """
-    bare, data = {k: v for k, v in config.items() if k != "seed"}, config.get("data")
+    bare, data = {k: _classes(v) for k, v in config.items() if k != "seed"}, config.get("data")
     if not roster:
         bare = {k: v if k == "data" else _nameless(v) for k, v in bare.items()}
     if not isinstance(data, dict):
         return bare
     if not roster:
         return bare | {"data": {k: data[k] for k in ("name", "object") if k in data}}
-    return bare | {"data": {k: _classes(v) for k, v in data.items() if k not in ("seed", "repr", "digest")}}
+    return bare | {"data": {k: v for k, v in bare["data"].items() if k not in ("seed", "repr", "digest")}}
 
 
 def _nameless(node: Any) -> Any:

@@ -1,8 +1,8 @@
-"""Layers that a module holds where torch does not see them: they would be neither trained, nor sent, nor saved."""
+"""What a module holds where torch does not see it, or leaves it out of what it saves: a saved model would be another one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -33,6 +33,22 @@ def seen(module: nn.Module) -> None:
                 f"they are no parameters of the module: neither trained, nor sent, nor saved\n    fix: {keep}; "
                 "requires_grad_(False) for a model that is only asked"
             )
+
+
+def stored(module: nn.Module, names: Iterable[str]) -> None:
+    """Raises ModelError for tensors that are learnt or travel, and that the module's `state_dict` does not hold."""
+    there = module.state_dict(keep_vars=True)
+    if not (lost := [name for name in names if name not in there]):
+        return
+    owner, _, key = lost[0].rpartition(".")
+    held = module.get_submodule(owner)
+    fix = f"register_buffer({key!r}, ..., persistent=True) in {type(held).__name__}"
+    if key not in held._non_persistent_buffers_set:
+        fix = f"let the state_dict of {type(module).__name__} hold it under this name (a hook of its own leaves it out)"
+    raise ModelError(
+        f"task.module: {', '.join(lost[:3])}{', ...' * (len(lost) > 3)} would not be saved\n    why: what is learnt lies there "
+        f"also, and the state_dict, which is what is saved, does not hold it: the saved model would score otherwise\n    fix: {fix}"
+    )
 
 
 def _parameters(value: Any, met: set[int]) -> Iterator[nn.Parameter]:

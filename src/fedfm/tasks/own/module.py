@@ -21,7 +21,7 @@ from fedfm.core.errors import ConfigError, DataError, FedfmError, ModelError, Pr
 from fedfm.core.protocols import Scores, Task
 from fedfm.tasks.bound import BoundModule, Objective, evaluating, running_statistics
 from fedfm.tasks.network import finite
-from fedfm.tasks.own.hidden import seen
+from fedfm.tasks.own.hidden import seen, stored
 from fedfm.tasks.own.measures import (
     CROSSED,
     alike,
@@ -60,7 +60,7 @@ class Torch(Task):
     module: Any = knob(
         None, "a class or function that makes the module, or a module: its weights are the start"
     )
-    loss: Any = knob(None, "of (module, batch), or a loss of torch; null: cross-entropy")
+    loss: Any = knob(None, "of (module, batch), or a loss of torch; null: cross-entropy", fitted=True)
     scores: Any = knob(None, "a mapping of names to functions of (module, batch)")
     higher_is_better: bool | None = knob(
         None, "of the primary score; null: unless its name tells of a loss or an error"
@@ -96,7 +96,9 @@ class Torch(Task):
         seen(made)
         kept = running_statistics(made) if self.buffers is None else self.buffers
         labels = getattr(data, "labels", None)
-        return BoundModule(made, _Objective(self, tuple(labels or ())), buffers=kept, device=device)
+        bound = BoundModule(made, _Objective(self, tuple(labels or ())), buffers=kept, device=device)
+        stored(made, (e.name for e in bound.layout.entries))
+        return bound
 
     def probe(self, bound: Any, rows: Any) -> list[Problem]:
         encoded = bound.encode(rows)

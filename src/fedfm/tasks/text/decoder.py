@@ -25,10 +25,12 @@ class LanguageTask(Task):
     """A causal language model, what of it is trained, and how rows become its text."""
 
     model: str = knob(
-        "smollm2", "a packaged model, a folder in Hugging Face layout, or a hub id (org/name@revision)"
+        "smollm2",
+        "a packaged model, a folder in Hugging Face layout, or a hub id (org/name@revision)",
+        place="folder",
     )
     start: str | None = knob(
-        None, "a folder with an adapter to go on from: rank and targets are taken from it"
+        None, "a folder with an adapter to go on from: rank and targets are taken from it", place="folder"
     )
     tuning: Tuning = knob(factory=lambda: load("lora")(), doc="what of the network is trained")
     max_tokens: int = knob(

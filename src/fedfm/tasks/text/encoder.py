@@ -36,10 +36,12 @@ class EncoderTask(Task):
     """Fields and folder of a task with a linear head on `scale` times the L2-normalised feature of a text encoder."""
 
     model: str = knob(
-        "minilm", "a packaged model, a folder in Hugging Face layout, or a hub id (org/name@revision)"
+        "minilm",
+        "a packaged model, a folder in Hugging Face layout, or a hub id (org/name@revision)",
+        place="folder",
     )
     start: str | None = knob(
-        None, "a folder with an adapter to go on from: rank and targets are taken from it"
+        None, "a folder with an adapter to go on from: rank and targets are taken from it", place="folder"
     )
     tuning: Tuning = knob(factory=lambda: load("lora")(), doc="what of the encoder is trained")
     max_tokens: int = knob(64, "longer texts are cut", low=2)

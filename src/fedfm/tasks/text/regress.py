@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fedfm.cards.registry import knob, method
+from fedfm.checks.fitted import Fitted
 from fedfm.core.errors import DataError, Problem
 from fedfm.core.protocols import Scores
 from fedfm.core.schema import Column
@@ -48,8 +49,12 @@ class TextRegression(EncoderTask):
     )
 
     scale: float = knob(1.0, "length of the feature vector", low=0.0)
-    center: float = knob(0.0, "where predictions begin: about the mean of the numbers, agreed beforehand")
-    spread: float = knob(1.0, "unit of the head's output: about the numbers' standard deviation", above=0.0)
+    center: float = knob(
+        0.0, "where predictions begin: about the mean of the numbers, agreed beforehand", fitted=True
+    )
+    spread: float = knob(
+        1.0, "unit of the head's output: about the numbers' standard deviation", above=0.0, fitted=True
+    )
 
     def open(self, data: Any, device: str = "cpu") -> BoundModule:
         """Raises ModelError when the model cannot be used. `data` is not looked at."""
@@ -73,11 +78,18 @@ def _near(task: TextRegression, numbers: Sequence[float]) -> Iterator[Problem]:
         return
     mean = math.fsum(numbers) / len(numbers)
     deviation = math.sqrt(math.fsum((n - mean) ** 2 for n in numbers) / len(numbers)) or abs(mean) or 1.0
-    yield Problem(
+    yield Fitted(
         "task.center",
         f"numbers lie up to {far:.3g} spreads from task.center={task.center:g} (task.spread={task.spread:g})",
         f"predictions begin there; a few rows have mean {mean:.3g} and standard deviation {deviation:.3g}",
         f"task.center={mean:.3g} task.spread={deviation:.3g}",
+        quiet=(
+            f"numbers lie more than {FAR:g} spreads from task.center={task.center:g} (task.spread={task.spread:g})",
+            "predictions begin there; the mean and deviation of private numbers are not said: both settings stand in public "
+            "files, and no epsilon covers them",
+            "task.center=MEAN task.spread=DEVIATION as agreed beforehand, from public rows or from the range that such numbers "
+            "have; or scale the numbers themselves by such a range",
+        ),
     )
 
 

@@ -48,10 +48,12 @@ class VisionClassification(Task):
     columns = ImageClassification.columns
 
     model: str = knob(
-        "dinov2-s", "a packaged model, a folder in Hugging Face layout, or a hub id (org/name@revision)"
+        "dinov2-s",
+        "a packaged model, a folder in Hugging Face layout, or a hub id (org/name@revision)",
+        place="folder",
     )
     start: str | None = knob(
-        None, "a folder with an adapter to go on from: rank and targets are taken from it"
+        None, "a folder with an adapter to go on from: rank and targets are taken from it", place="folder"
     )
     tuning: Tuning = knob(factory=lambda: load("head")(), doc="what of the encoder is trained")
     size: int = knob(

@@ -83,6 +83,22 @@ def spent(
     )
 
 
+def composed(ledgers: Sequence[Iterable[Line]]) -> Spent:
+    """What runs on the same rows have cost together, for whoever sees all they released; of the parties' own releases those of
+    the party that spent most in each run. Raises FedfmError where they have no common epsilon."""
+    each = [fold for fold in map(_Fold, ledgers) if not fold.empty]
+    if len(each) < 2 or len({(fold.change, fold.observer, fold.own) for fold in each}) > 1:
+        raise FedfmError("their epsilons are of different promises")
+    first, delta = each[0], _checked(max(fold.delta for fold in each))
+    draws = sum((fold.worst() for fold in each), Draws())
+    cost, name = _cost(draws, first.change, delta)
+    names = " and ".join(dict.fromkeys(fold.mechanism for fold in each))
+    relation, seeded = Relation(first.change), any(fold.seeded for fold in each)
+    return Spent(
+        cost, delta, names, name, relation, first.observer, draws.total(), seeded, first.note(delta, None)
+    )
+
+
 def per_round(events: Iterable[Line], delta: float | None = None) -> list[float]:
     """Epsilon spent after each round of the ledger, from round 0 to its last; [] when nothing was released.
 

@@ -14,7 +14,7 @@ from fedfm.cards.registry import name_of
 from fedfm.checks import codes, protection
 from fedfm.checks.exposure import exposed
 from fedfm.checks.filled import filled
-from fedfm.checks.place import forks
+from fedfm.checks.place import forks, unknown
 from fedfm.checks.ranges import ranges
 from fedfm.checks.stages import staged
 from fedfm.core.combine import Pipe, stages_of
@@ -253,7 +253,9 @@ def _idle_switches(fed: Federation) -> Iterator[Problem]:
 
 
 def _place(fed: Federation) -> Iterator[Problem]:
-    if fed.device == "cuda" and not torch.cuda.is_available():
+    if problem := unknown(fed):
+        yield problem
+    elif fed.device == "cuda" and not torch.cuda.is_available():
         yield Problem(
             "device", "no CUDA device is visible", "torch.cuda.is_available() is false", "device=auto"
         )

@@ -9,7 +9,7 @@ from typing import Any
 
 from fedfm.cards.knobs import alternatives
 from fedfm.config.marker import plain_scalar
-from fedfm.core.errors import Problem
+from fedfm.core.errors import ConfigError, Problem
 from fedfm.text import nearest
 
 BITS = 63  # of the largest integer
@@ -24,6 +24,13 @@ def out_of_range(f: dataclasses.Field[Any], value: Any, where: str) -> Iterator[
         choices = [str(c) for c in meta["choices"]]
         what = f"'{str(value)[:80]}' is no choice"
         yield Problem(where, what, nearest(str(value)[:80], choices), "one of " + ", ".join(choices))
+
+
+def held(cls: type, name: str, value: Any, where: str) -> None:
+    """Raises ConfigError where the facts of the field `name` of `cls` say something against `value`."""
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    if problems := list(out_of_range(fields[name], value, where)):
+        raise ConfigError(problems)
 
 
 def _number(f: dataclasses.Field[Any], value: int | float, where: str) -> Iterator[Problem]:

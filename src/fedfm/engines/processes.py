@@ -39,7 +39,7 @@ _VECTORS = 64  # pieces a system call; the limit is 1024
 class Processes:
     """Worker processes on one machine; the same bits as `inprocess`."""
 
-    workers: int = knob(0, "worker processes; 0: one a core", low=0)
+    workers: int = knob(0, "worker processes; 0: one a core", low=0, high=1024)
 
     forks: ClassVar[bool] = True  # this process: CUDA must not have been started in it
 

@@ -17,6 +17,7 @@ from fedfm.checks.filled import filled
 from fedfm.checks.place import forks, unknown
 from fedfm.checks.ranges import ranges
 from fedfm.checks.stages import staged
+from fedfm.config.stages import MOST, many
 from fedfm.core.combine import Pipe, stages_of
 from fedfm.core.errors import Problem
 from fedfm.core.federation import Federation, readers
@@ -43,6 +44,8 @@ def check(fed: Federation) -> list[Problem]:
         _idle_switches,
         _place,
     )
+    if len(fed.stages) > MOST:
+        return [many(len(fed.stages))]
     if strangers := list(filled(fed)):
         return strangers
     found = [problem for rule in rules for problem in rule(fed)]

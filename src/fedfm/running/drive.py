@@ -23,7 +23,7 @@ from fedfm.core.session import Site
 from fedfm.core.spending import planned
 from fedfm.core.state import Store
 from fedfm.data.splits import opened
-from fedfm.files import write
+from fedfm.files import short, write
 from fedfm.ledger import file as ledger
 from fedfm.running import baselines as base
 from fedfm.running.course.leaving import leave
@@ -115,8 +115,13 @@ def _here(look: Callable[[], list[Problem]]) -> list[Problem]:
 # ---- one run --------------------------------------------------------------------------------------------------
 def drive(plan: Plan) -> Result:
     """Open, identify, run the rounds, judge; then write what a finished run leaves."""
-    with borrowed(plan.fed.threads):
-        return _drive(plan)
+    try:
+        with borrowed(plan.fed.threads):
+            return _drive(plan)
+    except Exception as e:
+        if (fault := short(e)) is None:  # else in the opening, or in the last pages
+            raise
+        raise MachineFault(f"{fault}\n    fedfm resume {plan.folder} goes on") from e
 
 
 def _drive(plan: Plan) -> Result:
@@ -147,11 +152,14 @@ def _drive(plan: Plan) -> Result:
             verdict = Verdict(INTERRUPTED, (str(e).split("\n")[0],))
             raise MachineFault(f"{e}\n    {_kept(plan, run)}") from e
         except Exception as e:
+            if (fault := short(e)) is not None:
+                verdict = Verdict(INTERRUPTED, (str(fault).split("\n")[0],))
+                raise MachineFault(f"{fault}\n    {_kept(plan, run)}") from e
             verdict = Verdict(FAILED, (words_of(e).split("\n")[0],))
             raise
         finally:
             seconds = plan.record["seconds"] + time.perf_counter() - start
-            with contextlib.nullcontext() if ended else contextlib.suppress(MachineFault):
+            with contextlib.nullcontext() if ended else contextlib.suppress(MachineFault, MemoryError):
                 plan.keep(seconds=seconds)
                 if run is not None and verdict is not None:
                     summary = summarise(run, site, plan.config, verdict, seconds=seconds, baseline=found)
@@ -225,6 +233,7 @@ def _judged(run: Run) -> Verdict:
         rows=run.parties,
         malicious=run.malicious,
         primary=run.bound.objective.primary,
+        higher=run.bound.objective.higher_is_better,
         finite=finite(run.final()),
         personal=not run.fed.serving.whole,
         best=best["round"] if (best := best_round(run))["kept"] else None,

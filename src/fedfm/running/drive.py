@@ -26,7 +26,7 @@ from fedfm.data.splits import opened
 from fedfm.files import short, write
 from fedfm.ledger import file as ledger
 from fedfm.running import baselines as base
-from fedfm.running.course.leaving import leave
+from fedfm.running.course.leaving import leave, place
 from fedfm.running.course.listening import Callback, listening
 from fedfm.running.course.stages import Stage, Stages, named, told
 from fedfm.running.feasible import caveats, feasible, idle, lonely, mute, undirected
@@ -36,6 +36,7 @@ from fedfm.running.record import kept, own
 from fedfm.running.record.folder import CONFIG, record, writing
 from fedfm.running.record.identity import Identity, of_base, of_data, refuse
 from fedfm.running.record.public import publish
+from fedfm.running.record.seal import sealed
 from fedfm.running.repeated import changing, own_slots
 from fedfm.running.summary import best_round, dumps, of_best, summarise, versions
 from fedfm.running.verdict import FAILED, INTERRUPTED, STILL, Result, Verdict, judge, still
@@ -265,6 +266,7 @@ def _leave(plan: Plan, run: Run, site: Site, summary: dict[str, Any]) -> None:
             with plan.progress.step("report"):
                 report.write([folder])
                 publish(folder, plan.fed, plan.config, summary)
-        plan.keep(complete=True)
+            seal = sealed(folder, place(run))
+        plan.keep(complete=True, seal=seal)
     except MachineFault as e:
         raise MachineFault(f"{e}\n    {_kept(plan, run)}") from e

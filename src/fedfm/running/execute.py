@@ -138,7 +138,7 @@ def resume(
         # it may have stopped before its last round
         ended = max(done, fed.since + before.config["rounds"] if before else 0)
         if was["complete"] and fed.last <= ended and (result := _whole(folder, model)):
-            unbroken(folder, model, was.get("seal") or {}, result.summary)
+            unbroken(folder, was.get("seal") or {}, result.summary)
             return result.judged(strict)
         names, objects = (was["trackers"], []) if trackers is None else trackers_of(trackers)
         changes = [{"after": done, "what": d.what, "was": d.was, "now": d.now} for d in differences]

@@ -19,18 +19,23 @@ def sealed(folder: Path, model: str) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): _sha256(path) for path in _files(folder, model)}
 
 
-def unbroken(folder: Path, model: str, seal: Mapping[str, str], summary: Mapping[str, Any]) -> None:
-    """Raises ResumeError that names what is not as the run left it, and what to do. Runs without a seal: the ledger alone."""
+def unbroken(
+    folder: Path, seal: Mapping[str, str], summary: Mapping[str, Any], *, again: bool = True
+) -> None:
+    """Raises ResumeError that names what is not as the run left it, and what to do. Runs without a seal: the ledger alone.
+
+    `again`: whether a model that is gone is written again.
+    """
     bad = {name: why for name, told in seal.items() if (why := _wrong(folder / name, told))}
     told = summary.get("ledger_digest")
     if EVENTS not in seal and told and ledger.digest(folder / EVENTS) != told:
         bad[EVENTS] = "it is not the ledger that summary.json was made from"
     if not bad:
         return
-    lost = [name for name in bad if not name.startswith(f"{model}/")]
+    lost = [name for name in bad if not again or name in (EVENTS, METRICS)]
+    models = {name.partition("/")[0] for name in bad if name not in lost}
     fixes = [f"restore {' and '.join(lost)} (copy a run directory as a whole)"] if lost else []
-    if len(lost) < len(bad):
-        fixes.append(f"delete {folder / model}, and fedfm resume {folder} writes it again")
+    fixes += [f"delete {folder / name}, and fedfm resume {folder} writes it again" for name in sorted(models)]
     raise ResumeError(
         f"{folder} is finished, and damaged since\n    "
         + "\n    ".join(f"{name}: {why}" for name, why in list(bad.items())[:10])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -70,7 +71,8 @@ class Local(Client):
             raise ValueError(f"momentum is sgd's, {self.optimizer} has its own: set momentum=0")
         if self.keep_optimizer and self.optimizer == "sgd" and not self.momentum:
             raise ValueError("sgd without momentum has nothing to keep: set keep_optimizer=false")
-        if self.lr * self.weight_decay > MOST:
+        both = (self.lr, self.weight_decay)  # as text they are a problem of their own
+        if all(isinstance(v, int | float) for v in both) and math.prod(both) > MOST:
             raise ValueError(
                 f"lr * weight_decay is beyond {MOST:g}, which float32 cannot hold: lower one of the two"
             )

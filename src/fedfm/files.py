@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, whoever is killed meanwhile; and what a disk's refusal means."""
+"""Files that are written whole or not at all, whoever is killed meanwhile; and what a disk's or a kernel's refusal means."""
 
 from __future__ import annotations
 
@@ -6,15 +6,38 @@ import errno
 import os
 from pathlib import Path
 
-from fedfm.core.errors import MachineFault
+from fedfm.core.errors import FedfmError, MachineFault
 
 _SELF = os.urandom(4).hex()  # tells this process's temporary files from those of a dead one with its number
+_OPEN = (
+    "too many files are open in this process",
+    "raise the limit (ulimit -n 4096), or use fewer workers (engine.workers)",
+)
+_SHORT = {
+    errno.EMFILE: _OPEN,
+    errno.ENFILE: _OPEN,
+    errno.EAGAIN: (
+        "no further process or thread may be started",
+        "raise the limit (ulimit -u), or use fewer workers (engine.workers, threads)",
+    ),
+    errno.ENOMEM: ("there is no memory left", "use a smaller batch or fewer workers (engine.workers)"),
+    errno.ENOBUFS: ("there are no buffers left for sockets", "use fewer workers (engine.workers)"),
+    errno.ENOSPC: ("the disk, or shared memory (/dev/shm), is full", "free some space"),
+}
+_SAID = {  # what a library says without a number
+    "allocate memory": errno.ENOMEM,
+    "out of memory": errno.ENOMEM,
+    "start new thread": errno.EAGAIN,
+    "shared memory": errno.ENOSPC,
+}
 _WHY = {
     errno.ENOSPC: ("the disk is full", "free some space"),
     errno.EDQUOT: ("your quota is used up", "free some space"),
     errno.EROFS: ("the file system is read-only", "mount it for writing, or take another folder"),
     errno.EACCES: ("this user may not write there", "give the folder's owner the right to write"),
     errno.EPERM: ("this user may not write there", "give the folder's owner the right to write"),
+    errno.EMFILE: _OPEN,
+    errno.ENFILE: _OPEN,
     errno.ENAMETOOLONG: ("the path is too long", "take a folder with a shorter path"),
 }
 
@@ -25,6 +48,20 @@ def cannot_write(path: Path, e: OSError) -> MachineFault:
     return MachineFault(
         f"{path} cannot be written: {why}\n    why: what a run keeps must be on disk before it goes on; nothing "
         f"that was written before is lost\n    fix: {fix}, then fedfm resume"
+    )
+
+
+def short(e: BaseException) -> MachineFault | None:
+    """What a machine has run short of (memory, files, processes, space), and what to do; None: it is another error."""
+    number = e.errno if isinstance(e, OSError) else errno.ENOMEM if isinstance(e, MemoryError) else None
+    if isinstance(e, RuntimeError):
+        number = next((n for words, n in _SAID.items() if words in str(e)), None)
+    if number not in _SHORT or isinstance(e, FedfmError):
+        return None
+    why, fix = _SHORT[number]
+    told = " ".join(str(e).split())[:200]
+    return MachineFault(
+        f"this machine has run short: {why}\n    why: {type(e).__name__}{f': {told}' if told else ''}\n    fix: {fix}"
     )
 
 

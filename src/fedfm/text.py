@@ -61,4 +61,13 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """`did you mean 'x'?`, or `known here:` and the sorted list of what exists when nothing is near."""
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"did you mean '{close[0]}'?" if close else "known here: " + ", ".join(known)
+    return (
+        f"did you mean '{close[0]}'?{alien(word, close[0])}" if close else "known here: " + ", ".join(known)
+    )
+
+
+def alien(word: str, meant: str) -> str:
+    """Which character keeps `word` from being `meant`, where it may look the same; empty where all are plain letters."""
+    strange = next((c for c in word if not c.isascii() and c not in meant), "")
+    name = unicodedata.name(strange, f"U+{ord(strange):04X}") if strange else ""
+    return f" ({clean(strange)!r} is {name}, no Latin letter)" if strange else ""

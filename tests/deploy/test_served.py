@@ -231,6 +231,16 @@ def test_a_config_that_was_changed_is_another_run(tmp_path: Path) -> None:
         again(tmp_path / "run", service)
 
 
+@pytest.mark.parametrize("part", ["events.jsonl", "model/model.safetensors"])
+def test_a_served_run_that_was_damaged_since_is_named(part: str, tmp_path: Path) -> None:
+    folder = played(digits(**golden.ALL["fedavg"]), tmp_path / "run").folder
+    assert again(folder).status == "finished"
+    data = (folder / part).read_bytes()
+    (folder / part).write_bytes(data[:-5])
+    with pytest.raises(ResumeError, match=f"(?s)damaged since.*{part}.*fix: restore {part}"):
+        again(folder)
+
+
 def test_a_real_run_takes_no_attack_and_no_drawn_drop_outs() -> None:
     for name in ("krum under attack", "split, dropped"):
         fed = digits(**golden.ALL[name])

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 
+from fedfm.core.errors import ConfigError, Problem
 from fedfm.core.federation import Federation
 
 T = TypeVar("T")
+PLACES = ("auto", "cpu", "cuda")
 INEXACT = "deterministic implementation"  # of torch's words where it has no such kernel
 
 
@@ -20,8 +23,28 @@ def forks(fed: Federation) -> bool:
     return bool(getattr(fed.engine, "forks", False))  # an engine's spec has no base class
 
 
+def unknown(fed: Federation) -> Problem | None:
+    """What is wrong with the word that says where to compute; which devices this machine has is another question."""
+    if fed.device in PLACES:
+        return None
+    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    card = re.fullmatch(r"cuda:(\d{1,3})", str(fed.device))
+    fix = "device=auto"
+    if card:
+        fix = f"CUDA_VISIBLE_DEVICES={card[1]} in the environment, and device=cuda" if cards else "device=cpu"
+    return Problem(
+        "device",
+        f"'{str(fed.device)[:80]}' is no device of a federation",
+        f"one of {', '.join(PLACES)} is expected; here are the CPU and "
+        + (f"{cards} CUDA device{'s' * (cards > 1)}" if cards else "no CUDA device"),
+        fix,
+    )
+
+
 def place(fed: Federation) -> str:
     """`cpu` or `cuda`: auto takes a visible GPU, unless the engine forks, which a process that uses CUDA cannot."""
+    if problem := unknown(fed):
+        raise ConfigError([problem])
     if fed.device != "auto":
         return fed.device
     return "cuda" if torch.cuda.is_available() and not forks(fed) else "cpu"

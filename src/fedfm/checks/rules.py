@@ -14,9 +14,10 @@ from fedfm.cards.registry import name_of
 from fedfm.checks import codes, protection
 from fedfm.checks.exposure import exposed
 from fedfm.checks.filled import filled
-from fedfm.checks.place import forks
+from fedfm.checks.place import forks, unknown
 from fedfm.checks.ranges import ranges
 from fedfm.checks.stages import staged
+from fedfm.config.stages import MOST, many
 from fedfm.core.combine import Pipe, stages_of
 from fedfm.core.errors import Problem
 from fedfm.core.federation import Federation, readers
@@ -43,6 +44,8 @@ def check(fed: Federation) -> list[Problem]:
         _idle_switches,
         _place,
     )
+    if len(fed.stages) > MOST:
+        return [many(len(fed.stages))]
     if strangers := list(filled(fed)):
         return strangers
     found = [problem for rule in rules for problem in rule(fed)]
@@ -253,7 +256,9 @@ def _idle_switches(fed: Federation) -> Iterator[Problem]:
 
 
 def _place(fed: Federation) -> Iterator[Problem]:
-    if fed.device == "cuda" and not torch.cuda.is_available():
+    if problem := unknown(fed):
+        yield problem
+    elif fed.device == "cuda" and not torch.cuda.is_available():
         yield Problem(
             "device", "no CUDA device is visible", "torch.cuda.is_available() is false", "device=auto"
         )

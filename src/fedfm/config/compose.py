@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fedfm.cards.knobs import alternatives
@@ -57,6 +57,8 @@ class Composition:
         free = (
             bool(at) and not isinstance(node, Opened) and "name" not in node
         )  # its keys are names, not paths
+        for p in () if free else twice(over, at):  # a whole config with a setting beside it
+            self.notes.append(f"{p.where}: {p.what} ({p.why}), and the longer way in dots wins")
         for key, value in sorted(
             over.items(), key=lambda kv: str(kv[0]).count(".")
         ):  # a slot before its fields
@@ -121,6 +123,26 @@ class Composition:
                     continue
                 self.notes.append(f"{at}={node[other]} gives way to {'.'.join(path)}={node[key]}")
                 node[other] = None
+
+
+def twice(over: Mapping[Any, Any], at: tuple[str, ...] = (), deep: bool = False) -> Iterator[Problem]:
+    """Settings that a mapping says by a dotted path and in a nested mapping too; `deep`: where the dots are further in."""
+    ways: dict[str, tuple[str, ...]] = {}
+    dotted = {k.partition(".")[0] for k in over if isinstance(k, str) and "." in k}
+    of_dotted = {k: v for k, v in over.items() if str(k).partition(".")[0] in dotted}
+    for way, path in _leaves(over if deep else of_dotted, at):
+        if ways.setdefault(path, way) != way:
+            both = " and as ".join(" > ".join(w) for w in (ways[path], way))
+            yield Problem(path, "it is set twice", f"it stands here as {both}", "keep one of the two")
+
+
+def _leaves(node: Any, way: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Every value that is no mapping or list: the keys on the way to it, and its dotted path."""
+    if isinstance(node, Mapping | list) and node and not live(node):
+        for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
+            yield from _leaves(value, (*way, str(key)))
+    else:
+        yield way, ".".join(way)
 
 
 def _having(slot: str, key: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from fedfm.cards.registry import load, recipes
 from fedfm.checks.rules import check
 from fedfm.config import text
-from fedfm.config.compose import Composition, resolved
+from fedfm.config.compose import Composition, resolved, twice
 from fedfm.config.marker import live, plain_scalar
 from fedfm.config.plain import from_config
 from fedfm.config.setup import Setup
@@ -64,6 +64,7 @@ def configure(
 def _put(made: Composition, settings: str | Iterable[str] | Mapping[str, Any]) -> dict[str, Any]:
     """Apply the settings; returns them by path."""
     if isinstance(settings, Mapping):
+        made.problems += twice(settings)
         for path, value in settings.items():
             made.put(str(path), value)
         return {str(path): value for path, value in settings.items()}

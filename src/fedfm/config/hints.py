@@ -11,6 +11,7 @@ from fedfm.cards.registry import load, methods
 from fedfm.core.errors import FedfmError, Problem
 from fedfm.core.federation import Federation
 from fedfm.data.kinds import Group, Label
+from fedfm.text import alien
 
 EXPECTED = "is expected"  # ends why a value of another type is refused
 _SHORT = 3  # letters of a name that other keys hold by chance
@@ -92,7 +93,9 @@ def _hint(p: Problem, config: Mapping[str, Any], known: list[str]) -> str:
         return f"{' and '.join(having[:3])} has it: set {parent}={having[0]}"
     names = {k.rpartition(".")[2] for k in known}
     if near := difflib.get_close_matches(wanted.rpartition(".")[2], names, n=1, cutoff=0.8):
-        return _ask([k for k in known if k.rpartition(".")[2] == near[0] and k != p.where])
+        return _ask([k for k in known if k.rpartition(".")[2] == near[0] and k != p.where]) + alien(
+            last, near[0]
+        )
     return ""
 
 

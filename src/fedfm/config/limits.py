@@ -9,21 +9,33 @@ from typing import Any
 
 from fedfm.cards.knobs import alternatives
 from fedfm.config.marker import plain_scalar
-from fedfm.core.errors import Problem
+from fedfm.core.errors import ConfigError, Problem
 from fedfm.text import nearest
 
 BITS = 63  # of the largest integer
+LARGEST = float.fromhex("0x1.fffffep127")  # of float32
 
 
 def out_of_range(f: dataclasses.Field[Any], value: Any, where: str) -> Iterator[Problem]:
     """What the field's own facts say against `value`."""
     meta, value = f.metadata, plain_scalar(value)
+    if isinstance(value, Mapping | list | tuple):  # its facts are those of each
+        for key, v in value.items() if isinstance(value, Mapping) else enumerate(value):
+            if isinstance(v := plain_scalar(v), int | float) and not isinstance(v, bool):
+                yield from _number(f, v, f"{where}.{key}")
     if isinstance(value, int | float) and not isinstance(value, bool):
         yield from _number(f, value, where)
     if meta.get("choices") and value is not None and value not in meta["choices"]:
         choices = [str(c) for c in meta["choices"]]
         what = f"'{str(value)[:80]}' is no choice"
         yield Problem(where, what, nearest(str(value)[:80], choices), "one of " + ", ".join(choices))
+
+
+def held(cls: type, name: str, value: Any, where: str) -> None:
+    """Raises ConfigError where the facts of the field `name` of `cls` say something against `value`."""
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    if problems := list(out_of_range(fields[name], value, where)):
+        raise ConfigError(problems)
 
 
 def _number(f: dataclasses.Field[Any], value: int | float, where: str) -> Iterator[Problem]:
@@ -54,7 +66,10 @@ def _number(f: dataclasses.Field[Any], value: int | float, where: str) -> Iterat
         else:
             yield Problem(where, what, f"{end}est allowed is {limit:g}", f"set {where}={limit:g}")
         return
-    if (
+    if LARGEST < abs(value) < math.inf:
+        why = f"float32, in which models are trained, ends at {LARGEST:.3g}"
+        yield Problem(where, f"{value:g} is out of range", why, "give a number of ordinary size")
+    elif (
         math.isinf(value)
         and f.default != value
         and math.inf not in (f.metadata.get("high"), f.metadata.get("low"))

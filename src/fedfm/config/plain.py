@@ -14,7 +14,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fedfm.cards.registry import SLOT_OF, load, methods
@@ -25,6 +25,7 @@ from fedfm.config.limits import out_of_range, unfit
 from fedfm.config.marker import live, plain_scalar, refusal
 from fedfm.config.record import digest, to_config
 from fedfm.config.stages import completed
+from fedfm.config.yaml import numeral
 from fedfm.core.combine import Pipe
 from fedfm.core.errors import ConfigError, Problem
 from fedfm.core.federation import Federation
@@ -34,16 +35,37 @@ from fedfm.text import nearest
 __all__ = ["Config", "build", "digest", "from_config", "resolve", "to_config"]
 _SCALARS: dict[Any, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
 _LISTS = (tuple, list, Sequence)
+TOLD = 100  # problems
 _HOLDERS = (*_LISTS, dict, Mapping)
 
 
 def from_config(config: Mapping[str, Any]) -> Federation:
     """Build the federation; raises ConfigError with every problem found."""
-    problems: list[Problem] = []
-    fed: Federation = _fields(Federation, completed(config, problems), "", problems)
+    problems = _Told()
+    try:
+        fed: Federation = _fields(Federation, completed(config, problems), "", problems)
+    except _Enough:
+        what, why = f"more than {TOLD} problems", f"the first {TOLD} are told"
+        rest = Problem("the config", what, why, "mend these, and ask again")
+        raise ConfigError([*misspelt(problems[:TOLD], config), rest]) from None
     if problems:
         raise ConfigError(misspelt(problems, config))
     return fed
+
+
+class _Enough(Exception):
+    """Nobody reads more problems, and each costs a search for what was meant."""
+
+
+class _Told(list[Problem]):
+    def append(self, problem: Problem) -> None:
+        self += [problem]
+
+    def __iadd__(self, more: Iterable[Problem]) -> _Told:  # type: ignore[override,misc]
+        super().extend(more)
+        if len(self) > TOLD:
+            raise _Enough
+        return self
 
 
 def build(hint: Any, value: Any, where: str, problems: list[Problem], slot: str = "") -> Any:
@@ -89,7 +111,7 @@ def build(hint: Any, value: Any, where: str, problems: list[Problem], slot: str 
     wanted = [h for h in args if h in _SCALARS]
     if float in wanted and str not in wanted and isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
         with contextlib.suppress(ValueError):
-            value = float(value)
+            value = float(numeral(value))
     if not kinds & {Any, typing.Literal} and not any(type(value) in _SCALARS[h] for h in wanted):
         expected = " or ".join(sorted(h.__name__ for h in kinds))
         what = f"{str(value)[:80]!r} is {type(value).__name__}"
@@ -114,6 +136,9 @@ def _written(value: Any, kinds: Any, where: str, expected: str) -> str:
         return f"{where}=null"
     if bool in kinds and str(value).strip().lower() in SAID:
         return f"{where}={str(SAID[str(value).strip().lower()]).lower()}"
+    if kinds & {int, float} and isinstance(value, str):
+        with contextlib.suppress(ValueError):  # as Python alone reads it
+            return f"{where}={float(value):.15g}, in digits alone"
     if int in kinds and isinstance(value, float) and value.is_integer():
         return f"{where}={int(value)}"
     return f"give {expected}"

@@ -14,6 +14,13 @@ from fedfm.core.errors import ConfigError, Problem
 from fedfm.core.federation import SHARED, Federation
 
 _NOT_ONES_OWN = (*SHARED, "stages", "recipe")
+MOST = 100  # stages of a run: each is compared with all before it
+
+
+def many(n: int) -> Problem:
+    why = f"{MOST} are the most: each is checked against all before it"
+    fix = "a schedule of client.lr, or several runs of which each starts from the model of the one before"
+    return Problem("stages", f"{n:,} stages", why, fix)
 
 
 def completed(config: Mapping[str, Any], problems: list[Problem]) -> Mapping[str, Any]:
@@ -23,6 +30,8 @@ def completed(config: Mapping[str, Any], problems: list[Problem]) -> Mapping[str
         isinstance(s, Mapping) and not live(s) for s in stages
     ):
         return config
+    if len(stages) > MOST:
+        raise ConfigError([many(len(stages))])
     rest = {k: v for k, v in config.items() if k not in ("stages", "recipe")}
     return {**config, "stages": [_over(rest, s, f"stages.{k}", problems) for k, s in enumerate(stages)]}
 

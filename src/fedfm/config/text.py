@@ -10,7 +10,7 @@ from pathlib import Path
 
 from yaml import YAMLError
 
-from fedfm.config.compose import Composition, Config
+from fedfm.config.compose import Composition, Config, twice
 from fedfm.config.yaml import read, write
 from fedfm.core.errors import ConfigError, Problem
 
@@ -47,6 +47,8 @@ def parse(text: str, where: str) -> Config:
     if not isinstance(config, dict):
         why = f"this is {type(config).__name__}"
         raise ConfigError([Problem(where, "a config is a mapping", why, "start with `recipe: NAME`")])
+    if problems := list(twice(config, deep=True)):
+        raise ConfigError(problems)
     return config
 
 

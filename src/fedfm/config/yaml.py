@@ -58,6 +58,8 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         seen: dict[str, int] = {}
+        if not isinstance(node, MappingNode):  # a tag may say of anything that it is one
+            raise yaml.MarkedYAMLError(None, None, "this is no mapping, as its tag says", node.start_mark)
         for key, _ in node.value:
             if key.tag == "tag:yaml.org,2002:merge":
                 continue
@@ -85,7 +87,7 @@ class _Loader(yaml.SafeLoader):
             raise yaml.MarkedYAMLError(
                 None, None, "half a character (a lone surrogate)", node.start_mark
             ) from None
-        except (ValueError, OverflowError, TypeError, AttributeError, KeyError, RecursionError) as e:
+        except (ValueError, OverflowError, TypeError, AttributeError, LookupError, RecursionError) as e:
             said = (
                 str(e).split(";")[0]
                 if isinstance(node, CollectionNode)
@@ -113,16 +115,29 @@ for tag, pattern, first in (
 
 
 def _int(loader: _Loader, node: ScalarNode) -> int:
-    text = loader.construct_scalar(node)
+    text = numeral(loader.construct_scalar(node))
     return int(text, 16) if text.startswith("0x") else int(text)
+
+
+def _float(loader: _Loader, node: ScalarNode) -> float:
+    numeral(loader.construct_scalar(node))
+    return float(loader.construct_yaml_float(node))
+
+
+def numeral(text: str) -> str:
+    """Itself, a number as YAML 1.2 writes them. Raises ValueError for what only Python reads: `1_0`, digits of other scripts."""
+    if not text.isascii() or "_" in text:
+        raise ValueError(f"{text[:40]!r} is no number")
+    return text
 
 
 _Loader.yaml_constructors = {
     tag: make
     for tag, make in yaml.SafeLoader.yaml_constructors.items()
-    if tag is None or str(tag).rpartition(":")[2] in ("str", "bool", "null", "float", "seq", "map")
+    if tag is None or str(tag).rpartition(":")[2] in ("str", "bool", "null", "seq", "map")
 }  # no bytes, dates, sets: nothing that a setting could be
 _Loader.add_constructor("tag:yaml.org,2002:int", _int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _float)
 
 
 def read(text: str) -> Any:

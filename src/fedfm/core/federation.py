@@ -60,7 +60,7 @@ class Federation:
     )
     seed: int = knob(0, "seed of every stream of randomness", low=0)
     threads: int = knob(
-        1, "threads of one worker; part of the run's identity, because it changes bits", low=1
+        1, "threads of one worker; part of the run's identity, because it changes bits", low=1, high=1024
     )
     fold: str = knob(
         "float", "the sum: fp32 in release order, or exact fixed point", choices=("float", "fixed")

@@ -173,12 +173,15 @@ def join(
 
     fedfm join hospital-a.json --data 'visits/*.jsonl' --policy site.yaml
     """
+    from fedfm.config.limits import held
+    from fedfm.core.federation import Federation
     from fedfm.deploy.authority import Credentials, Invitation, accept, credentials, fingerprint
     from fedfm.deploy.grpc import GrpcParty
     from fedfm.deploy.site.party import Party
     from fedfm.deploy.site.party import join as joined
     from fedfm.deploy.site.policy import Policy
 
+    held(Federation, "threads", threads, "--threads")
     asked, rules = Invitation.read(invitation), Policy.read(policy) if policy else Policy()
     home, spec = folder or invitation.with_suffix(""), _held_by(asked.site, data, columns, script)
     checked(asked.address)

@@ -33,6 +33,7 @@ from fedfm.running.process import borrowed
 from fedfm.running.progress import Progress, Silent
 from fedfm.running.record.folder import CONFIG, RECORD, begun, holder, owned, recorded
 from fedfm.running.record.identity import Identity, models_of, of_base, refuse
+from fedfm.running.record.seal import unbroken
 from fedfm.running.verdict import Result
 from fedfm.tasks.probing import open_task
 
@@ -99,7 +100,9 @@ def again(folder: Path, service: Service | None = None) -> Result:
         if not (real := record.get("real")):
             raise ResumeError(f"{folder} was run by one process: fedfm resume {folder}")
         if record["complete"]:
-            return Result.read(folder).judged()
+            result = Result.read(folder)
+            unbroken(folder, record.get("seal") or {}, result.summary, again=False)
+            return result.judged()
         authority = Path(real["authority"]) if real["authority"] else None
         kept = {k: real[k] for k in ("answer_s", "grace_s") if k in real}
         service = replace(service, authority=authority, address=real["address"], **kept)

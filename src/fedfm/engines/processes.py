@@ -29,6 +29,7 @@ from fedfm.core.message import Message, unpack
 from fedfm.core.session import Site
 from fedfm.engines.desk import Desk
 from fedfm.engines.frames import LENGTHS, pieces, same, told, word
+from fedfm.files import short
 
 KEPT = 8  # briefs that a worker remembers
 _VECTORS = 64  # pieces a system call; the limit is 1024
@@ -39,7 +40,7 @@ _VECTORS = 64  # pieces a system call; the limit is 1024
 class Processes:
     """Worker processes on one machine; the same bits as `inprocess`."""
 
-    workers: int = knob(0, "worker processes; 0: one a core", low=0)
+    workers: int = knob(0, "worker processes; 0: one a core", low=0, high=1024)
 
     forks: ClassVar[bool] = True  # this process: CUDA must not have been started in it
 
@@ -76,15 +77,32 @@ class ProcessEngine:
                 "engine=processes forks, and a process that uses CUDA cannot be forked: use engine=inprocess"
             )
         self._site = site
+        try:
+            for _ in range(self.workers):
+                self._pool.append(self._hired(site))
+        except Exception as e:
+            begun = len(self._pool)
+            self.close()
+            if (fault := short(e)) is None:
+                raise
+            some = f"engine.workers={begun} or less" if begun else "engine=inprocess"
+            raise MachineFault(
+                f"{fault}\n    fix: or {some}: {begun} of {self.workers} workers could be started"
+            ) from e
+
+    def _hired(self, site: Site) -> _Worker:
         fork = multiprocessing.get_context("fork")
-        for _ in range(self.workers):
-            ours, theirs = fork.Pipe()
-            process = fork.Process(
-                target=_work, args=(theirs, [ours, *(w.pipe for w in self._pool)], site), daemon=True
-            )
+        ours, theirs = fork.Pipe()
+        try:
+            inherited = [ours, *(w.pipe for w in self._pool)]
+            process = fork.Process(target=_work, args=(theirs, inherited, site), daemon=True)
             process.start()
+        except BaseException:
+            ours.close()
+            raise
+        finally:
             theirs.close()
-            self._pool.append(_Worker(ours, process))
+        return _Worker(ours, process)
 
     def start(self, job: Job, brief: Message) -> None:
         self._queue.append((job, brief))

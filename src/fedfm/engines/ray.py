@@ -47,7 +47,9 @@ START_S = 300.0  # until all actors must have opened the federation
 class Ray:
     """Actors of a Ray cluster, on one machine or several; the same bits as `inprocess`. Needs `fedfm[ray]`."""
 
-    workers: int = knob(0, "actors; 0: one a core, or a GPU where the model is on one, of the cluster", low=0)
+    workers: int = knob(
+        0, "actors; 0: one a core, or a GPU where the model is on one, of the cluster", low=0, high=65536
+    )
     address: str = knob(
         "", "of a running cluster, HOST:PORT or auto; empty: RAY_ADDRESS, else one of this machine alone"
     )

@@ -24,10 +24,10 @@ from fedfm.core.session import Site
 from fedfm.core.spending import planned
 from fedfm.core.state import Store
 from fedfm.data.splits import opened
-from fedfm.files import write
+from fedfm.files import short, write
 from fedfm.ledger import file as ledger
 from fedfm.running import baselines as base
-from fedfm.running.course.leaving import leave
+from fedfm.running.course.leaving import leave, place
 from fedfm.running.course.listening import Callback, listening
 from fedfm.running.course.stages import Stage, Stages, named, told
 from fedfm.running.feasible import caveats, feasible, idle, lonely, mute, undirected
@@ -38,6 +38,7 @@ from fedfm.running.record.folder import CONFIG, record, writing
 from fedfm.running.record.identity import Identity, of_base, of_data, refuse
 from fedfm.running.record.places import renamed
 from fedfm.running.record.public import publish
+from fedfm.running.record.seal import sealed
 from fedfm.running.repeated import changing, own_slots
 from fedfm.running.summary import best_round, dumps, of_best, summarise, versions
 from fedfm.running.verdict import FAILED, INTERRUPTED, STILL, Result, Verdict, judge, still
@@ -120,8 +121,13 @@ def _here(look: Callable[[], list[Problem]]) -> list[Problem]:
 # ---- one run --------------------------------------------------------------------------------------------------
 def drive(plan: Plan) -> Result:
     """Open, identify, run the rounds, judge; then write what a finished run leaves."""
-    with borrowed(plan.fed.threads):
-        return _drive(plan)
+    try:
+        with borrowed(plan.fed.threads):
+            return _drive(plan)
+    except Exception as e:
+        if (fault := short(e)) is None:  # else in the opening, or in the last pages
+            raise
+        raise MachineFault(f"{fault}\n    fedfm resume {plan.folder} goes on") from e
 
 
 def _drive(plan: Plan) -> Result:
@@ -152,11 +158,14 @@ def _drive(plan: Plan) -> Result:
             verdict = Verdict(INTERRUPTED, (str(e).split("\n")[0],))
             raise MachineFault(f"{e}\n    {_kept(plan, run)}") from e
         except Exception as e:
+            if (fault := short(e)) is not None:
+                verdict = Verdict(INTERRUPTED, (str(fault).split("\n")[0],))
+                raise MachineFault(f"{fault}\n    {_kept(plan, run)}") from e
             verdict = Verdict(FAILED, (words_of(e).split("\n")[0],))
             raise
         finally:
             seconds = plan.record["seconds"] + time.perf_counter() - start
-            with contextlib.nullcontext() if ended else contextlib.suppress(MachineFault):
+            with contextlib.nullcontext() if ended else contextlib.suppress(MachineFault, MemoryError):
                 plan.keep(seconds=seconds)
                 if run is not None and verdict is not None:
                     summary = summarise(run, site, plan.config, verdict, seconds=seconds, baseline=found)
@@ -235,6 +244,7 @@ def _judged(run: Run) -> Verdict:
         rows=run.parties,
         malicious=run.malicious,
         primary=run.bound.objective.primary,
+        higher=run.bound.objective.higher_is_better,
         finite=finite(run.final()),
         personal=not run.fed.serving.whole,
         best=best["round"] if (best := best_round(run))["kept"] else None,
@@ -266,6 +276,7 @@ def _leave(plan: Plan, run: Run, site: Site, summary: dict[str, Any]) -> None:
             with plan.progress.step("report"):
                 report.write([folder])
                 publish(folder, plan.fed, plan.config, summary)
-        plan.keep(complete=True)
+            seal = sealed(folder, place(run))
+        plan.keep(complete=True, seal=seal)
     except MachineFault as e:
         raise MachineFault(f"{e}\n    {_kept(plan, run)}") from e

@@ -30,6 +30,7 @@ from fedfm.running.record import own
 from fedfm.running.record.folder import CONFIG, EXPORTS, begun, owned, recorded
 from fedfm.running.record.identity import Difference, Identity, imports_differ, refuse, span
 from fedfm.running.record.places import there
+from fedfm.running.record.seal import unbroken
 from fedfm.running.summary import versions
 from fedfm.running.verdict import Result
 
@@ -96,7 +97,7 @@ def resume(
     `auto` finds, and the places where the same rows and models lie may change, and are noted.
     `federation`: the one that was run, again, where it holds objects that a config only names; how many rounds there are
     is the run's own, or `rounds`. `imports`: files of own methods that have moved.
-    Raises ResumeError that names what differs, and RunFailed as `execute` does.
+    Raises ResumeError that names what differs, or what of a finished run is damaged, and RunFailed as `execute` does.
     """
     folder = Path(folder)
     recorded(folder)  # before a lock is put into a folder that is none of ours
@@ -138,6 +139,7 @@ def resume(
         # it may have stopped before its last round
         ended = max(done, fed.since + before.config["rounds"] if before else 0)
         if was["complete"] and fed.last <= ended and (result := _whole(folder, model)):
+            unbroken(folder, was.get("seal") or {}, result.summary)
             return result.judged(strict)
         there(config, folder, given=federation is not None)
         names, objects = (was["trackers"], []) if trackers is None else trackers_of(trackers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
@@ -311,8 +312,9 @@ def _hollow(spent: Any, parties: int) -> Iterator[Problem]:
 
 
 def caveats(fed: Federation, parties: int) -> list[str]:
-    """What a person should know of a guarantee before it is given: what its delta allows, and what it says nothing of."""
-    said, start = [loose(fed, parties)], getattr(fed.task, "start", None)
+    """What a person should know before it begins: threads beyond the cores, what a guarantee's delta allows, and what it
+    says nothing of."""
+    said, start = [crowded(fed.threads), loose(fed, parties)], getattr(fed.task, "start", None)
     if start and any(noises(stage) for stage in planned(fed, parties).each):
         said.append(
             f"the guarantee is of this run alone: what {start} holds was learnt before it, and if it was learnt from rows of these "
@@ -324,6 +326,14 @@ def caveats(fed: Federation, parties: int) -> list[str]:
             "on them beforehand, from public rows or from what is known anyway, not from rows of these parties"
         )
     return [text for text in said if text]
+
+
+def crowded(threads: int) -> str:
+    """A word on more threads than this machine has cores; empty where they fit."""
+    cores = len(os.sched_getaffinity(0))
+    if threads <= cores:
+        return ""
+    return f"threads={threads} on {cores} cores: they wait for each other; threads={cores} is faster, with other bits"
 
 
 def loose(fed: Federation, parties: int) -> str:

@@ -25,6 +25,10 @@ FINISHED, FINDINGS, FAILED, INTERRUPTED = "finished", "finished with findings", 
 MOST = 0.5  # a party that fails in more than this share of the rounds that asked it is a finding
 ASKED = 3  # from so many rounds on
 NAMED = 5  # parties that a reason names
+WORSE, RISE = (
+    10.0,
+    0.1,
+)  # times the base model's loss, and so much more: no run that learns, or is only noisy, ends there
 STILL = (
     "every score and the loss are those of the base model to the last digit; a learning rate, a scale or a clip may be "
     "too small for float32, or what is trained does not reach the outputs"
@@ -99,12 +103,13 @@ def judge(
     finite: bool = True,
     best: int | None = None,
     personal: bool = False,
+    higher: bool | None = None,
 ) -> Verdict:
     """The verdict on a run that came to its end.
 
     `records`: the lines of metrics.jsonl. `rows`: training rows by party. `malicious`: those that the adversary
     drew. `finite`: whether the model holds numbers only. `best`: the round of the model, where it was chosen.
-    `personal`: parties have models of their own.
+    `personal`: parties have models of their own. `higher`: whether a higher primary score is better; None: unknown.
     """
     rounds = [r for r in records if r["round"]]
     failed = {r["round"]: str(r["failed"]) for r in rounds if r.get("failed")}
@@ -127,6 +132,9 @@ def judge(
         reasons.append(
             "no round was better than the base model on the validation rows; the model is the one it began with"
         )
+    kept = [r["metrics"] for r in records if r["round"] == best and r.get("metrics")] if best else scored
+    if rounds and kept and (why := _worse(scored[0], kept[-1], primary, higher)):
+        reasons.append(why)
     if rounds and scored and still(scored[0], scored[-1]):
         reasons.append(f"nothing has moved: {STILL}")
     if scored and last is None:
@@ -137,6 +145,21 @@ def judge(
 def still(first: Mapping[str, Any], last: Mapping[str, Any]) -> bool:
     """Is the later score, its loss included, the earlier one to the last digit? A loss of 0 has nowhere to go."""
     return bool(first.get("loss")) and dict(first) == dict(last)
+
+
+def _worse(first: Mapping[str, Any], last: Mapping[str, Any], primary: str, higher: bool | None) -> str:
+    """A model far worse than the one it began with, in words; empty where its loss, or its primary score, says otherwise."""
+    was, now = first.get("loss"), last.get("loss")
+    if was is None or now is None or now <= WORSE * max(0.0, was) or now - was <= RISE:
+        return ""
+    before, after = first.get(primary), last.get(primary)
+    if higher and before is not None and after is not None and after > before:
+        return ""
+    times = f"{now / was:.3g} times" if was > 0 else "and not"
+    return (
+        f"the model is far worse than the one it began with: its loss is {now:.4g}, {times} the base model's {was:.4g}; a "
+        "learning rate (client.lr, server.lr) or a scale may be too large, or noise or an attack too strong"
+    )
 
 
 def _lost(first: Mapping[str, Any], last: Mapping[str, Any], primary: str) -> str:

@@ -27,7 +27,7 @@ from fedfm.vectors.cut import share
 class Quadratic(Task):
     """Minimise the mean of a/2 ||x - b||^2 over rows {a, b}: x has `dim` values, cut by width."""
 
-    dim: int = knob(1, "values of x", low=1)
+    dim: int = knob(1, "values of x", low=1, high=100000000)
 
     def open(self, data: Any, device: str = "cpu") -> BoundModule:
         return BoundModule(_Point(self.dim), _Objective(self.dim), axes={"x": ("width",)}, device=device)

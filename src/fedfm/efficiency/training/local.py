@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from fedfm.core.message import Message
 from fedfm.core.protocols import Bound, Client, State
 from fedfm.efficiency.training.schedule import Constant, Schedule
 
+MOST = 1e38  # of a product of settings
 Correction = Callable[[Tensor, Tensor], None]  # (weights, gradients): change the gradients in place
 
 
@@ -69,6 +71,11 @@ class Local(Client):
             raise ValueError(f"momentum is sgd's, {self.optimizer} has its own: set momentum=0")
         if self.keep_optimizer and self.optimizer == "sgd" and not self.momentum:
             raise ValueError("sgd without momentum has nothing to keep: set keep_optimizer=false")
+        both = (self.lr, self.weight_decay)  # as text they are a problem of their own
+        if all(isinstance(v, int | float) for v in both) and math.prod(both) > MOST:
+            raise ValueError(
+                f"lr * weight_decay is beyond {MOST:g}, which float32 cannot hold: lower one of the two"
+            )
         if self.drop_last and not self.batch:
             raise ValueError("with batch=0 there is one batch, which drop_last cannot drop: set a batch")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -16,7 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from fedfm.core.errors import ConfigError, MachineFault, Problem, ResumeError
-from fedfm.files import alive, write
+from fedfm.files import alive, short, write
 
 FORMAT = 1  # of run.json and baselines.json
 LOCK, OWNER, RECORD, CONFIG = ".lock", ".owner", "run.json", "config.yaml"
@@ -33,6 +34,8 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as e:
+        if e.errno != errno.ENOSPC and (fault := short(e)) is not None:
+            raise fault from e
         raise MachineFault(
             f"{folder}: {e.strerror or type(e).__name__}"
             + (f" ({e.filename})" if e.filename and str(e.filename) != str(folder) else "")

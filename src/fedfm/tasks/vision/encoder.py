@@ -57,7 +57,10 @@ class VisionClassification(Task):
     )
     tuning: Tuning = knob(factory=lambda: load("head")(), doc="what of the encoder is trained")
     size: int = knob(
-        98, "pixels a side that pictures are brought to, whole patches; 0: the encoder's own size", low=0
+        98,
+        "pixels a side that pictures are brought to, whole patches; 0: the encoder's own size",
+        low=0,
+        high=16384,
     )
     pooling: str = knob(
         "cls", "patch features to the picture's (a map of features: mean)", choices=("cls", "mean")

@@ -19,6 +19,8 @@ from fedfm.data.kinds import Group, Image, Label
 from fedfm.tasks.bound import BoundModule, Objective
 from fedfm.vectors.cut import share
 
+MOST = 64  # blocks
+
 
 @method("image-classification", slot="task", section="VII")
 @dataclass(frozen=True)
@@ -32,9 +34,22 @@ class ImageClassification(Task):
 
     columns = (Column("image", Image()), Column("label", Label()), Column("group", Group(), required=False))
 
-    channels: tuple[int, ...] = knob((16, 32, 64), "channels of each block")
+    channels: tuple[int, ...] = knob((16, 32, 64), "channels of each block", low=1, high=8192)
     cut: int = knob(1, "blocks that a split model keeps at the client", low=1)
     init_seed: int = knob(0, "seed of the initial weights, the same at every party", low=0)
+
+    def __post_init__(self) -> None:
+        blocks = self.channels
+        if not isinstance(blocks, tuple | list) or type(self.cut) is not int:
+            return  # of another type: a problem of its own
+        if not 1 <= len(blocks) <= MOST:
+            raise ValueError(
+                f"channels names {len(blocks)} blocks: 1 to {MOST} are possible, e.g. channels=[16, 32]"
+            )
+        if self.cut > len(blocks):
+            raise ValueError(
+                f"cut={self.cut} is beyond the {len(blocks)} blocks of channels: set cut to 1 .. {len(blocks)}"
+            )
 
     def open(self, data: Any, device: str = "cpu") -> BoundModule:
         shape, labels = data.schema.shapes.get("image", ()), data.schema.labels

@@ -38,7 +38,7 @@ class LoRA(Peft):
     that exact averaging of the products needs.
     """
 
-    r: int = knob(8, "rank of the update", low=1)
+    r: int = knob(8, "rank of the update", low=1, high=65536)
     alpha: float = knob(16.0, "the update is scaled by alpha / r", above=0.0)
     dropout: float = knob(0.0, "dropout before A in training", low=0.0, high=1.0)
     targets: tuple[str, ...] | str | None = knob(

@@ -21,7 +21,7 @@ from fedfm.efficiency.computation.tuning.peft import Peft
 class PromptTuning(Peft):
     """Learn the embeddings of `tokens` virtual tokens before every text; nothing else is trained or sent."""
 
-    tokens: int = knob(8, "virtual tokens", low=1)
+    tokens: int = knob(8, "virtual tokens", low=1, high=65536)
 
     settings = {"tokens": "num_virtual_tokens"}
 
@@ -45,8 +45,8 @@ class PromptTuning(Peft):
 class PTuning(Peft):
     """Learn virtual tokens through a small network that makes their embeddings; the embeddings are exported."""
 
-    tokens: int = knob(8, "virtual tokens", low=1)
-    hidden: int = knob(32, "width of the network that makes them", low=1)
+    tokens: int = knob(8, "virtual tokens", low=1, high=65536)
+    hidden: int = knob(32, "width of the network that makes them", low=1, high=65536)
 
     settings = {"tokens": "num_virtual_tokens", "hidden": "encoder_hidden_size"}
 

@@ -31,7 +31,7 @@ class Sparse(Peft):
     r (in + out) entries a layer, as LoRA of rank r has: in a layer of 384 x 384, r = 2 is 1 % of it. No index travels.
     """
 
-    r: int = knob(2, "r (in + out) entries of a layer are trained", low=1)
+    r: int = knob(2, "r (in + out) entries of a layer are trained", low=1, high=65536)
     targets: tuple[str, ...] | str | None = knob(
         None, "names of linear layers, or all-linear; null: the query and value projections"
     )

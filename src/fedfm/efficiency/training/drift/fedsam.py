@@ -31,7 +31,7 @@ class FedSAM(Client):
     running statistics of a module. The loss noted is that at w.
     """
 
-    rho: float = knob(0.05, "how far away the gradient is taken", low=0.0)
+    rho: float = knob(0.05, "how far away the gradient is taken", low=0.0, high=1e6)
     local: Local = knob(factory=Local, doc="the local steps")
 
     @property

@@ -2,6 +2,7 @@
 
 A session that has said nothing yet is begun anew when its party comes back within `grace_s`; one that has is gone, as
 what the party said may not be said twice. One whose next word does not come within `answer_s` is given up, and its party told.
+One of a party that has not joined yet ends at once. How sessions end before their end is recorded (`arrivals.py`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, cast, get_args
 from fedfm.core.errors import MessageRefused
 from fedfm.core.job import Fault, Job, Said
 from fedfm.core.message import Message, nothing
+from fedfm.deploy.arrivals import Arrivals, End, Key
 from fedfm.deploy.letters import Letter
 from fedfm.deploy.reception import News, Reception
 from fedfm.engines.inprocess import InProcessEngine
@@ -30,6 +32,7 @@ class RealParties:
     """The engine slot of a run whose parties are elsewhere; `fedfm serve` fills it, no config can."""
 
     reception: Reception
+    arrivals: Arrivals
     grace_s: float = 15.0
     answer_s: float | None = None
     clock: Callable[[], float] = time.monotonic  # seconds
@@ -46,12 +49,20 @@ class _Session:
 
     job: Job
     brief: Message | None
+    name: Key
     away_s: float | None = None
     why: str = ""
     asked_s: float | None = None  # since when its next word is awaited
     turn: int = (
         0  # words heard: counted here, as one that is numbered otherwise would be waited for without end
     )
+
+    told: int = 0  # answers to them
+
+    @property
+    def waits(self) -> bool:
+        """Has it spoken, and not been answered since?"""
+        return self.told < self.turn
 
 
 class RealEngine:
@@ -61,7 +72,8 @@ class RealEngine:
 
     def __init__(self, spec: RealParties):
         self._spec, self._reception, self._clock = spec, spec.reception, spec.clock
-        self.ahead = len(spec.reception.rows)  # nobody waits for another
+        self._arrivals = spec.arrivals
+        self.ahead = 1
         self._heard_s = self._told_s = spec.clock()
         self._gone_s: dict[str, float] = {}  # since when a party is away: nobody is waited for a second time
         self._scores = InProcessEngine()
@@ -72,26 +84,29 @@ class RealEngine:
 
     def open(self, site: Any) -> None:
         self._scores.open(site.home)
+        self.ahead = len(site.home.parties)  # nobody waits for another
 
     def start(self, job: Job, brief: Message) -> None:
         if job.kind == "score":
             self._at_home[job.epoch] = None
             self._scores.start(job, brief)
             return
-        session = self._sessions[job.id, job.epoch] = _Session(job, brief)
-        if job.id in self._reception.present:
+        session = self._sessions[job.id, job.epoch] = _Session(job, brief, self._arrivals.begin(job))
+        if job.id not in self._arrivals.rows:
+            self._given_up((job.id, job.epoch), "it has not joined yet")
+        elif job.id in self._reception.present:
             self._begin(session)
         else:
             session.away_s, session.why = self._away(job.id), "it is not here"
 
     def _away(self, id: str) -> float:
         """Since when to wait for a party that is not here: most being here, nobody is waited for in every round anew."""
-        most = 2 * len(self._reception.present) > len(self._reception.rows)
+        most = 2 * len(self._reception.present) > len(self._arrivals.rows)
         return self._gone_s.setdefault(id, self._clock()) if most else self._clock()
 
     def send(self, id: str, epoch: int, message: Message) -> None:
         if (s := self._sessions.get((id, epoch))) is not None:
-            s.asked_s = self._clock()
+            s.asked_s, s.told = self._clock(), s.told + 1
             self._tell(id, {"do": "send", "id": id, "epoch": epoch}, message)
 
     def cancel(self, id: str, epoch: int) -> None:
@@ -140,8 +155,13 @@ class RealEngine:
         return s.asked_s is not None and now - s.asked_s > (self._spec.answer_s or math.inf)
 
     def _given_up(self, key: tuple[str, int], why: str) -> None:
-        del self._sessions[key]
-        self._heard.append(Said(*key, "gone", last=True, error=f"{key[0]}: {why}", fault="party"))
+        s = self._sessions.pop(key)
+        self._ended(s, End(s.turn, s.waits, f"{key[0]}: {why}"))
+
+    def _ended(self, s: _Session, end: End) -> None:
+        """Its end is heard once it is recorded."""
+        self._arrivals.end(s.name, end)
+        self._heard.append(end.said(s.job.id, s.job.epoch))
 
     def close(self) -> None:
         self._scores.close()
@@ -184,11 +204,14 @@ class RealEngine:
         try:
             said = replace(_said(news.peer, head, news.letter.message), turn=s.turn)
         except MessageRefused as e:
-            said = Said(news.peer, s.job.epoch, "gone", last=True, error=str(e), fault="party")
+            said = End(s.turn, False, str(e)).said(news.peer, s.job.epoch)
         s.brief = s.asked_s = None
-        s.turn += 1
-        if said.last:
+        if said.last or said.phase == "gone":
             del self._sessions[news.peer, s.job.epoch]
+        if said.phase == "gone":
+            self._ended(s, End(s.turn, False, said.error, said.fault, said.where, said.events))
+            return
+        s.turn += 1
         self._heard.append(said)
 
     def _begin(self, s: _Session) -> None:

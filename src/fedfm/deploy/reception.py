@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -37,10 +37,17 @@ class News:
 class Reception:
     """Greets whoever links, and knows who is ready. `rows`: how many training rows each party has told."""
 
-    def __init__(self, transport: Transport, welcome: Mapping[str, Any], facts: Mapping[str, Any]):
-        """`welcome` is what a party is told, `facts` what it must have alike."""
+    def __init__(
+        self,
+        transport: Transport,
+        welcome: Mapping[str, Any],
+        facts: Mapping[str, Any],
+        roster: Collection[str],
+        rows: Mapping[str, int] | None = None,
+    ):
+        """`welcome` is what a party is told, `facts` what it must have alike; `rows`: what was told before this process."""
         self.transport, self.welcome, self.facts = transport, dict(welcome), dict(facts)
-        self.rows: dict[str, int] = {}
+        self.roster, self.rows = frozenset(roster), dict(rows or {})
         self.present: dict[str, int] = {}  # party -> its link
         self.refused: dict[str, str] = {}
         self._greeted: dict[str, int] = {}
@@ -72,6 +79,8 @@ class Reception:
 
     def _unlike(self, peer: str, told: Mapping[str, Any]) -> str:
         """Why a party cannot take part as it is; empty: it can."""
+        if peer not in self.roster:
+            return "it was not on the roster when this run began, and the run's plan counts those that were"
         if told.get("do") == "unfit":
             return str(told.get("why", ""))[:500] or "it cannot take part"
         if told.get("do") != "ready" or type(told.get("rows")) is not int or not 0 < told["rows"] < 1 << 53:

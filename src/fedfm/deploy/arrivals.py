@@ -59,14 +59,28 @@ class End:
 
 @dataclass(frozen=True)
 class Recorded:
-    """What the file holds. `joined`: by the rounds that were sealed then (-1: none), rows by party."""
+    """What the file holds. `joined`: by the rounds that were sealed then (-1: none), rows by party.
+
+    `blank`: sessions that began from no state, as their party had lost its own.
+    """
 
     joined: dict[int, dict[str, int]] = field(default_factory=dict)
     ends: dict[Key, End] = field(default_factory=dict)
+    blank: dict[Key, None] = field(default_factory=dict)
 
     def rows(self) -> dict[str, int]:
         """Of each party that has joined, how many it has told."""
         return {i: n for joined in self.joined.values() for i, n in joined.items()}
+
+    def findings(self) -> tuple[str, ...]:
+        """What somebody should know of it: whose memory of the run began anew."""
+        rounds: dict[str, int] = {}
+        for _, id, round, _ in self.blank:
+            rounds[id] = min(round, rounds.get(id, round))
+        return tuple(
+            f"{id} had lost its states before round {k + 1}: what it remembered of this run began anew"
+            for id, k in sorted(rounds.items())
+        )
 
 
 def read(folder: Path) -> Recorded:
@@ -79,8 +93,12 @@ def read(folder: Path) -> Recorded:
             found.joined.setdefault(sealed, {})[line["id"]] = line["rows"]
         else:
             kind, id, round, number = line["session"]
-            found.ends.pop((kind, id, round, number), None)  # "anew": after a restart, whatever became of it
-            if line["do"] == "gone":
+            if line["do"] == "anew":  # after a restart, whatever became of it
+                found.ends.pop((kind, id, round, number), None)
+                found.blank.pop((kind, id, round, number), None)
+            elif line["do"] == "blank":
+                found.blank[kind, id, round, number] = None
+            elif line["do"] == "gone":
                 told = line["end"] | {"events": tuple(line["end"]["events"])}
                 found.ends[kind, id, round, number] = End(**told)
     return found
@@ -100,7 +118,7 @@ class Arrivals:
                 self.seal(sealed)
             self.names.seal(sealed)
         found = read(folder)
-        self.rows, self._ended = found.rows(), set(found.ends)
+        self.rows, self._known = found.rows(), {*found.ends, *found.blank}
 
     def join(self, id: str, rows: int) -> None:
         """A party takes part from here on."""
@@ -109,15 +127,20 @@ class Arrivals:
 
     def begin(self, job: Job) -> Key:
         """A session begins; one that outlives its round has ended before a restart, and begins anew."""
-        if (session := self.names.of(job)) in self._ended:
-            self._ended.remove(session)
+        if (session := self.names.of(job)) in self._known:
+            self._known.remove(session)
             self._add({"do": "anew", "session": session})
         return session
 
     def end(self, session: Key, end: End) -> None:
         """A session has ended early."""
-        self._ended.add(session)
+        self._known.add(session)
         self._add({"do": "gone", "session": session, "end": vars(end)})
+
+    def blank(self, session: Key) -> None:
+        """A session begins from no state: its party has lost the one that the run has accepted."""
+        self._known.add(session)
+        self._add({"do": "blank", "session": session})
 
     def seal(self, round: int) -> None:
         """A round has been committed."""

@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast, get_args
 
 from fedfm.core.errors import MessageRefused
 from fedfm.core.job import Fault, Job, Said
+from fedfm.core.loop import Run
 from fedfm.core.message import Message, nothing
 from fedfm.deploy.arrivals import Arrivals, End, Key
 from fedfm.deploy.letters import Letter
@@ -38,6 +39,10 @@ class RealParties:
     clock: Callable[[], float] = time.monotonic  # seconds
     tell: Callable[[str], None] = lambda text: None
     stop: Callable[[], bool] = lambda: False  # has somebody asked for the end?
+    lead: Callable[[Run], None] = lambda run: None  # told of the run that it serves
+    lost: Mapping[str, Collection[int]] = field(
+        default_factory=dict
+    )  # party -> versions of its state that are gone
 
     def make(self) -> RealEngine:
         return RealEngine(self)
@@ -214,8 +219,16 @@ class RealEngine:
         s.turn += 1
         self._heard.append(said)
 
+    def lead(self, run: Run) -> None:
+        """The run that this engine serves."""
+        self._spec.lead(run)
+
     def _begin(self, s: _Session) -> None:
-        head = {"do": "start", "job": asdict(s.job), "brief": s.job.epoch, "keep": [s.job.epoch]}
+        job = s.job
+        if job.base in self._spec.lost.get(job.id, ()):
+            self._arrivals.blank(s.name)
+            job = replace(job, base=0)
+        head = {"do": "start", "job": asdict(job), "brief": s.job.epoch, "keep": [s.job.epoch]}
         s.asked_s = self._clock()
         self._tell(s.job.id, head, s.brief)
 

@@ -11,7 +11,9 @@ from fedfm.checks.rules import check
 from fedfm.core.combine import Pipe, stages_of
 from fedfm.core.errors import MachineFault, Problem
 from fedfm.core.federation import Federation
-from fedfm.core.protocols import Pace
+from fedfm.core.loop import Run
+from fedfm.core.memory import RunState
+from fedfm.core.protocols import Client, Pace
 from fedfm.deploy.arrivals import Arrivals
 from fedfm.deploy.reception import Reception
 from fedfm.deploy.views import ServerSite
@@ -73,10 +75,21 @@ class Presence:
     """Who of the roster is here, and who takes part: whoever comes in a round does from the next one on."""
 
     def __init__(
-        self, reception: Reception, arrivals: Arrivals, names: Sequence[str], tell: Callable[[str], None]
+        self,
+        fed: Federation,
+        reception: Reception,
+        arrivals: Arrivals,
+        names: Sequence[str],
+        tell: Callable[[str], None],
+        state: RunState,
     ):
-        self.reception, self.arrivals, self.names, self.tell = reception, arrivals, tuple(names), tell
+        """`state`: that of the checkpoint which the run goes on from, or a fresh one."""
+        self.fed, self.reception, self.arrivals, self.names = fed, reception, arrivals, tuple(names)
+        self.tell, self.state = tell, state
         self.site: ServerSite | None = None  # of the run, which learns of numbers of rows
+        self.run: Run | None = None
+        self.lost: dict[str, set[int]] = {}  # party -> versions of its state that are gone
+        reception.about, reception.admits = self._about, self._admits
 
     @property
     def rows(self) -> dict[str, int]:
@@ -115,6 +128,46 @@ class Presence:
             self.tell(f"{name} takes part from round {line['round'] + 1}")
             if self.site is not None:
                 self.site.tells(name, self.arrivals.rows[name])
+
+    def lead(self, run: Run) -> None:
+        """The run has begun, and moves its state."""
+        self.run, self.state = run, run.state
+
+    def _about(self, peer: str) -> dict[str, Any]:
+        """What the run expects of a party: the version of its state, and in which rounds it may have spoken."""
+        known = peer in self.arrivals.rows or peer in self.arrivals.told
+        return {"state": self.state.accepted.get(peer, 0), "round": self.state.round, "known": known}
+
+    def _admits(self, peer: str, states: Sequence[int]) -> str:
+        """Why a party cannot take part with these versions of its state; what may begin anew does."""
+        self.lost.pop(peer, None)
+        if not (gone := self._named(peer) - {0, *states}):
+            return ""
+        if theirs := self._paired(peer):
+            return (
+                f"state: the server names version {max(gone)}, the party has {list(states)[:5] or 'none'}: it has lost what {theirs}, "
+                "which has a counterpart at the server and cannot begin anew alone. Restore the party's folder `states`; the "
+                "run goes on without it"
+            )
+        self.lost[peer] = gone
+        self.tell(f"{peer} has lost its states (version {max(gone)}): what it remembered begins anew")
+        return ""
+
+    def _named(self, peer: str) -> set[int]:
+        """The versions of its state that a job may begin from: accepted, of work under way, or of work that has been heard."""
+        busy = self.state.busy.get(peer)
+        live = self.run.hub.live.get(peer) if self.run is not None else None
+        found = {self.state.accepted.get(peer, 0), busy.base if busy else 0}
+        return found | {live.state_version if live else 0}
+
+    def _paired(self, peer: str) -> str:
+        """Which memory of a party is one half, the server holding the other; empty: it is the party's alone."""
+        client = self.fed.client
+        if client.server_half() is not None or client.dialect != Client.dialect:
+            return f"{name_of(client)} remembered"
+        if peer in self.state.decode:
+            return "the uplink's codec remembered of what it has sent"
+        return "the downlink's codec remembered of what it was sent" if peer in self.state.down else ""
 
     def _missing(self) -> list[str]:
         return [n for n in self.names if n not in self.reception.present]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -51,6 +51,12 @@ class Reception:
         self.present: dict[str, int] = {}  # party -> its link
         self.refused: dict[str, str] = {}
         self._greeted: dict[str, int] = {}
+        self.about: Callable[[str], Mapping[str, Any]] = (
+            lambda peer: {}
+        )  # what this party is told beside the welcome
+        self.admits: Callable[[str, Sequence[int]], str] = lambda peer, states: (
+            ""
+        )  # why its states do not fit
 
     def take(self, frame: Frame) -> News | None:
         """What a frame means; None where the greeting has dealt with it."""
@@ -58,7 +64,7 @@ class Reception:
         if frame.kind == "linked":
             self._greeted[peer] = frame.link
             lost = self.present.pop(peer, None)
-            self.transport.send(peer, Letter({"do": "welcome", **self.welcome}))
+            self.transport.send(peer, Letter({"do": "welcome", **self.welcome, **self.about(peer)}))
             return News("lost", peer, Letter({"do": "lost", "why": "it has dialled anew"})) if lost else None
         if frame.link != self._greeted.get(peer):
             return None  # of an earlier link
@@ -90,4 +96,7 @@ class Reception:
         for what in ALIKE:
             if told.get(what) != self.facts[what]:
                 return f"{what}: the server has {self.facts[what]}, the party {told.get(what)}"
-        return ""
+        states = told.get("states", [])
+        if not isinstance(states, list) or not all(type(v) is int for v in states):
+            return "its greeting is none"
+        return self.admits(peer, states)

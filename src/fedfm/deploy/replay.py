@@ -53,6 +53,7 @@ def replay(folder: Path, out: Path, data: Any = None, progress: Progress | None 
     with begun(out, setup.recipe or "run") as fresh:
         plan = Plan(fresh, Setup(fed, setup.recipe).config, fed, PLAN | {"baselines": found["baselines"]})
         plan.listeners, plan.progress, plan.open = (sealed,), progress or Silent(), opening
+        plan.found = record.findings
         plan.write_config()
         plan.keep()
         return drive(plan)
@@ -80,8 +81,12 @@ class AgainEngine(InProcessEngine):
         self._gone: deque[Said] = deque()
 
     def start(self, job: Job, brief: Message) -> None:
-        if job.kind != "score" and (end := self._spec.record.ends.get(self._spec.names.of(job))):
-            self._ends[job.id, job.epoch] = end
+        if job.kind != "score":
+            name = self._spec.names.of(job)
+            if (end := self._spec.record.ends.get(name)) is not None:
+                self._ends[job.id, job.epoch] = end
+            if name in self._spec.record.blank:
+                job = replace(job, base=0)
         super().start(job, brief)
 
     def next(self) -> Said:

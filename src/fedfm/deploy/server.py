@@ -13,14 +13,15 @@ from fedfm.checks.place import settled
 from fedfm.config import text
 from fedfm.config.names import strange
 from fedfm.config.setup import Setup
-from fedfm.core.books import checkpoints
+from fedfm.core.books import checkpoint, checkpoints
 from fedfm.core.errors import ConfigError, FedfmError, Problem, ResumeError
 from fedfm.core.federation import Federation
+from fedfm.core.memory import RunState
 from fedfm.core.protocols import Adversary, Bound
 from fedfm.core.session import Site
 from fedfm.core.spending import planned
 from fedfm.data.splits import opened
-from fedfm.deploy.arrivals import Arrivals
+from fedfm.deploy.arrivals import Arrivals, read
 from fedfm.deploy.authority import Authority
 from fedfm.deploy.engine import RealParties
 from fedfm.deploy.letters import Letter
@@ -145,16 +146,17 @@ def _served(setup: Setup, folder: Path, record: dict[str, Any], service: Service
             if rehearsal and not resume:
                 _invite(ca, names, transport.address, folder, service.tell)
             welcome = _welcome(setup, parties, record["real"]["run"], len(names), rehearsal)
-            arrivals = Arrivals(folder, max(checkpoints(folder), default=None) if resume else None)
+            last = max(checkpoints(folder), default=None) if resume else None
+            state = RunState() if last is None else RunState.load(checkpoint(folder, last))
+            arrivals = Arrivals(folder, last)
             reception = Reception(transport, welcome, facts(setup.config, bound), names, arrivals.told)
-            presence = Presence(reception, arrivals, names, service.tell)
+            presence = Presence(fed, reception, arrivals, names, service.tell, state)
             presence.gather(quorum, service.wait_s, service.clock, stop)
-            engine = RealParties(
-                reception, arrivals, service.grace_s, service.answer_s, service.clock, service.tell, stop
-            )
+            engine = RealParties(reception, arrivals, service.grace_s, service.answer_s, service.clock)
+            engine = replace(engine, tell=service.tell, stop=stop, lead=presence.lead, lost=presence.lost)
             plan = Plan(folder, setup.config, shaped(fed, engine, rehearsal), record, resume)
             plan.listeners, plan.progress = (presence.sealed,), progress
-            plan.open = _opener(bound, parties, presence)
+            plan.open, plan.found = _opener(bound, parties, presence), lambda: read(folder).findings()
             plan.keep()
             result = drive(plan)
             _ended(reception, result.status)

@@ -60,6 +60,7 @@ class Plan:
     open: Callable[[Federation, Path, Progress], Site] | None = (
         None  # of a server alone; null: everybody's rows
     )
+    found: Callable[[], Sequence[str]] = tuple  # beside what the ledger tells: more reasons for a finding
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -140,7 +141,7 @@ def _drive(plan: Plan) -> Result:
                             kinds = plan.kinds if run.state.round else ()
                             kinds = tuple(k for k in kinds if k != "pooled" or stage.fed.task.whole)
                             found = base.baselines(run, kinds, tick, stage.origin) if kinds else {}
-                        verdict, ended = _judged(run), True
+                        verdict, ended = _judged(run).with_findings(plan.found()), True
         except KeyboardInterrupt as e:
             verdict = Verdict(INTERRUPTED, ("it was interrupted by hand",))
             e.add_note(_kept(plan, run))

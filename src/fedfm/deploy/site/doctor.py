@@ -216,9 +216,9 @@ def _records(home: Path) -> Iterator[Finding]:
     else:
         try:
             made = Receipts(home)
-            runs = dict.fromkeys(line["run"] for line in made.lines())
+            told = dict.fromkeys(line["run"] for line in made.lines())
             yield Finding("receipts", "good", f"{made.count} hold, the last is {made.last}")
-            yield from _gone(home, [r for r in runs if not (home / "states" / r).is_dir()])
+            yield from _gone(home, [r for r in told if not (home / "states" / r).is_dir()])
         except (FedfmError, ValueError, AssertionError, OSError) as e:
             fix = "restore the folder; else move the file away, keep it, and ask who changed it"
             yield _of("receipts", e, fix)

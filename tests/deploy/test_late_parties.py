@@ -10,9 +10,9 @@ import pytest
 import golden
 from federations import EQUAL, FIXED, digits
 from fedfm.core.errors import ConfigError, MachineFault, ResumeError
-from fedfm.deploy.arrivals import FILE, read
-from fedfm.deploy.presence import short
-from fedfm.deploy.replay import replay
+from fedfm.deploy.course.arrivals import FILE, read
+from fedfm.deploy.course.presence import short
+from fedfm.deploy.course.replay import replay
 from fedfm.deploy.server import Service, again, serve
 from fedfm.efficiency.training.local import Local
 from fedfm.engines.pace import Quorum

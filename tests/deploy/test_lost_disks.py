@@ -11,8 +11,8 @@ import pytest
 import golden
 from federations import digits
 from fedfm.core.job import Job
-from fedfm.deploy.arrivals import read
-from fedfm.deploy.replay import replay
+from fedfm.deploy.course.arrivals import read
+from fedfm.deploy.course.replay import replay
 from fedfm.deploy.server import Service, again, serve
 from fedfm.deploy.site.journal import Journal
 from fedfm.deploy.transport import Frame

@@ -12,8 +12,8 @@ import fedfm
 import golden
 from federations import digits
 from fedfm.core.errors import ConfigError, FedfmError, MachineFault, ResumeError, RunFailed
+from fedfm.deploy.course.replay import replay
 from fedfm.deploy.letters import Letter
-from fedfm.deploy.replay import replay
 from fedfm.deploy.server import Service, again, serve, unfit
 from fedfm.deploy.site.journal import Journal
 from fedfm.deploy.site.party import Party

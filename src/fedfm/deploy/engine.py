@@ -2,7 +2,7 @@
 
 A session that has said nothing yet is begun anew when its party comes back within `grace_s`; one that has is gone, as
 what the party said may not be said twice. One whose next word does not come within `answer_s` is given up, and its party told.
-One of a party that has not joined yet ends at once. How sessions end before their end is recorded (`arrivals.py`).
+One of a party that has not joined yet ends at once. How sessions end before their end is recorded (`course/arrivals.py`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast, get_args
 
 from fedfm.core.errors import MessageRefused
-from fedfm.core.job import Fault, Job, Said
+from fedfm.core.job import UPLOAD, Fault, Job, Said
 from fedfm.core.loop import Run
 from fedfm.core.message import Message, nothing
-from fedfm.deploy.arrivals import Arrivals, End, Key
+from fedfm.deploy.course.arrivals import Arrivals, End, Key
 from fedfm.deploy.letters import Letter
 from fedfm.deploy.reception import News, Reception
 from fedfm.engines.inprocess import InProcessEngine
@@ -40,6 +40,7 @@ class RealParties:
     tell: Callable[[str], None] = lambda text: None
     stop: Callable[[], bool] = lambda: False  # has somebody asked for the end?
     lead: Callable[[Run], None] = lambda run: None  # told of the run that it serves
+    landed: Callable[[Key, int], None] | None = None  # told of a session whose work is there, and its epoch
     lost: Mapping[str, Collection[int]] = field(
         default_factory=dict
     )  # party -> versions of its state that are gone
@@ -63,6 +64,7 @@ class _Session:
     )
 
     told: int = 0  # answers to them
+    landed: bool = False  # its upload is there, or it has ended
 
     @property
     def waits(self) -> bool:
@@ -125,6 +127,11 @@ class RealEngine:
         self._kept[id] = {"do": "keep", "id": id, "epoch": 0, "versions": sorted(versions), "upto": upto}
         self._tell(id, self._kept[id])
 
+    @property
+    def heard(self) -> bool:
+        """Is there a word for the hub?"""
+        return bool(self._heard or self._at_home)
+
     def next(self) -> Said:
         while True:
             if self._heard:
@@ -166,6 +173,7 @@ class RealEngine:
     def _ended(self, s: _Session, end: End) -> None:
         """Its end is heard once it is recorded."""
         self._arrivals.end(s.name, end)
+        self._lands(s)
         self._heard.append(end.said(s.job.id, s.job.epoch))
 
     def close(self) -> None:
@@ -216,8 +224,16 @@ class RealEngine:
         if said.phase == "gone":
             self._ended(s, End(s.turn, False, said.error, said.fault, said.where, said.events))
             return
+        if said.phase == UPLOAD:
+            self._lands(s)
         s.turn += 1
         self._heard.append(said)
+
+    def _lands(self, s: _Session) -> None:
+        """A party's work of a round is there, or will not be: the pace may want to know when."""
+        if self._spec.landed is not None and s.job.kind == "train" and not s.landed:
+            s.landed = True
+            self._spec.landed(s.name, s.job.epoch)
 
     def lead(self, run: Run) -> None:
         """The run that this engine serves."""

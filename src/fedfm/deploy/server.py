@@ -21,14 +21,16 @@ from fedfm.core.protocols import Adversary, Bound
 from fedfm.core.session import Site
 from fedfm.core.spending import planned
 from fedfm.data.splits import opened
-from fedfm.deploy.arrivals import Arrivals, read
 from fedfm.deploy.authority import Authority
+from fedfm.deploy.course.arrivals import Arrivals, Key, read
+from fedfm.deploy.course.presence import Presence, short
+from fedfm.deploy.course.wall import OnTheWall, Wall
 from fedfm.deploy.engine import RealParties
 from fedfm.deploy.letters import Letter
-from fedfm.deploy.presence import Presence, short
 from fedfm.deploy.reception import Reception, versions
 from fedfm.deploy.transport import Transport
 from fedfm.deploy.views import Roster, ServerSite
+from fedfm.engines.pace import by_the_wall
 from fedfm.files import write
 from fedfm.running.drive import Plan, drive
 from fedfm.running.execute import PLAN
@@ -152,8 +154,17 @@ def _served(setup: Setup, folder: Path, record: dict[str, Any], service: Service
             reception = Reception(transport, welcome, facts(setup.config, bound), names, arrivals.told)
             presence = Presence(fed, reception, arrivals, names, service.tell, state)
             presence.gather(quorum, service.wait_s, service.clock, stop)
+            if by_the_wall(fed):
+                presence.wall = Wall(service.clock, arrivals)
             engine = RealParties(reception, arrivals, service.grace_s, service.answer_s, service.clock)
-            engine = replace(engine, tell=service.tell, stop=stop, lead=presence.lead, lost=presence.lost)
+            engine = replace(
+                engine,
+                tell=service.tell,
+                stop=stop,
+                lead=presence.lead,
+                lost=presence.lost,
+                landed=presence.wall.mark if presence.wall else None,
+            )
             plan = Plan(folder, setup.config, shaped(fed, engine, rehearsal), record, resume)
             plan.listeners, plan.progress = (presence.sealed,), progress
             plan.open, plan.found = _opener(bound, parties, presence), lambda: read(folder).findings()
@@ -170,10 +181,14 @@ def _served(setup: Setup, folder: Path, record: dict[str, Any], service: Service
             transport.close()
 
 
-def shaped(fed: Federation, engine: Any, rehearsal: bool) -> Federation:
-    """The federation as it runs: noise of real parties is no simulated one."""
+def shaped(
+    fed: Federation, engine: Any, rehearsal: bool, moments: Mapping[Key, float] | None = None
+) -> Federation:
+    """The federation as it runs: noise of real parties is no simulated one. `moments`: of work, in a run that is done again."""
     shape = Federation if rehearsal else Real
-    return shape(**{f.name: getattr(fed, f.name) for f in fields(fed)} | {"engine": engine})
+    pace = OnTheWall(fed.pace, moments) if by_the_wall(fed) else fed.pace
+    known = {f.name: getattr(fed, f.name) for f in fields(fed)}
+    return shape(**known | {"engine": engine, "pace": pace})
 
 
 def _ended(reception: Reception, status: str) -> None:

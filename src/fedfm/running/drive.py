@@ -24,6 +24,7 @@ from fedfm.core.session import Site
 from fedfm.core.spending import planned
 from fedfm.core.state import Store
 from fedfm.data.splits import opened
+from fedfm.engines.pace import by_the_wall
 from fedfm.files import write
 from fedfm.ledger import file as ledger
 from fedfm.running import baselines as base
@@ -81,6 +82,10 @@ def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
     """Open data and model (workers are forked from this). To be called where torch is `borrowed`."""
     import torch
 
+    if by_the_wall(fed):
+        what, why = "its seconds are the wall's", "in a simulation no work takes its own time"
+        fix = "pace.wall=false with a pace.speed; or fedfm serve, with real parties"
+        raise ConfigError([Problem("pace.wall", what, why, fix)])
     with progress.step("data"):
         parties = opened(fed.data, fed.seed, fed.task)
     if lost := parties.account.reasons():

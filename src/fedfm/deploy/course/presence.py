@@ -14,7 +14,8 @@ from fedfm.core.federation import Federation
 from fedfm.core.loop import Run
 from fedfm.core.memory import RunState
 from fedfm.core.protocols import Client, Pace
-from fedfm.deploy.arrivals import Arrivals
+from fedfm.deploy.course.arrivals import Arrivals
+from fedfm.deploy.course.wall import Wall, WallHub
 from fedfm.deploy.reception import Reception
 from fedfm.deploy.views import ServerSite
 
@@ -88,6 +89,7 @@ class Presence:
         self.tell, self.state = tell, state
         self.site: ServerSite | None = None  # of the run, which learns of numbers of rows
         self.run: Run | None = None
+        self.wall: Wall | None = None  # where the pace's seconds are real ones
         self.lost: dict[str, set[int]] = {}  # party -> versions of its state that are gone
         reception.about, reception.admits = self._about, self._admits
 
@@ -132,6 +134,8 @@ class Presence:
     def lead(self, run: Run) -> None:
         """The run has begun, and moves its state."""
         self.run, self.state = run, run.state
+        if self.wall is not None:
+            run.hub = WallHub(run, self.wall)
 
     def _about(self, peer: str) -> dict[str, Any]:
         """What the run expects of a party: the version of its state, and in which rounds it may have spoken."""

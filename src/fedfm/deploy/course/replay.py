@@ -14,7 +14,7 @@ from fedfm.core.federation import Federation
 from fedfm.core.job import Job, Said
 from fedfm.core.message import Message
 from fedfm.core.session import Site
-from fedfm.deploy.arrivals import End, Names, Recorded, read
+from fedfm.deploy.course.arrivals import End, Names, Recorded, read
 from fedfm.deploy.server import shaped
 from fedfm.engines.inprocess import InProcessEngine
 from fedfm.running.drive import Plan, drive, open_site
@@ -36,7 +36,7 @@ def replay(folder: Path, out: Path, data: Any = None, progress: Progress | None 
     setup = Setup.of(text.load(folder / CONFIG))
     fed = setup.fed if data is None else replace(setup.fed, data=data)
     record, names = read(folder), Names()
-    fed = shaped(fed, Again(record, names), rehearsal=not real["authority"])
+    fed = shaped(fed, Again(record, names), rehearsal=not real["authority"], moments=record.moments)
     sites = list[Site]()
 
     def opening(fed: Federation, folder: Path, progress: Progress) -> Site:

@@ -1,7 +1,7 @@
 """What a run owes to the wall and to nothing else: which party came when, and whose session ended before its end.
 
 It stands in the run's folder, `arrivals.jsonl`, each line durable before the run acts on it. With it and everybody's
-rows the run can be done again in one process (`deploy/replay.py`), bit for bit.
+rows the run can be done again in one process (`deploy/course/replay.py`), bit for bit.
 """
 
 from __future__ import annotations
@@ -61,12 +61,14 @@ class End:
 class Recorded:
     """What the file holds. `joined`: by the rounds that were sealed then (-1: none), rows by party.
 
-    `blank`: sessions that began from no state, as their party had lost its own.
+    `blank`: sessions that began from no state, as their party had lost its own. `moments`: when their work was there, on a
+    clock that runs while a round is open.
     """
 
     joined: dict[int, dict[str, int]] = field(default_factory=dict)
     ends: dict[Key, End] = field(default_factory=dict)
     blank: dict[Key, None] = field(default_factory=dict)
+    moments: dict[Key, float] = field(default_factory=dict)
 
     def rows(self) -> dict[str, int]:
         """Of each party that has joined, how many it has told."""
@@ -92,16 +94,22 @@ def read(folder: Path) -> Recorded:
         elif line["do"] == "joined":
             found.joined.setdefault(sealed, {})[line["id"]] = line["rows"]
         else:
-            kind, id, round, number = line["session"]
-            if line["do"] == "anew":  # after a restart, whatever became of it
-                found.ends.pop((kind, id, round, number), None)
-                found.blank.pop((kind, id, round, number), None)
-            elif line["do"] == "blank":
-                found.blank[kind, id, round, number] = None
-            elif line["do"] == "gone":
-                told = line["end"] | {"events": tuple(line["end"]["events"])}
-                found.ends[kind, id, round, number] = End(**told)
+            _of_session(found, line)
     return found
+
+
+def _of_session(found: Recorded, line: dict[str, Any]) -> None:
+    kind, id, round, number = line["session"]
+    session = kind, id, round, number
+    if line["do"] == "anew":  # after a restart, whatever became of it
+        for known in (found.ends, found.blank, found.moments):
+            known.pop(session, None)
+    elif line["do"] == "blank":
+        found.blank[session] = None
+    elif line["do"] == "landed":
+        found.moments[session] = line["at"]
+    elif line["do"] == "gone":
+        found.ends[session] = End(**line["end"] | {"events": tuple(line["end"]["events"])})
 
 
 class Arrivals:
@@ -118,7 +126,7 @@ class Arrivals:
                 self.seal(sealed)
             self.names.seal(sealed)
         found = read(folder)
-        self.rows, self._known = found.rows(), {*found.ends, *found.blank}
+        self.rows, self._known = found.rows(), {*found.ends, *found.blank, *found.moments}
 
     def join(self, id: str, rows: int) -> None:
         """A party takes part from here on."""
@@ -141,6 +149,11 @@ class Arrivals:
         """A session begins from no state: its party has lost the one that the run has accepted."""
         self._known.add(session)
         self._add({"do": "blank", "session": session})
+
+    def land(self, session: Key, at: float) -> None:
+        """A session's work is there, at a moment of the wall's clock."""
+        self._known.add(session)
+        self._add({"do": "landed", "session": session, "at": at})
 
     def seal(self, round: int) -> None:
         """A round has been committed."""

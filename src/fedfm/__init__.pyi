@@ -1,4 +1,5 @@
 # Written by scripts/make_stubs.py from the cards: do not edit.
+from fedfm import around as around
 from fedfm import bench as bench
 from fedfm import cards as cards
 from fedfm import checks as checks
@@ -15,6 +16,7 @@ from fedfm import files as files
 from fedfm import incentives as incentives
 from fedfm import laws as laws
 from fedfm import ledger as ledger
+from fedfm import lent as lent
 from fedfm import looking as looking
 from fedfm import models as models
 from fedfm import recipes as recipes

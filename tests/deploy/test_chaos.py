@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 
 import fedfm
+from fedfm.deploy.course.arrivals import read
+from fedfm.deploy.course.replay import replay
+from fedfm.ledger.file import read as events
 from fedfm.running.verdict import Result
 
 pytest.importorskip("grpc")
@@ -36,8 +39,8 @@ FEDERATIONS = {
 class Cast:
     """The processes of one run: each is begun anew when it is killed."""
 
-    def __init__(self, config: Path, folder: Path):
-        self.config, self.folder = config, folder
+    def __init__(self, config: Path, folder: Path, *more: str):
+        self.config, self.folder, self.more = config, folder, more
         self.env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -48,7 +51,7 @@ class Cast:
             words = (
                 ["resume", str(self.folder)]
                 if again
-                else ["serve", str(self.config), "--out", str(self.folder), "--grace-s", "120"]
+                else ["serve", str(self.config), "--out", str(self.folder), "--grace-s", "120", *self.more]
             )
         log = (self.folder.parent / f"{name}.txt").open("ab")
         self.running[name] = subprocess.Popen(
@@ -107,3 +110,56 @@ def test_kills_at_random_change_nothing(name: str, tmp_path: Path) -> None:
     found = Result.read(cast.folder).summary
     assert kills > KILLS // 2
     assert found["status"] == alone["status"] and found["model_digest"] == alone["model_digest"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_party_that_comes_late_takes_part_and_the_run_equals_its_replay(tmp_path: Path) -> None:
+    config = tmp_path / "fed.yaml"
+    config.write_text(DIGITS + "rounds: 300\n")
+    cast = Cast(config, tmp_path / "run", "--quorum", "1")
+    try:
+        cast.start("server")
+        until(lambda: all((cast.folder / "join" / f"{p}.json").exists() for p in PARTIES), 120, "invitations")
+        cast.start("party-0")
+        until(cast.sealed, 120, "the first round")
+        cast.start("party-1")
+        until(lambda: cast.running["server"].poll() is not None, 400, "the end")
+    finally:
+        cast.close()
+    found = Result.read(cast.folder)
+    came = max(k for k in read(cast.folder).joined if k >= 0)
+    assert 0 < came < 300
+    assert found.history["clients"].tolist()[1:] == [1] * came + [2] * (300 - came)
+    alone = replay(cast.folder, tmp_path / "alone").summary
+    for what in ("model_digest", "ledger_digest", "metrics", "reasons"):
+        assert alone[what] == found.summary[what], what
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_party_that_stands_still_is_late_by_the_wall_and_the_run_equals_its_replay(tmp_path: Path) -> None:
+    config = tmp_path / "fed.yaml"
+    pace = "pace: {name: quorum, fraction: 0.5, deadline_s: 2, wall: true}\n"
+    config.write_text(DIGITS + pace + "rounds: 60\n")
+    cast = Cast(config, tmp_path / "run")
+    try:
+        cast.start("server")
+        until(lambda: all((cast.folder / "join" / f"{p}.json").exists() for p in PARTIES), 120, "invitations")
+        for party in PARTIES:
+            cast.start(party)
+        until(cast.sealed, 120, "the first round")
+        cast.running["party-1"].send_signal(signal.SIGSTOP)
+        at = cast.sealed()
+        until(lambda: cast.sealed() > at + 5, 120, "rounds without it")
+        cast.running["party-1"].send_signal(signal.SIGCONT)
+        until(lambda: cast.running["server"].poll() is not None, 300, "the end")
+    finally:
+        cast.close()
+    found = Result.read(cast.folder)
+    lost = [e["round"] for e in events(cast.folder / "events.jsonl") if e["kind"] == "late"]
+    assert 3 < len(lost) < 50 and found.history["clients"].tolist()[-1] == 2
+    alone = replay(cast.folder, tmp_path / "alone")
+    for what in ("model_digest", "ledger_digest", "metrics", "reasons"):
+        assert alone.summary[what] == found.summary[what], what
+    assert alone.history["clock"].equals(found.history["clock"])

@@ -12,6 +12,7 @@ import fedfm
 import golden
 from federations import digits
 from fedfm.core.errors import ConfigError, FedfmError, MachineFault, ResumeError, RunFailed
+from fedfm.deploy.course.replay import replay
 from fedfm.deploy.letters import Letter
 from fedfm.deploy.server import Service, again, serve, unfit
 from fedfm.deploy.site.journal import Journal
@@ -37,6 +38,7 @@ SAMPLE = [
     "auction",
     "secure",
 ]
+COMPARED = ("model_digest", "ledger_digest", "metrics", "status", "reasons")
 
 
 def outcome(run: Callable[[], Result]) -> Any:
@@ -77,7 +79,7 @@ def test_the_bits_of_every_simulation(name: str, tmp_path: Path) -> None:
 
 # ---- faults ---------------------------------------------------------------------------------------------------
 def faulty(seed: int, folder: Path) -> None:
-    """A run that links and processes are lost in ends, says so, and is the same again from the same seed."""
+    """A run that links and processes are lost in ends, says so, is the same again from the same seed, and in one process."""
     name = FAULTY[seed % len(FAULTY)]
     found = []
     for time in ("one", "two"):
@@ -88,7 +90,9 @@ def faulty(seed: int, folder: Path) -> None:
             summary = e.result.summary
             assert "every round failed" in str(e)
         found.append((summary["model_digest"], summary["ledger_digest"], fate.told))
+    alone = replay(folder / "two", folder / "alone").summary
     assert found[0] == found[1]
+    assert [alone[k] for k in COMPARED] == [summary[k] for k in COMPARED]
     assert summary["rounds"] == digits(**golden.ALL[name]).rounds
 
 
@@ -164,6 +168,8 @@ def test_a_server_that_is_killed_repeats_the_round_with_the_same_bits(
     result, _ = restarted(name, tmp_path / "run", dies_at)
     for what in ("model_digest", "ledger_digest", "rounds"):
         assert result.summary[what] == whole[what], what
+    alone = replay(tmp_path / "run", tmp_path / "alone").summary
+    assert [alone[k] for k in COMPARED] == [result.summary[k] for k in COMPARED]
 
 
 @pytest.mark.parametrize("dies_at", [14, 20, 23])
@@ -171,6 +177,8 @@ def test_no_party_says_a_round_twice_under_secure_aggregation(dies_at: int, tmp_
     """Two sums of one round with other cohorts give a party's update away."""
     result, carrier = restarted("secure", tmp_path / "run", dies_at)
     assert result.status.startswith("finished") and result.summary["rounds"] == 3
+    alone = replay(tmp_path / "run", tmp_path / "alone").summary
+    assert [alone[k] for k in COMPARED] == [result.summary[k] for k in COMPARED]
     uploads: dict[tuple[str, int], set[int]] = {}
     for name, head in carrier.said:
         for e in head.get("events", ()):

@@ -290,6 +290,10 @@ def test_records_of_earlier_runs_and_the_policy(tmp_path: Path) -> None:
         "2 hold" in one(examine(file), "receipts").said
         and "1 can be read" in one(examine(file), "journal").said
     )
+    assert "states" not in {f.topic for f in examine(file)}
+    Receipts(home).add("other", job, Said("a", 1, "upload", message=nothing()), None, None)
+    gone = one(examine(file), "states")
+    assert gone.grade == "note" and gone.said.endswith(": other")
     lines = (home / FILE).read_text().splitlines(keepends=True)
     (home / FILE).write_text(lines[1])
     (home / "states" / "r" / "journal.json").write_text("{")

@@ -21,6 +21,7 @@ from fedfm.core.combine import stages_of
 from fedfm.core.errors import Problem
 from fedfm.core.protocols import Slot
 from fedfm.core.spending import RECIPIENTS, SERVER, guards, noises, observers
+from fedfm.engines.pace import by_the_wall
 
 if TYPE_CHECKING:
     from fedfm.core.federation import Federation
@@ -173,7 +174,7 @@ def _cohort(fed: Federation) -> Iterator[Row]:
         yield _row("draw", "private", NOBODY, why, fed.select)
     else:
         yield _row("draw", "public", BOTH, "who takes part amplifies nothing here", fed.select)
-    if fed.simulated:
+    if fed.simulated and not by_the_wall(fed):
         yield _row("time", "public", BOTH, "simulated from names and rounds, whatever the rows are", fed.pace)
     else:
         yield _row("time", "private", NOBODY, "how long a party works is in no account", fed.pace)

@@ -103,6 +103,10 @@ def serve(
     wait_s: Annotated[
         float | None, typer.Option(help="seconds to wait for the parties; none: for ever")
     ] = None,
+    quorum: Annotated[
+        int | None,
+        typer.Option(help="parties to begin with, who comes later joins the next round; none: all"),
+    ] = None,
     grace_s: Annotated[
         float, typer.Option(help="seconds a party that is gone may take to come back into its round", min=0.0)
     ] = 15.0,
@@ -124,7 +128,8 @@ def serve(
     from fedfm.running.progress import Live
 
     setup = configure(what, settings or (), rounds=rounds, seed=seed)
-    service = Service(folder, checked(address), wait_s, grace_s, answer_s, progress=Live(err), tell=_tell)
+    limits: dict[str, Any] = {"wait_s": wait_s, "grace_s": grace_s, "answer_s": answer_s, "quorum": quorum}
+    service = Service(folder, checked(address), **limits, progress=Live(err), tell=_tell)
     with interruptible():
         result = served(setup, out_dir, service)
     show(result, False)

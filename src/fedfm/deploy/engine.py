@@ -2,6 +2,7 @@
 
 A session that has said nothing yet is begun anew when its party comes back within `grace_s`; one that has is gone, as
 what the party said may not be said twice. One whose next word does not come within `answer_s` is given up, and its party told.
+One of a party that has not joined yet ends at once. How sessions end before their end is recorded (`course/arrivals.py`).
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast, get_args
 
 from fedfm.core.errors import MessageRefused
-from fedfm.core.job import Fault, Job, Said
+from fedfm.core.job import UPLOAD, Fault, Job, Said
+from fedfm.core.loop import Run
 from fedfm.core.message import Message, nothing
+from fedfm.deploy.course.arrivals import Arrivals, End, Key
 from fedfm.deploy.letters import Letter
 from fedfm.deploy.reception import News, Reception
 from fedfm.engines.inprocess import InProcessEngine
@@ -30,11 +33,17 @@ class RealParties:
     """The engine slot of a run whose parties are elsewhere; `fedfm serve` fills it, no config can."""
 
     reception: Reception
+    arrivals: Arrivals
     grace_s: float = 15.0
     answer_s: float | None = None
     clock: Callable[[], float] = time.monotonic  # seconds
     tell: Callable[[str], None] = lambda text: None
     stop: Callable[[], bool] = lambda: False  # has somebody asked for the end?
+    lead: Callable[[Run], None] = lambda run: None  # told of the run that it serves
+    landed: Callable[[Key, int], None] | None = None  # told of a session whose work is there, and its epoch
+    lost: Mapping[str, Collection[int]] = field(
+        default_factory=dict
+    )  # party -> versions of its state that are gone
 
     def make(self) -> RealEngine:
         return RealEngine(self)
@@ -46,12 +55,21 @@ class _Session:
 
     job: Job
     brief: Message | None
+    name: Key
     away_s: float | None = None
     why: str = ""
     asked_s: float | None = None  # since when its next word is awaited
     turn: int = (
         0  # words heard: counted here, as one that is numbered otherwise would be waited for without end
     )
+
+    told: int = 0  # answers to them
+    landed: bool = False  # its upload is there, or it has ended
+
+    @property
+    def waits(self) -> bool:
+        """Has it spoken, and not been answered since?"""
+        return self.told < self.turn
 
 
 class RealEngine:
@@ -61,7 +79,8 @@ class RealEngine:
 
     def __init__(self, spec: RealParties):
         self._spec, self._reception, self._clock = spec, spec.reception, spec.clock
-        self.ahead = len(spec.reception.rows)  # nobody waits for another
+        self._arrivals = spec.arrivals
+        self.ahead = 1
         self._heard_s = self._told_s = spec.clock()
         self._gone_s: dict[str, float] = {}  # since when a party is away: nobody is waited for a second time
         self._scores = InProcessEngine()
@@ -72,26 +91,29 @@ class RealEngine:
 
     def open(self, site: Any) -> None:
         self._scores.open(site.home)
+        self.ahead = len(site.home.parties)  # nobody waits for another
 
     def start(self, job: Job, brief: Message) -> None:
         if job.kind == "score":
             self._at_home[job.epoch] = None
             self._scores.start(job, brief)
             return
-        session = self._sessions[job.id, job.epoch] = _Session(job, brief)
-        if job.id in self._reception.present:
+        session = self._sessions[job.id, job.epoch] = _Session(job, brief, self._arrivals.begin(job))
+        if job.id not in self._arrivals.rows:
+            self._given_up((job.id, job.epoch), "it has not joined yet")
+        elif job.id in self._reception.present:
             self._begin(session)
         else:
             session.away_s, session.why = self._away(job.id), "it is not here"
 
     def _away(self, id: str) -> float:
         """Since when to wait for a party that is not here: most being here, nobody is waited for in every round anew."""
-        most = 2 * len(self._reception.present) > len(self._reception.rows)
+        most = 2 * len(self._reception.present) > len(self._arrivals.rows)
         return self._gone_s.setdefault(id, self._clock()) if most else self._clock()
 
     def send(self, id: str, epoch: int, message: Message) -> None:
         if (s := self._sessions.get((id, epoch))) is not None:
-            s.asked_s = self._clock()
+            s.asked_s, s.told = self._clock(), s.told + 1
             self._tell(id, {"do": "send", "id": id, "epoch": epoch}, message)
 
     def cancel(self, id: str, epoch: int) -> None:
@@ -104,6 +126,11 @@ class RealEngine:
     def keep(self, id: str, versions: set[int], upto: int) -> None:
         self._kept[id] = {"do": "keep", "id": id, "epoch": 0, "versions": sorted(versions), "upto": upto}
         self._tell(id, self._kept[id])
+
+    @property
+    def heard(self) -> bool:
+        """Is there a word for the hub?"""
+        return bool(self._heard or self._at_home)
 
     def next(self) -> Said:
         while True:
@@ -140,8 +167,14 @@ class RealEngine:
         return s.asked_s is not None and now - s.asked_s > (self._spec.answer_s or math.inf)
 
     def _given_up(self, key: tuple[str, int], why: str) -> None:
-        del self._sessions[key]
-        self._heard.append(Said(*key, "gone", last=True, error=f"{key[0]}: {why}", fault="party"))
+        s = self._sessions.pop(key)
+        self._ended(s, End(s.turn, s.waits, f"{key[0]}: {why}"))
+
+    def _ended(self, s: _Session, end: End) -> None:
+        """Its end is heard once it is recorded."""
+        self._arrivals.end(s.name, end)
+        self._lands(s)
+        self._heard.append(end.said(s.job.id, s.job.epoch))
 
     def close(self) -> None:
         self._scores.close()
@@ -184,15 +217,34 @@ class RealEngine:
         try:
             said = replace(_said(news.peer, head, news.letter.message), turn=s.turn)
         except MessageRefused as e:
-            said = Said(news.peer, s.job.epoch, "gone", last=True, error=str(e), fault="party")
+            said = End(s.turn, False, str(e)).said(news.peer, s.job.epoch)
         s.brief = s.asked_s = None
-        s.turn += 1
-        if said.last:
+        if said.last or said.phase == "gone":
             del self._sessions[news.peer, s.job.epoch]
+        if said.phase == "gone":
+            self._ended(s, End(s.turn, False, said.error, said.fault, said.where, said.events))
+            return
+        if said.phase == UPLOAD:
+            self._lands(s)
+        s.turn += 1
         self._heard.append(said)
 
+    def _lands(self, s: _Session) -> None:
+        """A party's work of a round is there, or will not be: the pace may want to know when."""
+        if self._spec.landed is not None and s.job.kind == "train" and not s.landed:
+            s.landed = True
+            self._spec.landed(s.name, s.job.epoch)
+
+    def lead(self, run: Run) -> None:
+        """The run that this engine serves."""
+        self._spec.lead(run)
+
     def _begin(self, s: _Session) -> None:
-        head = {"do": "start", "job": asdict(s.job), "brief": s.job.epoch, "keep": [s.job.epoch]}
+        job = s.job
+        if job.base in self._spec.lost.get(job.id, ()):
+            self._arrivals.blank(s.name)
+            job = replace(job, base=0)
+        head = {"do": "start", "job": asdict(job), "brief": s.job.epoch, "keep": [s.job.epoch]}
         s.asked_s = self._clock()
         self._tell(s.job.id, head, s.brief)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -37,13 +37,26 @@ class News:
 class Reception:
     """Greets whoever links, and knows who is ready. `rows`: how many training rows each party has told."""
 
-    def __init__(self, transport: Transport, welcome: Mapping[str, Any], facts: Mapping[str, Any]):
-        """`welcome` is what a party is told, `facts` what it must have alike."""
+    def __init__(
+        self,
+        transport: Transport,
+        welcome: Mapping[str, Any],
+        facts: Mapping[str, Any],
+        roster: Collection[str],
+        rows: Mapping[str, int] | None = None,
+    ):
+        """`welcome` is what a party is told, `facts` what it must have alike; `rows`: what was told before this process."""
         self.transport, self.welcome, self.facts = transport, dict(welcome), dict(facts)
-        self.rows: dict[str, int] = {}
+        self.roster, self.rows = frozenset(roster), dict(rows or {})
         self.present: dict[str, int] = {}  # party -> its link
         self.refused: dict[str, str] = {}
         self._greeted: dict[str, int] = {}
+        self.about: Callable[[str], Mapping[str, Any]] = (
+            lambda peer: {}
+        )  # what this party is told beside the welcome
+        self.admits: Callable[[str, Sequence[int]], str] = lambda peer, states: (
+            ""
+        )  # why its states do not fit
 
     def take(self, frame: Frame) -> News | None:
         """What a frame means; None where the greeting has dealt with it."""
@@ -51,7 +64,7 @@ class Reception:
         if frame.kind == "linked":
             self._greeted[peer] = frame.link
             lost = self.present.pop(peer, None)
-            self.transport.send(peer, Letter({"do": "welcome", **self.welcome}))
+            self.transport.send(peer, Letter({"do": "welcome", **self.welcome, **self.about(peer)}))
             return News("lost", peer, Letter({"do": "lost", "why": "it has dialled anew"})) if lost else None
         if frame.link != self._greeted.get(peer):
             return None  # of an earlier link
@@ -72,6 +85,8 @@ class Reception:
 
     def _unlike(self, peer: str, told: Mapping[str, Any]) -> str:
         """Why a party cannot take part as it is; empty: it can."""
+        if peer not in self.roster:
+            return "it was not on the roster when this run began, and the run's plan counts those that were"
         if told.get("do") == "unfit":
             return str(told.get("why", ""))[:500] or "it cannot take part"
         if told.get("do") != "ready" or type(told.get("rows")) is not int or not 0 < told["rows"] < 1 << 53:
@@ -81,4 +96,7 @@ class Reception:
         for what in ALIKE:
             if told.get(what) != self.facts[what]:
                 return f"{what}: the server has {self.facts[what]}, the party {told.get(what)}"
-        return ""
+        states = told.get("states", [])
+        if not isinstance(states, list) or not all(type(v) is int for v in states):
+            return "its greeting is none"
+        return self.admits(peer, states)

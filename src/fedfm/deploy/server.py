@@ -13,18 +13,24 @@ from fedfm.checks.place import settled
 from fedfm.config import text
 from fedfm.config.names import strange
 from fedfm.config.setup import Setup
-from fedfm.core.errors import ConfigError, FedfmError, MachineFault, Problem, ResumeError
+from fedfm.core.books import checkpoint, checkpoints
+from fedfm.core.errors import ConfigError, FedfmError, Problem, ResumeError
 from fedfm.core.federation import Federation
+from fedfm.core.memory import RunState
 from fedfm.core.protocols import Adversary, Bound
 from fedfm.core.session import Site
 from fedfm.core.spending import planned
 from fedfm.data.splits import opened
 from fedfm.deploy.authority import Authority
+from fedfm.deploy.course.arrivals import Arrivals, Key, read
+from fedfm.deploy.course.presence import Presence, short
+from fedfm.deploy.course.wall import OnTheWall, Wall
 from fedfm.deploy.engine import RealParties
 from fedfm.deploy.letters import Letter
 from fedfm.deploy.reception import Reception, versions
 from fedfm.deploy.transport import Transport
 from fedfm.deploy.views import Roster, ServerSite
+from fedfm.engines.pace import by_the_wall
 from fedfm.files import write
 from fedfm.running.drive import Plan, drive
 from fedfm.running.execute import PLAN
@@ -55,8 +61,9 @@ class Service:
     """How a run is served: whose parties, where, and how long anybody is waited for.
 
     Without an `authority` it is a rehearsal: the parties are those of the config's own data, and each gets an
-    invitation in DIR/join that holds everything; they belong on this machine. `wait_s`: how long to wait for the
-    roster (None: for ever). `grace_s`: how long a party that is gone may take to come back into its round. `answer_s`: how
+    invitation in DIR/join that holds everything; they belong on this machine. `quorum`: how many of the roster must be here
+    before the run begins (None: all); who comes later takes part from the round after. `wait_s`: how long to wait for
+    them (None: for ever). `grace_s`: how long a party that is gone may take to come back into its round. `answer_s`: how
     long one that is here may take over its next word (None: for ever); then it is out of that round.
     """
 
@@ -65,6 +72,7 @@ class Service:
     wait_s: float | None = None
     grace_s: float = 15.0
     answer_s: float | None = None
+    quorum: int | None = None
     baselines: Sequence[str] = ()
     progress: Progress = field(default_factory=Silent)
     tell: Callable[[str], None] = lambda text: None
@@ -84,7 +92,7 @@ def serve(
         raise ConfigError(problems)
     with begun(out, setup.recipe or "run") as folder:
         where = {"run": secrets.token_hex(8), "authority": str(service.authority or "")}
-        real = {**where, "answer_s": service.answer_s, "grace_s": service.grace_s}
+        real = {**where, "answer_s": service.answer_s, "grace_s": service.grace_s, "quorum": service.quorum}
         record = PLAN | {"baselines": ",".join(service.baselines) or "none", "real": real}
         return _served(setup, folder, record, service, resume=False)
 
@@ -104,7 +112,7 @@ def again(folder: Path, service: Service | None = None) -> Result:
             unbroken(folder, record.get("seal") or {}, result.summary, again=False)
             return result.judged()
         authority = Path(real["authority"]) if real["authority"] else None
-        kept = {k: real[k] for k in ("answer_s", "grace_s") if k in real}
+        kept = {k: real[k] for k in ("answer_s", "grace_s", "quorum") if k in real}
         service = replace(service, authority=authority, address=real["address"], **kept)
         (folder / CANCEL).unlink(missing_ok=True)
         setup = Setup.of(text.load(folder / CONFIG))
@@ -128,6 +136,9 @@ def _served(setup: Setup, folder: Path, record: dict[str, Any], service: Service
         names = parties.ids if rehearsal else tuple(sorted(ca.roster["sites"]))
         if not names:
             raise FedfmError("nobody is invited\n    fix: fedfm invite SITE --ca DIR")
+        quorum = len(names) if service.quorum is None else service.quorum
+        if problems := short(fed, len(names), quorum):
+            raise ConfigError(problems)
         transport = (service.listen or _grpc)(service.address, ca, MOST + MODELS * 4 * bound.layout.size)
         transport.open()
         record["real"] |= {"address": transport.address}
@@ -140,16 +151,26 @@ def _served(setup: Setup, folder: Path, record: dict[str, Any], service: Service
             if rehearsal and not resume:
                 _invite(ca, names, transport.address, folder, service.tell)
             welcome = _welcome(setup, parties, record["real"]["run"], len(names), rehearsal)
-            reception = Reception(transport, welcome, facts(setup.config, bound))
-            _gather(reception, names, service, stop)
-            rows = {i: reception.rows[i] for i in names}
-            engine = RealParties(
-                reception, service.grace_s, service.answer_s, service.clock, service.tell, stop
+            last = max(checkpoints(folder), default=None) if resume else None
+            state = RunState() if last is None else RunState.load(checkpoint(folder, last))
+            arrivals = Arrivals(folder, last)
+            reception = Reception(transport, welcome, facts(setup.config, bound), names, arrivals.told)
+            presence = Presence(fed, reception, arrivals, names, service.tell, state)
+            presence.gather(quorum, service.wait_s, service.clock, stop)
+            if by_the_wall(fed):
+                presence.wall = Wall(service.clock, arrivals)
+            engine = RealParties(reception, arrivals, service.grace_s, service.answer_s, service.clock)
+            engine = replace(
+                engine,
+                tell=service.tell,
+                stop=stop,
+                lead=presence.lead,
+                lost=presence.lost,
+                landed=presence.wall.mark if presence.wall else None,
             )
-            shape = Federation if rehearsal else Real
-            real = shape(**{f.name: getattr(fed, f.name) for f in fields(fed)} | {"engine": engine})
-            opener = _opener(bound, parties, rows)
-            plan = Plan(folder, setup.config, real, record, resume, progress=progress, open=opener)
+            plan = Plan(folder, setup.config, shaped(fed, engine, rehearsal), record, resume)
+            plan.listeners, plan.progress = (presence.sealed,), progress
+            plan.open, plan.found = _opener(bound, parties, presence), lambda: read(folder).findings()
             plan.keep()
             result = drive(plan)
             _ended(reception, result.status)
@@ -161,6 +182,16 @@ def _served(setup: Setup, folder: Path, record: dict[str, Any], service: Service
             raise
         finally:
             transport.close()
+
+
+def shaped(
+    fed: Federation, engine: Any, rehearsal: bool, moments: Mapping[Key, float] | None = None
+) -> Federation:
+    """The federation as it runs: noise of real parties is no simulated one. `moments`: of work, in a run that is done again."""
+    shape = Federation if rehearsal else Real
+    pace = OnTheWall(fed.pace, moments) if by_the_wall(fed) else fed.pace
+    known = {f.name: getattr(fed, f.name) for f in fields(fed)}
+    return shape(**known | {"engine": engine, "pace": pace})
 
 
 def _ended(reception: Reception, status: str) -> None:
@@ -234,41 +265,18 @@ def _welcome(setup: Setup, parties: Any, run: str, count: int, rehearsal: bool) 
     }
 
 
-def _opener(bound: Bound, parties: Any, rows: Mapping[str, int]) -> Callable[..., Site]:
+def _opener(bound: Bound, parties: Any, presence: Presence) -> Callable[..., Site]:
     """What `drive` opens instead of everybody's rows."""
 
     def opener(fed: Federation, folder: Path, progress: Progress) -> Site:
-        if problems := [*feasible(fed, dict(rows)), *strange(fed, dict(rows), bound.layout)]:
+        rows = presence.rows
+        if problems := [*feasible(fed, rows), *strange(fed, rows, bound.layout)]:
             raise ConfigError(problems)
-        site: Any = ServerSite(planned(fed, len(rows)), bound, Roster(parties, rows))
+        presence.site = ServerSite(planned(fed, len(rows)), bound, Roster(parties, rows))
+        site: Any = presence.site
         return site  # type: ignore[no-any-return]
 
     return opener
-
-
-def _gather(reception: Reception, names: Sequence[str], service: Service, stop: Callable[[], bool]) -> None:
-    """Wait until everybody is ready. Raises MachineFault after `wait_s`, with who is missing; KeyboardInterrupt at `stop`."""
-    began, said, wait_s, tell = service.clock(), "", service.wait_s, service.tell
-    while missing := [n for n in names if n not in reception.present]:
-        if stop():
-            raise KeyboardInterrupt
-        if wait_s is not None and service.clock() - began > wait_s:
-            refused = "".join(f"\n    {n}: {why}" for n, why in reception.refused.items())
-            raise MachineFault(
-                f"after {wait_s:g} s these parties are not here: {', '.join(missing)}{refused}"
-            )
-        if (text := f"waiting for {', '.join(missing)}") != said:
-            tell(said := text)
-        frame = reception.transport.receive(1.0)
-        if frame is None:
-            continue
-        before = dict(reception.refused)
-        news = reception.take(frame)
-        if news is not None and news.kind == "ready":
-            tell(f"{news.peer} is ready, {reception.rows[news.peer]} rows")
-        for name, why in reception.refused.items():
-            if before.get(name) != why:
-                tell(f"{name} cannot take part: {why}")
 
 
 def _invite(

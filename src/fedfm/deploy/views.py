@@ -25,7 +25,7 @@ class Elsewhere:
 
 
 class Roster:
-    """A data set as the server sees it; `rows` says how many each party has, in the order of the roster."""
+    """A data set as the server sees it; `rows` says how many each party has, in the order of the roster (not said yet: 0)."""
 
     def __init__(self, parties: Any, rows: Mapping[str, int]):
         self._parties, self.rows = parties, dict(rows)
@@ -123,3 +123,7 @@ class ServerSite:
     def data(self, id: str) -> Elsewhere:
         """How many rows a party has."""
         return self.parties.train(id)
+
+    def tells(self, id: str, rows: int) -> None:
+        """A party has come that had not said yet how many rows it has."""
+        self.home.parties[id] = self.parties.rows[id] = rows

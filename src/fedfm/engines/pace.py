@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -62,6 +62,12 @@ def _factor(s: float, rng: torch.Generator) -> float:
 
 
 NO_WAIT = Link()
+WALL = "work takes the time it takes at real parties, not what speed and links say; no simulation can do that"
+
+
+def by_the_wall(fed: Any) -> bool:
+    """Are the seconds of this federation's pace those of real parties?"""
+    return bool(getattr(fed.pace, "wall", False))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,12 +149,13 @@ class Quorum(SimulatedPace):
     fraction: float = knob(0.8, "share of the planned parties that must contribute", low=0.0, high=1.0)
     deadline_s: float | None = knob(
         None,
-        "simulated seconds until a round closes; none: no limit",
+        "seconds until a round closes, simulated or the `wall`'s; none: no limit",
         above=0.0,
-        only=(("speed.mean_s", "speed.step_s", "links"), True),
+        only=(("speed.mean_s", "speed.step_s", "links", "wall"), True),
     )
     eager: bool = knob(False, "close as soon as the quorum has arrived")
     late: Literal["cancel", "keep"] = knob("cancel", "what becomes of late work", choices=("cancel", "keep"))
+    wall: bool = knob(False, WALL)
 
     @property
     def partial(self) -> bool:  # type: ignore[override]
@@ -192,6 +199,7 @@ class Buffered(SimulatedPace):
     concurrency: int = knob(20, "parties at work at any time, M", low=1)
     _: KW_ONLY
     speed: Speed = knob(factory=lambda: Speed(1.0, 0.5, 0.1), doc="how long work takes")
+    wall: bool = knob(False, WALL)
 
     late = "keep"
     partial = True

@@ -24,6 +24,7 @@ from fedfm.core.session import Site
 from fedfm.core.spending import planned
 from fedfm.core.state import Store
 from fedfm.data.splits import opened
+from fedfm.engines.pace import by_the_wall
 from fedfm.files import short, write
 from fedfm.ledger import file as ledger
 from fedfm.running import baselines as base
@@ -46,6 +47,8 @@ from fedfm.tasks.probing import apart, lean, open_task, probe
 from fedfm.tasks.text.remarks import remarks
 from fedfm.text import counted
 
+Look = Callable[[Callable[[], list[Problem]]], list[Problem]]  # here, or in a process of its own
+
 
 @dataclass
 class Plan:
@@ -62,6 +65,7 @@ class Plan:
     open: Callable[[Federation, Path, Progress], Site] | None = (
         None  # of a server alone; null: everybody's rows
     )
+    found: Callable[[], Sequence[str]] = tuple  # beside what the ledger tells: more reasons for a finding
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -82,6 +86,10 @@ def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
     """Open data and model (workers are forked from this). To be called where torch is `borrowed`."""
     import torch
 
+    if by_the_wall(fed):
+        what, why = "its seconds are the wall's", "in a simulation no work takes its own time"
+        fix = "pace.wall=false with a pace.speed; or fedfm serve, with real parties"
+        raise ConfigError([Problem("pace.wall", what, why, fix)])
     with progress.step("data"):
         parties = opened(fed.data, fed.seed, fed.task)
     if lost := parties.account.reasons():
@@ -94,7 +102,7 @@ def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
         raise ConfigError(problems)
     for said in caveats(fed, len(sizes)):
         progress.tell(said)
-    where = apart if torch.cuda.is_available() and forks(fed) else _here
+    where: Look = apart if torch.cuda.is_available() and forks(fed) else _here
     with progress.step("model"):
         bound = open_task(fed.task, parties, device)
     with progress.step("probing"):
@@ -107,11 +115,15 @@ def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
             raise ConfigError(problems)
         for said in remarks(site):
             progress.tell(said)
-    if slots := own_slots(fed):
+    _own_code(site, where, progress)
+    return site
+
+
+def _own_code(site: Site, where: Look, progress: Progress) -> None:
+    if slots := own_slots(site.fed):
         with progress.step("own code"):
             if problems := where(lambda: changing(site, slots)):
                 raise ConfigError(problems)
-    return site
 
 
 def _here(look: Callable[[], list[Problem]]) -> list[Problem]:
@@ -149,7 +161,7 @@ def _drive(plan: Plan) -> Result:
                             kinds = plan.kinds if run.state.round else ()
                             kinds = tuple(k for k in kinds if k != "pooled" or stage.fed.task.whole)
                             found = base.baselines(run, kinds, tick, stage.origin) if kinds else {}
-                        verdict, ended = _judged(run), True
+                        verdict, ended = _judged(run).with_findings(plan.found()), True
         except KeyboardInterrupt as e:
             verdict = Verdict(INTERRUPTED, ("it was interrupted by hand",))
             e.add_note(_kept(plan, run))

@@ -47,6 +47,11 @@ class Verdict:
         """May its numbers be relied on?"""
         return self.status in (FINISHED, FINDINGS)
 
+    def with_findings(self, more: Sequence[str]) -> Verdict:
+        """The same with more reasons; what had nothing to be said of it has then."""
+        status = FINDINGS if more and self.status == FINISHED else self.status
+        return Verdict(status, (*self.reasons, *more))
+
 
 LOST = (Failed.kind, Refused.kind, Dropout.kind, Late.kind)  # ways to be left out of a round
 

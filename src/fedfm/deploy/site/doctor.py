@@ -216,10 +216,23 @@ def _records(home: Path) -> Iterator[Finding]:
     else:
         try:
             made = Receipts(home)
+            told = dict.fromkeys(line["run"] for line in made.lines())
             yield Finding("receipts", "good", f"{made.count} hold, the last is {made.last}")
+            yield from _gone(home, [r for r in told if not (home / "states" / r).is_dir()])
         except (FedfmError, ValueError, AssertionError, OSError) as e:
             fix = "restore the folder; else move the file away, keep it, and ask who changed it"
             yield _of("receipts", e, fix)
+
+
+def _gone(home: Path, runs: list[str]) -> Iterator[Finding]:
+    """Runs that this site has spoken in, and of which it has nothing any more."""
+    if runs:
+        said = f"the states of {len(runs)} runs are gone from {home / 'states'}: {', '.join(runs[-3:])}"
+        why = (
+            "in a run that goes on, what the site remembered begins anew, or the run goes on without it; under protection it "
+            "stays out of rounds that it may have answered"
+        )
+        yield Finding("states", "note", said, why, "restore them from a copy, if such a run is under way")
 
 
 def _policy(path: Path | None, asked: Invitation) -> Iterator[Finding]:

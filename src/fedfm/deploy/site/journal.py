@@ -18,6 +18,8 @@ from fedfm.core.federation import Federation
 from fedfm.core.job import Job
 from fedfm.files import write
 
+LOST = "lost"  # a key of the file beside the rounds
+
 
 def once(fed: Federation) -> bool:
     """May a party under this federation answer a round one time only?"""
@@ -59,7 +61,7 @@ def answered(states: Path, run: str, config: str) -> str:
     """
     for folder in sorted(states.glob("*")):
         same = folder.name != run and (folder / "config").is_file() and _text(folder / "config") == config
-        if same and (folder / "journal.json").is_file() and Journal(folder / "journal.json").rounds:
+        if same and (folder / "journal.json").is_file() and Journal(folder / "journal.json").spoken:
             return folder.name
     return ""
 
@@ -69,13 +71,17 @@ def _text(path: Path) -> str:
 
 
 class Journal:
-    """The rounds that a party has spoken in, in a file that is durable before the word leaves. `rounds`: round -> epoch."""
+    """The rounds that a party has spoken in, in a file that is durable before the word leaves.
+
+    `rounds`: round -> epoch. `lost`: up to which round it may have spoken in any, as a journal before this one is gone (-1: none).
+    """
 
     def __init__(self, path: Path):
         """Raises FedfmError where the file cannot be read: what was said is not known then."""
         self.path = path
         try:
             found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            self.lost = int(found.pop(LOST, -1))
             self.rounds = {int(k): int(v) for k, v in found.items()}
         except (OSError, ValueError, AttributeError, TypeError) as e:
             raise FedfmError(
@@ -83,8 +89,18 @@ class Journal:
                 "answered twice\n    fix: restore it, or leave this run"
             ) from e
 
+    @property
+    def spoken(self) -> bool:
+        """May this party have spoken in any round?"""
+        return bool(self.rounds) or self.lost >= 0
+
     def bars(self, job: Job, *, begun: bool = False) -> str:
         """Why the party will not work on a job, or, once it has `begun`, say its next word; empty: it will."""
+        if job.kind == "train" and job.round <= self.lost:
+            return (
+                f"round {job.round} may have been answered already: this site has lost its journal, and under its protection no "
+                "party says a round twice"
+            )
         spoken = job.kind == "train" and job.round in self.rounds
         if spoken and not (begun and self.rounds[job.round] == job.epoch):
             return f"round {job.round} was answered already: under its protection no party says a round twice"
@@ -94,5 +110,18 @@ class Journal:
         """The party is about to say its first word in a job's round."""
         if job.kind == "train" and job.round not in self.rounds:
             self.rounds[job.round] = job.epoch
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            write(self.path, json.dumps(self.rounds).encode())
+            self._keep()
+
+    def begin(self) -> None:
+        """It is there from now on: where it is missing later, it was lost."""
+        self._keep()
+
+    def lose(self, upto: int) -> None:
+        """The one before is gone, which may have named any round up to this one."""
+        self.lost = max(self.lost, upto)
+        self._keep()
+
+    def _keep(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        lost = {LOST: self.lost} if self.lost >= 0 else {}
+        write(self.path, json.dumps(lost | self.rounds).encode())

@@ -29,6 +29,8 @@ from fedfm.deploy.engine import plain
 from fedfm.deploy.letters import Letter
 from fedfm.deploy.server import facts, unfit
 from fedfm.deploy.site.journal import Journal, answered, bind, durable, once
+from fedfm.deploy.site.memory import held
+from fedfm.deploy.site.memory import opened as reopened
 from fedfm.deploy.site.policy import Policy, epsilon, reserve
 from fedfm.deploy.site.receipts import FILE, Receipts, mend
 from fedfm.deploy.transport import SERVER, Frame, Transport
@@ -227,7 +229,7 @@ class Party:
                 f"the server names its run {str(head.get('run'))[:60]!r}, which is no name of a run"
             )
         if self._run == head.get("run"):
-            return self._ready
+            return self._ready | self._kept(head)
         try:
             here = self._here(head["config"])
             self._desk, rows, found = self._opened(from_config(here), head, here)
@@ -239,7 +241,17 @@ class Party:
             self.tell(f"{self.name} cannot take part: {words_of(e)}{copy}")
             return {"do": "unfit", "why": f"its data or settings do not fit ({type(e).__name__})"}
         self._run, self._ready = head["run"], {"do": "ready", "rows": rows, **found}
-        return self._ready
+        return self._ready | self._kept(head)
+
+    def _kept(self, head: Mapping[str, Any]) -> dict[str, Any]:
+        """The versions of its state that it has; the server, which names one, decides what follows where that is gone."""
+        assert self._desk is not None
+        named = int(head.get("state", 0))
+        found = held(self._desk.site.store, self.name)
+        if named and named not in found:
+            where = self.folder / "states" / self._run
+            self.tell(f"the server names the state {named} of {self.name}, and {where} has {found or 'none'}")
+        return {"states": found}
 
     def _here(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """The config with the model where this site has it; what it holds is compared all the same."""
@@ -299,6 +311,10 @@ class Party:
                 "other cohorts would show it (another seed, or the server goes on with that run: fedfm resume DIR)"
             )
         with durable(self.folder):
+            if self._journal is not None and (
+                lost := reopened(self._journal, folder.name, head, self.receipts.lines())
+            ):
+                self.tell(lost)
             bind(folder / "config", folder.name, asked)
             self._book(str(head["run"]), epsilon(fed, count))
         guard = SiteGuard(fed, bound, own, Store(folder), self.policy)

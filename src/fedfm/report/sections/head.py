@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -130,7 +131,10 @@ def _time(run: Run) -> list[Tile]:
     mean = f"{span(own / len(rows))} a round" if own else "in all"
     mean += f", {span(time - own)} outside the rounds" if own and time - own > 0.01 * time else ""
     taken = [sum(finite(v) or 0.0 for v in mapping(r.get("seconds")).values()) for r in rows]
-    simulated = f", {span(clock)} of simulated time" if clock and abs(clock - time) > 0.01 * time else ""
+    words = (
+        "with a round open" if re.search(r"(?m)^\s+wall: true$", run.config or "") else "of simulated time"
+    )
+    simulated = f", {span(clock)} {words}" if clock and abs(clock - time) > 0.01 * time else ""
     return [Tile("Wall-clock time", *_with_unit(span(time)), mean + simulated, _steady(taken, "c8"))]
 
 

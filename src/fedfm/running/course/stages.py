@@ -122,6 +122,8 @@ class Stages:
             try:
                 engine.open(site)
                 run = Run(fed, self.folder, site.home, engine, self.resume and before is None, before)
+                if (lead := getattr(engine, "lead", None)) is not None:  # one that looks at the run itself
+                    lead(run)
                 if before is not None:
                     begun(run, k, kept)
                 last = Stage(fed, site, engine, run, origin, k == len(self.fed.stages))

@@ -1,4 +1,4 @@
-"""What a run borrows of its process, torch's settings and generators, which are everybody's: given back, however it ends."""
+"""What a run borrows of its process: torch's settings and the global generators. They are given back, however it ends."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.errors import FedfmError, MethodFault, RoundFailed
-from fedfm.core.job import VALIDATION
+from fedfm.core.job import VALIDATION, Job
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregate, Scores, State
 from fedfm.ledger.events import Bytes
@@ -50,7 +50,7 @@ def of_run(run: Run, ctx: Ctx | None = None) -> dict[str, dict[str, float]]:
     if fed.serving.whole:
         found = scores(run, run.model(), ctx)
     if fed.evaluate.personal or not fed.serving.whole:
-        found |= _spread("own", _own(run, ""), run)
+        found |= _spread("own", _own(run, "", ctx), run)
     if not fed.serving.whole:
         found |= {n: v for n, v in ((k.removeprefix("own/"), v) for k, v in found.items()) if "/" not in n}
     if not fed.evaluate.validates:
@@ -58,7 +58,7 @@ def of_run(run: Run, ctx: Ctx | None = None) -> dict[str, dict[str, float]]:
     if fed.serving.whole:
         parts = _measured(run, run.model(), (VALIDATION,))[VALIDATION]
         return {"metrics": found, "validation": fed.evaluate.finish({"": parts})}
-    mean = {name: math.fsum(v.values()) / len(v) for name, v in _own(run, VALIDATION).items()}
+    mean = {name: math.fsum(v.values()) / len(v) for name, v in _own(run, VALIDATION, ctx).items()}
     return {"metrics": found, "validation": mean}
 
 
@@ -83,28 +83,40 @@ def _visited(run: Run, model: Tensor, ctx: Ctx | None) -> dict[str, float]:
     """One model at every party, on its own test rows: over all of these rows, by party, and how parties differ."""
     jobs, brief = [run.job("visit", i, k) for k, i in enumerate(run.parties)], Message(model, "weights")
     parts, by_metric = list[Scores](), dict[str, dict[str, float]]()
-    for s in run.hub.collect(jobs, lambda job: brief):
-        if ctx is not None and ctx.events is not None:
-            ctx.at(client=s.job.id).note(Bytes("down", brief.nbytes, {}))
-            ctx.events.extend(e for e in s.events if e["kind"] == Bytes.kind)
-        if s.upload is not None:
-            parts.append(told(s.upload))
-            for name, value in run.fed.evaluate.finish({"": parts[-1:]}).items():
-                by_metric.setdefault(name, {})[s.job.id] = value
+    for id, found in _answered(run, jobs, lambda job: brief, ctx):
+        parts.append(found)
+        for name, value in run.fed.evaluate.finish({"": [found]}).items():
+            by_metric.setdefault(name, {})[id] = value
     return {**run.fed.evaluate.finish({"": parts}), **_spread("parties", by_metric, run)}
 
 
-def _own(run: Run, case: str) -> dict[str, dict[str, float]]:
+def _own(run: Run, case: str, ctx: Ctx | None) -> dict[str, dict[str, float]]:
     """Every party's own model on its own rows, by metric and party."""
     jobs = [replace(run.job("own", i, k), case=case) for k, i in enumerate(run.parties)]
-    answers = [s for s in run.hub.collect(jobs, run.briefs.of) if s.upload is not None]
     by_metric: dict[str, dict[str, float]] = {}
-    for s in answers:
-        assert s.upload is not None
-        for name, (total, n) in told(s.upload).items():
+    for id, found in _answered(run, jobs, run.briefs.of, ctx):
+        for name, (total, n) in found.items():
             if n and "/" not in name:
-                by_metric.setdefault(name, {})[s.job.id] = total / n
+                by_metric.setdefault(name, {})[id] = total / n
     return by_metric
+
+
+def _answered(
+    run: Run, jobs: list[Job], briefs: Callable[[Job], Message], ctx: Ctx | None
+) -> Iterator[tuple[str, Scores]]:
+    """What parties say of what they were sent, whose bytes count both ways."""
+    sent: dict[str, int] = {}
+
+    def brief(job: Job) -> Message:
+        sent[job.id] = (m := briefs(job)).nbytes
+        return m
+
+    for s in run.hub.collect(jobs, brief):
+        if ctx is not None and ctx.events is not None:
+            ctx.at(client=s.job.id).note(Bytes("down", sent.get(s.job.id, 0), {}))
+            ctx.events.extend(e for e in s.events if e["kind"] == Bytes.kind)
+        if s.upload is not None:
+            yield s.job.id, told(s.upload)
 
 
 def _spread(head: str, by_metric: Mapping[str, Mapping[str, float]], run: Run) -> dict[str, float]:

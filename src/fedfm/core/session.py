@@ -207,8 +207,9 @@ class Guard:
         bound = self.own(job, brief, ctx)
         with ctx.ambient():
             rows = self.checks(job.id) if job.case == VALIDATION else self.tests(job.id)
-            scores = self.fed.evaluate.measure(rows, bound)
-        yield Say("score", scoring.tell(scores), last=True)
+            told = scoring.tell(self.fed.evaluate.measure(rows, bound))
+        ctx.note(events.Bytes("talk", told.nbytes, {}))
+        yield Say("score", told, last=True)
 
     def own(self, job: Job, brief: Message, ctx: Ctx) -> Bound:
         """The model that this party would use, loaded."""

@@ -136,6 +136,8 @@ def test_a_mark_that_the_prompt_opens_and_answers_begin_with_is_told(tmp_path: P
     assert lossy.startswith("hm</think>it is so") and not remarks(tmp_path, decoder(tmp_path, OPENS), rows)
     for row in rows[::2]:
         row["messages"][1]["content"] = "<think> hm</think>it is so"
+    (said,) = remarks(tmp_path, decoder(tmp_path, OPENS.replace("<think>\\n' }", "<think> well ' }")), rows)
+    assert "have an answer that begins with <think>" in said
     (said,) = remarks(tmp_path, decoder(tmp_path, OPENS), rows)
     assert "have an answer that begins with <think>" in said and "it stands there twice" in said
     assert not remarks(tmp_path, decoder(tmp_path, THINKS), rows)

@@ -289,7 +289,7 @@ class Instruction(TextObjective):
                 found[f"{why}; write it into the content if it is to be"] = len(mine)
         marks = Counter(self.dialogue.twice(r) for r in rows if str(r["answer"]).lstrip()[:1] in ("<", "["))
         for mark, n in marks.items():
-            why = f"have an answer that begins with {mark}, with which {form} ends the prompt: it stands there twice"
+            why = f"have an answer that begins with {mark}, which the generation prompt of {form} opens already: it stands there twice"
             found[f"{why}; leave it out of the answers"] = n if mark else 0
         return found
 

@@ -42,7 +42,8 @@ _DATED = (
 SECONDS = 10.0  # for a template's first rendering
 _MARK = re.compile(r"<\|[^<>|\s]{1,40}\|>|<(?:start|end)_of_[a-z]+>")
 THINKS = re.compile(r"</?think")
-_OPENS = re.compile(r"[<\[][^<>\[\]\s/]{1,40}[>\]]\s*$")
+_OPENED = re.compile(r"[<\[][^<>\[\]\s/]{1,40}[>\]]")
+_OPENS = re.compile(_OPENED.pattern + r"\s*$")
 _ASK, _TOLD = "qqfirstzz", "qqthenzz"  # words that no template brings
 
 
@@ -140,10 +141,13 @@ class Dialogue:
         return found
 
     def twice(self, row: Mapping[str, Any]) -> str:
-        """The mark, such as <think>, that the prompt ends with and the answer begins with again; empty: none."""
-        prompt = self.prompt(row) if self.chat else ""
-        mark = _opened(prompt).strip()
-        return mark if mark and self._tail(row, prompt).lstrip().startswith(mark) else ""
+        """The mark, such as <think>, that the generation prompt opens and the answer begins with again; empty: none."""
+        if not self.chat:
+            return ""
+        prompt, before = self.prompt(row), self._render(_asked(row), False)
+        opened = prompt[len(os.path.commonprefix([prompt, before])) :]
+        tail = self._tail(row, prompt).lstrip()
+        return next((m for m in _OPENED.findall(opened) if tail.startswith(m)), "")
 
     # ---- texts ------------------------------------------------------------------------------------------------
     def _tail(self, row: Mapping[str, Any], prompt: str) -> str:

@@ -24,6 +24,7 @@ BELOW = {
     "ledger",
     "files",
     "text",
+    "lent",
     "vectors",
     "around",
     "lent",

@@ -20,7 +20,10 @@ _SHORT = {
         "no further process or thread may be started",
         "raise the limit (ulimit -u), or use fewer workers (engine.workers, threads)",
     ),
-    errno.ENOMEM: ("there is no memory left", "use a smaller batch or fewer workers (engine.workers)"),
+    errno.ENOMEM: (
+        "there is no memory left",
+        "use a smaller batch, or fewer workers or threads (engine.workers, threads)",
+    ),
     errno.ENOBUFS: ("there are no buffers left for sockets", "use fewer workers (engine.workers)"),
     errno.ENOSPC: ("the disk, or shared memory (/dev/shm), is full", "free some space"),
 }

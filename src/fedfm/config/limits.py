@@ -19,7 +19,7 @@ LARGEST = float.fromhex("0x1.fffffep127")  # of float32
 def out_of_range(f: dataclasses.Field[Any], value: Any, where: str) -> Iterator[Problem]:
     """What the field's own facts say against `value`."""
     meta, value = f.metadata, plain_scalar(value)
-    if isinstance(value, Mapping | list | tuple):  # its facts are those of each
+    if isinstance(value, Mapping | list | tuple) and "doc" in meta:  # a knob's facts are those of each
         for key, v in value.items() if isinstance(value, Mapping) else enumerate(value):
             if isinstance(v := plain_scalar(v), int | float) and not isinstance(v, bool):
                 yield from _number(f, v, f"{where}.{key}")

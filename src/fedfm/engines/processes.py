@@ -85,7 +85,7 @@ class ProcessEngine:
             self.close()
             if (fault := short(e)) is None:
                 raise
-            some = f"engine.workers={begun} or less" if begun else "engine=inprocess"
+            some = f"engine.workers={begun // 2}" if begun > 1 else "engine=inprocess"
             raise MachineFault(
                 f"{fault}\n    fix: or {some}: {begun} of {self.workers} workers could be started"
             ) from e

@@ -139,7 +139,7 @@ def drive(plan: Plan) -> Result:
     except Exception as e:
         if (fault := short(e)) is None:  # else in the opening, or in the last pages
             raise
-        raise MachineFault(f"{fault}\n    fedfm resume {plan.folder} goes on") from e
+        raise MachineFault(f"{fault}\n    {_stays(plan.folder)}") from e
 
 
 def _drive(plan: Plan) -> Result:
@@ -263,10 +263,15 @@ def _judged(run: Run) -> Verdict:
     )
 
 
+def _stays(folder: Path) -> str:
+    begun = bool(checkpoints(folder))
+    return f"`fedfm resume {folder}` goes on" if begun else f"nothing is kept yet of {folder}: start it again"
+
+
 def _kept(plan: Plan, run: Run | None) -> str:
     """What is kept of a run that stopped, and how it goes on."""
     if run is None or not checkpoints(plan.folder):
-        return f"nothing is kept yet of {plan.folder}: start it again"
+        return _stays(plan.folder)
     return (
         f"{named(plan.fed, run.state.round)} are kept in {plan.folder}; `fedfm resume {plan.folder}` goes on"
     )

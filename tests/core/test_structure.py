@@ -27,7 +27,6 @@ BELOW = {
     "lent",
     "vectors",
     "around",
-    "lent",
 }  # what methods and recipes stand on
 ABOVE = {
     "recipes",

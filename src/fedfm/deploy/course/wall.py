@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fedfm.around import AroundPace
 from fedfm.core.context import Ctx
 from fedfm.core.errors import RoundFailed
 from fedfm.core.hub import Hub, Session
@@ -22,7 +23,7 @@ from fedfm.deploy.course.arrivals import Arrivals, Key
 
 
 @dataclass(frozen=True)
-class OnTheWall(Pace):
+class OnTheWall(AroundPace):
     """A pace whose work is done when it is done, whatever its speed and its links say.
 
     `moments`: those of a run that is done again (work without one never came); None: nobody knows them beforehand.
@@ -31,29 +32,10 @@ class OnTheWall(Pace):
     inner: Pace
     moments: Mapping[Key, float] | None = None
 
-    late = property(lambda self: self.inner.late)
-    partial = property(lambda self: self.inner.partial)
-    deadline_s = property(lambda self: self.inner.deadline_s)
-    drop = property(lambda self: self.inner.drop)
-    independent = property(lambda self: self.inner.independent)
-    loses = property(lambda self: self.inner.loses)
-
-    def room(self, busy: int, want: int) -> int:
-        return self.inner.room(busy, want)
-
     def due(self, now: float, ctx: Ctx, load: Load) -> float:
         if self.moments is None:
             return now
         return self.moments.get(("train", ctx.client, ctx.round, 0), math.inf)
-
-    def enough(self, arrived: int, planned: int, waited_s: float) -> bool:
-        return self.inner.enough(arrived, planned, waited_s)
-
-    def quorum(self, planned: int) -> int:
-        return self.inner.quorum(planned)
-
-    def lost(self, phase: str, ctx: Ctx) -> bool:
-        return self.inner.lost(phase, ctx)
 
 
 class Wall:

@@ -16,7 +16,7 @@ from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx
 from fedfm.core.errors import ClientFailed, MessageRefused
 from fedfm.core.protocols import Wire
-from fedfm.efficiency.communication.codec import rans
+from fedfm.efficiency.communication.codec import bits, rans, topk
 from fedfm.efficiency.communication.codec.entropy import Entropy
 from fedfm.efficiency.communication.codec.error_feedback import ErrorFeedback
 from fedfm.efficiency.communication.codec.qsgd import QSGD
@@ -254,3 +254,10 @@ def test_stack_of_three() -> None:
     assert bool((out[kept == 0] == 0).all()) and float((out - kept).norm()) < float(kept.norm())
     # 41 values: 41 12-bit indices, 4 bytes of norm, 8 of length, 21 of codes and at most 18 of headers.
     assert nbytes(y, side) <= -(-41 * 12 // 8) + 4 + 8 + 21 + 18
+
+
+def test_places_that_stand_twice_or_do_not_ascend_are_refused() -> None:
+    for places in ([3, 3, 5], [5, 3, 4]):
+        with pytest.raises(MessageRefused, match="ascend"):
+            topk.unpacked(bits.pack(torch.tensor(places), 10), 3, 1000)
+    assert topk.unpacked(bits.pack(torch.tensor([3, 4, 999]), 10), 3, 1000).tolist() == [3, 4, 999]

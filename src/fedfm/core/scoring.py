@@ -178,7 +178,7 @@ class View:
     def after(self, x: Tensor) -> Tensor:
         fed = self.run.fed
         versions = tuple(m.version for m in self.messages.values()) or (self.ctx.round,)
-        agg = Aggregate(x, 1, tuple(self.messages), len(self.parties), versions)
+        agg = Aggregate(x, max(1, len(self.messages)), tuple(self.messages), len(self.parties), versions)
         return fed.serving.model(fed.serving.step(self.before, agg, self.ctx))
 
     def score(self, model: Tensor) -> float:

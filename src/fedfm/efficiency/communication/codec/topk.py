@@ -109,4 +109,6 @@ def unpacked(raw: Tensor, k: int, d: int) -> Tensor:
             f"topk: {index.numel()} indices up to {int(index.max()) if index.numel() else 0} came "
             f"where {k} below {d} were agreed"
         )
+    if not bool((index[1:] > index[:-1]).all()):
+        raise MessageRefused("topk: its indices do not ascend, or one stands twice")
     return index

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import json
 import warnings
@@ -22,6 +21,7 @@ from fedfm.core.protocols import Scores, Task
 from fedfm.tasks.bound import BoundModule, Objective, evaluating, running_statistics
 from fedfm.tasks.network import finite
 from fedfm.tasks.own.hidden import seen, stored
+from fedfm.tasks.own.making import made
 from fedfm.tasks.own.measures import (
     CROSSED,
     alike,
@@ -72,32 +72,32 @@ class Torch(Task):
         """Raises ModelError when no module comes out of `module`."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.init_seed)
-            made = self._called()
-        if not isinstance(made, nn.Module):
+            net = self._called()
+        if not isinstance(net, nn.Module):
             raise ModelError(
-                f"task.module: gives {type(made).__name__}\n    why: a torch module is trained here\n"
+                f"task.module: gives {type(net).__name__}\n    why: a torch module is trained here\n"
                 "    fix: Torch(Net), Torch(lambda: Net(...)) or Torch(net)"
             )
         if wrong := list(unmeasured(self)):
             raise ConfigError(wrong)
-        finite("task.module", made.named_parameters())
-        if any(p.dtype == torch.float64 and p.requires_grad for p in made.parameters()):
+        finite("task.module", net.named_parameters())
+        if any(p.dtype == torch.float64 and p.requires_grad for p in net.parameters()):
             warnings.warn(
                 "fedfm: the module holds float64: it computes in it, and is trained, sent and saved in the precision of float32",
                 UserWarning,
                 stacklevel=2,
             )
-        if not any(p.requires_grad for p in made.parameters()):
+        if not any(p.requires_grad for p in net.parameters()):
             raise ModelError(
                 "task.module: none of its parameters is to be trained\n    why: requires_grad is False for all of them, or it has "
                 "none: there is nothing to learn, to send or to save\n    fix: requires_grad_(True) for the layers that learn"
             )
-        switchable(made)
-        seen(made)
-        kept = running_statistics(made) if self.buffers is None else self.buffers
+        switchable(net)
+        seen(net)
+        kept = running_statistics(net) if self.buffers is None else self.buffers
         labels = getattr(data, "labels", None)
-        bound = BoundModule(made, _Objective(self, tuple(labels or ())), buffers=kept, device=device)
-        stored(made, (e.name for e in bound.layout.entries))
+        bound = BoundModule(net, _Objective(self, tuple(labels or ())), buffers=kept, device=device)
+        stored(net, (e.name for e in bound.layout.entries))
         return bound
 
     def probe(self, bound: Any, rows: Any) -> list[Problem]:
@@ -133,7 +133,7 @@ class Torch(Task):
     def _called(self) -> Any:
         """The module, made here. Raises ModelError for whatever its class or function raises."""
         try:
-            return self._made()
+            return made(self.module)
         except (FedfmError, MemoryError):
             raise
         except Exception as e:
@@ -141,16 +141,6 @@ class Torch(Task):
                 f"task.module: it cannot be made: {words_of(e)[:300]}\n    why: raised at {place(e)}\n"
                 "    fix: mend it, or install what it lacks: a class or function is called without arguments"
             ) from e
-
-    def _made(self) -> Any:
-        own = isinstance(self.module, nn.Module)
-        made = self.module() if callable(self.module) and not own else self.module
-        if isinstance(made, nn.Module) and any(map(nn.parameter.is_lazy, made.state_dict().values())):
-            raise ModelError(
-                "task.module: has layers without a shape (nn.Lazy...)\n    why: what travels is laid out before the first "
-                "row is read\n    fix: give the sizes, or call it on a row and give the module itself: net(x); Torch(net)"
-            )
-        return copy.deepcopy(made) if own else made
 
 
 @dataclass(frozen=True, eq=False)

@@ -41,6 +41,7 @@ from fedfm.tasks.own.measures import (
     unreached,
 )
 from fedfm.tasks.own.pieces import lumped, mixing, uneven
+from fedfm.tasks.own.scales import misread
 from fedfm.tasks.own.weighed import weighed, weights_of
 from fedfm.tasks.way import of_score, rises
 
@@ -106,7 +107,8 @@ class Torch(Task):
         self._reads(bound, batch)
         bound.module.train()
         unreached(bound, batch)
-        return list(trained_by_nobody(self.loss, bound.module, batch)) if self.loss else []
+        found = list(misread(self, bound, batch))
+        return [*found, *trained_by_nobody(self.loss, bound.module, batch)] if self.loss else found
 
     def _reads(self, bound: Any, batch: Any) -> None:
         """Warn of a module whose outputs are the same for all rows, also where its weights are others than at the start."""

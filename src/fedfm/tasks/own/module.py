@@ -20,7 +20,7 @@ from fedfm.core.errors import ConfigError, DataError, FedfmError, ModelError, Pr
 from fedfm.core.protocols import Scores, Task
 from fedfm.tasks.bound import BoundModule, Objective, evaluating, running_statistics
 from fedfm.tasks.network import finite
-from fedfm.tasks.own.hidden import seen, stored
+from fedfm.tasks.own.hidden import compiled, seen, stored, unwrapped
 from fedfm.tasks.own.making import made
 from fedfm.tasks.own.measures import (
     CROSSED,
@@ -95,6 +95,7 @@ class Torch(Task):
             )
         switchable(net)
         seen(net)
+        compiled(net)
         kept = running_statistics(net) if self.buffers is None else self.buffers
         labels = getattr(data, "labels", None)
         bound = BoundModule(net, _Objective(self, tuple(labels or ())), buffers=kept, device=device)
@@ -211,6 +212,13 @@ class _Objective(Objective):
         wrong = found if found.dim() != 1 else found[(found != found.floor()) | (found < 0)]
         if not wrong.numel():
             return found.long()
+        hot = found.dim() == 2 and found.shape[1] > 1 and bool(((found == 0) | (found == 1)).all())
+        if hot and bool((found.sum(1) == 1).all()):
+            raise DataError(
+                f"the targets y have the shape {tuple(found.shape)}, a single 1 in each row\n    why: without a loss a row is of "
+                "one class, given by its number\n    fix: one-hot rows as numbers, y.argmax(1); if they are the labels of "
+                "several questions torch.nn.BCEWithLogitsLoss()"
+            )
         if found.dim() > 1 and found.shape[1] > 1 and not found.is_floating_point():
             raise DataError(
                 f"the targets y have the shape {tuple(found.shape)}\n    why: without a loss a row is of one class\n    fix: for "
@@ -348,11 +356,7 @@ class _Objective(Objective):
         in (torch.compile, DataParallel), whose names have a prefix that the class does not know."""
         from fedfm.tasks.export import write_weights
 
-        wrapped = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-        while (
-            inner := getattr(module, "module" if isinstance(module, wrapped) else "_orig_mod", None)
-        ) is not None:
-            module = inner
+        module = unwrapped(module)
         state = {n: t.detach().to("cpu", copy=True).contiguous() for n, t in module.state_dict().items()}
         write_weights(state, Path(folder, "model.safetensors"))
         record = {

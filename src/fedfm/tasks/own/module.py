@@ -215,9 +215,10 @@ class _Objective(Objective):
         hot = found.dim() == 2 and found.shape[1] > 1 and bool(((found == 0) | (found == 1)).all())
         if hot and bool((found.sum(1) == 1).all()):
             raise DataError(
-                f"the targets y have the shape {tuple(found.shape)}, a single 1 in each row\n    why: without a loss a row is of "
-                "one class, given by its number\n    fix: one-hot rows as numbers, y.argmax(1); if they are the labels of "
-                "several questions torch.nn.BCEWithLogitsLoss()"
+                f"the targets y are no class numbers: they have the shape {tuple(found.shape)}, a single 1 in each row\n"
+                "    why: without a loss a row is of one class, given by its number\n    fix: one-hot rows as numbers, "
+                "y.argmax(1); loss=torch.nn.BCEWithLogitsLoss() if they are the labels of several questions, "
+                "torch.nn.functional.mse_loss for numbers to predict"
             )
         if found.dim() > 1 and found.shape[1] > 1 and not found.is_floating_point():
             raise DataError(

@@ -86,7 +86,8 @@ def _faults(bound: Any, batch: Any, first: list[tuple[Any, Tensor]]) -> list[tup
 
 
 def _heard(bound: Any, batch: Any) -> list[tuple[Any, Tensor]]:
-    with evaluating(bound.module), _Heard() as heard:
+    heard = _Heard()
+    with evaluating(bound.module), heard:
         bound.objective.losses(bound.module, batch)
     return heard.given
 

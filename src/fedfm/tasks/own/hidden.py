@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator
 from types import FunctionType, ModuleType
 from typing import Any
@@ -49,6 +50,29 @@ def stored(module: nn.Module, names: Iterable[str]) -> None:
         f"task.module: {', '.join(lost[:3])}{', ...' * (len(lost) > 3)} would not be saved\n    why: what is learnt lies there "
         f"also, and the state_dict, which is what is saved, does not hold it: the saved model would score otherwise\n    fix: {fix}"
     )
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module itself, without what torch wraps it in."""
+    wrapped = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+    while (
+        inner := getattr(module, "module" if isinstance(module, wrapped) else "_orig_mod", None)
+    ) is not None:
+        module = inner
+    return module
+
+
+def compiled(module: nn.Module) -> None:
+    """Warn of parts that a class compiles: what is saved has names that the class knows, and a plain one does not."""
+    names = [n for n in unwrapped(module).state_dict(keep_vars=True) if "_orig_mod." in n]
+    if names:
+        warnings.warn(
+            f"fedfm: the module compiles a part of itself, and is saved under names as {names[0]}: they load into a class that "
+            "compiles the same part, and into a plain one as {n.replace('_orig_mod.', ''): t for n, t in state.items()}; "
+            "Torch(torch.compile(net)), the whole compiled, or part.compile() in place keeps plain names",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _parameters(value: Any, met: set[int]) -> Iterator[nn.Parameter]:

@@ -20,18 +20,28 @@ TAKEN = frozenset(
     ["loss", "kind", "round", "clients", "planned", "clock", "failed", "train_loss", "best", "stopped"]
 )  # columns of a run's history
 HEADS = frozenset(["bytes", "seconds", "cpu", "own", "parties", "validation"])  # of others of its columns
+BINARY = "for two classes loss=torch.nn.BCEWithLogitsLoss(), or two outputs"
 LOG_READ = (functional.nll_loss, functional.kl_div)
 
 
 def cross_entropy(outputs: Tensor, y: Tensor) -> Tensor:
-    """The cross-entropy of each row (n,). Raises DataError for a class that the module has no output for."""
+    """The cross-entropy of each row (n,). Raises DataError for a class that the module has no output for, ModelError for
+    outputs without an axis of classes."""
+    if outputs.dim() == 1 and y.dim() == 1 and len(outputs) == len(y):
+        raise ModelError(
+            "task.module: it gives one number a row\n    why: without a loss the task is the cross-entropy, which reads an output "
+            f"for each class\n    fix: {BINARY}; torch.nn.functional.mse_loss for numbers to predict"
+        )
     try:
         return functional.cross_entropy(outputs, y, reduction="none")
     except IndexError:
         most = outputs.shape[1] if outputs.dim() > 1 else 1
+        fix = "a module with an output for every class"
+        if most == 1:
+            fix = BINARY.replace("loss=", "outputs of shape (n,), .squeeze(-1), with loss=")
         raise DataError(
             f"a row is of class {int(y.max())}, and the module has {most} outputs\n    why: classes are numbered from 0 to "
-            f"{most - 1}, in training rows and test rows alike\n    fix: a module with an output for every class, or leave "
+            f"{most - 1}, in training rows and test rows alike\n    fix: {fix}, or leave "
             "out rows of classes that nobody trains"
         ) from None
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import json
 import warnings
@@ -21,7 +20,8 @@ from fedfm.core.errors import ConfigError, DataError, FedfmError, ModelError, Pr
 from fedfm.core.protocols import Scores, Task
 from fedfm.tasks.bound import BoundModule, Objective, evaluating, running_statistics
 from fedfm.tasks.network import finite
-from fedfm.tasks.own.hidden import seen, stored
+from fedfm.tasks.own.hidden import compiled, seen, stored, unwrapped
+from fedfm.tasks.own.making import made
 from fedfm.tasks.own.measures import (
     CROSSED,
     alike,
@@ -41,6 +41,7 @@ from fedfm.tasks.own.measures import (
     unreached,
 )
 from fedfm.tasks.own.pieces import lumped, mixing, uneven
+from fedfm.tasks.own.scales import misread
 from fedfm.tasks.own.weighed import weighed, weights_of
 from fedfm.tasks.way import of_score, rises
 
@@ -72,32 +73,33 @@ class Torch(Task):
         """Raises ModelError when no module comes out of `module`."""
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(self.init_seed)
-            made = self._called()
-        if not isinstance(made, nn.Module):
+            net = self._called()
+        if not isinstance(net, nn.Module):
             raise ModelError(
-                f"task.module: gives {type(made).__name__}\n    why: a torch module is trained here\n"
+                f"task.module: gives {type(net).__name__}\n    why: a torch module is trained here\n"
                 "    fix: Torch(Net), Torch(lambda: Net(...)) or Torch(net)"
             )
         if wrong := list(unmeasured(self)):
             raise ConfigError(wrong)
-        finite("task.module", made.named_parameters())
-        if any(p.dtype == torch.float64 and p.requires_grad for p in made.parameters()):
+        finite("task.module", net.named_parameters())
+        if any(p.dtype == torch.float64 and p.requires_grad for p in net.parameters()):
             warnings.warn(
                 "fedfm: the module holds float64: it computes in it, and is trained, sent and saved in the precision of float32",
                 UserWarning,
                 stacklevel=2,
             )
-        if not any(p.requires_grad for p in made.parameters()):
+        if not any(p.requires_grad for p in net.parameters()):
             raise ModelError(
                 "task.module: none of its parameters is to be trained\n    why: requires_grad is False for all of them, or it has "
                 "none: there is nothing to learn, to send or to save\n    fix: requires_grad_(True) for the layers that learn"
             )
-        switchable(made)
-        seen(made)
-        kept = running_statistics(made) if self.buffers is None else self.buffers
+        switchable(net)
+        seen(net)
+        compiled(net)
+        kept = running_statistics(net) if self.buffers is None else self.buffers
         labels = getattr(data, "labels", None)
-        bound = BoundModule(made, _Objective(self, tuple(labels or ())), buffers=kept, device=device)
-        stored(made, (e.name for e in bound.layout.entries))
+        bound = BoundModule(net, _Objective(self, tuple(labels or ())), buffers=kept, device=device)
+        stored(net, (e.name for e in bound.layout.entries))
         return bound
 
     def probe(self, bound: Any, rows: Any) -> list[Problem]:
@@ -106,7 +108,8 @@ class Torch(Task):
         self._reads(bound, batch)
         bound.module.train()
         unreached(bound, batch)
-        return list(trained_by_nobody(self.loss, bound.module, batch)) if self.loss else []
+        found = list(misread(self, bound, batch))
+        return [*found, *trained_by_nobody(self.loss, bound.module, batch)] if self.loss else found
 
     def _reads(self, bound: Any, batch: Any) -> None:
         """Warn of a module whose outputs are the same for all rows, also where its weights are others than at the start."""
@@ -133,7 +136,7 @@ class Torch(Task):
     def _called(self) -> Any:
         """The module, made here. Raises ModelError for whatever its class or function raises."""
         try:
-            return self._made()
+            return made(self.module)
         except (FedfmError, MemoryError):
             raise
         except Exception as e:
@@ -141,16 +144,6 @@ class Torch(Task):
                 f"task.module: it cannot be made: {words_of(e)[:300]}\n    why: raised at {place(e)}\n"
                 "    fix: mend it, or install what it lacks: a class or function is called without arguments"
             ) from e
-
-    def _made(self) -> Any:
-        own = isinstance(self.module, nn.Module)
-        made = self.module() if callable(self.module) and not own else self.module
-        if isinstance(made, nn.Module) and any(map(nn.parameter.is_lazy, made.state_dict().values())):
-            raise ModelError(
-                "task.module: has layers without a shape (nn.Lazy...)\n    why: what travels is laid out before the first "
-                "row is read\n    fix: give the sizes, or call it on a row and give the module itself: net(x); Torch(net)"
-            )
-        return copy.deepcopy(made) if own else made
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,6 +212,14 @@ class _Objective(Objective):
         wrong = found if found.dim() != 1 else found[(found != found.floor()) | (found < 0)]
         if not wrong.numel():
             return found.long()
+        hot = found.dim() == 2 and found.shape[1] > 1 and bool(((found == 0) | (found == 1)).all())
+        if hot and bool((found.sum(1) == 1).all()):
+            raise DataError(
+                f"the targets y are no class numbers: they have the shape {tuple(found.shape)}, a single 1 in each row\n"
+                "    why: without a loss a row is of one class, given by its number\n    fix: one-hot rows as numbers, "
+                "y.argmax(1); loss=torch.nn.BCEWithLogitsLoss() if they are the labels of several questions, "
+                "torch.nn.functional.mse_loss for numbers to predict"
+            )
         if found.dim() > 1 and found.shape[1] > 1 and not found.is_floating_point():
             raise DataError(
                 f"the targets y have the shape {tuple(found.shape)}\n    why: without a loss a row is of one class\n    fix: for "
@@ -356,11 +357,7 @@ class _Objective(Objective):
         in (torch.compile, DataParallel), whose names have a prefix that the class does not know."""
         from fedfm.tasks.export import write_weights
 
-        wrapped = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-        while (
-            inner := getattr(module, "module" if isinstance(module, wrapped) else "_orig_mod", None)
-        ) is not None:
-            module = inner
+        module = unwrapped(module)
         state = {n: t.detach().to("cpu", copy=True).contiguous() for n, t in module.state_dict().items()}
         write_weights(state, Path(folder, "model.safetensors"))
         record = {

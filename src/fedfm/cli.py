@@ -16,6 +16,7 @@ from fedfm import collector, looking, runs
 from fedfm.core import blame
 from fedfm.core.errors import ConfigError, FedfmError, Problem, words_of
 from fedfm.deploy import commands as deploy
+from fedfm.files import path
 from fedfm.running.console import said
 from fedfm.terminal import Settings, What, err, out
 from fedfm.text import clean
@@ -138,10 +139,10 @@ def inspect(
 @app.command()
 def report(
     folders: Annotated[
-        list[Path], typer.Argument(metavar="DIR [DIR ...]", help="run directories, side by side")
+        list[Path], typer.Argument(metavar="DIR [DIR ...]", help="run directories, side by side", parser=path)
     ],
     to: Annotated[
-        Path | None, typer.Option("--to", help="the page (default: report.html in the first)")
+        Path | None, typer.Option("--to", help="the page (default: report.html in the first)", parser=path)
     ] = None,
 ) -> None:
     """One self-contained HTML page about one or several runs."""
@@ -154,7 +155,7 @@ def report(
 def new(
     slot: Annotated[str, typer.Argument(help="client, wire, aggregate, server, select, value, ...")],
     name: Annotated[str, typer.Argument(help="kebab-case, e.g. sign-sgd")],
-    folder: Annotated[Path, typer.Option(help="where to write")] = Path("."),
+    folder: Annotated[Path, typer.Option(help="where to write", parser=path)] = Path("."),
 ) -> None:
     """Write a method file with its card and a law test, ready to fill."""
     from fedfm.scaffold import hint, publish
@@ -162,8 +163,8 @@ def new(
 
     paths = make(slot, name, folder)
     published = publish(name, paths)
-    for path in (*paths, *([published] if published else [])):
-        out.print(str(path))
+    for written in (*paths, *([published] if published else [])):
+        out.print(str(written))
     out.print(hint(slot, name, paths, published))
 
 
@@ -245,8 +246,8 @@ def _dashes(argv: list[str]) -> None:
         if not word.startswith("--") or not key:
             continue
         known = [p for p in paths(resolve({"recipe": named})) if p == key or p.endswith(f".{key}")]
-        for path in [p for p in known if "." in p][:2]:
-            print(f"a setting is written without dashes: {path}={clean(value or after)}", file=sys.stderr)
+        for setting in [p for p in known if "." in p][:2]:
+            print(f"a setting is written without dashes: {setting}={clean(value or after)}", file=sys.stderr)
 
 
 def _unforeseen(e: Exception) -> str:

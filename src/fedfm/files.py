@@ -1,4 +1,5 @@
-"""Files that are written whole or not at all, whoever is killed meanwhile; and what a disk's or a kernel's refusal means."""
+"""Files that are written whole or not at all, whoever is killed meanwhile; which place a path means; and what a disk's or
+a kernel's refusal means."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import errno
 import os
 from pathlib import Path
 
-from fedfm.core.errors import FedfmError, MachineFault
+from fedfm.core.errors import ConfigError, FedfmError, MachineFault, Problem
 
 _SELF = os.urandom(4).hex()  # tells this process's temporary files from those of a dead one with its number
 _OPEN = (
@@ -43,6 +44,20 @@ _WHY = {
     errno.ENFILE: _OPEN,
     errno.ENAMETOOLONG: ("the path is too long", "take a folder with a shorter path"),
 }
+
+
+def path(given: str | os.PathLike[str]) -> Path:
+    """The place that a person means: `~` and `~user` are home folders, also where no shell has put them in. Raises ConfigError."""
+    text = os.fspath(given)
+    found = Path(os.path.expanduser(text))
+    first = "".join(found.parts[:1])
+    if not first.startswith("~"):
+        return found
+    if text.startswith("~") and not os.path.lexists(first):
+        what, why = f"no home folder is known for '{first}'", "a path that begins with ~ means one"
+        fix = f"write the path out; for a folder of this name ./{text}"
+        raise ConfigError([Problem(text, what, why, fix)])
+    return Path.cwd() / found  # a folder of this name, whoever asks for its place again
 
 
 def cannot_write(path: Path, e: OSError) -> MachineFault:

@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from fedfm.core.errors import ConfigError, Problem
+from fedfm.files import path
 from fedfm.running.console import said
 from fedfm.terminal import RunDir, out
 
@@ -20,12 +21,17 @@ AsJson = Annotated[bool, typer.Option("--json", help="for machines")]
 def doctor(
     joinfile: Annotated[
         Path | None,
-        typer.Argument(metavar="[JOINFILE]", help="a site: its join file, or the folder beside it"),
+        typer.Argument(
+            metavar="[JOINFILE]", help="a site: its join file, or the folder beside it", parser=path
+        ),
     ] = None,
     folder: Annotated[
-        Path | None, typer.Option("--folder", help="what the site keeps (default: beside JOINFILE)")
+        Path | None,
+        typer.Option("--folder", help="what the site keeps (default: beside JOINFILE)", parser=path),
     ] = None,
-    policy: Annotated[Path | None, typer.Option(help="the site's policy, as fedfm join takes it")] = None,
+    policy: Annotated[
+        Path | None, typer.Option(help="the site's policy, as fedfm join takes it", parser=path)
+    ] = None,
     timeout_s: Annotated[float, typer.Option(help="seconds for each step to the server")] = 5.0,
     as_json: AsJson = False,
 ) -> None:

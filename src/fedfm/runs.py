@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedfm.core.errors import MachineFault, RunFailed
+from fedfm.files import path
 from fedfm.terminal import EngineName, Rounds, RunDir, Seed, Settings, Strict, What, err, out
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def run(
     what: What,
     settings: Settings = None,
     out_dir: Annotated[
-        Path | None, typer.Option("--out", help="run directory (default: runs/NAME-K)")
+        Path | None, typer.Option("--out", help="run directory (default: runs/NAME-K)", parser=path)
     ] = None,
     rounds: Rounds = None,
     seed: Seed = None,
@@ -207,7 +208,7 @@ def sweep(
         ),
     ],
     out_dir: Annotated[
-        Path | None, typer.Option("--out", help="folder of the sweep (default: runs/NAME-sweep)")
+        Path | None, typer.Option("--out", help="folder of the sweep (default: runs/NAME-sweep)", parser=path)
     ] = None,
     rounds: Rounds = None,
     engine: EngineName = None,
@@ -291,7 +292,9 @@ def predict(
     text: Annotated[list[str] | None, typer.Option(help="a text or an instruction; may be repeated")] = None,
     file: Annotated[
         Path | None,
-        typer.Option(help="texts, one a line, or a column of a file of rows (.jsonl, .csv, .parquet, ...)"),
+        typer.Option(
+            help="texts, one a line, or a column of a file of rows (.jsonl, .csv, .parquet, ...)", parser=path
+        ),
     ] = None,
     column: Annotated[
         str, typer.Option(help="which column of --file (default: text, else instruction)")
@@ -321,7 +324,9 @@ def export(
     merged: Annotated[
         bool, typer.Option("--merged", help="add the adapter to the weights: a model of its own")
     ] = False,
-    to: Annotated[Path | None, typer.Option("--to", help="where to (default: inside the run)")] = None,
+    to: Annotated[
+        Path | None, typer.Option("--to", help="where to (default: inside the run)", parser=path)
+    ] = None,
     party: Party = None,
 ) -> None:
     """Write the tuned model as others expect it, read it back, and score it again on the run's test rows."""

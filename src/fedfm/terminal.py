@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from fedfm.files import path
 from fedfm.running.console import Terminal
 
 out = Terminal()
@@ -21,7 +22,7 @@ Settings = Annotated[
         metavar="[SLOT.FIELD=VALUE ...]", help="e.g. client.lr=0.001 'uplink={name: topk, fraction: 0.01}'"
     ),
 ]
-RunDir = Annotated[Path, typer.Argument(metavar="DIR", help="the run directory")]
+RunDir = Annotated[Path, typer.Argument(metavar="DIR", help="the run directory", parser=path)]
 Seed = Annotated[int | None, typer.Option(help="seed of every stream of randomness")]
 Rounds = Annotated[int | None, typer.Option(help="rounds to run")]
 EngineName = Annotated[

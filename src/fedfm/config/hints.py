@@ -25,6 +25,12 @@ OPTIONS = {  # of a command, not of a federation: what fedfm.run calls it
     "tracker": "trackers",
 }
 
+ELSEWHERE = {  # what other libraries call a setting: scikit-learn, Keras
+    **dict.fromkeys(
+        ("test_size", "test_split", "val_split", "val_size", "validation_split"), "test_fraction"
+    ),
+}
+
 
 def misspelt(problems: Iterable[Problem], config: Mapping[str, Any]) -> list[Problem]:
     """The problems, with a better hint for each key that is known somewhere else."""
@@ -38,7 +44,12 @@ def misspelt(problems: Iterable[Problem], config: Mapping[str, Any]) -> list[Pro
             p = dataclasses.replace(p, why=why, fix=fix)
         elif p.what.startswith(UNKNOWN):
             known = known or sorted(set(paths(config)))
-            if named := _worded(p.where, known):
+            parent, _, last = p.where.replace("-", "_").rpartition(".")
+            if (
+                other := ".".join(filter(None, (parent, ELSEWHERE.get(last, ""))))
+            ) != parent and other in known:
+                p = dataclasses.replace(p, why=_ask([other]), fix=_filled(other))
+            elif named := _worded(p.where, known):
                 p = dataclasses.replace(p, why=_ask([named]), fix=_filled(named))
             else:
                 p = dataclasses.replace(p, why=_hint(p, config, known) or p.why)

@@ -64,7 +64,8 @@ def _number(f: dataclasses.Field[Any], value: int | float, where: str) -> Iterat
                 where, what, f"it must be {end} {limit:g}", f"set {where} to a number {end} {limit:g}"
             )
         else:
-            yield Problem(where, what, f"{end}est allowed is {limit:g}", f"set {where}={limit:g}")
+            fix = _share(f, value, where) or f"set {where}={limit:g}"
+            yield Problem(where, what, f"{end}est allowed is {limit:g}", fix)
         return
     if LARGEST < abs(value) < math.inf:
         why = f"float32, in which models are trained, ends at {LARGEST:.3g}"
@@ -77,6 +78,16 @@ def _number(f: dataclasses.Field[Any], value: int | float, where: str) -> Iterat
         yield Problem(
             where, f"{value} is no number to compute with", "it must be finite", "give a finite number"
         )
+
+
+def _share(f: dataclasses.Field[Any], value: float, where: str) -> str:
+    """What a share is, where a percentage, a count or all was given for one; empty where the field is none."""
+    high, low = f.metadata.get("high"), f.metadata.get("low")
+    low = f.metadata.get("above") if low is None else low
+    if high is None or low is None or not (value > high and 0 <= low < high <= 1):
+        return ""
+    asked = value if 1 < value <= 100 * high else 20
+    return f"a share, at most {high:g}: {asked:g} % is {where}={asked / 100:g}"
 
 
 def unfit(cls: type, given: Mapping[str, Any], where: str) -> Iterator[Problem]:

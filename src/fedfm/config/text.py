@@ -13,6 +13,7 @@ from yaml import YAMLError
 from fedfm.config.compose import Composition, Config, twice
 from fedfm.config.yaml import read, write
 from fedfm.core.errors import ConfigError, Problem
+from fedfm.files import path as meant
 
 _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
@@ -24,7 +25,7 @@ def dump(config: Config) -> str:
 def load(path: str | Path) -> Config:
     """A config from a YAML file in UTF-8, or in whatever its byte order mark says."""
     try:
-        raw = Path(path).read_bytes()
+        raw = meant(path).read_bytes()
     except OSError as e:
         why = f"{e.strerror or e}; looked in {Path.cwd()}"
         raise ConfigError(

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence, ValuesView
 from dataclasses import dataclass, fields
 from os import PathLike, fspath
 from os.path import expanduser, isdir, isfile, join
-from typing import Any
+from typing import Any, ClassVar
 
 from fedfm.cards.registry import knob, method
 from fedfm.core.errors import DataError
@@ -40,6 +40,8 @@ class Arrays(Own):
     numbers under other names are, for a module of your own, a mapping of tensors (a `label` with them is `y`). Rows of everybody need a
     `partition` or a `party_column`; without them they are one party's. `test` has rows for all, or of each party.
     """
+
+    empty: ClassVar[tuple[str, str]] = ("there are no rows", "give some, or leave it out")
 
     train: Any = _unshown(knob((), "a mapping party -> rows, or the rows of everybody"))
     test: Any = _unshown(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from fedfm.cards.registry import knob
 from fedfm.core.errors import DataError
@@ -16,7 +16,7 @@ from fedfm.data.cleaning.columns import Map, Pairs, Piece, clean, lacking, shado
 from fedfm.data.cleaning.deeper import inside, nested, owners
 from fedfm.data.cleaning.escaped import escaped
 from fedfm.data.cleaning.faults import Faults
-from fedfm.data.cleaning.held import by_group, groups_of_tests, labels_stay, unseen
+from fedfm.data.cleaning.held import by_group, groups_of_tests, labels_stay, unlabelled, unseen
 from fedfm.data.cleaning.layouts import Wanted, layout_of, unread, wanted, whose
 from fedfm.data.cleaning.numbering import numbered
 from fedfm.data.cleaning.proposals import headless, proposal, turned
@@ -41,6 +41,8 @@ _LOOKS = (
 @dataclass(frozen=True, kw_only=True)
 class Own(Source):
     """Base of the specs that read a person's own rows: choose columns, clean, account, divide, hold out, compare."""
+
+    empty: ClassVar[tuple[str, str]] = ("the file gives no rows", "fill it, or leave it out of the pattern")
 
     columns: dict[str, Any] = knob(
         doc="canonical name -> your column (or several: the first that is not empty), e.g. {text: body}; a party's own "
@@ -131,6 +133,7 @@ class Own(Source):
             *unread(columns_, used, found),
             *self.idle(columns_, pieces),
             *escaped(rows, columns_),
+            *unlabelled(rows),
         ]
         if not tests and self._fraction:
             notes += whose([row for p in pieces for _, row in p.lines], used - {self.test_group})
@@ -140,7 +143,12 @@ class Own(Source):
         """With the labels that were agreed, the rows that are the server's, and what a person should know."""
         if self.labels:  # also those that nobody holds: what is absent would tell
             names = tuple(map(kinds.name, self.labels))
-            parties = replace(parties, labels=numbered(names, rows) or tuple(sorted(names)))
+            called = numbered(names, rows)
+            parties = replace(parties, labels=called or tuple(sorted(names)))
+            read = set().union(*(r.keys() for _, pairs in rows for r, _ in pairs))
+            if "label" not in read and not called:
+                why = "y is no number of a class" if "y" in read else "no column of labels is read"
+                parties = replace(parties, notes=(*parties.notes, f"data.labels is not used: {why}"))
         if server := [r for p, pairs in rows if p.split == "server" for r, _ in pairs]:
             parties = replace(parties, house=Shard("server", tuple(server)))
         notes = [*parties.notes, *compared(parties)]
@@ -156,8 +164,6 @@ class Own(Source):
             for name in ("image_size", "image_mode"):
                 if value := getattr(self, name):
                     yield f"data.{name}={value} is not used: there are no pictures"
-        if self.labels and not any(c.name == "label" for c in columns):
-            yield "data.labels is not used: no column of labels is read"
 
     def beside(self, piece: Piece, tests: bool) -> Piece:
         """Validation rows: the server's where they lie beside test rows, else to test on."""
@@ -286,7 +292,8 @@ class Own(Source):
         why = f"all {n} rows are left out: {reasons}" if n else "it is empty"
         if kinds.UNNAMED in reasons:
             fix = "the names in the rows themselves; or the numbers as names, in quotation marks: data.labels='[\"0\", ...]'"
-        faults.add(place, "the file gives no rows", why, fix or "fill it, or leave it out of the pattern")
+        what, leave = self.empty
+        faults.add(place, what, why, fix or leave)
 
     # ---- splits -----------------------------------------------------------------------------------------------
     def _divided(self, rows: list[tuple[Piece, Pairs]], account: Account, seed: int) -> Parties:

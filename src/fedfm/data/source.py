@@ -143,6 +143,13 @@ class Parties:
                 "(data.test_fraction then holds out a part of every party), test files beside the training files, or "
                 "data.own_test=0.2"
             )
+        if id in self.ids and all(s.party != id for s in self.own):
+            raise DataError(
+                f"{id} has no test rows of its own, and {self.own[0].party} has\n    why: each party is scored on its own "
+                f"(evaluate.where=parties, or models of their own)\n    fix: give test rows of {id} too (a test file beside its "
+                "training file; in Python test={party: rows}), or none at all: data.test_fraction then holds out a share of each "
+                "party's rows; evaluate.where=server scores one model for all on those that there are"
+            )
         return _named(self.own, id, "party with test rows")
 
     def validation(self, id: str) -> Shard:

@@ -13,12 +13,13 @@ from rich.table import Table
 
 from fedfm.core.errors import FedfmError, MachineFault, ResumeError
 from fedfm.deploy.transport import checked
+from fedfm.files import path
 from fedfm.running.record.folder import owned
 from fedfm.runs import interruptible, show
 from fedfm.terminal import Rounds, Seed, Settings, What, err, out
 from fedfm.text import clean
 
-Ca = Annotated[Path, typer.Option("--ca", help="folder of the federation's authority")]
+Ca = Annotated[Path, typer.Option("--ca", help="folder of the federation's authority", parser=path)]
 SiteName = Annotated[str, typer.Argument(metavar="SITE", help="the party's name")]
 
 ca = typer.Typer(help="The federation's authority: who may take part.", rich_markup_mode="rich")
@@ -41,7 +42,7 @@ def init(
 
 @ca.command()
 def sign(
-    request: Annotated[Path, typer.Argument(help="what `fedfm join` wrote at the party")],
+    request: Annotated[Path, typer.Argument(help="what `fedfm join` wrote at the party", parser=path)],
     folder: Ca = Path("authority"),
 ) -> None:
     """Answer a party's request with its certificate, once for each invitation.
@@ -57,10 +58,10 @@ def sign(
         fix = "the request.json that `fedfm join` wrote at the party"
         raise FedfmError(f"{request} cannot be read: {e}\n    fix: {fix}") from e
     site, certificate = Authority(folder).sign(asked)
-    path = request.with_name(answer(site))
-    write(path, certificate)
+    answered = request.with_name(answer(site))
+    write(answered, certificate)
     _tell(
-        f"{path}: send it to {site}, which gives it to fedfm join --certificate, or puts it into its folder"
+        f"{answered}: send it to {site}, which gives it to fedfm join --certificate, or puts it into its folder"
     )
 
 
@@ -75,9 +76,9 @@ def invite(
     """
     from fedfm.deploy.authority import Authority
 
-    path = Path(f"{site}.json")
-    Authority(folder).invite(site, checked(address)).write(path)
-    out.print(f"{path}: send it to {site}, on a way that nobody else reads", markup=False)
+    joinfile = Path(f"{site}.json")
+    Authority(folder).invite(site, checked(address)).write(joinfile)
+    out.print(f"{joinfile}: send it to {site}, on a way that nobody else reads", markup=False)
 
 
 def revoke(site: SiteName, folder: Ca = Path("authority")) -> None:
@@ -92,11 +93,12 @@ def serve(
     what: What,
     settings: Settings = None,
     folder: Annotated[
-        Path | None, typer.Option("--ca", help="the authority; without: a rehearsal on this machine")
+        Path | None,
+        typer.Option("--ca", help="the authority; without: a rehearsal on this machine", parser=path),
     ] = None,
     address: Annotated[str, typer.Option(help="HOST:PORT to listen on; port 0: a free one")] = "127.0.0.1:0",
     out_dir: Annotated[
-        Path | None, typer.Option("--out", help="run directory (default: runs/NAME-K)")
+        Path | None, typer.Option("--out", help="run directory (default: runs/NAME-K)", parser=path)
     ] = None,
     rounds: Rounds = None,
     seed: Seed = None,
@@ -136,7 +138,7 @@ def serve(
 
 
 def cancel(
-    run: Annotated[Path, typer.Argument(metavar="DIR", help="the run's folder, on the server")],
+    run: Annotated[Path, typer.Argument(metavar="DIR", help="the run's folder, on the server", parser=path)],
 ) -> None:
     """End a run that is served: at once, resumable, and its parties are told that it has ended.
 
@@ -153,7 +155,9 @@ def _tell(text: str) -> None:
 
 
 def join(
-    invitation: Annotated[Path, typer.Argument(metavar="JOINFILE", help="what `fedfm invite` wrote")],
+    invitation: Annotated[
+        Path, typer.Argument(metavar="JOINFILE", help="what `fedfm invite` wrote", parser=path)
+    ],
     data: Annotated[str | None, typer.Option(help="this party's rows: a file, a folder, a pattern")] = None,
     columns: Annotated[str | None, typer.Option(help="as data.columns: '{text: body, label: topic}'")] = None,
     model: Annotated[
@@ -164,13 +168,18 @@ def join(
         str | None,
         typer.Option(help="a script that makes this party's trainer and calls fedfm.patch(trainer)"),
     ] = None,
-    certificate: Annotated[Path | None, typer.Option(help="the authority's answer, the first time")] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(help="the authority's answer, the first time", parser=path)
+    ] = None,
     folder: Annotated[
-        Path | None, typer.Option("--folder", help="what this party keeps (default: beside JOINFILE)")
+        Path | None,
+        typer.Option("--folder", help="what this party keeps (default: beside JOINFILE)", parser=path),
     ] = None,
     policy: Annotated[
         Path | None,
-        typer.Option(help="site.yaml: what may be asked here, and what may leave (docs/deploy.md)"),
+        typer.Option(
+            help="site.yaml: what may be asked here, and what may leave (docs/deploy.md)", parser=path
+        ),
     ] = None,
     threads: Annotated[int, typer.Option(help="threads of torch; the same at all, for the same bits")] = 1,
 ) -> None:
@@ -228,7 +237,7 @@ def _held(home: Path) -> Iterator[None]:
 
 def receipts(
     folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="what the party keeps (beside its JOINFILE)")
+        Path, typer.Argument(metavar="FOLDER", help="what the party keeps (beside its JOINFILE)", parser=path)
     ],
     as_json: Annotated[bool, typer.Option("--json", help="records for machines")] = False,
 ) -> None:

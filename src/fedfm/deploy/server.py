@@ -81,7 +81,9 @@ class Service:
 
 
 def serve(
-    what: Setup | Federation | Mapping[str, Any], out: Path | None = None, service: Service | None = None
+    what: Setup | Federation | Mapping[str, Any],
+    out: str | Path | None = None,
+    service: Service | None = None,
 ) -> Result:
     """Run a federation with parties that dial in, into `out`; the same loop, checks, ledger and report as `run`.
 

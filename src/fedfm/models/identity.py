@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fedfm.core.errors import ModelError
+from fedfm.files import path as meant
 from fedfm.models.folder import VOCABULARIES
 
 # says which library wrote the file, not which model it is
@@ -70,7 +71,7 @@ def digest(folder: str | os.PathLike[str]) -> str:
     Hashing runs at disk speed, once: the result is kept in the cache under the sizes and times of the files.
     Raises ModelError when config.json or the weights are missing.
     """
-    where = Path(folder).expanduser()
+    where = meant(folder)
     files = _files(where)
     stats = {file.name: file.stat() for file in files}
     key = {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}

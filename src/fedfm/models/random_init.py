@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedfm.core.errors import ModelError
+from fedfm.files import path as meant
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +43,7 @@ def tiny(kind: str, folder: str | os.PathLike[str], *, seed: int = 0) -> Path:
     makers = {"encoder": _encoder, "causal-lm": _causal_lm}
     if kind not in makers:
         raise ModelError(f"tiny: no kind '{kind}'\n    fix: choose one of {', '.join(makers)}")
-    where = Path(folder)
+    where = meant(folder)
     where.mkdir(parents=True, exist_ok=True)
     makers[kind](where, seed)
     return where

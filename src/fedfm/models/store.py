@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedfm.core.errors import ModelError
+from fedfm.files import path as meant
 from fedfm.models.announce import Say, announcing
 from fedfm.models.convert import convert, require
 from fedfm.models.folder import check
@@ -45,7 +46,7 @@ class Row:
 def cache() -> Path:
     """`$FEDFM_CACHE`, or the platform's cache folder."""
     if given := os.environ.get("FEDFM_CACHE"):
-        return Path(given).expanduser().absolute()
+        return meant(given).absolute()
     if sys.platform == "win32":
         return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "fedfm" / "cache"
     if sys.platform == "darwin":
@@ -62,7 +63,7 @@ def path(name_or_path: str | os.PathLike[str], *, progress: bool = True) -> str:
     text = os.fspath(name_or_path)
     if text in catalog():
         return str(fetch(text, progress=progress))
-    folder = Path(text).expanduser()
+    folder = meant(text)
     if text and folder.is_dir():
         check(folder)
         return str(folder)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from fedfm.core.errors import ModelError
+from fedfm.files import path as meant
 from fedfm.models.announce import Say
 from fedfm.models.packaged import Packaged
 
@@ -55,7 +56,7 @@ def _given(model: Packaged) -> Path | None:
     where = os.environ.get("FEDFM_WHEELS")
     if not where:
         return None
-    wheels = Path(where).expanduser()
+    wheels = meant(where)
     if not wheels.is_dir():
         raise ModelError(
             f"FEDFM_WHEELS: {where} is not a folder\n    fix: name the folder that holds the wheels"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedfm.core.errors import ConfigError, MachineFault, Problem
+from fedfm.files import path as meant
 from fedfm.report import outline, seeds
 from fedfm.report.drawing import paper
 from fedfm.report.drawing.blocks import Card, Tag
@@ -36,8 +37,8 @@ def write(dirs: list[Path], out: Path | None = None) -> Path:
     made. Missing files degrade the page and are told on it. Raises ResumeError for a directory that holds no file
     of a run, ConfigError for a place that cannot be.
     """
-    runs = read_runs([Path(d) for d in dirs])
-    place = Path(dirs[0]) / "report.html" if out is None else _place(Path(out))
+    runs = read_runs([meant(d) for d in dirs])
+    place = meant(dirs[0]) / "report.html" if out is None else _place(meant(out))
     part = place.with_name(place.name + ".part")
     try:
         part.write_bytes(render(runs).encode("utf-8", errors="replace"))

@@ -27,6 +27,7 @@ from fedfm.core.memory import RunState
 from fedfm.core.message import Message
 from fedfm.core.protocols import Audit, Bound
 from fedfm.data.splits import opened as open_data
+from fedfm.files import path as meant
 from fedfm.files import write
 from fedfm.ledger import file as ledger
 from fedfm.report.rundir import AUDIT
@@ -73,7 +74,7 @@ def audit(
     `federation`: the one that was run, where it holds objects that a config cannot say. Raises ResumeError for a folder
     that cannot be opened as what it was a run of, FedfmError for an audit that cannot be carried out on it.
     """
-    folder, spec = Path(folder), chosen(what) if isinstance(what, str) else what
+    folder, spec = meant(folder), chosen(what) if isinstance(what, str) else what
     recorded(folder)  # before a lock is put into a folder that is none of ours
     with owned(folder), borrowed():
         path = folder / AUDIT

@@ -18,6 +18,7 @@ from fedfm.core.errors import ConfigError, Problem, ResumeError
 from fedfm.core.federation import Federation
 from fedfm.core.memory import RunState
 from fedfm.core.state import Store
+from fedfm.files import path as meant
 from fedfm.ledger import file as ledger
 from fedfm.ledger.events import Stopped
 from fedfm.running import baselines as base
@@ -66,7 +67,7 @@ def execute(
         raise ConfigError([Problem("keep_rounds", f"{keep_rounds!r} is no number of rounds", why, fix)])
     kinds, names, objects = base.parse(baselines), *trackers_of(trackers)
     setup = Setup.of(what)
-    with begun(None if out is None else Path(out), setup.recipe or "run") as folder:
+    with begun(out, setup.recipe or "run") as folder:
         plan = Plan(
             folder, setup.config, setup.fed, {}, False, listeners_of(callbacks), objects, progress or Silent()
         )
@@ -99,7 +100,7 @@ def resume(
     is the run's own, or `rounds`. `imports`: files of own methods that have moved.
     Raises ResumeError that names what differs, or what of a finished run is damaged, and RunFailed as `execute` does.
     """
-    folder = Path(folder)
+    folder = meant(folder)
     recorded(folder)  # before a lock is put into a folder that is none of ours
     _acceptable(accept)
     with owned(folder):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
@@ -290,10 +290,22 @@ def affordable(fed: Federation, sizes: Mapping[str, int]) -> list[Problem]:
                     "uplink",
                     f"{fed.last} rounds under {names} would spend epsilon {epsilon:.1f}",
                     f"beyond epsilon {HIGHEST:g} no meaningful guarantee is left",
-                    "more noise (or give epsilon), fewer rounds; or say so: no_guarantee=true",
+                    _less(stages, noises(begun)),
                 )
             )
     return [*found, *_travels(fed, sizes)]
+
+
+def _less(asked: Sequence[Any], ready: Sequence[Any]) -> str:
+    """How a plan spends less: in the words in which it was said, for epsilon and no_guarantee exclude each other."""
+    if all(s.epsilon is None for s in asked):
+        return f"more noise (or epsilon={HIGHEST:g} in place of noise_multiplier), fewer rounds; or say so: no_guarantee=true"
+    noise = ", ".join(dict.fromkeys(f"{s.noise:.3g}" for s in ready))
+    dropped = "epsilon and budget" if any(s.budget is not None for s in asked) else "epsilon"
+    return (
+        f"epsilon={HIGHEST:g} or less; or in place of {dropped} say so, with the noise: noise_multiplier={noise} "
+        "no_guarantee=true"
+    )
 
 
 def _hollow(spent: Any, parties: int) -> Iterator[Problem]:

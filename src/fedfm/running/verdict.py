@@ -15,6 +15,7 @@ from typing import Any
 
 from fedfm.core.errors import ResumeError, RunFailed
 from fedfm.core.job import UPLOAD
+from fedfm.files import path as meant
 from fedfm.ledger import file as ledger
 from fedfm.ledger.events import Dropout, Failed, Late, Line, Planned, Refused, Upload
 from fedfm.report.drawing.markup import esc
@@ -249,7 +250,8 @@ class Result:
     @classmethod
     def read(cls, folder: str | Path) -> Result:
         """The result that lies in a run directory. Raises ResumeError."""
-        path = Path(folder) / "summary.json"
+        folder = meant(folder)
+        path = folder / "summary.json"
         try:
             summary = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(summary, dict) or not summary.keys() >= {
@@ -263,7 +265,7 @@ class Result:
             why = e.strerror if isinstance(e, OSError) else e
             fix = f"fedfm resume {folder} writes it again"
             raise ResumeError(f"{path} cannot be read: {why}\n    fix: {fix}") from e
-        return cls(Path(folder), summary)
+        return cls(folder, summary)
 
     @property
     def status(self) -> str:

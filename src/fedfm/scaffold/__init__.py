@@ -12,6 +12,7 @@ from typing import Any
 from fedfm.cards.registry import SLOT_OF, methods
 from fedfm.core.errors import ConfigError, Problem
 from fedfm.core.federation import Federation
+from fedfm.files import path as meant
 from fedfm.scaffold.bodies import METHODS, Body
 from fedfm.scaffold.facts import declared
 from fedfm.scaffold.rooms import ROOMS
@@ -78,7 +79,7 @@ def new(slot: str, name: str, folder: str | Path = ".") -> list[Path]:
     `name` is in kebab-case. Inside the package fedfm itself the test goes to the checkout's `tests/`. Raises
     ConfigError with every problem: an unknown slot, a bad or taken name, a file that is there already.
     """
-    here = Path(folder).resolve()
+    here = meant(folder).resolve()
     stem, cls = name.replace("-", "_"), "".join(part.capitalize() for part in name.split("-"))
     inside = here == PACKAGE or PACKAGE in here.parents
     tests = PACKAGE.parents[1] / "tests"
@@ -156,8 +157,8 @@ def _method(body: Body, slot: str, name: str, cls: str) -> str:
         "NAME": name,
     }
     text = _METHOD
-    for word, meant in words.items():
-        text = re.sub(rf"\b{word}\b", meant.replace("\\", r"\\"), text)
+    for word, said in words.items():
+        text = re.sub(rf"\b{word}\b", said.replace("\\", r"\\"), text)
     return text
 
 

@@ -18,6 +18,7 @@ from torch import nn
 from fedfm.config.plain import build, to_config
 from fedfm.core.errors import ModelError, Problem
 from fedfm.core.protocols import Task
+from fedfm.files import path as meant
 from fedfm.lent import given_back
 from fedfm.models.identity import Base
 
@@ -84,7 +85,7 @@ def load_tuned(folder: str | Path, device: str = "cpu") -> Tuned:
 
 
 def _loaded(folder: str | Path, device: str) -> Tuned:
-    place = Path(folder)
+    place = meant(folder)
     try:
         record = json.loads((place / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from fedfm.core.schema import Account, Lost
@@ -12,6 +12,7 @@ from fedfm.data.cleaning.faults import Faults
 from fedfm.data.source import Parties, Row, Shard, group_rows
 
 NOT_TRAINED = "held-out row of a label that nobody trains on"
+NO_LABEL = ("-1", "-100")  # what data sets and losses have in the place of a label
 
 
 def groups_of_tests(tests: Sequence[tuple[Piece, Pairs]]) -> tuple[Shard, ...]:
@@ -45,8 +46,31 @@ def unseen(rows: Sequence[tuple[Piece, Pairs]], faults: Faults) -> None:
                 piece.place,
                 f"the label '{label}' is in the {piece.split} rows only ({n})",
                 f"training has: {', '.join(sorted(known)[:12])}",
-                "correct the spelling, or add training rows",
+                _none_stands(label, piece.split) or "correct the spelling, or add training rows",
             )
+
+
+def unlabelled(rows: Sequence[tuple[Piece, Pairs]]) -> Iterator[str]:
+    """A word on numbers that often stand for no label, and are trained on as a class beside 0, 1, ..."""
+    seen = Counter(r["label"] for p, pairs in rows if p.split == "train" for r, _ in pairs if "label" in r)
+    for label in NO_LABEL:
+        if seen[label] and "0" in seen and all(k.lstrip("-").isdigit() for k in seen):
+            yield (
+                f"the label '{label}' is a class like the others ({seen[label]} training rows); in many data sets it stands for no "
+                "label: leave these rows out if it does here"
+            )
+
+
+def _none_stands(label: str, split: str) -> str:
+    """What to do about rows whose label is the number that stands for none; empty: it is a label."""
+    if label not in NO_LABEL:
+        return ""
+    if split == "server":
+        return f"{label} stands for no label: leave such rows out of the server's"
+    return (
+        f"{label} stands for no label: such rows cannot be tested on; test on labelled ones, often those called validation "
+        "(data.test_path=..., in Python test=...), or leave the test rows out, and data.test_fraction holds some out"
+    )
 
 
 def labels_stay(parties: Parties) -> Parties:

@@ -18,6 +18,7 @@ from fedfm.config.yaml import read
 from fedfm.core.errors import ConfigError, FedfmError, Problem, RunFailed
 from fedfm.core.spending import noises
 from fedfm.data.splits import opened
+from fedfm.files import path as meant
 from fedfm.files import write
 from fedfm.report.seeds import averaged
 from fedfm.report.together import WORDS
@@ -108,7 +109,7 @@ def sweep(
     """
     grid, plain = axes(settings)
     beside = {"baselines": baselines, "trackers": trackers, "keep_rounds": keep_rounds}
-    out, points, problems = Path(out), [], list[Problem]()
+    out, points, problems = meant(out), [], list[Problem]()
     for values in itertools.product(*grid.values()):
         assigned = dict(zip(grid, values, strict=True))
         try:

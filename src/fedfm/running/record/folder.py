@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from fedfm.core.errors import ConfigError, MachineFault, Problem, ResumeError
 from fedfm.files import alive, short, write
+from fedfm.files import path as meant
 
 FORMAT = 1  # of run.json and baselines.json
 LOCK, OWNER, RECORD, CONFIG = ".lock", ".owner", "run.json", "config.yaml"
@@ -82,12 +83,13 @@ def _taken_at_once(lock: FileLock) -> bool:
 
 
 @contextlib.contextmanager
-def begun(out: Path | None, name: str) -> Iterator[Path]:
+def begun(out: str | Path | None, name: str) -> Iterator[Path]:
     """A folder of our own for a new run; it is gone again if nothing but its plan was written to it.
 
     Raises ConfigError for a folder that holds anything, ResumeError for one that a running process owns.
     """
-    folder, ours = (_fresh(name), True) if out is None else (out, not out.exists())
+    folder = _fresh(name) if out is None else meant(out)
+    ours = out is None or not folder.exists()
     if folder.exists() and not folder.is_dir():
         raise _taken(folder, "it is a file", "give a folder")
     if not ours and not (folder / LOCK).exists():

@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 from fedfm.core.errors import ResumeError
+from fedfm.files import path as meant
 
 Modules = dict[str, dict[str, str]]  # name -> its file, and the SHA-256 of its content
 _LIBRARIES = tuple(
@@ -46,7 +47,7 @@ def bring(recorded: Mapping[str, Mapping[str, str]], extra: Iterable[str], folde
 
     Raises ResumeError that names what is missing. A module of this process stays what it is.
     """
-    given = {Path(e).stem: Path(e) for e in extra}
+    given = {Path(e).stem: meant(e) for e in extra}
     now: Modules = {}
     for name, was in recorded.items():
         if name in sys.modules and (name != "__main__" or not was["file"] or _is(name, was["file"])):

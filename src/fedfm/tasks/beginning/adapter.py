@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 from fedfm.core.errors import ModelError
+from fedfm.files import path as meant
 from fedfm.models.folder import read
 from fedfm.models.identity import base
 from fedfm.tasks.export import FILE, unchanged
@@ -19,7 +19,7 @@ def begun(task: T, labels: tuple[str, ...] | None = None) -> T:
     spec: Any = task
     if spec.start is None:
         return task
-    folder = Path(spec.start).expanduser()
+    folder = meant(spec.start)
     if not folder.is_dir():
         raise ModelError(f"task.start={spec.start}: no such folder\n    fix: name a folder with an adapter")
     if (folder / "config.json").is_file():

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fedfm.core.errors import ModelError
+from fedfm.files import path as meant
 
 
 class Taken(BaseException):
@@ -42,14 +43,14 @@ def party() -> str:
 
 def sha256(script: str) -> str:
     """Of a script's content."""
-    return hashlib.sha256(Path(script).read_bytes()).hexdigest()
+    return hashlib.sha256(meant(script).read_bytes()).hexdigest()
 
 
 def scripted(script: str) -> Callable[[str], Any]:
     """The function of a party's name that runs a script and gives its trainer."""
 
     def make(name: str) -> Any:
-        return _made(Path(script), name)
+        return _made(meant(script), name)
 
     return make
 

@@ -136,7 +136,7 @@ def test_odd_parties_and_uneven_columns() -> None:
     assert "columns of different lengths" in said(
         lambda: Arrays({"text": ["a", "b"], "label": ["x"]}).open(0, TEXT)
     )
-    assert "holds no rows" in said(lambda: Arrays(3).open(0)) and "gives no rows" in said(
+    assert "holds no rows" in said(lambda: Arrays(3).open(0)) and "there are no rows" in said(
         lambda: Arrays([]).open(0)
     )
     told = said(lambda: given({"a": Arrays(ROWS), "b": Arrays(ROWS)}))

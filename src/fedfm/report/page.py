@@ -30,7 +30,7 @@ class Section:
     cards: tuple[Card, ...]
 
 
-def write(dirs: list[Path], out: Path | None = None) -> Path:
+def write(dirs: Sequence[str | Path], out: str | Path | None = None) -> Path:
     """Writes one HTML page on these run directories and gives its path.
 
     Default place: `report.html` in the first directory. `out` is a page, or a folder that is there; no folder is

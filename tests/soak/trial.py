@@ -139,6 +139,9 @@ def twins(fed: Federation) -> Iterator[Federation]:
 
 
 # ---- what is listened to and done to a run -----------------------------------------------------------------------
+LEAVE = ("train", "ask", "own", "visit")  # kinds of jobs whose words cross between the house and a party
+
+
 def listening(said: Counter[str]) -> Callable[[Run], None]:
     """Count the bytes that cross, as packed messages, by direction."""
 
@@ -148,14 +151,14 @@ def listening(said: Counter[str]) -> Callable[[Run], None]:
 
         def started(job: Any, brief: Any) -> None:
             kinds[job.id, job.epoch] = job.kind
-            if job.kind in ("train", "ask"):
+            if job.kind in LEAVE:
                 said["down"] += len(pack(brief))
             start(job, brief)
 
         def heard() -> Any:
             word = hear()
             kind = kinds[word.id, word.epoch]
-            if word.phase not in ("done", "gone") and kind in ("train", "ask"):
+            if word.phase not in ("done", "gone") and kind in LEAVE:
                 said["up" if word.phase == "upload" else "talk"] += len(pack(word.message))
             return word
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -105,14 +106,19 @@ def test_the_likelihood_reads_log_probabilities(loss: Any, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("loss", [None, F.cross_entropy, nn.CrossEntropyLoss()])
 def test_the_cross_entropy_reads_scores(loss: Any, tmp_path: Path) -> None:
-    for k, end in enumerate((nn.Identity(), nn.LogSoftmax(1), nn.Sigmoid())):
+    for k, end in enumerate((nn.Identity(), nn.LogSoftmax(1))):
         assert trained(Torch(ending(end), loss=loss), tmp_path / str(k)).status == "finished"
-    with pytest.raises(ConfigError, match="reads scores, and the module gives probabilities"):
-        trained(Torch(ending(nn.Softmax(1)), loss=loss), tmp_path / "b")
+    with pytest.warns(UserWarning, match="reads scores, and is given probabilities"):
+        assert trained(Torch(ending(nn.Sigmoid()), loss=loss), tmp_path / "a").status == "finished"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(ConfigError, match="reads scores, and the module gives probabilities"):
+            trained(Torch(ending(nn.Softmax(1)), loss=loss), tmp_path / "b")
 
 
 def test_a_loss_of_ones_own_reads_what_it_will(tmp_path: Path) -> None:
     def loss(module: Any, batch: Any) -> Any:
         return F.cross_entropy(module(batch[0]), batch[1], reduction="none")
 
-    assert trained(Torch(ending(nn.Softmax(1)), loss=loss), tmp_path).status == "finished"
+    with pytest.warns(UserWarning, match="reads scores, and is given probabilities"):
+        assert trained(Torch(ending(nn.Softmax(1)), loss=loss), tmp_path).status == "finished"

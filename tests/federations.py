@@ -44,7 +44,6 @@ from fedfm.efficiency.training.scaffold import Scaffold, ScaffoldServer
 from fedfm.efficiency.training.schedule import Cosine, Linear
 from fedfm.efficiency.training.servers import Apply
 from fedfm.efficiency.training.soup import GreedySoup
-from fedfm.engines.pace import AllArrive, Buffered, Link, Quorum, Speed
 from fedfm.evaluation.by_party import ByParty
 from fedfm.incentives.auction.proportional_share import ProportionalShare
 from fedfm.incentives.contract.menu import ContractMenu
@@ -55,6 +54,7 @@ from fedfm.incentives.reward.budget_split import BudgetSplit
 from fedfm.incentives.selection.poisson import Poisson
 from fedfm.incentives.selection.power_of_choice import PowerOfChoice
 from fedfm.incentives.selection.uniform import Uniform
+from fedfm.pace import AllArrive, Buffered, Link, Quorum, Speed
 from fedfm.tasks.by_client import TaskByClient
 from fedfm.tasks.vision.image import ImageClassification
 from fedfm.trust.privacy.mechanism.gaussian import ClipNoise

@@ -23,11 +23,11 @@ from fedfm.efficiency.communication.codec.qsgd import QSGD
 from fedfm.efficiency.communication.codec.topk import TopK
 from fedfm.efficiency.training.arrivals.fedbuff import FedBuff
 from fedfm.efficiency.training.local import Local
-from fedfm.engines.pace import AllArrive, Buffered, Quorum
 from fedfm.incentives.auction.proportional_share import ProportionalShare
 from fedfm.incentives.contribution.shapley_exact import ShapleyExact
 from fedfm.incentives.selection.uniform import Uniform
 from fedfm.laws.homes import quadratics
+from fedfm.pace import AllArrive, Buffered, Quorum
 from fedfm.running.execute import configure, execute
 from fedfm.trust.privacy.mechanism.gaussian import ClipNoise
 from fedfm.trust.privacy.secure.secagg import SecAgg

@@ -19,6 +19,7 @@ from fedfm import ledger as ledger
 from fedfm import lent as lent
 from fedfm import looking as looking
 from fedfm import models as models
+from fedfm import pace as pace
 from fedfm import recipes as recipes
 from fedfm import report as report
 from fedfm import running as running
@@ -128,11 +129,6 @@ from fedfm.efficiency.training.schedule import Linear as Linear
 from fedfm.efficiency.training.servers import Apply as Apply
 from fedfm.efficiency.training.soup import GreedySoup as GreedySoup
 from fedfm.engines.inprocess import InProcess as InProcess
-from fedfm.engines.pace import AllArrive as AllArrive
-from fedfm.engines.pace import Buffered as Buffered
-from fedfm.engines.pace import Link as Link
-from fedfm.engines.pace import Quorum as Quorum
-from fedfm.engines.pace import Speed as Speed
 from fedfm.engines.processes import Processes as Processes
 from fedfm.engines.ray import Ray as Ray
 from fedfm.evaluation.by_party import ByParty as ByParty
@@ -148,6 +144,11 @@ from fedfm.incentives.reward.budget_split import BudgetSplit as BudgetSplit
 from fedfm.incentives.selection.poisson import Poisson as Poisson
 from fedfm.incentives.selection.power_of_choice import PowerOfChoice as PowerOfChoice
 from fedfm.incentives.selection.uniform import Uniform as Uniform
+from fedfm.pace import AllArrive as AllArrive
+from fedfm.pace import Buffered as Buffered
+from fedfm.pace import Link as Link
+from fedfm.pace import Quorum as Quorum
+from fedfm.pace import Speed as Speed
 from fedfm.running.audits import audit as audit
 from fedfm.running.entry import probe as probe
 from fedfm.running.entry import recipe_of as recipe_of

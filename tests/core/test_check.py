@@ -26,13 +26,13 @@ from fedfm.efficiency.training.mean import Mean
 from fedfm.efficiency.training.personal.by_client import ByClient
 from fedfm.efficiency.training.scaffold import Scaffold, ScaffoldServer
 from fedfm.efficiency.training.servers import Apply
-from fedfm.engines.pace import Buffered, Quorum
 from fedfm.incentives.auction.proportional_share import ProportionalShare
 from fedfm.incentives.contribution.shapley_exact import ShapleyExact
 from fedfm.incentives.reward.budget_split import BudgetSplit
 from fedfm.incentives.selection.poisson import Poisson
 from fedfm.incentives.selection.power_of_choice import PowerOfChoice
 from fedfm.laws.homes import quadratics
+from fedfm.pace import Buffered, Quorum
 from fedfm.trust.privacy.mechanism.gaussian import ClipNoise
 from fedfm.trust.privacy.mechanism.local_gaussian import LocalGaussian
 from fedfm.trust.privacy.secure.secagg import SecAgg

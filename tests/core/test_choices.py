@@ -14,8 +14,8 @@ from fedfm.core.context import Ctx, Terms
 from fedfm.core.errors import MethodFault
 from fedfm.core.message import Message
 from fedfm.core.protocols import Bound, Detector, Plan, Selector, State, Valuer
-from fedfm.engines.pace import Buffered
 from fedfm.laws.homes import play, quadratics
+from fedfm.pace import Buffered
 
 Answers = Mapping[str, Message]
 

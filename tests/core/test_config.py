@@ -20,7 +20,6 @@ from fedfm.efficiency.communication.codec.topk import TopK
 from fedfm.efficiency.communication.submodel.heterofl import HeteroFL
 from fedfm.efficiency.training.fedprox import FedProx
 from fedfm.efficiency.training.local import Local
-from fedfm.engines.pace import Quorum, Speed
 from fedfm.engines.processes import Processes
 from fedfm.incentives.auction.proportional_share import ProportionalShare
 from fedfm.incentives.contribution.leave_one_out import LeaveOneOut
@@ -31,6 +30,7 @@ from fedfm.incentives.selection.poisson import Poisson
 from fedfm.incentives.selection.power_of_choice import PowerOfChoice
 from fedfm.incentives.selection.uniform import Uniform
 from fedfm.laws.homes import quadratics
+from fedfm.pace import Quorum, Speed
 from fedfm.tasks.quadratic import Quadratic, Quadratics
 from fedfm.text import nearest
 

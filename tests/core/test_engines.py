@@ -24,10 +24,10 @@ from fedfm.efficiency.computation.tuning.lora import LoRA
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.lora_exact import FedExLoRA
 from fedfm.efficiency.training.servers import Apply
-from fedfm.engines.pace import AllArrive, Quorum
 from fedfm.laws.compare import near
 from fedfm.laws.homes import Played, pictures, quadratics
 from fedfm.models import tiny
+from fedfm.pace import AllArrive, Quorum
 from fedfm.tasks.text.classify import SequenceClassification
 from fedfm.trust.privacy.mechanism.gaussian import ClipNoise
 from fedfm.trust.privacy.secure.secagg import SecAgg

@@ -21,10 +21,10 @@ from fedfm.efficiency.communication.codec.topk import TopK
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.personal.by_client import ByClient
 from fedfm.efficiency.training.scaffold import Scaffold
-from fedfm.engines.pace import AllArrive
 from fedfm.laws.homes import quadratics
 from fedfm.ledger.events import Event
 from fedfm.ledger.file import Ledger
+from fedfm.pace import AllArrive
 from fedfm.tasks.quadratic import Quadratics
 from fedfm.trust.privacy.secure.secagg import SecAgg
 from fedfm.trust.robustness.rule.median import CoordinateMedian

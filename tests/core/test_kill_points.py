@@ -22,11 +22,11 @@ from fedfm.efficiency.communication.memory.ef21 import EF21
 from fedfm.efficiency.training.arrivals.fedbuff import FedBuff
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.scaffold import Scaffold
-from fedfm.engines.pace import Buffered, Speed
 from fedfm.evaluation.held_out import HeldOut
 from fedfm.incentives.selection.uniform import Uniform
 from fedfm.laws.homes import play, quadratics
 from fedfm.ledger.file import Ledger
+from fedfm.pace import Buffered, Speed
 from fedfm.tasks.quadratic import Quadratics
 
 DATA = Quadratics(a=(1.0, 2.0, 4.0), b=(0.8, 1.0, 1.2), rows=4)

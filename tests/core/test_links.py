@@ -18,8 +18,8 @@ from fedfm.efficiency.communication.codec.topk import TopK
 from fedfm.efficiency.training.arrivals.fedasync import FedAsync
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.servers import Apply
-from fedfm.engines.pace import AllArrive, Buffered, Link, Quorum, Speed
 from fedfm.incentives.selection.uniform import Uniform
+from fedfm.pace import AllArrive, Buffered, Link, Quorum, Speed
 from fedfm.tasks.quadratic import Quadratic, Quadratics
 from play import play
 

@@ -18,8 +18,8 @@ from fedfm.core.protocols import Load
 from fedfm.efficiency.training.arrivals.fedbuff import FedBuff
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.mean import Mean
-from fedfm.engines.pace import AllArrive, Buffered, Link, Quorum, Speed
 from fedfm.incentives.selection.uniform import Uniform
+from fedfm.pace import AllArrive, Buffered, Link, Quorum, Speed
 from fedfm.tasks.quadratic import Quadratic, Quadratics
 from fedfm.vectors.layout import Layout
 from play import play

@@ -16,7 +16,7 @@ from fedfm.data.source import Parties, Shard, group_rows
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.mean import Mean
 from fedfm.efficiency.training.personal.by_client import ByClient
-from fedfm.engines.pace import Link, SimulatedPace
+from fedfm.pace import Link, SimulatedPace
 from fedfm.text import natural
 from fedfm.vectors.patterns import first, matches
 from said import said

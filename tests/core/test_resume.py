@@ -29,13 +29,13 @@ from fedfm.efficiency.computation.split.splitfed import SplitFed, SplitFedServer
 from fedfm.efficiency.training.arrivals.fedbuff import FedBuff
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.scaffold import Scaffold, ScaffoldServer
-from fedfm.engines.pace import AllArrive, Buffered, Speed
 from fedfm.engines.processes import Processes
 from fedfm.incentives.auction.proportional_share import ProportionalShare
 from fedfm.incentives.selection.uniform import Uniform
 from fedfm.laws.compare import same
 from fedfm.laws.homes import play, quadratics
 from fedfm.ledger import file as ledger
+from fedfm.pace import AllArrive, Buffered, Speed
 from fedfm.tasks.vision.image import ImageClassification
 from fedfm.trust.privacy.secure.secagg import SecAgg
 

@@ -26,10 +26,10 @@ from fedfm.efficiency.communication.codec.topk import TopK
 from fedfm.efficiency.computation.split.splitfed import SplitFed, SplitFedServer
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.mean import Mean
-from fedfm.engines.pace import AllArrive
 from fedfm.incentives.contribution.shapley_exact import ShapleyExact
 from fedfm.laws.compare import normal, same
 from fedfm.laws.homes import Home, pictures, quadratics
+from fedfm.pace import AllArrive
 from fedfm.tasks.bound import BoundModule, Objective
 from fedfm.tasks.quadratic import Quadratics
 from fedfm.trust.privacy.mechanism.gaussian import ClipNoise

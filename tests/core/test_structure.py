@@ -27,6 +27,7 @@ BELOW = {
     "lent",
     "vectors",
     "around",
+    "pace",
 }  # what methods and recipes stand on
 ABOVE = {
     "recipes",

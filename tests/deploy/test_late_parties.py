@@ -15,10 +15,10 @@ from fedfm.deploy.course.presence import short
 from fedfm.deploy.course.replay import replay
 from fedfm.deploy.server import Service, again, serve
 from fedfm.efficiency.training.local import Local
-from fedfm.engines.pace import Quorum
 from fedfm.evaluation.by_party import ByParty
 from fedfm.incentives.selection.uniform import Uniform
 from fedfm.ledger.file import read as events
+from fedfm.pace import Quorum
 from fedfm.running.verdict import Result
 from fedfm.trust.privacy.mechanism.gaussian import ClipNoise
 from fedfm.trust.privacy.mechanism.local_gaussian import LocalGaussian

@@ -19,9 +19,9 @@ from fedfm.deploy.transport import Frame
 from fedfm.efficiency.communication.codec.error_feedback import ErrorFeedback
 from fedfm.efficiency.communication.codec.topk import TopK
 from fedfm.efficiency.training.arrivals.fedbuff import FedBuff
-from fedfm.engines.pace import Buffered, Quorum
 from fedfm.incentives.selection.uniform import Uniform
 from fedfm.ledger.file import read as events
+from fedfm.pace import Buffered, Quorum
 from fedfm.running.verdict import Result
 from fedfm.trust.privacy.secure.secagg import SecAgg
 from loopback import Fate, Killed, Loopback

@@ -27,11 +27,11 @@ from fedfm.efficiency.computation.tuning.head import Head
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.mean import Mean
 from fedfm.efficiency.training.personal.fedmd import FedMD, drawn
-from fedfm.engines.pace import Buffered
 from fedfm.engines.processes import Processes
 from fedfm.incentives.contribution.leave_one_out import LeaveOneOut
 from fedfm.laws.homes import mixed, pictures
 from fedfm.ledger.file import read
+from fedfm.pace import Buffered
 from fedfm.tasks.by_client import TaskByClient
 from fedfm.tasks.own.module import Torch
 from fedfm.tasks.quadratic import Quadratic

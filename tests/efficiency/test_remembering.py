@@ -23,10 +23,10 @@ from fedfm.efficiency.communication.memory.dgc import DGC
 from fedfm.efficiency.communication.memory.ef21 import EF21
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.mean import Mean
-from fedfm.engines.pace import AllArrive
 from fedfm.incentives.selection.uniform import Uniform
 from fedfm.laws.compare import normal, same
 from fedfm.laws.homes import quadratics
+from fedfm.pace import AllArrive
 from fedfm.tasks.quadratic import Quadratic, Quadratics
 from fedfm.trust.privacy.mechanism.local_gaussian import LocalGaussian
 from fedfm.vectors.layout import Entry, Layout

@@ -42,9 +42,9 @@ from fedfm.efficiency.communication.submodel.heterofl import HeteroFL
 from fedfm.efficiency.training.fedprox import FedProx
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.personal.by_client import ByClient
-from fedfm.engines.pace import Buffered, Quorum, Speed
 from fedfm.incentives.selection.uniform import Uniform
 from fedfm.laws.reduction import parsed, target
+from fedfm.pace import Buffered, Quorum, Speed
 from fedfm.trust.privacy.mechanism.gaussian import ClipNoise
 from fedfm.trust.robustness.rule.krum import Krum
 

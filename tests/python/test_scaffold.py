@@ -22,8 +22,8 @@ from fedfm.core.protocols import Aggregator, Selector, Wire
 from fedfm.data.digits import Digits
 from fedfm.data.partition.iid import Iid
 from fedfm.engines.inprocess import InProcess
-from fedfm.engines.pace import AllArrive
 from fedfm.laws.homes import quadratics
+from fedfm.pace import AllArrive
 from fedfm.scaffold import BODIES, hint, new, publish
 from fedfm.scaffold.facts import declared, facts
 from fedfm.tasks.vision.image import ImageClassification

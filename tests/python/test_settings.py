@@ -9,9 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from fedfm.cards.registry import knob, method
+from fedfm.checks.names import strange
 from fedfm.cli import app
 from fedfm.config.configure import configure
-from fedfm.config.names import strange
 from fedfm.config.plain import from_config
 from fedfm.config.record import to_config
 from fedfm.core.combine import ByPath
@@ -22,10 +22,10 @@ from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.mean import Mean
 from fedfm.efficiency.training.personal.by_client import ByClient
 from fedfm.efficiency.training.scaffold import Scaffold, ScaffoldServer
-from fedfm.engines.pace import AllArrive, Link, Quorum, Speed
 from fedfm.incentives.auction.proportional_share import ProportionalShare
 from fedfm.incentives.selection.uniform import Uniform
 from fedfm.laws.homes import quadratics
+from fedfm.pace import AllArrive, Link, Quorum, Speed
 from fedfm.running.entry import run
 from fedfm.running.feasible import feasible
 from fedfm.trust.privacy.secure.secagg import SecAgg

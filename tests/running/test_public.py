@@ -8,9 +8,9 @@ from pathlib import Path
 
 import fedfm
 from fedfm.config import plain, text
-from fedfm.engines.pace import AllArrive, Link
 from fedfm.laws.homes import pictures
 from fedfm.ledger import file as ledger
+from fedfm.pace import AllArrive, Link
 from fedfm.running.record.public import PUBLIC, unseeded
 from fedfm.trust.privacy.mechanism.gaussian import ClipNoise
 

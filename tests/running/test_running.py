@@ -23,9 +23,9 @@ from fedfm.data.partition.iid import Iid
 from fedfm.efficiency.computation.tuning.lora import LoRA
 from fedfm.efficiency.training.local import Local
 from fedfm.engines.inprocess import InProcess
-from fedfm.engines.pace import AllArrive, Buffered, Quorum
 from fedfm.incentives.selection.uniform import Uniform
 from fedfm.models import tiny
+from fedfm.pace import AllArrive, Buffered, Quorum
 from fedfm.running.commands.estimate import estimate
 from fedfm.running.execute import Result, configure, resume
 from fedfm.running.feasible import mute

@@ -18,8 +18,8 @@ from fedfm.core.federation import Federation
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.mean import Mean
 from fedfm.engines.inprocess import InProcess
-from fedfm.engines.pace import AllArrive
 from fedfm.incentives.selection.uniform import Uniform
+from fedfm.pace import AllArrive
 from fedfm.running.progress import Lines, table, verdict
 from fedfm.running.verdict import Result, judge, tally
 from fedfm.tasks.quadratic import Quadratic, Quadratics

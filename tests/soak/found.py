@@ -25,9 +25,9 @@ from fedfm.efficiency.training.personal.ifca import IFCA, ClusterMean
 from fedfm.efficiency.training.scaffold import Scaffold
 from fedfm.efficiency.training.servers import Apply
 from fedfm.efficiency.training.soup import GreedySoup
-from fedfm.engines.pace import Quorum, Speed
 from fedfm.incentives.contribution.shapley_exact import ShapleyExact
 from fedfm.incentives.selection.power_of_choice import PowerOfChoice
+from fedfm.pace import Quorum, Speed
 from fedfm.trust.privacy.mechanism.discrete_gaussian import DiscreteGaussian
 from fedfm.trust.privacy.mechanism.local_gaussian import LocalGaussian
 from fedfm.trust.robustness.attack.label_flip import LabelFlip

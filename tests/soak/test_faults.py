@@ -21,13 +21,13 @@ from fedfm.efficiency.training.arrivals.fedbuff import FedBuff
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.scaffold import Scaffold, ScaffoldServer
 from fedfm.engines.inprocess import InProcess
-from fedfm.engines.pace import Buffered, Quorum, Speed
 from fedfm.incentives.contribution.shapley_exact import ShapleyExact
 from fedfm.incentives.reward.budget_split import BudgetSplit
 from fedfm.incentives.selection.power_of_choice import PowerOfChoice
 from fedfm.incentives.selection.uniform import Uniform
 from fedfm.laws.compare import same
 from fedfm.laws.homes import Played, play
+from fedfm.pace import Buffered, Quorum, Speed
 from fedfm.trust.privacy.secure.secagg import SecAgg
 from soak.faults import RATES, Absent, Faulty, Killed, Record, bad_disk
 from soak.trial import IMAGES, POINTS

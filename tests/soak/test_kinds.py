@@ -49,10 +49,10 @@ from fedfm.efficiency.training.personal.fedrep import FedRep
 from fedfm.efficiency.training.personal.ifca import IFCA, ClusterMean
 from fedfm.efficiency.training.scaffold import Scaffold
 from fedfm.efficiency.training.servers import Apply
-from fedfm.engines.pace import Buffered, Quorum
 from fedfm.incentives.contribution.datainf import DataInf
 from fedfm.incentives.selection.power_of_choice import PowerOfChoice
 from fedfm.laws.homes import factored, play
+from fedfm.pace import Buffered, Quorum
 from fedfm.trust.privacy.mechanism.discrete_gaussian import DiscreteGaussian
 from fedfm.trust.privacy.mechanism.gaussian import ClipNoise
 from fedfm.trust.privacy.mechanism.local_gaussian import LocalGaussian

@@ -19,8 +19,8 @@ from fedfm.core.context import Ctx, Noise
 from fedfm.core.errors import ClientFailed
 from fedfm.core.federation import replace
 from fedfm.efficiency.training.mean import Mean
-from fedfm.engines.pace import AllArrive
 from fedfm.laws.homes import play, quadratics
+from fedfm.pace import AllArrive
 from fedfm.running.feasible import affordable
 from fedfm.trust.privacy.accountant import cost, planned, spent
 from fedfm.trust.privacy.mechanism.discrete_gaussian import (

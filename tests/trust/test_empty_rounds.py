@@ -14,9 +14,9 @@ from fedfm.efficiency.communication.submodel.heterofl import HeteroFL
 from fedfm.efficiency.training.adaptive import FedAdam
 from fedfm.efficiency.training.hierarchy import Edges
 from fedfm.efficiency.training.mean import Mean
-from fedfm.engines.pace import AllArrive, Quorum
 from fedfm.incentives.selection.poisson import Poisson
 from fedfm.laws.homes import pictures, play, quadratics
+from fedfm.pace import AllArrive, Quorum
 from fedfm.tasks.quadratic import Quadratic
 from fedfm.trust.privacy.accountant import cost, spent
 from fedfm.trust.privacy.mechanism.gaussian import ClipNoise

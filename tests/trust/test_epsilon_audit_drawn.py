@@ -29,9 +29,9 @@ from fedfm.efficiency.communication.codec.quantise import Quantise
 from fedfm.efficiency.communication.codec.topk import TopK
 from fedfm.efficiency.training.hierarchy import Edges
 from fedfm.efficiency.training.mean import Mean
-from fedfm.engines.pace import AllArrive, Quorum, Speed
 from fedfm.incentives.selection.poisson import Poisson
 from fedfm.incentives.selection.uniform import Uniform
+from fedfm.pace import AllArrive, Quorum, Speed
 from fedfm.trust.privacy.accountant import planned
 from fedfm.trust.privacy.mechanism.discrete_gaussian import DiscreteGaussian
 from fedfm.trust.privacy.mechanism.gaussian import ClipNoise

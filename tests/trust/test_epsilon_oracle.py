@@ -15,10 +15,10 @@ from fedfm.core.combine import Pipe
 from fedfm.core.federation import Federation
 from fedfm.core.spending import noises, planned
 from fedfm.efficiency.training.mean import Mean
-from fedfm.engines.pace import AllArrive
 from fedfm.incentives.selection.poisson import Poisson
 from fedfm.incentives.selection.uniform import Uniform
 from fedfm.laws.homes import play, quadratics
+from fedfm.pace import AllArrive
 from fedfm.trust.privacy.accountant import plan, spent
 from fedfm.trust.privacy.mechanism.discrete_gaussian import DiscreteGaussian
 from fedfm.trust.privacy.mechanism.gaussian import ClipNoise

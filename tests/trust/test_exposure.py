@@ -29,12 +29,12 @@ from fedfm.efficiency.communication.submodel.heterofl import HeteroFL
 from fedfm.efficiency.computation.split.splitfed import SplitFed, SplitFedServer
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.mean import Mean
-from fedfm.engines.pace import AllArrive, Buffered, Quorum, Speed
 from fedfm.incentives.auction.proportional_share import ProportionalShare
 from fedfm.incentives.selection.poisson import Poisson
 from fedfm.incentives.selection.power_of_choice import PowerOfChoice
 from fedfm.incentives.selection.uniform import Uniform
 from fedfm.laws.homes import pictures, quadratics
+from fedfm.pace import AllArrive, Buffered, Quorum, Speed
 from fedfm.recipes.communication import fedpaq, sparse
 from fedfm.recipes.trust import dp_fedavg, secagg
 from fedfm.recipes.vision import splitfed

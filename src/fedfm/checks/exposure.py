@@ -21,7 +21,7 @@ from fedfm.core.combine import stages_of
 from fedfm.core.errors import Problem
 from fedfm.core.protocols import Slot
 from fedfm.core.spending import RECIPIENTS, SERVER, guards, noises, observers
-from fedfm.engines.pace import by_the_wall
+from fedfm.pace import by_the_wall
 
 if TYPE_CHECKING:
     from fedfm.core.federation import Federation

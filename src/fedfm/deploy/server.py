@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from fedfm.checks.names import strange
 from fedfm.checks.place import settled
 from fedfm.config import text
-from fedfm.config.names import strange
 from fedfm.config.setup import Setup
 from fedfm.core.books import checkpoint, checkpoints
 from fedfm.core.errors import ConfigError, FedfmError, Problem, ResumeError
@@ -30,8 +30,8 @@ from fedfm.deploy.letters import Letter
 from fedfm.deploy.reception import Reception, versions
 from fedfm.deploy.transport import Transport
 from fedfm.deploy.views import Roster, ServerSite
-from fedfm.engines.pace import by_the_wall
 from fedfm.files import write
+from fedfm.pace import by_the_wall
 from fedfm.running.drive import Plan, drive
 from fedfm.running.execute import PLAN
 from fedfm.running.feasible import feasible

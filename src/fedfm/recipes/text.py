@@ -17,10 +17,10 @@ from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.lora_exact import FedExLoRA
 from fedfm.efficiency.training.scaffold import Scaffold, ScaffoldServer
 from fedfm.efficiency.training.servers import Apply
-from fedfm.engines.pace import Buffered, Link, Speed
 from fedfm.engines.processes import Processes
 from fedfm.evaluation.held_out import HeldOut
 from fedfm.incentives.selection.uniform import Uniform
+from fedfm.pace import Buffered, Link, Speed
 from fedfm.tasks.text.classify import SequenceClassification
 
 LOCAL = Local(optimizer="adamw", lr=4e-3, steps=5, batch=8)

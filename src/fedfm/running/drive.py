@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from fedfm.checks.fitted import discreet
+from fedfm.checks.names import strange
 from fedfm.checks.place import forks, settled, tried
 from fedfm.config import plain as configs
 from fedfm.config import text
-from fedfm.config.names import strange
 from fedfm.core.books import checkpoints
 from fedfm.core.errors import ConfigError, MachineFault, Problem, words_of
 from fedfm.core.federation import Federation
@@ -24,9 +24,9 @@ from fedfm.core.session import Site
 from fedfm.core.spending import planned
 from fedfm.core.state import Store
 from fedfm.data.splits import opened
-from fedfm.engines.pace import by_the_wall
 from fedfm.files import short, write
 from fedfm.ledger import file as ledger
+from fedfm.pace import by_the_wall
 from fedfm.running import baselines as base
 from fedfm.running.course.leaving import leave, place
 from fedfm.running.course.listening import Callback, listening

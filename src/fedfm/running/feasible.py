@@ -14,7 +14,7 @@ import torch
 from fedfm.cards.registry import name_of
 from fedfm.checks.exposure import HIGHEST
 from fedfm.checks.fitted import fitted
-from fedfm.config.names import strange
+from fedfm.checks.names import strange
 from fedfm.core.combine import Pipe, stages_of
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.errors import FedfmError, Problem
@@ -24,7 +24,7 @@ from fedfm.core.session import Site
 from fedfm.core.spending import noises, planned, schedule
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.schedule import standing
-from fedfm.engines.pace import Speed
+from fedfm.pace import Speed
 from fedfm.tasks.way import unsaid
 
 MOST_DELTA = 0.1  # a guarantee that fails for one party in ten is none

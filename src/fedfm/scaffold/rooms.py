@@ -174,7 +174,7 @@ from fedfm.core.protocols import Audit
         """\
 from fedfm.core.context import Ctx
 from fedfm.cards.registry import method
-from fedfm.engines.pace import Speed
+from fedfm.pace import Speed
 """,
         "seconds = mean_s and step_s a local step, times a lognormal factor of the party and one of the round.",
         """\
@@ -189,7 +189,7 @@ from fedfm.engines.pace import Speed
         """\
 from fedfm.core.context import Ctx
 from fedfm.cards.registry import method
-from fedfm.engines.pace import Link
+from fedfm.pace import Link
 """,
         "seconds = (latency_s + bytes over bandwidth) times a lognormal factor of the party.",
         """\

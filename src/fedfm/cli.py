@@ -17,7 +17,7 @@ from fedfm.core import blame
 from fedfm.core.errors import ConfigError, FedfmError, Problem, words_of
 from fedfm.deploy import commands as deploy
 from fedfm.files import path
-from fedfm.running.console import said
+from fedfm.report.console import said
 from fedfm.terminal import Settings, What, err, out
 from fedfm.text import clean
 

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from fedfm.core.errors import ConfigError, Problem
 from fedfm.files import path
-from fedfm.running.console import said
+from fedfm.report.console import said
 from fedfm.terminal import RunDir, out
 
 AsJson = Annotated[bool, typer.Option("--json", help="for machines")]

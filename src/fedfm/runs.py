@@ -138,7 +138,7 @@ def interruptible() -> Iterator[None]:
 
 def show(result: Any, strict: bool) -> None:
     """The verdict first, then the table; exit 1 for a run that failed, and with `strict` for one with findings."""
-    from fedfm.running.progress import table, verdict
+    from fedfm.running.printed import table, verdict
 
     out.print(verdict(result.summary))
     out.print(table(result.summary, str(result.folder)))

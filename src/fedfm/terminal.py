@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fedfm.files import path
-from fedfm.running.console import Terminal
+from fedfm.report.console import Terminal
 
 out = Terminal()
 err = Terminal(stderr=True)

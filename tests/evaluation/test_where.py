@@ -108,7 +108,7 @@ def test_no_row_moves_to_the_server_and_the_sums_that_do_are_no_secret_under_mas
 
 
 def test_page_and_table_show_every_party(tmp_path: Path) -> None:
-    from fedfm.running.progress import table
+    from fedfm.running.printed import table
 
     result = fedfm.run(at_parties(), out=tmp_path / "run", baselines="local")
     names = [str(cell) for cell in table(result.summary, "run").columns[0]._cells]

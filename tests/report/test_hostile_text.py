@@ -18,8 +18,9 @@ from rich.table import Table
 from typer.testing import CliRunner
 
 from fedfm.cli import app, main
-from fedfm.running.console import Terminal, said
-from fedfm.running.progress import round_line, table, verdict
+from fedfm.report.console import Terminal, said
+from fedfm.running.printed import table, verdict
+from fedfm.running.progress import round_line
 from fedfm.running.verdict import Result
 from fedfm.text import clean, line, markdown
 from recorded import edited, lines, rewrite

@@ -18,7 +18,7 @@ from fedfm.report.drawing.bars import Bar, bars
 from fedfm.report.drawing.letters import wide
 from fedfm.report.numbers import fixed, score, short
 from fedfm.report.seeds import reach, spread
-from fedfm.running.progress import table
+from fedfm.running.printed import table
 from recorded import edited, lines, rewrite
 
 Recorded = Callable[[str], Path]

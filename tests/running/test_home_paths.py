@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 import fedfm
 from fedfm import files, report
 from fedfm.cli import app
+from fedfm.config.configure import configure
+from fedfm.config.places import places
 from fedfm.core.errors import ConfigError
 from fedfm.models import tiny
 from fedfm.running.audits import audit
@@ -91,3 +93,25 @@ def test_a_new_method_is_written_there(home: Path) -> None:
     (home / "own").mkdir()
     assert fedfm_("new", "wire", "mine-of-home", "--folder=~/own").exit_code == 0
     assert (home / "own/mine_of_home.py").is_file()
+
+
+def test_every_place_that_a_config_names_holds_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("rows", "saved", "adapter"):
+        Path(folder).mkdir()
+    Path("rows/a.jsonl").write_text('{"text": "x", "label": "a"}\n')
+    files = ["data=files", "data.path=rows/*.jsonl", "data.test_path=[rows/a.jsonl]", "data.labels=[a, b]"]
+    columns = "data.columns={text: text, label: label}"
+    told = {
+        at: v for at, v, _ in places(configure("quickstart", [*files, columns, "task.start=adapter"]).config)
+    }
+    saved = {at: v for at, v, _ in places(configure("quickstart", ["data=hub", "data.dataset=saved"]).config)}
+    ids = {at: v for at, v, _ in places(configure("quickstart", ["data=hub", "data.dataset=ag_news"]).config)}
+    assert told["data.path"] == str(tmp_path / "rows/*.jsonl")
+    assert told["data.test_path"] == [str(tmp_path / "rows/a.jsonl")]
+    assert told["task.start"] == str(tmp_path / "adapter")
+    assert told["task.model"] == "minilm"  # a packaged one
+    assert saved["data.dataset"] == str(tmp_path / "saved")
+    assert ids["data.dataset"] == "ag_news"

@@ -16,7 +16,7 @@ from fedfm import models
 from fedfm.cards.describing import describe
 from fedfm.cards.registry import load
 from fedfm.cli import app
-from fedfm.running.progress import table
+from fedfm.running.printed import table
 
 
 def test_nothing_is_cut_in_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

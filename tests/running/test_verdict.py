@@ -20,7 +20,8 @@ from fedfm.efficiency.training.mean import Mean
 from fedfm.engines.inprocess import InProcess
 from fedfm.incentives.selection.uniform import Uniform
 from fedfm.pace import AllArrive
-from fedfm.running.progress import Lines, table, verdict
+from fedfm.running.printed import table, verdict
+from fedfm.running.progress import Lines
 from fedfm.running.verdict import Result, judge, tally
 from fedfm.tasks.quadratic import Quadratic, Quadratics
 from fedfm.trust.privacy.secure.secagg import SecAgg

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,13 @@ from fedfm.checks.rules import check
 from fedfm.config import text
 from fedfm.config.compose import Composition, resolved, twice
 from fedfm.config.marker import live, plain_scalar
+from fedfm.config.places import anchor
 from fedfm.config.plain import from_config
 from fedfm.config.setup import Setup
 from fedfm.config.stages import joined, left
 from fedfm.core.errors import ConfigError, Problem
-from fedfm.core.federation import SHARED, Federation
+from fedfm.core.federation import Federation
 from fedfm.data.arrays import as_source
-from fedfm.models import catalog
 
 
 def configure(
@@ -50,7 +49,7 @@ def configure(
     for key, number in (("rounds", rounds), ("seed", seed)):
         if number is not None:
             made.put(key, plain_scalar(number))
-    _anchor(made)
+    anchor(made)
     if engine is not None:
         made.put("engine", {"name": engine} if isinstance(engine, str) else engine)
     fed = from_config(made.done())
@@ -117,33 +116,3 @@ def given(value: Any) -> Any:
     why = "a source, paths, a table, a data set, rows, or a mapping party -> such rows is expected"
     what = f"{type(value).__name__} is no data set that can be opened"
     raise ConfigError([Problem("data", what, why, "for arrays: {party: (x, y)}; for files: their paths")])
-
-
-_PATHS = (("data", "path"), ("data", "test_path"), ("task", "model"), ("task", "start"))
-
-
-def _anchor(made: Composition) -> None:
-    """Paths that exist from here become absolute: a run is resumed, and its model loaded, from anywhere."""
-    stages = [(f"stages.{k}.", node) for k, node in enumerate(made.config.get("stages") or ())]
-    for slot, key, (at, node) in (
-        *((slot, key, ("", made.config)) for slot, key in _PATHS),
-        *((slot, key, stage) for slot, key in _PATHS if slot not in SHARED for stage in stages),
-    ):
-        spec = node.get(slot) if isinstance(node, dict) else getattr(node, slot, None)
-        value = spec.get(key) if isinstance(spec, dict) else getattr(spec, key, None)
-        several = [value] if isinstance(value, str | Path) else value
-        if not isinstance(several, list | tuple) or not all(isinstance(v, str | Path) for v in several):
-            continue
-        if key == "model" and str(value) in catalog():
-            continue  # a packaged model wins over a folder of its name
-        placed = [_absolute(str(v)) for v in several]
-        if placed != list(several):
-            made.put(f"{at}{slot}.{key}", placed[0] if isinstance(value, str | Path) else placed)
-
-
-def _absolute(path: str) -> str:
-    try:
-        there = bool(path) and next(iter(glob.iglob(path)), None) is not None
-    except (OSError, ValueError):  # no path at all
-        there = False
-    return str(Path(path).absolute()) if there else path

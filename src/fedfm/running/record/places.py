@@ -2,32 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import glob
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedfm.cards.registry import load, methods
+from fedfm.config.places import ROWS, places
 from fedfm.config.plain import Config
 from fedfm.core.errors import ResumeError
-
-ROWS = "rows"  # of `knob(place=...)`: files of rows; else a folder, or what is known by a name
-Place = tuple[str, Any, str]
-
-
-def places(node: Any, at: str = "") -> Iterator[Place]:
-    """Dotted path, value and sort of every setting that says where something lies, at any depth of a config."""
-    items = node.items() if isinstance(node, Mapping) else enumerate(node) if isinstance(node, list) else ()
-    sorts = _sorts(node.get("name")) if isinstance(node, Mapping) else {}
-    for key, value in items:
-        here = f"{at}.{key}" if at else str(key)
-        if key in sorts and value is not None:
-            yield here, value, sorts[key]
-        else:
-            yield from places(value, here)
 
 
 def moved(was: Config, now: Config) -> dict[str, tuple[str, str]]:
@@ -80,12 +64,3 @@ def there(config: Config, folder: Path, *, given: bool) -> None:
                 f"path is relative to another folder\n    fix: put it back, or write its new place as {where}: what lies there is "
                 "compared with what the run began with"
             )
-
-
-def _sorts(name: Any) -> dict[str, str]:
-    """The fields of a method that are places, and of what."""
-    if not isinstance(name, str) or name not in methods():
-        return {}
-    of = load(name)
-    fields = dataclasses.fields(of) if dataclasses.is_dataclass(of) else ()
-    return {f.name: f.metadata["place"] for f in fields if f.metadata.get("place")}

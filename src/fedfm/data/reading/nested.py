@@ -13,7 +13,8 @@ from fedfm.core.schema import Unfit
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.cleaning.layouts import ALIASES, KNOWN, USUAL
 from fedfm.data.kinds import name
-from fedfm.data.reading.paths import SPLITS, ending, stem
+from fedfm.data.reading.paths import ending, stem
+from fedfm.data.reading.unread import is_split
 
 USER = "user"  # the column that says whose a row of LEAF is
 PARTY = "party"  # the column that a flattened file gets
@@ -107,7 +108,7 @@ def _flattening(path: Path, whole: Mapping[str, Any]) -> str:
     opener = _OPENERS[packed]
     imports = f"import json{', ' + opener.partition('.')[0] if '.' in opener else ''}"
     head = f"{imports}; d = json.load({opener}({json.dumps(str(path))}))"
-    if _split(whole) and (rows := _of_all(list(whole.values()), "n", 0)):
+    if is_split(whole) and (rows := _of_all(list(whole.values()), "n", 0)):
         file = f'open({json.dumps(out)} + "-" + k + ".jsonl", "w")'
         code = f'{head}; [print(*map(json.dumps, {rows}), sep="\\n", file={file}) for k, n in d.items()]'
         return f"{shlex.quote(sys.executable)} -c {shlex.quote(code)}; then {_setting(f'data.path={out}-*.jsonl')}"
@@ -121,11 +122,6 @@ def _flattening(path: Path, whole: Mapping[str, Any]) -> str:
 
 def _setting(text: str) -> str:
     return shlex.quote(text)
-
-
-def _split(node: Mapping[str, Any]) -> bool:
-    splits = [SPLITS.get(k.lower(), "") for k in node]
-    return "train" in splits and "" not in splits and len(node) > 1
 
 
 def _expression(node: Any, at: str, depth: int) -> str:

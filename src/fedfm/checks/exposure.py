@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 Sort = Literal["public", "covered", "private"]
 AROUND = "fedfm.around"
+FINE = 2.0**-25  # of the clip: rounded so, 10^10 values move an update by 0.15 % of it at most
 HIGHEST = 20.0  # beyond this epsilon (e^20 = 5e8) no meaningful guarantee is left
 
 
@@ -218,6 +219,7 @@ def exposed(fed: Federation) -> Iterator[Problem]:
         return
     yield from _uncovered(fed)
     yield from _before_noise(fed)
+    yield from _rounded(fed)
     yield from _one_account(fed)
     yield from central(fed)
     yield from _switched_off(fed)
@@ -287,6 +289,20 @@ def _before_noise(fed: Federation) -> Iterator[Problem]:
             what = f"{name_of(fed.aggregate)} weighs parties behind {name}"
             why = "a weight below 1 would make a party's share of the noise smaller"
             yield Problem("aggregate.weights", what, why, "aggregate.weights=equal")
+
+
+def _rounded(fed: Federation) -> Iterator[Problem]:
+    """Noise on a sum is told by what one party moves it: masks that round an update first let it move it further."""
+    stages = stages_of(fed.uplink)
+    for i, stage in enumerate(stages):
+        if not (stage.perturbs and stage.after_sum and stage.against) or stage.shares:
+            continue
+        finest = stage.clip_norm * FINE
+        for k, mask in enumerate(stages[i + 1 :], i + 1):
+            if mask.opaque and mask.step > finest:
+                what = f"{name_of(mask)} rounds to {mask.step:g} behind {name_of(stage)} with clip_norm={stage.clip_norm:g}"
+                why = "rounding adds to what a party moves the sum by, and the epsilon does not count it"
+                yield Problem(f"uplink.{k}.bits", what, why, f"bits={math.ceil(-math.log2(finest))} or more")
 
 
 def _one_account(fed: Federation) -> Iterator[Problem]:

@@ -216,6 +216,12 @@ def test_folders_split_by_idea() -> None:
         assert len(files) <= MOST_FILES, f"{folder.relative_to(ROOT)} has {len(files)} files"
 
 
+def test_the_tests_have_the_rooms_of_the_source() -> None:
+    there = {p.name for p in ROOT.iterdir() if (p / "__init__.py").exists()}
+    rooms = {p.name for p in (ROOT.parents[1] / "tests").iterdir() if any(p.glob("test_*.py"))}
+    assert rooms - there == {"install", "python", "soak"}, "a room of tests that is no room of the source"
+
+
 def test_every_module_says_what_it_is() -> None:
     silent = [
         str(p.relative_to(ROOT))

@@ -295,12 +295,15 @@ def _rounded(fed: Federation) -> Iterator[Problem]:
     """Noise on a sum is told by what one party moves it: masks that round an update first let it move it further."""
     stages = stages_of(fed.uplink)
     for i, stage in enumerate(stages):
-        if not (stage.perturbs and stage.after_sum and stage.against) or stage.shares:
+        clip_norm = getattr(
+            stage, "clip_norm", None
+        )  # a stranger's noise bounds what a party moves in its own way
+        if clip_norm is None or not (stage.perturbs and stage.after_sum and stage.against) or stage.shares:
             continue
-        finest = stage.clip_norm * FINE
+        finest = clip_norm * FINE
         for k, mask in enumerate(stages[i + 1 :], i + 1):
             if mask.opaque and mask.step > finest:
-                what = f"{name_of(mask)} rounds to {mask.step:g} behind {name_of(stage)} with clip_norm={stage.clip_norm:g}"
+                what = f"{name_of(mask)} rounds to {mask.step:g} behind {name_of(stage)} with clip_norm={clip_norm:g}"
                 why = "rounding adds to what a party moves the sum by, and the epsilon does not count it"
                 yield Problem(f"uplink.{k}.bits", what, why, f"bits={math.ceil(-math.log2(finest))} or more")
 

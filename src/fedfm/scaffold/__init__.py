@@ -76,13 +76,14 @@ version = "0.1"
 def new(slot: str, name: str, folder: str | Path = ".") -> list[Path]:
     """Write NAME.py and test_NAME.py for a method of `slot`; returns both paths.
 
-    `name` is in kebab-case. Inside the package fedfm itself the test goes to the checkout's `tests/`. Raises
-    ConfigError with every problem: an unknown slot, a bad or taken name, a file that is there already.
+    `name` is in kebab-case. Inside the package fedfm itself the test goes to that room of the checkout's
+    `tests/`. Raises ConfigError with every problem: an unknown slot, a bad or taken name, a file that is there already.
     """
     here = meant(folder).resolve()
     stem, cls = name.replace("-", "_"), "".join(part.capitalize() for part in name.split("-"))
     inside = here == PACKAGE or PACKAGE in here.parents
-    tests = PACKAGE.parents[1] / "tests"
+    room = here.relative_to(PACKAGE).parts[:1] if inside else ()
+    tests = (PACKAGE.parents[1] / "tests").joinpath(*room)
     paths = [here / f"{stem}.py", (tests if inside and tests.is_dir() else here) / f"test_{stem}.py"]
     slot = SLOT_OF.get(slot, slot)
     problems = _problems(slot, name, stem, cls, here, paths)

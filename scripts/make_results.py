@@ -28,7 +28,7 @@ from typing import Any
 from filelock import FileLock
 
 from fedfm.cards.registry import recipes
-from fedfm.config.plain import digest
+from fedfm.config.record import digest
 from fedfm.core.errors import FedfmError, ResumeError, RunFailed
 from fedfm.files import write
 from fedfm.report.numbers import decimals, fixed, short, size

@@ -108,7 +108,7 @@ def show(name: Annotated[str, typer.Argument(help="a method or a recipe")]) -> N
             if text:
                 out.print(said((label, "bold"), f": {text}"))
         if c.kind == "recipe":
-            from fedfm.config.plain import to_config
+            from fedfm.config.record import to_config
             from fedfm.config.text import dump
 
             out.print(dump(to_config(load(name, "recipe")())))

@@ -16,8 +16,8 @@ import pytest
 import fedfm
 from fedfm.cards import listing, registry
 from fedfm.cards.registry import cards, find, load, method, methods, name_of, problems, recipes
+from fedfm.config.building import from_config
 from fedfm.config.configure import configure
-from fedfm.config.plain import from_config
 from fedfm.config.record import to_config
 from fedfm.core import protocols
 from fedfm.core.errors import ConfigError

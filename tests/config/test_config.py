@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from fedfm.cards.registry import find
-from fedfm.config import plain as config
-from fedfm.config.plain import from_config, to_config
+from fedfm.config.building import from_config
+from fedfm.config.compose import resolve
+from fedfm.config.record import digest, to_config
 from fedfm.config.text import override, parse
 from fedfm.core.combine import ByPath, Pipe
 from fedfm.core.errors import ConfigError
@@ -36,13 +37,13 @@ from fedfm.text import nearest
 
 
 def plain(**slots: Any) -> dict[str, Any]:
-    out: dict[str, Any] = config.to_config(quadratics(**slots))
+    out: dict[str, Any] = to_config(quadratics(**slots))
     return out
 
 
 def problems(c: dict[str, Any], *settings_: str) -> list[tuple[str, str]]:
     with pytest.raises(ConfigError) as e:
-        config.from_config(override(c, settings_))
+        from_config(override(c, settings_))
     return [(p.where, f"{p.what}; {p.why}; {p.fix}") for p in e.value.problems]
 
 
@@ -95,7 +96,7 @@ def test_ranges_types_and_choices() -> None:
     ):
         ((where, text),) = problems(plain(), setting)
         assert where == setting.split("=")[0] and words in text, text
-    assert config.from_config(override(plain(), ["client.lr=1"])).client.lr == 1.0  # type: ignore[attr-defined]
+    assert from_config(override(plain(), ["client.lr=1"])).client.lr == 1.0  # type: ignore[attr-defined]
 
 
 def test_what_a_spec_itself_refuses_is_a_problem_of_its_slot() -> None:
@@ -116,7 +117,7 @@ def test_overrides_reach_into_slots_lists_and_mappings() -> None:
             "select={name: uniform, count: 2}",
         ],
     )
-    fed = config.from_config(c)
+    fed = from_config(c)
     assert fed.uplink == Pipe(TopK(0.25), QSGD(levels=7)) and fed.pace == Quorum(
         drop={"party-0": "", "party-1": "upload"}
     )
@@ -154,7 +155,7 @@ def test_what_is_no_yaml_is_told_in_a_line_with_a_fix_that_fits(setting: str, sa
 
 
 def test_overrides_reach_into_what_was_left_to_its_default() -> None:
-    fed = config.from_config(override(plain(), ["client=fedprox", "client.local.steps=2"]))
+    fed = from_config(override(plain(), ["client=fedprox", "client.local.steps=2"]))
     assert fed.client == FedProx(local=Local(steps=2))
 
 
@@ -185,14 +186,14 @@ def test_names_alone_will_do_anywhere() -> None:
         "uplink": {"name": "by-path", "rules": {"a*": "topk", "*": ["topk", "qsgd"]}},
         "select": {"name": "heterofl", "inner": "uniform"},
     }
-    fed = config.from_config(c)
+    fed = from_config(c)
     assert fed.uplink == ByPath({"a*": TopK(), "*": Pipe(TopK(), QSGD())}) and fed.select == HeteroFL(
         inner=Uniform()
     )
 
 
 def test_equal_federations_are_equal_and_print_as_expressions() -> None:
-    assert quadratics() == quadratics() and config.from_config(plain()) == quadratics()
+    assert quadratics() == quadratics() and from_config(plain()) == quadratics()
     assert " object at " not in repr(quadratics())
 
 
@@ -200,16 +201,16 @@ def test_a_list_is_a_pipe_and_null_the_identity() -> None:
     c = plain()
     assert c["uplink"] is None
     c["uplink"] = ["topk", {"name": "qsgd", "levels": 3}]
-    assert config.from_config(c).uplink == Pipe(TopK(), QSGD(levels=3))
+    assert from_config(c).uplink == Pipe(TopK(), QSGD(levels=3))
     assert Pipe(TopK(), Pipe(QSGD(), Pipe())) == Pipe(TopK(), QSGD())
     c["uplink"] = {"name": "by-path", "rules": {"a*": "topk", "*": {"name": "qsgd"}}}
     c["uplink"]["rules"]["a*"] = {"name": "topk"}
-    assert config.from_config(c).uplink == ByPath({"a*": TopK(), "*": QSGD()})
+    assert from_config(c).uplink == ByPath({"a*": TopK(), "*": QSGD()})
 
 
 def test_a_recipe_with_nested_settings() -> None:
-    base = config.resolve({"recipe": "quickstart"})
-    c = config.resolve(
+    base = resolve({"recipe": "quickstart"})
+    c = resolve(
         {
             "recipe": "quickstart",
             "client": {"lr": 0.5},
@@ -222,9 +223,9 @@ def test_a_recipe_with_nested_settings() -> None:
         "r": 2
     }
     assert (c["rounds"], c["data"]["partition"]["parties"], c["recipe"]) == (3, 4, "quickstart")
-    other = config.resolve({"recipe": "quickstart", "client": {"name": "fedprox", "mu": 0.1}})
+    other = resolve({"recipe": "quickstart", "client": {"name": "fedprox", "mu": 0.1}})
     assert other["client"] == {"name": "fedprox", "mu": 0.1}  # another method: nothing of the old one is left
-    assert config.from_config(other).client == FedProx(mu=0.1)
+    assert from_config(other).client == FedProx(mu=0.1)
     with pytest.raises(ConfigError):
         parse("a: [", "x.yaml")
     with pytest.raises(ConfigError, match="a config is a mapping"):
@@ -233,18 +234,15 @@ def test_a_recipe_with_nested_settings() -> None:
 
 def test_digest_is_of_what_determines_the_result() -> None:
     c = plain()
-    assert config.digest(c) == config.digest({**c, "engine": {"name": "processes", "workers": 7}})
-    assert config.digest(c) == config.digest(dict(reversed(list(c.items()))))
+    assert digest(c) == digest({**c, "engine": {"name": "processes", "workers": 7}})
+    assert digest(c) == digest(dict(reversed(list(c.items()))))
     for slot in ("seed", "threads", "fold", "rounds"):
-        assert config.digest(c) != config.digest({**c, slot: "other"})
+        assert digest(c) != digest({**c, slot: "other"})
 
 
 def test_digest_does_not_tell_2_from_2_0() -> None:
-    one, two = (
-        config.to_config(config.from_config(plain(pace=Quorum(deadline_s=d, speed=Speed(1.0)))))
-        for d in (2, 2.0)
-    )
-    assert config.digest(one) == config.digest(two)
+    one, two = (to_config(from_config(plain(pace=Quorum(deadline_s=d, speed=Speed(1.0))))) for d in (2, 2.0))
+    assert digest(one) == digest(two)
 
 
 def test_replace_fills_slots_and_leaves_the_original() -> None:

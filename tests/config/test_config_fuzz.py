@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fedfm.config.building import from_config
 from fedfm.config.compose import resolve
-from fedfm.config.plain import from_config
 from fedfm.config.record import to_config
 from fedfm.config.text import dump, load, override, parse
 from fedfm.core.errors import ConfigError

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 import fedfm
+from fedfm.config.building import TOLD
 from fedfm.config.compose import Composition
 from fedfm.config.configure import configure
-from fedfm.config.plain import TOLD
 from fedfm.config.stages import MOST
 from fedfm.config.text import apply, parse
 from fedfm.config.yaml import write

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from fedfm.config.building import build, examine
 from fedfm.config.configure import configure
-from fedfm.config.plain import build, examine
 from fedfm.core.errors import ConfigError, Problem
 from fedfm.efficiency.training.mean import Mean
 from fedfm.efficiency.training.schedule import Linear

@@ -13,9 +13,9 @@ import torch
 
 import fedfm
 from fedfm.cards.registry import knob, name_of
+from fedfm.config.building import from_config
 from fedfm.config.configure import configure
 from fedfm.config.marker import fingerprint
-from fedfm.config.plain import from_config
 from fedfm.config.record import digest, to_config
 from fedfm.config.setup import Setup
 from fedfm.config.text import load

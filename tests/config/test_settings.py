@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from fedfm.cards.registry import knob, method
 from fedfm.checks.names import strange
 from fedfm.cli import app
+from fedfm.config.building import from_config
 from fedfm.config.configure import configure
-from fedfm.config.plain import from_config
 from fedfm.config.record import to_config
 from fedfm.core.combine import ByPath
 from fedfm.core.errors import ConfigError

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from fedfm.checks.rules import check
-from fedfm.config.plain import from_config, to_config
+from fedfm.config.building import from_config
+from fedfm.config.record import to_config
 from fedfm.core.context import Ctx, Terms
 from fedfm.core.federation import Federation
 from fedfm.core.message import Message

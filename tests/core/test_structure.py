@@ -28,6 +28,8 @@ BELOW = {
     "vectors",
     "around",
     "pace",
+    "machine",
+    "direction",
 }  # what methods and recipes stand on
 ABOVE = {
     "recipes",

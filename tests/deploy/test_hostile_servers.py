@@ -10,7 +10,7 @@ import pytest
 
 import golden
 from federations import digits
-from fedfm.config.plain import to_config
+from fedfm.config.record import to_config
 from fedfm.core.errors import FedfmError
 from fedfm.core.federation import Federation
 from fedfm.core.job import Job

@@ -12,7 +12,7 @@ import pytest
 import fedfm
 import golden
 from federations import digits
-from fedfm.config.plain import digest, to_config
+from fedfm.config.record import digest, to_config
 from fedfm.core.context import Terms
 from fedfm.core.errors import ClientFailed, FedfmError, MachineFault
 from fedfm.core.job import Job

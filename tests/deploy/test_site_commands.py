@@ -80,7 +80,7 @@ def test_a_policy_that_says_something_else_is_told_where_and_what_was_meant(
 def test_a_policy_on_models_asks_for_what_is_named_and_refuses_what_names_none(models: Any) -> None:
     import golden
     from federations import digits
-    from fedfm.config.plain import to_config
+    from fedfm.config.record import to_config
 
     fed, policy = digits(**golden.ALL["fedavg"]), Policy(models=models)
     config = to_config(fed)

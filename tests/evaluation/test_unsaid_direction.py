@@ -15,6 +15,7 @@ from torch.nn import functional
 from fedfm.core.errors import ConfigError
 from fedfm.core.federation import Federation
 from fedfm.data.arrays import Arrays
+from fedfm.direction import of_score, rises, unsaid, way
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.soup import GreedySoup
 from fedfm.evaluation.held_out import HeldOut
@@ -24,7 +25,6 @@ from fedfm.running.entry import probe, run
 from fedfm.tasks.bound import Objective
 from fedfm.tasks.own.module import Torch
 from fedfm.tasks.text.preference import Pairwise, Preference
-from fedfm.tasks.way import of_score, rises, unsaid, way
 
 FALLS = (
     *(

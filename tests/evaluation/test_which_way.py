@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from fedfm.core.federation import Federation
 from fedfm.data.arrays import Arrays
+from fedfm.direction import rises
 from fedfm.efficiency.training.local import Local
 from fedfm.evaluation.held_out import HeldOut
 from fedfm.incentives.contribution.leave_one_out import LeaveOneOut
 from fedfm.running.entry import run
 from fedfm.tasks.own.module import Torch
-from fedfm.tasks.way import rises
 
 
 def drawn(seed: int, n: int = 60) -> tuple[Any, Any]:

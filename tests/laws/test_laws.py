@@ -13,7 +13,9 @@ from torch import Tensor
 from fedfm import laws
 from fedfm.cards.registry import knob, load, methods, recipes
 from fedfm.checks.rules import check
-from fedfm.config import plain as config
+from fedfm.config.building import from_config
+from fedfm.config.compose import resolve
+from fedfm.config.record import digest, to_config
 from fedfm.config.text import dump, parse
 from fedfm.core.combine import ByPath, Pipe
 from fedfm.core.context import Ctx, Terms
@@ -104,15 +106,13 @@ def test_combinations_keep_the_laws(spec: Any) -> None:
 def test_a_recipe_builds_and_comes_back_from_yaml(name: str) -> None:
     fed = load(name, "recipe")()
     assert isinstance(fed, Federation) and check(fed) == []
-    plain = config.to_config(fed)
-    again = config.to_config(config.from_config(parse(dump(plain), name)))
+    plain = to_config(fed)
+    again = to_config(from_config(parse(dump(plain), name)))
     assert again == plain
-    twice = config.to_config(config.from_config(parse(dump(again), name)))
-    assert twice == again and config.digest(twice) == config.digest(
-        again
-    )  # alpha=16 is alpha=16.0 from the first time on
-    resolved = config.resolve({"recipe": name})
-    assert resolved == {"recipe": name, **plain} and config.to_config(config.from_config(resolved)) == plain
+    twice = to_config(from_config(parse(dump(again), name)))
+    assert twice == again and digest(twice) == digest(again)  # alpha=16 is alpha=16.0 from the first time on
+    resolved = resolve({"recipe": name})
+    assert resolved == {"recipe": name, **plain} and to_config(from_config(resolved)) == plain
     card = recipes()[name]
     assert card.summary.endswith(".") and card.section
 

@@ -65,3 +65,13 @@ def test_a_device_that_is_none(device: Any) -> None:
 def test_devices_that_are_some() -> None:
     for device in ("auto", "cpu"):
         assert not fedfm.check(dataclasses.replace(quadratics(), device=device))
+
+
+@pytest.mark.parametrize("engine", ["inprocess", "processes"])
+def test_a_system_without_affinities_runs_all_the_same(
+    engine: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delattr("os.sched_getaffinity", raising=False)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    told = fedfm.run(quadratics(rounds=1), out=tmp_path / "run", engine=engine, baselines="none")
+    assert told.summary["rounds"] == 1

@@ -11,7 +11,7 @@ import pytest
 import fedfm
 from fedfm import report
 from fedfm.config import text
-from fedfm.config.plain import to_config
+from fedfm.config.record import to_config
 from fedfm.core.federation import Federation
 from fedfm.efficiency.training.mean import Mean
 from fedfm.laws.homes import quadratics

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fedfm.config.plain import digest
+from fedfm.config.record import digest
 from fedfm.core.errors import MachineFault
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "make_results.py"

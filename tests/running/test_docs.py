@@ -176,10 +176,10 @@ def test_what_new_refuses(slot: str, name: str, says: str, tmp_path: Path) -> No
 def test_inside_the_package_the_test_goes_to_tests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "src" / "fedfm"
     (package / "trust").mkdir(parents=True)
-    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "trust").mkdir(parents=True)
     monkeypatch.setattr("fedfm.scaffold.PACKAGE", package)
     paths = new("detect", "odd-one", package / "trust")
-    assert paths == [package / "trust" / "odd_one.py", tmp_path / "tests" / "test_odd_one.py"]
+    assert paths == [package / "trust" / "odd_one.py", tmp_path / "tests" / "trust" / "test_odd_one.py"]
     assert "from fedfm.trust.odd_one import OddOne\n" in paths[1].read_text()
     assert "entry-points" not in hint("detect", "odd-one", paths)
 

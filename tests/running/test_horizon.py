@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import fedfm
-from fedfm.config.plain import digest, to_config
+from fedfm.config.record import digest, to_config
 from fedfm.config.text import dump, load
 from fedfm.core.errors import ConfigError, ResumeError
 from fedfm.core.federation import Federation

@@ -13,7 +13,7 @@ import fedfm
 from fedfm import Arrays, Federation, Local, Quadratic, Quadratics, Torch
 from fedfm.cards.registry import find, forget, methods
 from fedfm.config.compose import Composition, resolve
-from fedfm.config.plain import to_config
+from fedfm.config.record import to_config
 from fedfm.config.text import apply, override
 from fedfm.core.errors import ConfigError, MethodFault
 from fedfm.core.protocols import Aggregator

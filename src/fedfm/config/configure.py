@@ -10,10 +10,10 @@ from typing import Any
 from fedfm.cards.registry import load, recipes
 from fedfm.checks.rules import check
 from fedfm.config import text
+from fedfm.config.building import from_config
 from fedfm.config.compose import Composition, resolved, twice
 from fedfm.config.marker import live, plain_scalar
 from fedfm.config.places import anchor
-from fedfm.config.plain import from_config
 from fedfm.config.setup import Setup
 from fedfm.config.stages import joined, left
 from fedfm.core.errors import ConfigError, Problem

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from fedfm.config.building import from_config
 from fedfm.config.marker import refusal, unspoken
-from fedfm.config.plain import from_config
 from fedfm.config.record import to_config
 from fedfm.core.errors import ConfigError
 from fedfm.core.federation import Federation

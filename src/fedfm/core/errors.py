@@ -44,7 +44,8 @@ class ConfigError(FedfmError):
 
     def __init__(self, problems: Iterable[Problem]):
         self.problems = tuple(problems)
-        head = f"{len(self.problems)} problem{'s' if len(self.problems) != 1 else ''} in this federation"
+        of = " in this federation" if any(not p.where.startswith("-") for p in self.problems) else ""
+        head = f"{len(self.problems)} problem{'s' if len(self.problems) != 1 else ''}{of}"
         super().__init__("\n".join([head, *(f"  {i}. {p}" for i, p in enumerate(self.problems, 1))]))
 
 

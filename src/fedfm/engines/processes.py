@@ -30,6 +30,7 @@ from fedfm.core.session import Site
 from fedfm.engines.desk import Desk
 from fedfm.engines.frames import LENGTHS, pieces, same, told, word
 from fedfm.files import short
+from fedfm.machine import cores
 
 KEPT = 8  # briefs that a worker remembers
 _VECTORS = 64  # pieces a system call; the limit is 1024
@@ -45,7 +46,7 @@ class Processes:
     forks: ClassVar[bool] = True  # this process: CUDA must not have been started in it
 
     def make(self) -> ProcessEngine:
-        return ProcessEngine(self.workers or max(1, len(os.sched_getaffinity(0))))
+        return ProcessEngine(self.workers or cores())
 
 
 @dataclass

@@ -28,6 +28,7 @@ from fedfm.core.session import Site
 from fedfm.engines import actor
 from fedfm.engines.carried import sources
 from fedfm.engines.frames import parted, same, word
+from fedfm.machine import cores
 
 KEPT = 8  # briefs that an actor remembers
 DEPTH = 2  # jobs at an actor that have not yet said their first word
@@ -70,7 +71,7 @@ class RayEngine:
 
     def __init__(self, spec: Ray):
         self.spec, self._ours = spec, False
-        self.workers = spec.workers or max(1, len(os.sched_getaffinity(0)))
+        self.workers = spec.workers or cores()
         self._actors: list[_Worker] = []
         self._queue: list[tuple[float, Job, Message]] = []
         self._home: dict[tuple[str, int], _Worker] = {}
@@ -311,13 +312,13 @@ def _ray() -> Any:
     return ray
 
 
-def _connect(ray: Any, address: str, cores: int) -> bool:
+def _connect(ray: Any, address: str, asked: int) -> bool:
     """Be connected to a cluster; was it this call that did it? Raises FedfmError where none answers."""
     if ray.is_initialized():
         return False
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody outside
     address = address or os.environ.get("RAY_ADDRESS", "") or "local"
-    more = {"num_cpus": max(cores, len(os.sched_getaffinity(0))), "include_dashboard": False}
+    more = {"num_cpus": max(asked, cores()), "include_dashboard": False}
     try:
         ray.init(address=address, logging_level="ERROR", **(more if address == "local" else {}))
     except (ConnectionError, RuntimeError, ValueError) as e:

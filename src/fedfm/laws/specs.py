@@ -8,8 +8,9 @@ from typing import Any
 
 from fedfm.cards.registry import load, methods, registered
 from fedfm.checks.inherited import passed, stated
-from fedfm.config import plain as config
+from fedfm.config.building import build, from_config
 from fedfm.config.limits import out_of_range, unfit
+from fedfm.config.record import to_config
 from fedfm.config.text import dump, parse
 from fedfm.core.errors import Problem
 from fedfm.core.federation import Federation
@@ -74,19 +75,17 @@ def its_config_makes_it_again(spec: Any, within: Federation | None) -> None:
     """Spec -> plain data -> YAML -> plain data -> spec is the identity."""
     slot = slot_of(spec)
     fed = quadratics(**({slot: spec} if slot else {}))
-    plain = config.to_config(fed)
+    plain = to_config(fed)
     if not slot:  # a part of a slot
-        plain["part"] = config.to_config(spec)
+        plain["part"] = to_config(spec)
     read = parse(dump(plain), "the law")
     hold(read == plain, f"YAML changes {plain.get(slot or 'part')} to {read.get(slot or 'part')}")
     problems: list[Problem] = []
     part = read.pop("part", None)
-    got = (
-        getattr(config.from_config(read), slot) if slot else config.build(type(spec), part, "part", problems)
-    )
+    got = getattr(from_config(read), slot) if slot else build(type(spec), part, "part", problems)
     hold(not problems, "; ".join(map(str, problems)))
     hold(got == spec, f"the config gives {got!r}")
-    hold(config.to_config(got) == config.to_config(spec), "the config of the config differs")
+    hold(to_config(got) == to_config(spec), "the config of the config differs")
 
 
 @law(object)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from fedfm.core.job import UPLOAD
 from fedfm.report.numbers import finite
 
 # Later in this string wins when a party has several outcomes in one round.
@@ -184,8 +185,9 @@ class _Pass:
         if who is None:
             return
         _tally(facts, who).trouble[kind] += 1
-        # A party lost only after its upload was folded (while masks are taken off) is in the sum all the same.
-        if not (kind == "dropout" and event.get("phase") in ("unmask", "leave")):
+        # A party lost in a later phase (while masks are taken off) is in the sum all the same if its upload was there.
+        later = kind == "dropout" and event.get("phase") != UPLOAD
+        if not (later and facts.outcome.get(number, {}).get(who) == "c"):
             _mark(facts, number, who, TROUBLE[kind])
 
 

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from typing import Any
 
+from fedfm.direction import rises
 from fedfm.report.numbers import decimals, finite, fixed, rounded, short
 from fedfm.report.rundir import Run, mapping
 from fedfm.text import natural
@@ -18,7 +19,6 @@ BASELINES = (
     ("pooled", "pooled data"),
 )
 LOSS = {"dropout": "dropped out", "late": "late", "refused": "refused", "failed": "failed"}
-LOSSES = re.compile(r"loss|perplexity|error|nll|rmse|mae|mse|eer|wer|cer", re.IGNORECASE)
 
 
 def recipe(run: Run) -> str:
@@ -69,13 +69,13 @@ def metric_name(run: Run) -> str:
     if isinstance(name, str) and name:
         return name
     keys = metric_keys(run)
-    return next((k for k in keys if not LOSSES.search(k)), keys[0] if keys else "score")
+    return next((k for k in keys if rises(k)), keys[0] if keys else "score")
 
 
 def higher_is_better(run: Run) -> bool:
     """The summary's word, else a guess from the metric's name."""
     word = mapping(run.summary.get("metric")).get("higher_is_better")
-    return word if isinstance(word, bool) else not LOSSES.search(metric_name(run))
+    return word if isinstance(word, bool) else rises(metric_name(run))
 
 
 def series(run: Run, *keys: str) -> tuple[list[float], list[float | None]]:

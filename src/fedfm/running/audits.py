@@ -14,9 +14,11 @@ from torch import Tensor
 from fedfm import report
 from fedfm.cards.registry import name_of
 from fedfm.checks.place import settled
-from fedfm.config import plain as configs
 from fedfm.config import text
+from fedfm.config.building import build
+from fedfm.config.compose import Config
 from fedfm.config.marker import unspoken
+from fedfm.config.record import to_config
 from fedfm.config.setup import Setup
 from fedfm.core.best import Best
 from fedfm.core.books import checkpoint, checkpoints
@@ -86,7 +88,7 @@ def audit(
                 "    fix: run it with keep_rounds=1 (every round) or another number: --keep-rounds N"
             )
         found = spec.run(run, Ctx(run.fed.seed, run.round))
-        known["audits"][name_of(spec)] = {"spec": configs.to_config(spec), "round": run.round, **found}
+        known["audits"][name_of(spec)] = {"spec": to_config(spec), "round": run.round, **found}
         with writing(folder):
             write(path, json.dumps(known, indent=1, allow_nan=False).encode())
         report.write([folder])
@@ -140,7 +142,7 @@ def reopened(folder: Path, federation: Federation | None = None) -> Opened:
     )
 
 
-def _federation(folder: Path, given: Federation | None) -> tuple[configs.Config, Federation]:
+def _federation(folder: Path, given: Federation | None) -> tuple[Config, Federation]:
     path = folder / CONFIG
     try:
         found = text.load(path)
@@ -183,7 +185,7 @@ def _contributors(folder: Path, ids: tuple[str, ...]) -> tuple[str, ...]:
 def chosen(said: str) -> Audit:
     """An audit from its name, or from YAML with its settings. Raises ConfigError with all problems."""
     problems: list[Problem] = []
-    spec = configs.build(Audit, text.parse(f"audit: {said}", "--audit")["audit"], "audit", problems, "audit")
+    spec = build(Audit, text.parse(f"audit: {said}", "--audit")["audit"], "audit", problems, "audit")
     if problems:
         raise ConfigError(problems)
     assert isinstance(spec, Audit)

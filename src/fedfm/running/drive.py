@@ -13,8 +13,8 @@ from typing import Any
 from fedfm.checks.fitted import discreet
 from fedfm.checks.names import strange
 from fedfm.checks.place import forks, settled, tried
-from fedfm.config import plain as configs
 from fedfm.config import text
+from fedfm.config.compose import Config
 from fedfm.core.books import checkpoints
 from fedfm.core.errors import ConfigError, MachineFault, Problem, words_of
 from fedfm.core.federation import Federation
@@ -55,7 +55,7 @@ class Plan:
     """A run in its folder: what it is, and who listens to it. `record` is what run.json says."""
 
     folder: Path
-    config: configs.Config
+    config: Config
     fed: Federation
     record: dict[str, Any]
     resume: bool = False

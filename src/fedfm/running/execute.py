@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from fedfm.checks.rules import check
-from fedfm.config import plain as configs
 from fedfm.config import text
+from fedfm.config.building import from_config
+from fedfm.config.compose import Config
 from fedfm.config.configure import configure
 from fedfm.config.marker import unspoken
 from fedfm.config.setup import Setup
@@ -46,7 +47,7 @@ PLAN: dict[str, Any] = {
 
 
 def execute(
-    what: Setup | Federation | configs.Config,
+    what: Setup | Federation | Config,
     out: str | Path | None = None,
     *,
     baselines: str | Sequence[str] | None = "local,pooled",
@@ -116,7 +117,7 @@ def resume(
         own.load(found)
         config = _config(folder, before, federation)
         kept = span(before.config if before else config)
-        fed = federation or configs.from_config(config)
+        fed = federation or from_config(config)
         if rounds is not None:
             config["rounds"] = extended(fed, rounds).rounds
         if config.get("horizon") is None and config["rounds"] != kept:
@@ -187,7 +188,7 @@ def _told(plan: Plan, done: int, said: int) -> None:
         )
 
 
-def _config(folder: Path, before: Identity | None, federation: Federation | None) -> configs.Config:
+def _config(folder: Path, before: Identity | None, federation: Federation | None) -> Config:
     """What config.yaml says today, in full; from the record where somebody removed the file."""
     path = folder / CONFIG
     if not path.is_file():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
@@ -22,10 +21,11 @@ from fedfm.core.federation import Federation
 from fedfm.core.protocols import Adversary, Valuer
 from fedfm.core.session import Site
 from fedfm.core.spending import noises, planned, schedule
+from fedfm.direction import unsaid
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.schedule import standing
+from fedfm.machine import cores
 from fedfm.pace import Speed
-from fedfm.tasks.way import unsaid
 
 MOST_DELTA = 0.1  # a guarantee that fails for one party in ten is none
 
@@ -342,10 +342,10 @@ def caveats(fed: Federation, parties: int) -> list[str]:
 
 def crowded(threads: int) -> str:
     """A word on more threads than this machine has cores; empty where they fit."""
-    cores = len(os.sched_getaffinity(0))
-    if threads <= cores:
+    here = cores()
+    if threads <= here:
         return ""
-    return f"threads={threads} on {cores} cores: they wait for each other; threads={cores} is faster, with other bits"
+    return f"threads={threads} on {here} cores: they wait for each other; threads={here} is faster, with other bits"
 
 
 def loose(fed: Federation, parties: int) -> str:

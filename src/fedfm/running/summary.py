@@ -14,7 +14,8 @@ from typing import Any
 from fedfm.cards.registry import methods, name_of, recipes
 from fedfm.checks.exposure import outside
 from fedfm.checks.place import place
-from fedfm.config import plain as configs
+from fedfm.config.compose import Config
+from fedfm.config.record import digest
 from fedfm.core.combine import stages_of
 from fedfm.core.federation import Federation
 from fedfm.core.loop import Run
@@ -31,7 +32,7 @@ from fedfm.tasks.probing import left_out
 def summarise(
     run: Run,
     site: Site,
-    config: configs.Config,
+    config: Config,
     verdict: Verdict,
     *,
     seconds: float,
@@ -108,7 +109,7 @@ def summarise(
         ),
         "citations": list(citations(config)),
         "versions": versions(run.fed),
-        "config_digest": configs.digest(config),
+        "config_digest": digest(config),
         "model_digest": hashlib.sha256(raw(model)).hexdigest(),
         "ledger_digest": ledger.digest(run.folder / "events.jsonl"),
     }

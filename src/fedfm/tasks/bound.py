@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fedfm.core.context import Terms
 from fedfm.core.errors import FedfmError, ModelError, Problem
 from fedfm.core.protocols import Bound, Loss, Scores
-from fedfm.tasks.way import rises
+from fedfm.direction import rises
 from fedfm.text import nearest
 from fedfm.vectors.cut import Cut, cut
 from fedfm.vectors.layout import Layout
@@ -105,6 +105,17 @@ class Objective:
     def save(self, module: nn.Module, folder: str) -> None:
         """Write the tuned model for its own ecosystem (PEFT adapter, Hugging Face layout)."""
         raise FedfmError("this task does not export a model")
+
+
+def groups_of(rows: Any) -> tuple[str | None, ...]:
+    """The test group of each row, where it has one (`data.test_group`)."""
+    return tuple(None if (g := r.get("group")) is None else str(g) for r in rows.rows)
+
+
+def members(groups: Sequence[str | None]) -> Iterator[tuple[str, Tensor]]:
+    """Each test group and the indices of its rows, by name."""
+    for name in sorted({g for g in groups if g is not None}):
+        yield name, torch.tensor([k for k, g in enumerate(groups) if g == name])
 
 
 @contextlib.contextmanager

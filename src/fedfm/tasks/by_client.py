@@ -14,8 +14,8 @@ from fedfm.core.context import Terms
 from fedfm.core.errors import FedfmError, ModelError, Problem
 from fedfm.core.protocols import Bound, Task
 from fedfm.core.schema import Column
+from fedfm.direction import unsaid
 from fedfm.tasks.bound import Objective, evaluating
-from fedfm.tasks.way import unsaid
 from fedfm.vectors.layout import Layout
 from fedfm.vectors.patterns import first
 

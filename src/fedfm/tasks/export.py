@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from fedfm.config.plain import build, to_config
+from fedfm.config.building import build
+from fedfm.config.record import to_config
 from fedfm.core.errors import ModelError, Problem
 from fedfm.core.protocols import Task
 from fedfm.files import path as meant

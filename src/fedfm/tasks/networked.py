@@ -9,14 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from fedfm.core.context import Terms
 from fedfm.core.errors import FedfmError
 from fedfm.core.protocols import Scores
 from fedfm.models.identity import Base, base
-from fedfm.tasks.bound import BoundModule, Objective
+from fedfm.tasks.bound import BoundModule, Objective, members
 from fedfm.tasks.export import write_task, write_weights
 from fedfm.tasks.network import finite, guarded, share
 
@@ -125,7 +124,6 @@ def graded(hits: Tensor, losses: Tensor, groups: Sequence[str | None]) -> Scores
         "accuracy": (float(hits.sum()), len(hits)),
         "loss": (math.fsum(losses.tolist()), len(hits)),
     }
-    for name in sorted({g for g in groups if g is not None}):
-        mine = torch.tensor([g == name for g in groups])
-        scores[f"accuracy/{name}"] = float(hits[mine].sum()), int(mine.sum())
+    for name, mine in members(groups):
+        scores[f"accuracy/{name}"] = float(hits[mine].sum()), len(mine)
     return scores

@@ -13,7 +13,8 @@ import torch
 
 from fedfm.checks.fitted import discreet
 from fedfm.checks.place import settled
-from fedfm.config.plain import digest, from_config
+from fedfm.config.building import from_config
+from fedfm.config.record import digest
 from fedfm.core.combine import Pipe
 from fedfm.core.errors import ClientFailed, ConfigError, DataError, FedfmError, ModelError, Problem, words_of
 from fedfm.core.federation import Federation

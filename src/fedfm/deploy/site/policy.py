@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from fedfm.config.plain import digest
+from fedfm.config.record import digest
 from fedfm.config.yaml import read
 from fedfm.core.combine import Pipe, stages_of
 from fedfm.core.errors import ClientFailed, ConfigError, FedfmError, Problem

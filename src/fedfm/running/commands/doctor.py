@@ -62,11 +62,11 @@ def _extras() -> Iterator[tuple[str, str]]:
 
 
 def _machine() -> Iterator[tuple[str, str]]:
+    from fedfm.machine import cores
     from fedfm.models.store import cache
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     yield "system", f"{platform.system()} {platform.machine()}"
-    yield "cores", f"{cores} (engine=processes would use as many workers)"
+    yield "cores", f"{cores()} (engine=processes would use as many workers)"
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         page = os.sysconf("SC_PAGE_SIZE")
         yield "memory", f"{size(page * os.sysconf('SC_PHYS_PAGES'))}"
@@ -97,7 +97,7 @@ def _models() -> Iterator[tuple[str, str]]:
 def _recipes() -> Iterator[tuple[str, str]]:
     """Which recipes would run now: their models are here."""
     from fedfm.cards.registry import load, recipes
-    from fedfm.config.plain import to_config
+    from fedfm.config.record import to_config
     from fedfm.core.errors import FedfmError
     from fedfm.running.commands.checking import here
     from fedfm.running.record.identity import models_of

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import tempfile
 import time
 from dataclasses import replace
@@ -18,6 +17,7 @@ from fedfm.core.memory import Memories, RunState
 from fedfm.core.message import Message
 from fedfm.core.session import Site
 from fedfm.core.state import Store
+from fedfm.machine import peak_bytes
 from fedfm.running.process import borrowed
 from fedfm.running.progress import Progress
 from fedfm.tasks.probing import left_out
@@ -65,7 +65,7 @@ def _of(fed: Federation) -> dict[str, Any]:
         "rounds": fed.rounds,
         "local_steps": steps,
         **traffic,
-        "memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "memory_bytes": peak_bytes(),
         "workers": workers,
         "seconds": seconds / workers,
         "rows": rows,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,14 +11,14 @@ from fedfm.config.setup import Setup
 from fedfm.core.context import Terms
 from fedfm.core.errors import DataError
 from fedfm.data.splits import opened
-from fedfm.text import nearest
+from fedfm.text import clean, nearest
 
 
 def lines(found: dict[str, Any], row: int) -> Iterator[Text]:
     """An example as a terminal shows it: what is data is text, whatever brackets and control characters it holds."""
-    yield Text.assemble((_plain(found["party"]), "bold"), f", example {row} of {found['rows']}")
+    yield Text.assemble((clean(found["party"]), "bold"), f", example {row} of {found['rows']}")
     for key, value in found["row"].items():
-        yield Text.assemble((_plain(key), "bold"), f": {_plain(value)}")
+        yield Text.assemble((clean(key), "bold"), f": {clean(value)}")
     if "tokens" not in found:
         return
     if "form" in found:
@@ -34,21 +33,12 @@ def _tokens(found: dict[str, Any]) -> Iterator[Text]:
     """What the model sees, token by token, and where the loss is."""
     text = Text()
     for token, lossy in zip(found["tokens"], found["loss_mask"], strict=True):
-        text.append(_plain(token), style="black on green" if lossy else "dim")
+        text.append(clean(token), style="black on green" if lossy else "dim")
         text.append(" ")
     yield text
     lossy = sum(found["loss_mask"])
     said = "the label carries the loss" if "label" in found else f"{lossy} of them carry loss (green)"
     yield Text(f"{len(found['tokens'])} tokens; {said}", style="dim")
-
-
-def _plain(value: Any) -> str:
-    """Text without the characters that move a cursor or colour a screen (line ends and tabs stay)."""
-    kept = (
-        c if c in "\n\t" or unicodedata.category(c) != "Cc" else "\N{REPLACEMENT CHARACTER}"
-        for c in str(value)
-    )
-    return "".join(kept)
 
 
 def example(setup: Setup, client: str | None, row: int) -> dict[str, Any]:

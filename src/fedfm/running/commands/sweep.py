@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from fedfm import report
-from fedfm.config import plain as configs
+from fedfm.config.compose import Config
+from fedfm.config.record import digest
 from fedfm.config.setup import Setup
 from fedfm.config.yaml import read
 from fedfm.core.errors import ConfigError, FedfmError, Problem, RunFailed
@@ -192,7 +193,7 @@ def _run(point: Point, setup: Setup, beside: Mapping[str, Any], progress: Progre
     try:
         if (point.folder / RECORD).exists() or (point.folder / CONFIG).exists():
             there = _config_of(point.folder) if (point.folder / CONFIG).exists() else setup.config
-            if configs.digest(placed(there, setup.config)) != configs.digest(setup.config):
+            if digest(placed(there, setup.config)) != digest(setup.config):
                 raise ConfigError(
                     [
                         Problem(
@@ -241,7 +242,7 @@ def _of_today(folder: Path, setup: Setup) -> None:
         raise ConfigError([Problem("--out", what, why, "give another folder, or remove this one")])
 
 
-def _config_of(folder: Path) -> configs.Config:
+def _config_of(folder: Path) -> Config:
     from fedfm.config import text
 
     return text.load(folder / CONFIG)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from fedfm.cards.registry import name_of
-from fedfm.config import plain as configs
 from fedfm.config import text
+from fedfm.config.building import from_config
 from fedfm.core.errors import DataError, FedfmError, ModelError, ResumeError
 from fedfm.core.protocols.scoring import means
 from fedfm.data.cleaning.faults import Faults
@@ -168,7 +168,7 @@ def _scored(folder: Path, model: Path, to: Path, party: str | None) -> Exported:
         reported = {k.removesuffix(f"/{party}"): v for k, v in reported.items() if k.endswith(f"/{party}")}
     tuned = load_tuned(model)
     try:
-        fed = configs.from_config(text.load(folder / "config.yaml"))
+        fed = from_config(text.load(folder / "config.yaml"))
         rows = opened(fed.data, fed.seed, fed.task).test(party)
     except FedfmError as e:
         return Exported(to, {}, reported, str(e).split("\n")[0])

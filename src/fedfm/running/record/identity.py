@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fedfm import models
-from fedfm.config.plain import Config
+from fedfm.config.compose import Config
 from fedfm.core.errors import ModelError, ResumeError
 from fedfm.core.message import raw
 from fedfm.running.record.places import moved, renamed

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fedfm.config.compose import Config
 from fedfm.config.places import ROWS, places
-from fedfm.config.plain import Config
 from fedfm.core.errors import ResumeError
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from fedfm.cards.registry import load, methods
-from fedfm.config import plain as configs
 from fedfm.config import text
+from fedfm.config.compose import Config
 from fedfm.core.federation import Federation
 from fedfm.core.spending import noises, observers
 from fedfm.ledger import file as ledger
@@ -34,7 +34,7 @@ _PARTIES = frozenset({"party", "parties", "some parties"})
 KEPT = "scores, parties' records, states and baselines stay in the house: no epsilon covers them"
 
 
-def publish(folder: Path, fed: Federation, config: configs.Config, summary: Mapping[str, Any]) -> Path | None:
+def publish(folder: Path, fed: Federation, config: Config, summary: Mapping[str, Any]) -> Path | None:
     """Write DIR/public anew: model, config without seeds, the public ledger, summary and page; None without a protection."""
     from fedfm import report
 
@@ -61,7 +61,7 @@ def publish(folder: Path, fed: Federation, config: configs.Config, summary: Mapp
     return place
 
 
-def unseeded(config: configs.Config, roster: bool = True) -> configs.Config:
+def unseeded(config: Config, roster: bool = True) -> Config:
     """A config without seeds: who knows the seed can draw seeded noise, the cohort and the splits again.
 
     Objects that were given keep their class alone: what they print and their digest are functions of rows, or of what

@@ -18,11 +18,11 @@ from fedfm.core.job import POOLED
 from fedfm.core.message import raw
 from fedfm.core.protocols import Scores, Task
 from fedfm.data.source import Shard
+from fedfm.direction import rises
 from fedfm.tasks.bound import BoundModule, Objective, running_statistics
 from fedfm.tasks.hosted.host import CLOCKED, Host, without_bars
 from fedfm.tasks.hosted.rows import Picked, picked
 from fedfm.tasks.hosted.streams import aside
-from fedfm.tasks.way import rises
 
 IGNORED = -100  # a label without a loss
 DRAWN = 0  # what scoring and collating draw from: the same each time

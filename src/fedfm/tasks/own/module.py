@@ -18,7 +18,8 @@ from fedfm.cards.registry import knob, method
 from fedfm.core.blame import place
 from fedfm.core.errors import ConfigError, DataError, FedfmError, ModelError, Problem, words_of
 from fedfm.core.protocols import Scores, Task
-from fedfm.tasks.bound import BoundModule, Objective, evaluating, running_statistics
+from fedfm.direction import of_score, rises
+from fedfm.tasks.bound import BoundModule, Objective, evaluating, groups_of, members, running_statistics
 from fedfm.tasks.network import finite
 from fedfm.tasks.own.hidden import compiled, seen, stored, unwrapped
 from fedfm.tasks.own.making import made
@@ -43,7 +44,6 @@ from fedfm.tasks.own.measures import (
 from fedfm.tasks.own.pieces import lumped, mixing, uneven
 from fedfm.tasks.own.scales import misread
 from fedfm.tasks.own.weighed import weighed, weights_of
-from fedfm.tasks.way import of_score, rises
 
 
 @method("torch", slot="task", section="VII", also=("pytorch", "module"))
@@ -152,13 +152,18 @@ class Columns:
 
     tensors: Mapping[str, Tensor]
     n: int
+    groups: tuple[str | None, ...] = ()  # test groups
 
     def __len__(self) -> int:
         return self.n
 
     def with_labels(self, labels: Tensor) -> Columns:
         """The same rows under other class numbers (n,)."""
-        return Columns({**self.tensors, "y": labels}, self.n)
+        return Columns({**self.tensors, "y": labels}, self.n, self.groups)
+
+    def only(self, index: Tensor) -> Columns:
+        """The rows at `index`."""
+        return Columns({name: t[index] for name, t in self.tensors.items()}, len(index))
 
 
 class _Objective(Objective):
@@ -190,7 +195,7 @@ class _Objective(Objective):
                     f"{rows.party}: the column '{column}' does not make a tensor\n    why: {e}\n"
                     "    fix: give every row an array of one shape, or a number"
                 ) from e
-        return Columns(found, len(rows))
+        return Columns(found, len(rows), groups_of(rows))
 
     def _tensor(self, column: str, values: list[Any]) -> Tensor:
         if column == "label" and self.labels is not None:
@@ -325,7 +330,7 @@ class _Objective(Objective):
         return each if each.dim() else each.expand(rows)
 
     def score(self, module: nn.Module, encoded: Columns, device: torch.device) -> Scores:
-        """`loss`, and every score."""
+        """`loss` and every score; of each test group the scores, or the loss where it is what the run is judged by."""
         if not len(encoded):
             return {}
         sums = dict.fromkeys(self.scores, 0.0)
@@ -336,7 +341,12 @@ class _Objective(Objective):
                 if value.dim() and value.numel() != len(index):
                     raise ModelError(shapeless(f"task.scores[{name!r}]", tuple(value.shape), len(index)))
                 sums[name] += float(value.double().sum()) if value.dim() else float(value) * len(index)
-        return {n: (s, len(encoded)) for n, s in sums.items()} | {"loss": self.risk(module, encoded, device)}
+        found = {n: (s, len(encoded)) for n, s in sums.items()} | {"loss": self.risk(module, encoded, device)}
+        judged = {*self.scores, self.primary}
+        for group, mine in members(encoded.groups):
+            part = self.score(module, encoded.only(mine), device)
+            found |= {f"{n}/{group}": v for n, v in part.items() if n in judged}
+        return found
 
     def logits(self, module: nn.Module, batch: Any) -> Tensor:
         out: Tensor = module(batch[0])

@@ -21,6 +21,7 @@ from fedfm.core.protocols import Scores
 from fedfm.core.schema import Column
 from fedfm.data.kinds import Anything, Chat, Group, Text
 from fedfm.data.reading.turns import BESIDE, also_of
+from fedfm.tasks.bound import groups_of, members
 from fedfm.tasks.ragged import Ragged
 from fedfm.tasks.text import limits
 from fedfm.tasks.text.decoder import LanguageTask, build
@@ -169,15 +170,16 @@ class Instruction(TextObjective):
         return encoded.tokens.chunks(self.task.score_batch)
 
     def score(self, module: nn.Module, encoded: Dialogues, device: torch.device) -> Scores:
-        """`loss`; with score_by "exact" also `exact` and `exact/GROUP`. The same for the same rows in any order."""
+        """`loss` and `loss/GROUP`; with score_by "exact" also `exact` and `exact/GROUP`. The same in any order of the rows."""
         n, found = len(encoded), torch.zeros(len(encoded), dtype=torch.float64)
         if not n:
             return {}
         for index in self.chunks(encoded):
             found[index] = self.losses(module, self.batch(encoded, index, device)).double().cpu()
         scores: Scores = {"loss": (math.fsum(found.tolist()), n)}
+        groups = list(members(groups_of(encoded)))
         if self.task.score_by == "loss":
-            return scores
+            return scores | {f"loss/{g}": (math.fsum(found[mine].tolist()), len(mine)) for g, mine in groups}
         prompts = Ragged.of([encoded.tokens[i][: int(encoded.prompts[i])] for i in range(n)])
         answers = self.generate(module, prompts, device)
         right = [
@@ -185,12 +187,8 @@ class Instruction(TextObjective):
             for i, (row, text) in enumerate(zip(encoded.rows, answers, strict=True))
         ]
         scores["exact"] = math.fsum(right), n
-        groups = Counter(str(r["group"]) for r in encoded.rows if r.get("group") is not None)
-        for name, count in sorted(groups.items()):
-            mine = [
-                hit for row, hit in zip(encoded.rows, right, strict=True) if str(row.get("group")) == name
-            ]
-            scores[f"exact/{name}"] = math.fsum(mine), count
+        for name, mine in groups:
+            scores[f"exact/{name}"] = math.fsum(right[k] for k in mine), len(mine)
         return scores
 
     def generate(self, module: Any, prompts: Ragged, device: torch.device) -> list[str]:
@@ -218,11 +216,11 @@ class Instruction(TextObjective):
         alike: dict[int, list[int]] = {}
         for i, n in enumerate(prompts.lengths.tolist()):
             alike.setdefault(n if virtual or n + self.task.max_new_tokens > most else 0, []).append(i)
-        for n, members in alike.items():
-            some = Ragged.of([prompts[i] for i in members])
+        for n, those in alike.items():
+            some = Ragged.of([prompts[i] for i in those])
             new = self.task.max_new_tokens if not n else min(self.task.max_new_tokens, most - n)
             for index in some.chunks(self.task.score_batch) if new > 0 else ():
-                yield torch.tensor(members)[index], new
+                yield torch.tensor(those)[index], new
 
     def text(self, tokens: list[int]) -> str:
         """What a generated answer says: up to the first end token."""

@@ -17,7 +17,7 @@ from fedfm.core.errors import DataError, ModelError, Problem
 from fedfm.core.protocols import Task
 from fedfm.models.identity import Base
 from fedfm.tasks.beginning.adapter import begun
-from fedfm.tasks.bound import BoundModule
+from fedfm.tasks.bound import BoundModule, groups_of
 from fedfm.tasks.export import in_dtype, source
 from fedfm.tasks.features import Features
 from fedfm.tasks.network import fresh, load_base
@@ -197,7 +197,7 @@ class Pooled(Headed, TextObjective):
         texts = [_text(r) for r in rows.rows]
         self.seen |= set(map(_sort, texts))
         tokens, types = self._tokens(texts)
-        groups = tuple(None if r.get("group") is None else str(r["group"]) for r in rows.rows)
+        groups = groups_of(rows)
         full = int((tokens.lengths >= self.limit).sum())
         return Texts(tokens, labels, groups, Features(tokens) if self.frozen else None, full, types)
 

@@ -22,7 +22,7 @@ from fedfm.core.schema import Column, Unfit
 from fedfm.data.kinds import Group, Reply, Text, Turns
 from fedfm.data.reading.turns import BESIDE, beside, read
 from fedfm.data.source import Shard
-from fedfm.tasks.bound import BoundModule, evaluating
+from fedfm.tasks.bound import BoundModule, evaluating, groups_of, members
 from fedfm.tasks.features import Features
 from fedfm.tasks.ragged import Ragged
 from fedfm.tasks.text.causal import Batch, Dialogues, Instruction
@@ -256,10 +256,8 @@ class Pairwise(Instruction):
             "loss": (math.fsum((-functional.logsigmoid(found)).tolist()), n),
             "margin": (math.fsum(found.tolist()), n),
         }
-        groups = [None if r.get("group") is None else str(r["group"]) for r in encoded.rows]
-        for name in sorted({g for g in groups if g is not None}):
-            mine = [hit for g, hit in zip(groups, right, strict=True) if g == name]
-            scores[f"accuracy/{name}"] = math.fsum(mine), len(mine)
+        for name, mine in members(groups_of(encoded)):
+            scores[f"accuracy/{name}"] = math.fsum(right[k] for k in mine), len(mine)
         return scores
 
 

@@ -16,7 +16,7 @@ from fedfm.core.errors import DataError, Problem
 from fedfm.core.protocols import Scores
 from fedfm.core.schema import Column
 from fedfm.data.kinds import Group, Number, Text
-from fedfm.tasks.bound import BoundModule
+from fedfm.tasks.bound import BoundModule, members
 from fedfm.tasks.network import load_tokenizer
 from fedfm.tasks.text.encoder import Batch, EncoderTask, Pooled, Texts
 
@@ -125,9 +125,8 @@ class Regression(Pooled):
             "mae": (math.fsum(wrong.abs().tolist()) * unit, n),
             "loss": (math.fsum(squared), n),
         }
-        for name in sorted({g for g in encoded.groups if g is not None}):
-            mine = [s for s, g in zip(squared, encoded.groups, strict=True) if g == name]
-            scores[f"mse/{name}"] = math.fsum(mine) * unit**2, len(mine)
+        for name, mine in members(encoded.groups):
+            scores[f"mse/{name}"] = math.fsum(squared[k] for k in mine) * unit**2, len(mine)
         return scores if n else {}
 
     def predict(self, module: nn.Module, texts: Any, device: torch.device) -> list[float]:

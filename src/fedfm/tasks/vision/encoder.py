@@ -21,7 +21,7 @@ from fedfm.models.folder import read
 from fedfm.models.identity import Base
 from fedfm.models.store import local
 from fedfm.tasks.beginning.adapter import begun
-from fedfm.tasks.bound import BoundModule
+from fedfm.tasks.bound import BoundModule, groups_of
 from fedfm.tasks.export import in_dtype, source
 from fedfm.tasks.features import Features
 from fedfm.tasks.network import fresh, load_base
@@ -228,7 +228,7 @@ class Pictured(Headed):
                 f"{rows.party}: pictures of {pixels.shape[1]} channels\n    why: the encoder sees red, green and blue\n"
                 "    fix: data.image_mode=RGB"
             )
-        groups = tuple(None if r.get("group") is None else str(r["group"]) for r in rows.rows)
+        groups = groups_of(rows)
         features = Features(Ragged.of([[0]] * len(pixels))) if self.frozen else None
         return Pictures(pixels, torch.tensor([number[r["label"]] for r in rows.rows]), groups, features)
 

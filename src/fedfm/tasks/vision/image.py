@@ -16,7 +16,7 @@ from fedfm.core.errors import DataError
 from fedfm.core.protocols import Scores, Task
 from fedfm.core.schema import Column
 from fedfm.data.kinds import Group, Image, Label
-from fedfm.tasks.bound import BoundModule, Objective
+from fedfm.tasks.bound import BoundModule, Objective, groups_of, members
 from fedfm.vectors.cut import share
 
 MOST = 64  # blocks
@@ -97,16 +97,20 @@ def _axes(net: _Net) -> dict[str, tuple[str, ...]]:
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """Encoded images: (n, C, H, W) in [-1, 1], and class numbers (n,)."""
+    """Encoded images: (n, C, H, W) in [-1, 1], class numbers (n,), and test groups."""
 
     pixels: Tensor
     labels: Tensor
+    groups: tuple[str | None, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def with_labels(self, labels: Tensor) -> Images:
-        return Images(self.pixels, labels)
+        return Images(self.pixels, labels, self.groups)
+
+    def only(self, index: Tensor) -> Images:
+        return Images(self.pixels[index], self.labels[index])
 
 
 class _Objective(Objective):
@@ -119,7 +123,7 @@ class _Objective(Objective):
         if not len(rows):
             return Images(torch.zeros(0, self.inputs, 1, 1), torch.zeros(0, dtype=torch.long))
         pixels = torch.stack([r["image"] for r in rows.rows]).float().div_(127.5).sub_(1.0)
-        return Images(pixels, torch.tensor([number[r["label"]] for r in rows.rows]))
+        return Images(pixels, torch.tensor([number[r["label"]] for r in rows.rows]), groups_of(rows))
 
     def batch(self, encoded: Images, index: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         return encoded.pixels[index].to(device), encoded.labels[index].to(device)
@@ -144,7 +148,14 @@ class _Objective(Objective):
             logits = module(x)
             right += int((logits.argmax(1) == y).sum())
             loss += float(F.cross_entropy(logits, y, reduction="sum"))
-        return {"accuracy": (float(right), len(encoded)), "loss": (loss, len(encoded))}
+        each = (
+            (name, self.score(module, encoded.only(mine), device)) for name, mine in members(encoded.groups)
+        )
+        return {
+            "accuracy": (float(right), len(encoded)),
+            "loss": (loss, len(encoded)),
+            **{f"accuracy/{name}": scores["accuracy"] for name, scores in each},
+        }
 
     parts = {"front": ("front.*",), "back": ("back.*", "head.*"), "body": ("back.*",), "tail": ("head.*",)}
 

@@ -18,12 +18,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from fedfm.cards.registry import SLOT_OF, load, methods
-from fedfm.config.compose import Config as Config
-from fedfm.config.compose import Opened, resolve
+from fedfm.config.compose import Opened
 from fedfm.config.hints import EXPECTED, UNKNOWN, misspelt, told
 from fedfm.config.limits import out_of_range, unfit
 from fedfm.config.marker import live, plain_scalar, refusal
-from fedfm.config.record import digest, to_config
 from fedfm.config.stages import completed
 from fedfm.config.yaml import numeral
 from fedfm.core.combine import Pipe
@@ -32,7 +30,6 @@ from fedfm.core.federation import Federation
 from fedfm.core.protocols import Aggregator, Client, Task, Wire
 from fedfm.text import nearest
 
-__all__ = ["Config", "build", "digest", "from_config", "resolve", "to_config"]
 _SCALARS: dict[Any, tuple[type, ...]] = {bool: (bool,), int: (int,), float: (int, float), str: (str,)}
 _LISTS = (tuple, list, Sequence)
 TOLD = 100  # problems

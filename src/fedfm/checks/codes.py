@@ -54,6 +54,33 @@ def _spares(stage: Wire, name: str) -> bool:
     return first is not None and all(s.lossless for s in stages_of(first))
 
 
+def joint(fed: Federation) -> Iterator[Problem]:
+    """A code takes range, sign or choice from all values that it sees: those of unlike units need one each."""
+    parts = fed.client.units
+    for i, stage in enumerate(stages_of(fed.uplink) if parts else ()):
+        if not (stage.lossless or stage.opaque or stage.perturbs or _apart(stage, parts)):
+            rules = ", ".join(f"'{part}/*': ..." for part in parts)
+            yield Problem(
+                f"uplink.{i}",
+                f"{name_of(stage)} codes {' and '.join(parts)} of {name_of(fed.client)} as one vector",
+                "they are of unlike units: the larger ones decide range and choice, and of the others little is left",
+                f"by-path with {{{rules}}}, or another client",
+            )
+
+
+def _apart(stage: Wire, parts: tuple[str, ...]) -> bool:
+    """Does a code by the names of tensors, or one around it, keep these parts of a message from each other?"""
+    if isinstance(inner := getattr(stage, "inner", None), Wire):
+        return _apart(inner, parts)
+    left = set(parts)
+    for pattern, wire in stage.rules.items() if isinstance(stage, ByPath) else [("*", stage)]:
+        if part := next((p for p in parts if pattern.startswith(f"{p}/")), ""):
+            left -= {part} if pattern == f"{part}/*" else set()
+        elif len(left) > 1 and not all(s.lossless for s in stages_of(wire)):
+            return False
+    return True
+
+
 def orders(fed: Federation) -> Iterator[Problem]:
     """What may stand behind what, in each sequence of stages, those inside of others too."""
     for i, stage in enumerate(stages_of(fed.talk)):

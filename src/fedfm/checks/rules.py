@@ -30,6 +30,7 @@ def check(fed: Federation) -> list[Problem]:
         _pairs,
         _kinds,
         codes.lossy,
+        codes.joint,
         codes.orders,
         codes.memories,
         _groups,
@@ -79,7 +80,14 @@ def _pairs(fed: Federation) -> Iterator[Problem]:
             "aggregate",
             f"{name_of(fed.aggregate)} gives what all agree on another length",
             f"{name_of(fed.serving)} takes lengths at their word, or does not say that it does not (`elastic`)",
-            "aggregate=mean, or a server that only adds the update (apply)",
+            "aggregate=mean without a denominator, or a server that only adds the update (apply)",
+        )
+    if fed.serving.sums_up and not fed.aggregate.averages:
+        yield Problem(
+            "aggregate",
+            f"{name_of(fed.serving)} adds up what its parties add up too, and {name_of(fed.aggregate)} gives another mean",
+            "the two sums would part, and the model would settle at a point that nobody asked for",
+            "aggregate=mean without factors and without a denominator; or client=local",
         )
 
 

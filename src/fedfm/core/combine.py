@@ -118,7 +118,7 @@ def stages_of(wire: Wire) -> tuple[Wire, ...]:
     """The stages of a pipe, or the one stage that `wire` is (the identity is none)."""
     if isinstance(wire, Pipe):
         return wire.stages
-    return () if type(wire) is Wire else (wire,)
+    return () if wire is None or type(wire) is Wire else (wire,)
 
 
 def below(side: Mapping[str, Tensor], prefix: int | str) -> dict[str, Tensor]:
@@ -136,6 +136,11 @@ class ByPath(Wire):
     """Other stages for other tensors: `{"dc/*": QSGD(8), "*": TopK(0.01)}`; the first pattern that matches wins."""
 
     rules: Mapping[str, Wire] = knob(factory=dict, doc="pattern of tensors -> stages", names=("tensors", ""))
+
+    def __post_init__(self) -> None:
+        if isinstance(self.rules, Mapping):  # None is the identity here as in a config
+            whole = {p: Wire() if wire is None else wire for p, wire in self.rules.items()}
+            object.__setattr__(self, "rules", whole)
 
     stages = property(lambda self: tuple(self.rules.values()))
     opaque, after_sum, perturbs, phases = Pipe.opaque, Pipe.after_sum, Pipe.perturbs, Pipe.phases

@@ -38,7 +38,7 @@ class Aggregator(Slot):
     """Messages to one vector: `lift`/`finish` in sum form (O(1) memory), or `combine` over all of them."""
 
     rests = {
-        **dict.fromkeys(("plain", "alpha_max", "alike", "shares"), ("lift", "share")),
+        **dict.fromkeys(("plain", "alpha_max", "alike", "shares", "averages"), ("lift", "share")),
         "divisor": ("lift", "finish"),
     }
     # folded one by one (`lift`, `finish`), or all at once (`combine`)
@@ -48,6 +48,9 @@ class Aggregator(Slot):
     plain: ClassVar[bool] = False  # the lift only scales: a clipped update stays as long as it was
     widens: ClassVar[bool] = False  # knows sub-models: lifts them to the whole model, with their coverage
     rescales: ClassVar[bool] = False  # what all agree on comes back in another length
+    averages: ClassVar[bool] = (
+        False  # messages of one mass come back as their plain mean, whoever sent them, and when
+    )
     least: ClassVar[int] = 1  # fewest messages that it accepts
     needs_model: ClassVar[bool] = False  # it scores the server's one model
 

@@ -78,6 +78,8 @@ class Client(Slot):
     dialect: ClassVar[str] = "model"  # knobs that both halves must set alike are part of it
     remembers: bool = False  # its state holds tensors of the model's size from round to round
     exact: tuple[str, ...] = ()  # tensors of its message that no code may change: the others are read by them
+    # parts of its message that are of unlike units, by the first part of their tensors' names
+    units: tuple[str, ...] = ()
     alternates: ClassVar[bool] = False  # unlike rounds take turns, so they must not overlap
 
     mixed: ClassVar[bool] = False  # what it sends does not depend on the architecture (outputs, not weights)
@@ -128,6 +130,7 @@ class Server(Slot):
     # an aggregate of another length is a longer or shorter step, and nothing else
     elastic: ClassVar[bool] = False
     counts: ClassVar[bool] = True  # its step looks at how many contributed
+    sums_up: ClassVar[bool] = False  # it adds up what parties add up too: both agree under a plain mean alone
     whole: ClassVar[bool] = True  # its model is what parties use; False: each has its own (`Client.own`)
     # of its conversations: answered at once ("each"), or when all have spoken
     phases: ClassVar[Mapping[str, Barrier]] = {}

@@ -79,6 +79,15 @@ class Mean(Aggregator):
         return self.weights == "equal" and not self.factors
 
     @property
+    def averages(self) -> bool:  # type: ignore[override]
+        return not self.factors and not self.denominator
+
+    @property
+    def rescales(self) -> bool:  # type: ignore[override]
+        """By a number that was agreed beforehand a sum of fewer comes back shorter, and one of more longer."""
+        return bool(self.denominator)
+
+    @property
     def divisor(self) -> str:
         if self.denominator:
             return "public"

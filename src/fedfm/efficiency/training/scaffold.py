@@ -39,6 +39,7 @@ class Scaffold(Client):
 
     dialect = "control variates"
     remembers = True
+    units = ("delta", "dc")
 
     def __post_init__(self) -> None:
         plain_sgd(self.local, "SCAFFOLD")
@@ -97,6 +98,7 @@ class ScaffoldServer(Server):
     schedule: Schedule = knob(factory=Constant, doc="how the rate changes over the run")
 
     dialect = "control variates"
+    sums_up = True
 
     def gives(self, layout: Layout) -> Layout:
         return Layout.join(w=layout, c=layout.trained)

@@ -51,6 +51,19 @@ class FedBuff(Aggregator):
     alpha_max = 1.0
     divisor = "count"
 
+    @property
+    def alike(self) -> bool:
+        return self.power == 0 and self.max_staleness is None
+
+    @property
+    def averages(self) -> bool:  # type: ignore[override]
+        return self.alike
+
+    @property
+    def rescales(self) -> bool:  # type: ignore[override]
+        """What all agree on comes back shorter when some of it is stale."""
+        return not self.alike
+
     def lift(self, m: Message, ctx: Ctx) -> Lift:
         tau = max(0, ctx.round - m.version)
         counts = float(self.max_staleness is None or tau <= self.max_staleness)

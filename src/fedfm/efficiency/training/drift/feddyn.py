@@ -89,6 +89,8 @@ class FedDynServer(Server):
 
     alpha: float = knob(0.1, "the clients' alpha", above=0.0)
 
+    sums_up = True
+
     def __post_init__(self) -> None:
         _positive(self.alpha)
 

@@ -42,6 +42,8 @@ class MimeLite(Client):
         plain_sgd(self.local, "MimeLite")
         _below_one(self.beta)
 
+    units = ("delta", "gradient")
+
     @property
     def dialect(self) -> str:  # type: ignore[override]
         return f"server momentum with beta={self.beta:g}"

@@ -50,6 +50,7 @@ class ByClient(Client):
     alternates = property(lambda self: any(c.alternates for c in self.rules.values()))
     mixed = property(lambda self: any(c.mixed for c in self.rules.values()))
     exact = property(lambda self: tuple(sorted({n for c in self.rules.values() for n in c.exact})))
+    units = property(lambda self: max((c.units for c in self.rules.values()), key=len, default=()))
 
     def feasible(self, parties: int, bound: Bound) -> str:
         return next((why for c in self.rules.values() if (why := c.feasible(parties, bound))), "")

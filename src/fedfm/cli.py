@@ -12,13 +12,14 @@ import typer
 from rich.table import Table
 
 import fedfm
-from fedfm import collector, looking, runs
+from fedfm import collector
+from fedfm.commands import looking, runs
+from fedfm.commands.terminal import Settings, What, err, out
 from fedfm.core import blame
 from fedfm.core.errors import ConfigError, FedfmError, Problem, words_of
 from fedfm.deploy import commands as deploy
 from fedfm.files import path
 from fedfm.report.console import said
-from fedfm.terminal import Settings, What, err, out
 from fedfm.text import clean
 
 app = typer.Typer(

@@ -11,12 +11,12 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from fedfm.commands.runs import interruptible, show
+from fedfm.commands.terminal import Rounds, Seed, Settings, What, err, out
 from fedfm.core.errors import FedfmError, MachineFault, ResumeError
 from fedfm.deploy.transport import checked
 from fedfm.files import path
 from fedfm.running.record.folder import owned
-from fedfm.runs import interruptible, show
-from fedfm.terminal import Rounds, Seed, Settings, What, err, out
 from fedfm.text import clean
 
 Ca = Annotated[Path, typer.Option("--ca", help="folder of the federation's authority", parser=path)]

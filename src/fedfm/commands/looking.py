@@ -10,10 +10,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from fedfm.commands.terminal import RunDir, out
 from fedfm.core.errors import ConfigError, Problem
 from fedfm.files import path
 from fedfm.report.console import said
-from fedfm.terminal import RunDir, out
 
 AsJson = Annotated[bool, typer.Option("--json", help="for machines")]
 

@@ -12,9 +12,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from fedfm.commands.terminal import EngineName, Rounds, RunDir, Seed, Settings, Strict, What, err, out
 from fedfm.core.errors import MachineFault, RunFailed
 from fedfm.files import path
-from fedfm.terminal import EngineName, Rounds, RunDir, Seed, Settings, Strict, What, err, out
 
 if TYPE_CHECKING:
     from fedfm.running.commands.sweep import Point

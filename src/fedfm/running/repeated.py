@@ -17,7 +17,7 @@ from torch import Tensor
 from fedfm.cards.registry import name_of
 from fedfm.core.combine import stages_of
 from fedfm.core.context import Ctx, Terms
-from fedfm.core.errors import Problem
+from fedfm.core.errors import FedfmError, Problem
 from fedfm.core.federation import Federation
 from fedfm.core.fold import Fold
 from fedfm.core.job import Job
@@ -47,18 +47,38 @@ def changing(site: Site, slots: Sequence[str]) -> list[Problem]:
     found, methods = list[Problem](), site.fed.methods()
     rtol = RTOL if site.bound.device.type == "cuda" else 0.0
     for slot in slots:
+        wrong: list[Problem] = []
         try:
             with _kept(site):
                 once = TRIALS[slot](site)
                 if not same(once, TRIALS[slot](site), rtol):
-                    found.append(_problem(slot, methods[slot]))
+                    wrong = [_problem(slot, methods[slot])]
                 elif slot == "client" and (says := _misnamed(site, once)):
-                    found.append(_other_kind(methods[slot], *says))
+                    wrong = [_other_kind(methods[slot], *says)]
         except _Written:
-            found.append(_writes(slot, methods[slot]))
-        except (Exception, SystemExit, GeneratorExit):  # noqa: BLE001, S112 - it fails in its round, with its line
-            continue
+            wrong = [_writes(slot, methods[slot])]
+        except (Exception, SystemExit, GeneratorExit):  # noqa: BLE001, S110 - it fails in its round, with its line
+            pass
+        if broke := _broken(site):  # nothing else can be tried on it
+            return [*found, Problem(slot, f"{name_of(methods[slot])}: {broke[0]}", *broke[1:])]
+        found += wrong
     return found
+
+
+def _broken(site: Site) -> tuple[str, str, str] | None:
+    """What is not as it was opened of a party's module: what, why, and the fix."""
+    for _, bound, _ in site.fed.task.each(site.bound, site.parties.ids).values():
+        try:
+            bound.check()
+        except FedfmError as e:
+            what, _, rest = str(e).partition("\n    why: ")
+            why, _, fix = rest.partition("\n    fix: ")
+            return (
+                what,
+                why or "the next party in this process would train with it",
+                fix or "leave it as it was",
+            )
+    return None
 
 
 class _Written(Exception):

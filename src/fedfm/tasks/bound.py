@@ -19,6 +19,7 @@ from fedfm.core.context import Terms
 from fedfm.core.errors import FedfmError, ModelError, Problem
 from fedfm.core.protocols import Bound, Loss, Scores
 from fedfm.direction import rises
+from fedfm.tasks.unchanged import changed, layers
 from fedfm.text import nearest
 from fedfm.vectors.cut import Cut, cut
 from fedfm.vectors.layout import Layout
@@ -228,6 +229,7 @@ class BoundModule(Bound):
         self._frozen = [p for n, p in module.named_parameters() if n not in params]
         self.total = sum(p.numel() for p in module.parameters())
         self._narrow: dict[tuple[float, int | None], BoundModule] = {}
+        self._layers, self._trained = layers(module), list(params.items())
 
     # ---- state of the module -----------------------------------------------------------------------------------
     def _carry(self) -> None:
@@ -242,7 +244,7 @@ class BoundModule(Bound):
     # ---- the buffer -------------------------------------------------------------------------------------------
     def load(self, flat: Tensor) -> None:
         """Make `flat` (size,) the current parameters: one copy."""
-        self.check()
+        self._in_place()
         with torch.no_grad():
             self.params.copy_(flat)
             for t, view, _ in self._cast:
@@ -257,7 +259,16 @@ class BoundModule(Bound):
         return self.params.detach().to("cpu", copy=True)
 
     def check(self) -> None:
-        """Raise if something broke a view since the last job."""
+        """Raise if a work that has ended broke a view, or left the module changed beside its tensors."""
+        if did := changed(self._layers, self._trained):
+            raise FedfmError(
+                f"the module was changed: it {did}\n    why: that lies outside the parameter vector: the next party in this "
+                "process would train with it, and one in another process without\n    fix: give it to the task "
+                "(the module as it is to be, tuning, dropout), or let the client undo it before it ends"
+            )
+        self._in_place()
+
+    def _in_place(self) -> None:
         gone = [name for name, t, owner, key in self._owners if getattr(owner, key, None) is not t]
         gone += [
             name

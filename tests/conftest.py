@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from effort import drawn
 from fedfm.cards import registry
 from fedfm.core.federation import Federation
 from fedfm.core.loop import Run
@@ -21,6 +22,15 @@ from fedfm.laws.homes import Played, play
 torch.set_num_threads(1)  # bits depend on it; a worker has one thread too
 
 Drive = Callable[..., Played]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of a `sampled(n)` test one example in n runs at a commit; the others are slow tests."""
+    for item in items:
+        mark = item.get_closest_marker("sampled")
+        if mark is not None and not drawn(item.nodeid, *mark.args):
+            item.add_marker("slow")
 
 
 @pytest.fixture(autouse=True)

@@ -106,6 +106,7 @@ def test_idle_rounds(engine: Any) -> None:
         assert lap.wall > 0 and lap.cpu > 0
 
 
+@pytest.mark.slow
 def test_what_is_held_stays_within_the_window() -> None:
     """Behind a slow first party at most a window's messages wait, not the cohort's."""
     found = clients.measure(clients=40, size=100, repeats=1, sleep_s=0.05, workers=2)
@@ -134,6 +135,7 @@ def test_aggregate_compares_with_the_plain_sum() -> None:
     assert found["mean"] == found["ratio"]["mean"] > 0 and found["message_bytes"] == 16_000
 
 
+@pytest.mark.slow
 def test_imports() -> None:
     seconds = bench.run("imports", quick=True)["seconds"]
     assert {"python", "import fedfm", "list of cards"} <= set(seconds)

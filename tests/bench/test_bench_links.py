@@ -48,6 +48,7 @@ def test_only_links_has_a_large_message() -> None:
     assert isinstance(done.exception, ConfigError)
 
 
+@pytest.mark.slow
 def test_a_served_run_is_measured_whole() -> None:
     found = served.measure(rounds=6, size=1000)
     assert json.loads(json.dumps(found)) == found

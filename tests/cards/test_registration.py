@@ -52,6 +52,7 @@ print("ran", fedfm.Gentle is Gentle)
 '''
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("decorator", "before"),
     [("fedfm.method", ""), ("registry.method", ""), ("m", "from fedfm import method as m")],

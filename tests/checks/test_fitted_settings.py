@@ -15,7 +15,8 @@ from torch.nn.functional import cross_entropy
 import architectures as arch
 import fedfm
 from fedfm.checks.fitted import discreet, fitted
-from fedfm.config import plain, text
+from fedfm.config import text
+from fedfm.config.record import to_config
 from fedfm.core.errors import Problem
 from fedfm.core.federation import Federation
 from fedfm.efficiency.training.mean import Mean
@@ -102,7 +103,7 @@ def _loss(weight: torch.Tensor) -> Any:
 def test_weights_of_classes_in_a_loss_are_told_and_leave_no_print(loss: Any, holds: bool) -> None:
     fed = Federation(task=fedfm.Torch(nn.Linear(2, 2), loss=loss), data=fedfm.Arrays({}), **NOISE)
     assert fitted(fed) == ["task.loss"] * holds
-    config = plain.to_config(fed)
+    config = to_config(fed)
     assert not holds or "digest" in config["task"]["loss"]
     told = text.dump(unseeded(config))
     assert "digest" not in told and "0.123" not in told and "object" in told

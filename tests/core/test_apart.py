@@ -9,6 +9,7 @@ import golden
 from federations import digits
 
 
+@pytest.mark.sampled(3)
 # scores by party need the rows of parties at the server: a simulation only
 @pytest.mark.parametrize("name", [n for n in golden.ALL if n != "scored by party"])
 def test_parties_apart_change_nothing(name: str) -> None:

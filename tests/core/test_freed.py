@@ -30,6 +30,7 @@ def large() -> int:
     return sum(type(o) in kinds and o.numel() >= DIM for o in gc.get_objects())
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("slots", SLOTS.values(), ids=SLOTS)
 def test_a_round_leaves_no_vector_behind(slots: dict[str, Any], tmp_path: Path) -> None:
     parties = 6

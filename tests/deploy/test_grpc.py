@@ -223,6 +223,7 @@ def test_the_newer_link_of_a_name_counts(tmp_path: Path) -> None:
             assert heard(s, "letter").link == newer
 
 
+@pytest.mark.slow
 def test_a_rehearsal_over_sockets_gives_the_bits_of_the_simulation(tmp_path: Path) -> None:
     """The README's commands, in processes of their own."""
     config = tmp_path / "digits.yaml"

@@ -78,6 +78,7 @@ class Liar(Loopback):
         return Letter(bent(found.head, self.draw), message)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("name", ["fedavg", "secure"])
 def test_a_hostile_party_costs_itself(name: str, seed: int, tmp_path: Path) -> None:
@@ -110,6 +111,7 @@ def test_a_word_of_no_session_ends_its_party_and_not_the_run(epoch: Any, tmp_pat
     assert not any("party-0" in r or "party-2" in r for r in result.reasons)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     "change",
     [{"turn": 99}, {"turn": -5}, {"turn": 1 << 70}, {"phase": ""}, {"phase": "x" * 5000}, {"phase": "gone"}],

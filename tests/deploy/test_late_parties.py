@@ -102,6 +102,7 @@ def test_fewer_than_the_quorum_begin_nothing(tmp_path: Path) -> None:
         ran(tmp_path / "run", {"party-4": float("inf"), "party-5": float("inf")}, 5)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", ["feedback, quantised", "split, talk coded", "buffered", "fedavg by some"])
 @pytest.mark.parametrize("dies_at", [-1, 8, 11])
 def test_a_run_with_late_parties_equals_its_replay(name: str, dies_at: int, tmp_path: Path) -> None:

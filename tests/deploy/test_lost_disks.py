@@ -66,6 +66,7 @@ def failed(folder: Path) -> list[tuple[int, str, str]]:
     ]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("after", [13, 16, 18])
 @pytest.mark.parametrize("slots", [golden.ALL["feedback, quantised"], KEPT])
 @pytest.mark.parametrize("damaged", [False, True])
@@ -134,6 +135,7 @@ def uploads(carrier: Loopback, name: str) -> dict[int, set[int]]:
     return found
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("gone", ["states/*", "[sr]*"])  # receipts too
 @pytest.mark.parametrize("after", [9, 14, 20, 30])
 def test_under_protection_a_party_without_a_journal_stays_out_of_what_it_may_have_said(

@@ -96,6 +96,7 @@ def faulty(seed: int, folder: Path) -> None:
     assert summary["rounds"] == digits(**golden.ALL[name]).rounds
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("seed", range(12))
 def test_faults_cost_a_party_its_round_at_most(seed: int, tmp_path: Path) -> None:
     faulty(seed, tmp_path)
@@ -159,6 +160,7 @@ def restarted(name: str, folder: Path, dies_at: int) -> tuple[Result, Loopback]:
     return again(folder, service), carrier
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", ["fedavg", "scaffold", "feedback, quantised", "split, talk coded"])
 @pytest.mark.parametrize("dies_at", [12, 17])
 def test_a_server_that_is_killed_repeats_the_round_with_the_same_bits(

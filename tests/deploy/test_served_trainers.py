@@ -43,6 +43,7 @@ def test_by_itself_a_patched_script_trains_as_ever(script: str) -> None:
     assert found["done"] == 4 and fedfm.party() == ""
 
 
+@pytest.mark.slow
 def test_a_script_and_a_function_are_one_simulation(script: str, tmp_path: Path) -> None:
     said: dict[str, Any] = {"parties": 2, "steps": 2, "rounds": 2}
     one = fedfm.run(fedfm.patch(script, **said), out=tmp_path / "one")
@@ -78,6 +79,7 @@ def test_a_rehearsal_has_the_bits_of_the_simulation(script: str, tmp_path: Path)
     assert [apart[k] for k in keys] == [alone[k] for k in keys]
 
 
+@pytest.mark.slow
 def test_a_party_that_died_goes_on_from_its_folder(script: str, tmp_path: Path) -> None:
     fed = fedfm.patch(script, parties=2, steps=2, rounds=4)
     fates = [Fate(3, cut=0.05, kill=0.1, most=3) for _ in range(2)]

@@ -121,6 +121,7 @@ def test_work_counts_in_the_round_in_which_it_arrives(name: str, tmp_path: Path)
     same(result, tmp_path / "again")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", KEPT)
 @pytest.mark.parametrize("seed", range(3))
 def test_faults_on_the_wall_are_done_again_too(name: str, seed: int, tmp_path: Path) -> None:
@@ -132,6 +133,7 @@ def test_faults_on_the_wall_are_done_again_too(name: str, seed: int, tmp_path: P
     same(result, tmp_path / "again")
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", ["late work kept", "buffered", "feedback"])
 @pytest.mark.parametrize("dies_at", [9, 14, 17])
 def test_a_server_that_was_killed_goes_on_with_its_clock(name: str, dies_at: int, tmp_path: Path) -> None:

@@ -15,7 +15,9 @@ from torch.nn import functional
 import fedfm
 from federations import FEDERATIONS, digits
 from fedfm.checks.rules import check
-from fedfm.config import plain, text
+from fedfm.config import text
+from fedfm.config.building import from_config
+from fedfm.config.record import to_config
 from fedfm.core.context import Terms
 from fedfm.core.errors import ConfigError, DataError, FedfmError, ModelError
 from fedfm.core.federation import Federation
@@ -168,7 +170,7 @@ def test_every_party_needs_a_pattern_and_public_rows(tmp_path: Path) -> None:
 
 def test_a_config_says_it() -> None:
     fed = digits(**FEDERATIONS["fedmd"])
-    assert plain.from_config(text.parse(text.dump(plain.to_config(fed)), "x")) == fed
+    assert from_config(text.parse(text.dump(to_config(fed)), "x")) == fed
 
 
 # ---- a run of it --------------------------------------------------------------------------------------------------

@@ -67,6 +67,7 @@ def test_ef21_of_a_constant_arrives_whole() -> None:
     assert torch.allclose(got, x, atol=1e-6) and z.numel() == 2
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
     ("uplink", "reaches"),
     [(EF21(TopK(count=1)), True), (TopK(count=1), False), (Pipe(EF21(TopK(count=1)), Entropy()), True)],
@@ -123,6 +124,7 @@ def test_a_first_message_that_is_whole_is_the_model_and_the_copy_follows_it() ->
         wire.decode(torch.zeros(d, dtype=torch.int8), {}, {}, ctx(d))
 
 
+@pytest.mark.slow
 def test_ef21_both_ways_reaches_the_optimum_with_a_third_of_the_values(drive: Any) -> None:
     """One value of three travels up and one down; each receiver's estimate of the model follows it, and all agree at the end."""
     wire = EF21(TopK(count=1))

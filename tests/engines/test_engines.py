@@ -53,6 +53,7 @@ def twice(drive: Any, fed: Federation) -> Played:
     return one
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", FEDERATIONS)
 def test_workers_change_nothing(name: str, drive: Any) -> None:
     played = twice(drive, digits(**FEDERATIONS[name]))
@@ -63,6 +64,7 @@ def test_workers_change_nothing(name: str, drive: Any) -> None:
     assert not errors, errors
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", [n for n in SECURE if n != "secure, below"])
 def test_secure_sums_are_the_same_with_fresh_secrets(name: str, drive: Any) -> None:
     """Keys and masks differ from run to run, the sum does not; and it is the sum of who uploaded, to fixed point."""
@@ -101,6 +103,7 @@ class LastFirst(deque[Any]):
         return self.pop()
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", SECURE)
 def test_who_is_heard_first_changes_nothing(name: str, drive: Any) -> None:
     """A party that was lost once missed its place in a failed round's ledger when it was heard late."""

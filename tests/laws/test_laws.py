@@ -50,8 +50,12 @@ from fedfm.pace import Buffered, Quorum, Speed
 from fedfm.trust.privacy.mechanism.gaussian import ClipNoise
 from fedfm.trust.robustness.rule.krum import Krum
 
+LONG = {"own-loop"}  # its parties' trainers are the library's: a minute
 
-@pytest.mark.parametrize("name", sorted(methods()))
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LONG)) for n in sorted(methods())]
+)
 def test_a_method_keeps_its_laws(name: str) -> None:
     cls = load(name)
     broken: dict[str, str] = {}

@@ -55,6 +55,7 @@ MOMENTS = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("command", ["check", "run"])
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_what_own_code_raises_is_told_by_its_line(moment: str, command: str, tmp_path: Path) -> None:

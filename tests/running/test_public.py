@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import fedfm
-from fedfm.config import plain, text
+from fedfm.config import text
+from fedfm.config.record import to_config
 from fedfm.laws.homes import pictures
 from fedfm.ledger import file as ledger
 from fedfm.pace import AllArrive, Link
@@ -61,7 +62,7 @@ NAMED = pictures(
 
 def test_where_nobody_may_know_who_took_part_no_setting_names_a_party() -> None:
     fed = replace(NAMED, stages=(replace(NAMED, rounds=1),))
-    told = unseeded(plain.to_config(fed), roster=False)
+    told = unseeded(to_config(fed), roster=False)
     said = text.dump(told)
     assert "ward-" not in said and "clinic-" not in said
     for one in (told, told["stages"][0]):
@@ -72,11 +73,11 @@ def test_where_nobody_may_know_who_took_part_no_setting_names_a_party() -> None:
 
 def test_names_of_tensors_stay_where_those_of_parties_go() -> None:
     fed = replace(NAMED, uplink=fedfm.ByPath({"conv*": NOISE, "*": NOISE}))
-    assert list(unseeded(plain.to_config(fed), roster=False)["uplink"]["rules"]) == ["conv*", "*"]
+    assert list(unseeded(to_config(fed), roster=False)["uplink"]["rules"]) == ["conv*", "*"]
 
 
 def test_where_it_is_known_who_took_part_settings_are_whole() -> None:
-    told = unseeded(plain.to_config(NAMED))
+    told = unseeded(to_config(NAMED))
     assert told["pace"]["drop"] == {"ward-7": "upload"} and told["aggregate"]["factors"] == {"ward-8": 0.5}
 
 
@@ -92,7 +93,7 @@ class _Own(fedfm.Mean):
 
 def test_what_an_own_object_holds_or_prints_may_name_a_party_too() -> None:
     own = _Own(weights="equal", denominator=3.0, factors={"ward-8": 0.5}, helper=_Shy())
-    told = unseeded(plain.to_config(replace(NAMED, aggregate=own)), roster=False)
+    told = unseeded(to_config(replace(NAMED, aggregate=own)), roster=False)
     assert "ward-" not in text.dump(told) and told["aggregate"].keys() == {"object"}
 
 

@@ -13,8 +13,10 @@ import torch
 
 import fedfm
 from fedfm.checks.rules import check
-from fedfm.config import plain, text
+from fedfm.config import text
+from fedfm.config.building import from_config
 from fedfm.config.configure import configure
+from fedfm.config.record import to_config
 from fedfm.core.books import checkpoints
 from fedfm.core.errors import ConfigError, ResumeError
 from fedfm.core.federation import Federation
@@ -170,17 +172,15 @@ def test_a_stage_s_own_schedule(tmp_path: Path) -> None:
 # ---- configs ------------------------------------------------------------------------------------------------------
 def test_a_config_says_it_and_is_the_same_federation() -> None:
     fed = two()
-    config = plain.to_config(fed)
+    config = to_config(fed)
     assert set(config["stages"][0]) & {"data", "seed", "engine", "threads", "device", "stages"} == set()
-    assert plain.from_config(text.parse(text.dump(config), "x")) == fed
-    assert "stages" not in plain.to_config(quadratics())
+    assert from_config(text.parse(text.dump(config), "x")) == fed
+    assert "stages" not in to_config(quadratics())
 
 
 def test_a_stage_names_only_what_it_does_otherwise() -> None:
-    rest = plain.to_config(quadratics())
-    fed = plain.from_config(
-        rest | {"stages": [{"rounds": 7, "client.lr": 0.5}, {"client": {"name": "fedprox"}}]}
-    )
+    rest = to_config(quadratics())
+    fed = from_config(rest | {"stages": [{"rounds": 7, "client.lr": 0.5}, {"client": {"name": "fedprox"}}]})
     assert (fed.stages[0].rounds, fed.stages[0].client.lr, fed.stages[0].client.batch) == (7, 0.5, 2)  # type: ignore[attr-defined]
     assert fed.stages[1].rounds == fed.rounds == 2 and fed.since == 9 and fed.last == 11
     for bad, why in (
@@ -189,9 +189,9 @@ def test_a_stage_names_only_what_it_does_otherwise() -> None:
         ({"lr": 1}, "unknown key 'lr'"),
     ):
         with pytest.raises(ConfigError, match=why):
-            plain.from_config(rest | {"stages": [bad]})
+            from_config(rest | {"stages": [bad]})
     with pytest.raises(ConfigError):
-        plain.from_config(rest | {"stages": {"rounds": 1}})
+        from_config(rest | {"stages": {"rounds": 1}})
 
 
 def test_a_list_of_federations_is_a_run_of_stages(whole: Path, tmp_path: Path) -> None:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import datetime
-import subprocess
 from pathlib import Path
 
 import pytest
 
+from effort import today
 from fedfm.checks.rules import check
 from fedfm.core.errors import FedfmError
 from fedfm.core.federation import Federation
@@ -18,18 +17,6 @@ from soak.trial import FACTORS, IMAGES, MIXED, POINTS, Way, complaints, refused
 
 FEW, MANY, AGAIN = 40, 5000, 8
 NAMES = sorted({name for slot in DRAWN for name in fits(slot)})
-
-
-def today() -> int:
-    """The seed of this commit: its own date, so that a failure is found again; a fixed one outside a checkout."""
-    try:
-        here = Path(__file__).parent
-        said = subprocess.run(
-            ["git", "log", "-1", "--format=%cs"], cwd=here, capture_output=True, text=True, check=True
-        )
-        return int(datetime.date.fromisoformat(said.stdout.strip()).strftime("%Y%m%d"))
-    except (OSError, subprocess.CalledProcessError, ValueError):
-        return 20250101
 
 
 def combination(seed: int, k: int) -> tuple[Federation, Way]:

@@ -122,6 +122,7 @@ def test_what_is_reported_is_of_the_aggregated_model(tmp_path: Path) -> None:
 
 
 # ---- the same bits --------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_engines_and_a_resumed_run_give_the_same_bits(tmp_path: Path) -> None:
     fed = fedfm.patch(adamw, parties=3, steps=2, rounds=4)
     one = fedfm.run(fed, out=tmp_path / "one")

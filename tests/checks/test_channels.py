@@ -174,7 +174,9 @@ def test_a_server_that_counts_is_refused_where_presence_is_hidden() -> None:
     dyn: dict[str, Any] = {"client": FedDyn(0.1, Local(lr=0.05, steps=1)), "server": FedDynServer(0.1)}
     hidden = CENTRAL | dyn | {"uplink": ClipNoise(relation="add-or-remove")}
     assert FedDynServer.counts and any("there or not" in p.why for p in check(quadratics(**hidden)))
-    found = check(quadratics(**CENTRAL | dyn))  # everybody knows who takes part; its sum wants a plain mean all the same
+    found = check(
+        quadratics(**CENTRAL | dyn)
+    )  # everybody knows who takes part; its sum wants a plain mean all the same
     assert {p.where for p in found} == {"aggregate"} and not any("there or not" in p.why for p in found)
 
 

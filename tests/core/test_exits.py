@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedfm.core.errors import ConfigError, MethodFault
+from fedfm.core.errors import ConfigError, MachineFault, MethodFault
 from fedfm.core.federation import Federation
 from fedfm.data.arrays import Arrays
 from fedfm.efficiency.training.local import Local
@@ -74,3 +76,55 @@ class Exhausts(nn.Linear):
 def test_an_iterator_that_is_exhausted_is_named_by_the_line_that_asked_it(tmp_path: Path) -> None:
     with pytest.raises(MethodFault, match=r"StopIteration\n.*test_exits\.py:\d+, in forward"):
         trained(tmp_path / "run", lambda: Exhausts(4, 2))
+
+
+class Odd(BaseException):
+    pass
+
+
+ENDS: dict[str, BaseException] = {
+    "cancelled": asyncio.CancelledError(),
+    "closed": GeneratorExit(),
+    "own": Odd("odd"),
+}
+
+
+@dataclass(frozen=True)
+class Ending(Local):
+    how: str = "own"
+    since: int = 2
+
+    def work(self, brief: Any, data: Any, state: Any, ctx: Any, bound: Any) -> Any:
+        if ctx.round >= self.since:
+            if self.how == "process":
+                os._exit(0)
+            raise KeyboardInterrupt if self.how == "interrupt" else ENDS[self.how]
+        return super().work(brief, data, state, ctx, bound)
+
+
+def ending(folder: Path, engine: str, **more: Any) -> Any:
+    rows = Arrays({f"p{i}": drawn(i) for i in range(2)}, drawn(9))
+    client = Ending(lr=0.1, steps=2, batch=16, **more)
+    fed = Federation(task=Torch(lambda: nn.Linear(4, 2)), data=rows, client=client)
+    return run(fed, rounds=3, out=folder, engine=engine, baselines="none")
+
+
+@pytest.mark.parametrize("engine", ["inprocess", "processes"])
+@pytest.mark.parametrize("how", ENDS)
+def test_whatever_is_raised_is_told_by_its_party(how: str, engine: str, tmp_path: Path) -> None:
+    with pytest.raises(MethodFault, match=rf"train of p[01]: {type(ENDS[how]).__name__}"):
+        ending(tmp_path / "run", engine, how=how)
+
+
+def test_an_interrupt_that_no_person_made_is_a_workers_own(tmp_path: Path) -> None:
+    with pytest.raises(MethodFault, match="train of p[01]: KeyboardInterrupt"):
+        ending(tmp_path / "run", "processes", how="interrupt")
+    with pytest.raises(KeyboardInterrupt):
+        ending(tmp_path / "other", "inprocess", how="interrupt")
+
+
+def test_work_that_ends_its_process_is_named(tmp_path: Path) -> None:
+    with pytest.raises(MachineFault, match=r"all worker processes died.* while it worked for p[01]"):
+        ending(tmp_path / "late", "processes", how="process")
+    with pytest.raises(MachineFault, match="tried model and methods died"):
+        ending(tmp_path / "first", "processes", how="process", since=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 from collections.abc import Generator
 
 import torch
@@ -14,6 +15,11 @@ from fedfm.core.message import Message
 from fedfm.core.protocols import Say
 
 Talk = Generator[Say, Message, None]
+
+
+def by_hand(e: BaseException) -> bool:
+    """Is it a person who interrupts? Workers hear nothing of that: what is raised there is their code's own."""
+    return isinstance(e, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN
 
 
 def words(job: Job, talk: Talk, ctx: Ctx) -> Generator[Said, Message, None]:
@@ -29,12 +35,16 @@ def words(job: Job, talk: Talk, ctx: Ctx) -> Generator[Said, Message, None]:
             job.id, job.epoch, said.phase, said.message, said.state_version, said.last, ctx.drain(), turn=turn
         )
 
+    theirs = True  # is it code of a session that runs, or does it wait for an answer?
     try:
         for turn in itertools.count():  # noqa: B007 - told with every word
-            reply = yield word(reply)
+            said, theirs = word(reply), False
+            reply, theirs = (yield said), True
     except StopIteration:
         phase = "done"
-    except (Exception, SystemExit) as e:  # noqa: BLE001 - whatever it is, somebody's fault it is
+    except BaseException as e:  # noqa: BLE001 - whatever it is, somebody's fault it is
+        if not theirs or by_hand(e):
+            raise
         fault, error, where = blame.of_session(e, reply is not None, ctx.simulated)
     yield Said(
         job.id,

@@ -185,9 +185,11 @@ class ProcessEngine:
                 )
             )
         if not self._pool:
+            doing = f" while it worked for {', '.join(sorted({key[0] for key in lost}))}" if lost else ""
             raise MachineFault(
-                f"all worker processes died (last exit code {code}; -9 often means out of memory): use fewer "
-                "workers (engine.workers=1) or engine=inprocess; fedfm resume continues this run"
+                f"all worker processes died, the last with exit code {code}{doing}\n    why: with -9 often for want of memory, "
+                "else something in the work ends its process (os._exit, a crash of a library)\n    fix: fewer workers "
+                "(engine.workers=1), or take that out; fedfm resume continues this run"
             )
         self._feed()
 

@@ -115,7 +115,7 @@ def open_site(fed: Federation, folder: Path, progress: Progress) -> Site:
             raise ConfigError(problems)
         for said in remarks(site):
             progress.tell(said)
-    _own_code(site, where, progress)
+    _own_code(site, apart if forks(fed) else _here, progress)
     return site
 
 

@@ -25,6 +25,7 @@ from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregate, Client, Wire
 from fedfm.core.session import Site
 from fedfm.core.state import leaves
+from fedfm.core.talk import by_hand
 from fedfm.laws.compare import same
 from fedfm.running.record import own
 
@@ -57,8 +58,9 @@ def changing(site: Site, slots: Sequence[str]) -> list[Problem]:
                     wrong = [_other_kind(methods[slot], *says)]
         except _Written:
             wrong = [_writes(slot, methods[slot])]
-        except (Exception, SystemExit, GeneratorExit):  # noqa: BLE001, S110 - it fails in its round, with its line
-            pass
+        except BaseException as e:  # noqa: BLE001 - it fails in its round, with its line
+            if by_hand(e):
+                raise
         if broke := _broken(site):  # nothing else can be tried on it
             return [*found, Problem(slot, f"{name_of(methods[slot])}: {broke[0]}", *broke[1:])]
         found += wrong

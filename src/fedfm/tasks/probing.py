@@ -195,7 +195,9 @@ def apart(look: Callable[[], list[Problem]]) -> list[Problem]:
     except EOFError:
         process.join()
         raise MachineFault(
-            f"the process that tried the model died (exit code {process.exitcode}): use engine=inprocess"
+            f"the process that tried model and methods died (exit code {process.exitcode})\n    why: something in them ends its "
+            "process (os._exit, a crash of a library; -9: out of memory)\n    fix: take that out; engine=inprocess has one "
+            "process for all"
         ) from None
     process.join()
     problems = [Problem(*p) for p in told.get("problems", ())]

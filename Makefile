@@ -16,7 +16,7 @@ quickstart: install  ## tune a real encoder across 8 parties (about a minute aft
 
 install: $(CORE)  ## the package and its core dependencies
 
-test: $(DEV)  ## lint, types and the tests (about 2 minutes)
+test: $(DEV)  ## lint, types and the tests (about ten minutes on two cores)
 	$(BIN)/ruff check src tests
 	$(BIN)/ruff format --check src tests
 	$(BIN)/mypy

@@ -11,8 +11,8 @@ Several may run at a time, on other recipes or seeds. A run that cannot go on is
 others go on.
 
 docs/results.jsonl holds one record a recipe and seed, with the digest of its config and the bits epoch of the release
-that ran it: a record stands until one of the two moves. Language models (fedit, fedit-chat) take five minutes a seed
-on two cores, the others about one.
+that ran it: a record stands until one of the two moves. Language models (fedit, fedit-chat) take five to ten minutes a
+seed on two cores, the others about one.
 """
 
 from __future__ import annotations

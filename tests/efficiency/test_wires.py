@@ -1,4 +1,4 @@
-"""Codecs: laws (lengths to the byte, unbiasedness, contraction, telescoping, exact round trips) against closed forms."""
+"""Codes: NaN and broken bytes, shapes, unbiasedness, selection to the element, and what error feedback remembers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands of real parties: ca, invite, serve, join, receipts, revoke."""
+"""The commands of real parties, from the authority to the receipts."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def serve(
 ) -> None:
     """Serve a federation to parties that dial in. Without --ca it is a rehearsal: it prints what to type in other terminals.
 
-    fedfm serve quickstart data.parties=2
+    fedfm serve quickstart data.partition.parties=2
     fedfm serve fedit.yaml --ca authority --address 0.0.0.0:7443
     """
     from fedfm.deploy.server import Service

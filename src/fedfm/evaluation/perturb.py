@@ -32,7 +32,7 @@ def occlusion(image: Tensor, strength: float, rng: np.random.Generator) -> Tenso
 
 
 def typos(text: str, strength: float, rng: np.random.Generator) -> str:
-    """Letters dropped, doubled or swapped with the next one; `strength`: the share of letters that this befalls."""
+    """Letters dropped, doubled or swapped with the one before; `strength`: the share of letters that this befalls."""
     out: list[str] = []
     hit, how = rng.random(len(text)) < strength, rng.integers(0, 3, len(text))
     for i, letter in enumerate(text):

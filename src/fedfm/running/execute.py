@@ -1,4 +1,4 @@
-"""Run a config in a directory, continue or extend one; everything the command line does is a call in here."""
+"""Run a config in a directory, continue or extend one; what the command line runs is a call in here."""
 
 from __future__ import annotations
 

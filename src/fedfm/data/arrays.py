@@ -35,8 +35,8 @@ class Arrays(Own):
     """Rows that are in memory: of each party (a mapping party -> rows), or of everybody.
 
     Rows are a list of mappings, a pandas DataFrame, a `datasets.Dataset`, a mapping of columns, or a pair (x, y) of
-    arrays, or of a table and a column (or its name): `image` and `label` where x holds bytes of pictures, else `x` and `y`; so is a list
-    of pairs (x, y), a row each (`text` and `label` where x is text). Targets `y` that are text are labels. Columns of
+    arrays, or of a table and a column (or its name): `x` and `y` as they are, to a task that reads pictures `image` and `label`;
+    so is a list of pairs (x, y), a row each (`text` and `label` where x is text). Targets `y` that are text are labels. Columns of
     numbers under other names are, for a module of your own, a mapping of tensors (a `label` with them is `y`). Rows of everybody need a
     `partition` or a `party_column`; without them they are one party's. `test` has rows for all, or of each party.
     """

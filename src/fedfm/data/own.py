@@ -22,6 +22,7 @@ from fedfm.data.cleaning.numbering import numbered
 from fedfm.data.cleaning.proposals import headless, proposal, turned
 from fedfm.data.cleaning.targets import named, spelled
 from fedfm.data.cleaning.uneven import uneven, unlike
+from fedfm.data.reading.pairs import depicted
 from fedfm.data.source import Parties, Partition, Shard, divide, stream
 from fedfm.data.splits import UNUSED, Source, compared, hold_out
 from fedfm.text import natural
@@ -83,7 +84,7 @@ class Own(Source):
         if self.party_column and self.partition is not None:
             why, fix = "a row can have one owner only", "leave one of them out"
             faults.add("partition", "both party_column and partition are set", why, fix)
-        pieces = self._owned(self.pieces(seed, faults), faults)
+        pieces = self._owned(depicted(self.pieces(seed, faults), columns, self.columns), faults)
         mapping, maps = self._maps({p.party for p in pieces if p.party}, faults)
         found = dict.fromkeys(k for p in pieces for k in p.has)
         mapped = dict.fromkeys([*mapping, *(c for m in maps.values() for c in m)])

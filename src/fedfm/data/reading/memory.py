@@ -112,7 +112,7 @@ def _named(columns: list[Any], rows: Sequence[Sequence[Any]], place: str, faults
 
 
 def _pair(x: Any, y: Any, place: str, faults: Faults) -> Lines:
-    """Inputs and what belongs to each: texts with labels, or an array; pictures with labels where it has bytes of pictures."""
+    """Inputs and what belongs to each: texts with labels, pictures with labels, or arrays as they are."""
     if is_frame(x) and isinstance(y, str):
         x, y = x.drop(columns=[y]), x[y]
     if is_frame(x):
@@ -143,11 +143,8 @@ def _pair(x: Any, y: Any, place: str, faults: Faults) -> Lines:
         return []
     if shown:
         names = ("image", "label")
-    elif isinstance(x, list | tuple):
-        names = ("text", "label")
     else:
-        pictures = str(x.dtype).endswith("uint8") and len(x.shape) in (3, 4)
-        names = ("image", "label") if pictures else ("x", "y")
+        names = ("text", "label") if isinstance(x, list | tuple) else ("x", "y")
     return [(i, dict(zip(names, row, strict=True))) for i, row in enumerate(zip(x, y, strict=True), 1)]
 
 

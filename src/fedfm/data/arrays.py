@@ -18,8 +18,8 @@ from fedfm.data.files import Files
 from fedfm.data.own import Own
 from fedfm.data.reading.memory import is_dataset, is_frame, is_pair, is_rows, lines, same_columns
 from fedfm.data.reading.pairs import rowed
-from fedfm.data.reading.paths import SPLITS
-from fedfm.data.reading.unread import is_split, is_torch, no_rows
+from fedfm.data.reading.paths import SPLITS, unlucky
+from fedfm.data.reading.unread import are_splits, is_split, is_torch, no_rows
 from fedfm.text import natural
 
 
@@ -136,7 +136,7 @@ def _splits(data: Mapping[str, Any]) -> Arrays:
 def _parties(data: Any, what: str, faults: Faults) -> dict[str, Any]:
     if is_rows(data):
         return {"": data}
-    if isinstance(data, Mapping) and data and all(map(is_rows, data.values())) and not is_split(data):
+    if isinstance(data, Mapping) and data and all(map(is_rows, data.values())) and not are_splits(data):
         named: dict[str, Any] = {}
         for key, rows in data.items():
             try:
@@ -149,6 +149,7 @@ def _parties(data: Any, what: str, faults: Faults) -> dict[str, Any]:
                     what, f"two parties are called '{party}'", "names are compared as text", "rename one"
                 )
             named[party] = rows
+        faults.notes += unlucky(named) if what == "train" else ()
         return {p: named[p] for p in sorted(named, key=natural)}
     raise no_rows(f"arrays: {what}", data)
 

@@ -11,14 +11,14 @@ from fedfm.cards.registry import knob
 from fedfm.core.errors import DataError
 from fedfm.core.schema import Account, Column, Lost, Unfit
 from fedfm.data import kinds
-from fedfm.data.cleaning.alike import alike, counted, numeric, otherwise, several
+from fedfm.data.cleaning.alike import alike, numeric, otherwise, several
 from fedfm.data.cleaning.columns import Map, Pairs, Piece, clean, lacking, shadowed
 from fedfm.data.cleaning.deeper import inside, nested, owners
 from fedfm.data.cleaning.escaped import escaped
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.cleaning.held import by_group, groups_of_tests, labels_stay, unlabelled, unseen
 from fedfm.data.cleaning.layouts import Wanted, layout_of, unread, wanted, whose
-from fedfm.data.cleaning.numbering import numbered
+from fedfm.data.cleaning.numbering import numbered, tabled
 from fedfm.data.cleaning.proposals import headless, proposal, turned
 from fedfm.data.cleaning.targets import named, spelled
 from fedfm.data.cleaning.uneven import uneven, unlike
@@ -88,14 +88,17 @@ class Own(Source):
         mapping, maps = self._maps({p.party for p in pieces if p.party}, faults)
         found = dict.fromkeys(k for p in pieces for k in p.has)
         mapped = dict.fromkeys([*mapping, *(c for m in maps.values() for c in m)])
+        used = {s for m in (mapping, *maps.values()) for names in m.values() for s in names}
         if back := turned(pieces, columns, mapping):
             why = "a map reads canonical name: your column"
             faults.add("columns", "the map is the wrong way round", why, back)
             faults.settle()
         whose_ = {self.party_column, self.test_group} - {""}
         theirs = [f for f in found if f not in whose_]
-        if not columns and layout_of(theirs) in ("", "arrays"):
-            pieces = counted(pieces, {"label", "group", *whose_})
+        if not columns:
+            pieces = tabled(pieces, layout_of(theirs), {"label", "group", *whose_}, used, faults)
+            found = dict.fromkeys(k for p in pieces for k in p.has)
+            theirs = [f for f in found if f not in whose_]
         numbers = () if columns or layout_of(theirs) else numeric(pieces)
         asked = wanted(columns, mapped, theirs, faults, numbers)
         asked, mapping, maps = named(pieces, asked, mapping, maps, faults, declared=bool(columns))
@@ -127,7 +130,6 @@ class Own(Source):
         if (tests or self._fraction) and not len(parties.test()):
             where = "of those given" if tests else "after holding out"
             raise DataError(_no_test(parties, where, self.other_tests()))
-        used = {s for m in (mapping, *maps.values()) for names in m.values() for s in names}
         used |= {self.party_column, self.test_group}
         notes = [
             *faults.notes,
@@ -137,7 +139,7 @@ class Own(Source):
             *unlabelled(rows),
         ]
         if not tests and self._fraction:
-            notes += whose([row for p in pieces for _, row in p.lines], used - {self.test_group})
+            notes += whose([row for p in pieces for _, row in p.lines], used - {self.test_group}, columns_)
         return self._said(replace(parties, notes=(*parties.notes, *notes)), rows)
 
     def _said(self, parties: Parties, rows: list[tuple[Piece, Pairs]]) -> Parties:

@@ -313,7 +313,8 @@ def _contradicting(parties: Parties) -> Iterable[str]:
             f"{' and '.join(map(repr, pair))})"
         )
     tests = [r for s in parties.held_out for r in s.rows if "label" in r and "x" not in r] if known else []
-    if other := sum(bool(own := known.get(_input(r))) and r["label"] not in own for r in tests):
+    none = Counter[str]()
+    if other := sum(bool(own := known.get(_input(r), none)) and r["label"] not in own for r in tests):
         yield f"{other} of {len(tests)} test rows are training rows under another label"
 
 

@@ -107,21 +107,36 @@ UNREAD = {  # what other tools give a meaning; where no column of the task reads
 
 
 WHOSE = re.compile(
-    r"(patient|subject|person|user|customer|session|visit|case|doc|document)_?(id|no|nr|number)?", re.I
+    r"(patient|subject|person|user|customer|client|participant|speaker|author|writer|student|donor|member|session|visit|case|"
+    r"doc|document)(id|no|nr|number|name)?|mrn",
+    re.I,
 )
 
 
-def whose(rows: Sequence[Mapping[str, Any]], used: Collection[str]) -> list[str]:
+def owning(name: object, values: Sequence[Any]) -> bool:
+    """Does a column of this name say to whom several rows belong? `Patient ID` is patient_id."""
+    if not WHOSE.fullmatch(re.sub(r"[-_. ]", "", str(name))):
+        return False
+    there = [str(v) for v in values if not kinds.empty(v)]
+    return 1 < len({*there}) < len(there)
+
+
+def whose(rows: Sequence[Mapping[str, Any]], used: Collection[str], read: Wanted = ()) -> list[str]:
     """A sentence for each column that names to whom several rows belong: a split by rows would part them."""
-    found = []
-    for name in dict.fromkeys(k for r in rows for k in r if WHOSE.fullmatch(str(k)) and k not in used):
-        values = [v for r in rows if not kinds.empty(v := r.get(name))]
-        if 1 < len({str(v) for v in values}) < len(values):
-            found.append(
-                f"rows of one '{name}' may be learnt from and tested on: test rows are drawn one by one; give test files "
-                f"(data.test_path), or let it name the party (data.party_column={name})"
-            )
-    return found
+    features = {c.name for c in read if isinstance(c.kind, kinds.Array)}
+    return [
+        f"rows of one '{name}' may be learnt from and tested on: test rows are drawn one by one; give test files "
+        f"(data.test_path), or let it name the party ({setting_of('party_column', name)})"
+        + f"; '{name}' is a feature too: leave it out if it should be none"
+        * (name in features)
+        for name in dict.fromkeys(k for r in rows for k in r if k not in used)
+        if owning(name, [r.get(name) for r in rows])
+    ]
+
+
+def setting_of(knob: str, value: str) -> str:
+    """A setting of the data that can be pasted into a shell."""
+    return shlex.quote(f"data.{knob}={value}")
 
 
 def unread(wanted: Wanted, mapping: Collection[str], has: Collection[str]) -> list[str]:

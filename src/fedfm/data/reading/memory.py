@@ -11,7 +11,8 @@ import numpy as np
 from fedfm.core.errors import DataError
 from fedfm.data.cleaning.columns import Lines
 from fedfm.data.cleaning.faults import Faults
-from fedfm.data.cleaning.layouts import KNOWN
+from fedfm.data.cleaning.layouts import KNOWN, owning
+from fedfm.data.cleaning.numbering import counting, left_out
 
 FORMS = (
     "a list of mappings or of pairs, a DataFrame, a datasets.Dataset, a mapping of columns, a pair of arrays (x, y), "
@@ -122,6 +123,7 @@ def _pair(x: Any, y: Any, place: str, faults: Faults) -> Lines:
             )
             faults.add(place, "x and y have other indexes", "nobody can tell which y belongs to which x", fix)
             return []
+        x = _features(x, faults)
         if text := [str(c) for c in x.columns if not _numeric(x[c])]:
             fix = "numbers for it (codes, or pandas.get_dummies), or x without it"
             faults.add(place, f"the column '{text[0]}' of x holds no numbers", "x is read as one array", fix)
@@ -146,6 +148,19 @@ def _pair(x: Any, y: Any, place: str, faults: Faults) -> Lines:
     else:
         names = ("text", "label") if isinstance(x, list | tuple) else ("x", "y")
     return [(i, dict(zip(names, row, strict=True))) for i, row in enumerate(zip(x, y, strict=True), 1)]
+
+
+def _features(x: Any, faults: Faults) -> Any:
+    """The table without the columns that count its rows, and a note of these and of those that say whose a row is."""
+    odd = [c for c in x.columns if counting(str(c), x[c].tolist())]
+    faults.notes += [left_out(str(c)) for c in odd if left_out(str(c)) not in faults.notes]
+    for name in (str(c) for c in x.columns if owning(c, x[c].tolist())):
+        note = (
+            f"'{name}' says whose a row is, and is a feature of x: rows of one may be learnt from and tested on; leave it out "
+            f"(x.drop(columns={name!r})), and give test= rows of others"
+        )
+        faults.notes += [note] if note not in faults.notes else []
+    return x.drop(columns=odd)
 
 
 def _numeric(column: Any) -> bool:

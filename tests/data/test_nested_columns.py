@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bring import TEXT, jsonl, labelled
+from bring import LM, TEXT, jsonl, labelled
 
 from fedfm.data.arrays import Arrays
 from fedfm.data.files import Files
@@ -127,3 +127,37 @@ def test_lists_of_texts_of_a_leaf_user() -> None:
 def test_one_odd_cell_is_told_of_its_row(odd: Any) -> None:
     told = said(lambda: Arrays([{**ROWS[0], "text": odd}, *ROWS[1:]]).open(0, TEXT))
     assert "train:1: 'text' is not text" in told and "holds" not in told
+
+
+ANSWERS: dict[str, Any] = {
+    "list": lambda i: [f"it is {i}", "kilo"],
+    "squad": lambda i: {"answer_start": [i], "text": [f"it is {i}", "kilo"]},
+    "object": lambda i: {"id": i, "text": f"it is {i}"},
+}
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+@pytest.mark.parametrize("column", ["answers", "answer"])
+def test_of_several_answers_the_first_is_the_answer(kind: str, column: str) -> None:
+    rows = [{"instruction": f"what is {i}", column: ANSWERS[kind](i)} for i in range(12)]
+    how = {"columns": {"answer": column}}
+    made = said(lambda: Arrays(rows, **how).open(0, LM)).split("fix: ")[1].split("\n")[0]
+    memory = Arrays(eval(made, {"rows": rows}), **how, test_fraction=0.0).open(0, LM)
+    line = settings(said(lambda: Files(write("jsonl", rows), **how).open(0, LM)))
+    files = Files(**line, **how, test_fraction=0.0).open(0, LM)
+    assert [r["answer"] for r in memory.pooled().rows] == [f"it is {i}" for i in range(12)]
+    assert files.pooled().rows == memory.pooled().rows
+
+
+@pytest.mark.parametrize(
+    "column", ["choices", "options", "option_a", "passage", "article", "supporting_facts", "context"]
+)
+def test_what_a_question_is_about_is_told_where_no_prompt_holds_it(column: str) -> None:
+    rows = [{"instruction": f"what is {i}", "answer": "a", column: f"text {i}"} for i in range(12)]
+    notes = Arrays(rows).open(0, LM).notes
+    assert f"the column '{column}' is not read: no prompt holds it; put it into `input`" in notes
+    asked = Arrays(rows, columns={"input": column}).open(0, LM)
+    assert not any("no prompt" in n for n in asked.notes) and "input" in asked.columns
+    if column != "context":
+        labels = [{**r, column: "x"} for r in labelled(12)]
+        assert not any("prompt" in n for n in Arrays(labels).open(0, TEXT).notes)

@@ -97,10 +97,13 @@ def _note(column: str, pieces: Sequence[Piece], kind: Kind, why: str, faults: Fa
     if isinstance(value, Mapping):
         inner = _name_of(pieces, column, kind)
         cell, what = f"(r.get({key}) or {{}}).get({json.dumps(inner)})", "objects"
-    elif isinstance(kind, kinds.Text):
+        cell = f"({cell} or [None])[0]" if _several(pieces, column, inner, kind) else cell
+    elif isinstance(kind, kinds.Text) and not kind.numbers:
         cell, what = f'" ".join(map(str, r.get({key}) or []))', "lists"
     else:
         cell, what = f"(r.get({key}) or [None])[0]", "lists"
+    if cell.endswith("[0]") and isinstance(kind, kinds.Text):
+        why += "; of several the line takes the first, for each is an answer alone"
     said = f"the column '{column}' holds {what}, such as {str(value)[:60]}"
     faults.once(
         list(dict.fromkeys(p.place for p in pieces)), said, why, _line(pieces, f"{{**r, {key}: {cell}}}")
@@ -113,13 +116,26 @@ def _name_of(pieces: Sequence[Piece], column: str, kind: Kind) -> str:
     fit: list[tuple[int, str]] = []
     for key in dict.fromkeys(k for r in rows for k in r):
         try:
-            read = {kind.clean(r[key]) for r in rows if not kinds.empty(r.get(key))}
+            values = [_alternative(r[key], kind) for r in rows if not kinds.empty(r.get(key))]
+            read = {kind.clean(v) for v in values}
         except (Unfit, TypeError):
             continue
         names = isinstance(kind, kinds.Label)  # few of them, but several; of texts as many as there are
         if len(read) > names:
-            fit.append((len(read) if names else -len(read), str(key)))
+            prose = isinstance(kind, kinds.Text) and all(isinstance(v, str) for v in values)
+            fit.append((len(read) if names else -len(read) - len(rows) * prose, str(key)))
     return min(fit, default=(0, str(next(iter(rows[0]), ""))), key=lambda f: f[0])[1]
+
+
+def _alternative(value: Any, kind: Kind) -> Any:
+    """The first of several answers: each alone is right, and together they are none."""
+    listed = isinstance(kind, kinds.Text) and kind.numbers and isinstance(value, list | tuple) and value
+    return value[0] if listed else value
+
+
+def _several(pieces: Sequence[Piece], column: str, inner: str, kind: Kind) -> bool:
+    values = [_object(r.get(column)).get(inner) for p in pieces for _, r in p.lines]
+    return any(_alternative(v, kind) is not v for v in values)
 
 
 def _line(pieces: Sequence[Piece], row: str) -> str:

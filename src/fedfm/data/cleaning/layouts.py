@@ -106,6 +106,9 @@ UNREAD = {  # what other tools give a meaning; where no column of the task reads
 }
 
 
+_ASKED = re.compile(  # what a question is about, or chosen from, beside it
+    r"(choice|option|passage|article|document|paragraph|abstract|supporting_fact)s?|option_?[a-z0-9]", re.I
+)
 WHOSE = re.compile(
     r"(patient|subject|person|user|customer|client|participant|speaker|author|writer|student|donor|member|session|visit|case|"
     r"doc|document)(id|no|nr|number|name)?|mrn",
@@ -152,7 +155,10 @@ def unread(wanted: Wanted, mapping: Collection[str], has: Collection[str]) -> li
         if c not in mapping and c not in has
         for h in names
     ]
-    return said + [f"the column '{h}' is not read: {UNREAD[h]}" for h in left if h in UNREAD]
+    told = {h: UNREAD[h] for h in left if h in UNREAD}
+    if "instruction" in used:
+        told |= {h: UNREAD["context"] for h in left if h not in told and _ASKED.fullmatch(h)}
+    return said + [f"the column '{h}' is not read: {told[h]}" for h in left if h in told]
 
 
 def sources(column: str, mapping: Mapping[str, tuple[str, ...]], has: Collection[str]) -> list[str]:

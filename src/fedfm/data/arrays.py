@@ -16,7 +16,7 @@ from fedfm.data.cleaning.columns import Piece
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.files import Files
 from fedfm.data.own import Own
-from fedfm.data.reading.memory import is_dataset, is_frame, is_pair, is_rows, lines, same_columns
+from fedfm.data.reading.memory import foreign, is_dataset, is_frame, is_pair, is_rows, lines, same_columns
 from fedfm.data.reading.pairs import rowed
 from fedfm.data.reading.paths import SPLITS, unlucky
 from fedfm.data.reading.unread import are_splits, is_split, is_torch, no_rows
@@ -119,7 +119,12 @@ def as_source(data: Any) -> Any:
             "data: a mapping of parties holds Arrays\n    why: Arrays is the data of all parties\n"
             "    fix: fedfm.Arrays({party: rows, ...}, test=rows), or the mapping of rows itself"
         )
-    odd = is_torch(data, "Dataset") or is_torch(data, "DataLoader") or hasattr(data, "shape")
+    odd = (
+        bool(foreign(data)[0])
+        or is_torch(data, "Dataset")
+        or is_torch(data, "DataLoader")
+        or hasattr(data, "shape")
+    )
     if odd or isinstance(data, Mapping | list | tuple | Iterator | ValuesView):
         raise no_rows("data", data)
     return data

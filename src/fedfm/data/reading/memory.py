@@ -30,9 +30,26 @@ def is_dataset(data: Any) -> bool:
     return hasattr(data, "column_names") and hasattr(data, "features")
 
 
+def foreign(data: Any) -> tuple[str, str]:
+    """What holds rows in another library's way, and the expression of {} that takes them out; empty: something else."""
+    if hasattr(data, "toarray") and hasattr(data, "nnz"):
+        return "a sparse matrix", "{}.toarray()"
+    if str(getattr(data, "layout", "")).startswith("torch.sparse"):
+        return "a sparse tensor", "{}.to_dense()"
+    if hasattr(data, "to_dicts"):
+        return "a table of polars", "{}.to_dicts()"
+    if hasattr(data, "collect") and hasattr(data, "lazy"):
+        return "a query of polars", "{}.collect().to_dicts()"
+    if hasattr(data, "to_pylist") and hasattr(data, "column_names"):
+        return "a table of pyarrow", "{}.to_pylist()"
+    if hasattr(data, "ngroups") and hasattr(data, "get_group"):
+        return "a table in groups", "dict(list({}))"
+    return "", ""
+
+
 def is_array(data: Any) -> bool:
     """A numpy array or a torch tensor with rows."""
-    return hasattr(data, "shape") and hasattr(data, "dtype") and len(data.shape) > 0
+    return hasattr(data, "shape") and hasattr(data, "dtype") and len(data.shape) > 0 and not foreign(data)[0]
 
 
 def is_pair(data: Any) -> bool:
@@ -72,7 +89,11 @@ def _is_column(value: Any) -> bool:
     if is_array(value):
         return True
     listed = isinstance(value, Sequence) and not isinstance(value, str)
-    return listed and not (is_rows(value) or is_pair(value) or (value and _is_row(value[0])))
+    return (
+        listed
+        and not any(foreign(v)[0] for v in value[:1])
+        and not (is_rows(value) or is_pair(value) or (value and _is_row(value[0])))
+    )
 
 
 def _is_row(value: Any) -> bool:
@@ -194,6 +215,10 @@ def _dataset(data: Any) -> Lines:
         c: f.names for c, f in (data.features or {}).items() if hasattr(f, "names") and hasattr(f, "int2str")
     }
     out = []
+    if not isinstance(
+        next(iter(data), {}), Mapping
+    ):  # with_format("pandas"), ("arrow"): a table for each row
+        data = data.with_format(None)
     for i, row in enumerate(data, 1):
         for column, known in names.items():
             if row[column] is not None:

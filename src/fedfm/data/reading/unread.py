@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, ValuesView
 from typing import Any
 
 from fedfm.core.errors import DataError
-from fedfm.data.reading.memory import FORMS, is_array, is_rows
+from fedfm.data.reading.memory import FORMS, foreign, is_array, is_rows
 from fedfm.data.reading.paths import SPLITS, families, parted
 
 _AGAIN = "rows are read again at every resume, and must be the same"
@@ -61,6 +61,16 @@ def _told(data: Any, name: str) -> Told:
         return f"a Dataset of torch ({type(data).__name__})", why, ((rows, ""),)
     if isinstance(data, Mapping) and data:
         return _nested(data, name)
+    said, way = foreign(data)
+    if said:
+        taken = way.format(name)
+        return (
+            said,
+            "rows are taken out of it first",
+            _beside("x", taken) if "sparse" in said else ((taken, ""),),
+        )
+    if isinstance(data, tuple) and len(data) == 2 and foreign(data[0])[0]:
+        return _paired(data, name)
     if isinstance(data, list | tuple) and data:
         return _listed(data, name)
     if is_array(data):
@@ -75,6 +85,19 @@ def _beside(column: str, name: str) -> tuple[Way, ...]:
         else "'y' beside it where there are targets"
     )
     return ((f"{{'{column}': {name}}}", f"(and {other})"),)
+
+
+def _paired(data: Any, name: str) -> Told:
+    """(x, y) of which x at least is another library's: as arrays."""
+    said, way = foreign(data[0])
+    array = way if "sparse" in said else "{}.to_numpy()" if hasattr(data[0], "to_numpy") else "{}.to_pandas()"
+    other = foreign(data[1])[1] if "sparse" in foreign(data[1])[0] else ""
+    other = other or ("{}" if is_array(data[1]) or isinstance(data[1], list) else "{}.to_numpy()")
+    return (
+        f"a pair with {said}",
+        "x and y are arrays",
+        ((f"({array.format(name + '[0]')}, {other.format(name + '[1]')})", ""),),
+    )
 
 
 def _nested(data: Mapping[Any, Any], name: str) -> Told:

@@ -17,7 +17,7 @@ from fedfm.data.cleaning.deeper import inside, nested, owners
 from fedfm.data.cleaning.escaped import escaped
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.cleaning.held import by_group, groups_of_tests, labels_stay, unlabelled, unseen
-from fedfm.data.cleaning.layouts import Wanted, layout_of, unread, wanted, whose
+from fedfm.data.cleaning.layouts import TARGETS, Wanted, layout_of, unread, wanted, whose
 from fedfm.data.cleaning.numbering import numbered, tabled
 from fedfm.data.cleaning.proposals import headless, proposal, turned
 from fedfm.data.cleaning.targets import named, spelled
@@ -96,16 +96,17 @@ class Own(Source):
         whose_ = {self.party_column, self.test_group} - {""}
         theirs = [f for f in found if f not in whose_]
         if not columns:
-            pieces = tabled(pieces, layout_of(theirs), {"label", "group", *whose_}, used, faults)
+            other, layout = {"label", "group", *whose_}, layout_of(theirs)
+            pieces = tabled(pieces, layout, other, used, faults, free=TARGETS.issuperset(mapped))
             found = dict.fromkeys(k for p in pieces for k in p.has)
             theirs = [f for f in found if f not in whose_]
         numbers = () if columns or layout_of(theirs) else numeric(pieces)
-        asked = wanted(columns, mapped, theirs, faults, numbers)
+        asked = wanted(columns, mapped, theirs, faults, numbers, used)
         asked, mapping, maps = named(pieces, asked, mapping, maps, faults, declared=bool(columns))
         columns_ = self._pictured(asked)
         tests = any(p.split == "test" for p in pieces)
         account, rows = Account(), list[tuple[Piece, Pairs]]()
-        unlike(pieces, _free(columns_, () if mapped else numbers), faults)
+        unlike(pieces, _free(columns_, numbers if TARGETS.issuperset(mapped) else ()), faults)
         blamed = self._lacking(pieces, columns_, mapping, maps, faults)
         blamed |= {p for look in _LOOKS for p in look(pieces, columns_, mapping, maps, faults)}
         for piece in pieces:
@@ -355,7 +356,7 @@ def _grouped(columns: Wanted) -> Wanted:
 
 def _free(columns: Wanted, numbers: Sequence[str]) -> Wanted:
     """The columns, where they are those that rows of no layout happen to have; else none."""
-    named = {*numbers, "label", "group"}
+    named = {*numbers, *TARGETS}
     return columns if numbers and all(c.name in named for c in columns) else ()
 
 

@@ -91,6 +91,11 @@ USUAL = {  # what people call them, to propose a column
 }
 
 
+TARGETS = {
+    "label",
+    "y",
+    "group",
+}  # what a map may name in a table of numbers, whose others are under their own names
 UNREAD = {  # what other tools give a meaning; where no column of the task reads it, a person is told first
     **dict.fromkeys(("tools", "functions"), "no prompt tells of the tools that it lists"),
     **dict.fromkeys(("documents", "context", "contexts"), "no prompt holds it; put it into `input`"),
@@ -179,10 +184,12 @@ def wanted(
     found: Collection[str],
     faults: Faults,
     numbers: Collection[str] = (),
+    used: Collection[str] = (),
 ) -> Wanted:
     """The columns to read: the task's, or, when it declares none, those of the layout that map or rows have.
 
-    Rows of no layout, all of whose columns are `numbers`, give these, each an array under its own name. A map with
+    Rows of no layout, all of whose columns are `numbers` (but those that a map has `used` for a target), give these, each an
+    array under its own name. A map with
     `text` and no `label` asks for plain text. A mapped name that nobody reads is a fault.
     """
     known = {c.name: c for c in columns} if columns else KNOWN
@@ -196,9 +203,9 @@ def wanted(
     if columns:
         return tuple(columns)
     mine = [m for m in mapped if m in known]
-    free = [f for f in found if f not in ("label", "group")]
-    if not mapped and not layout_of(found) and free and set(free) <= set(numbers):
-        rest = [c for c in ("label", "group") if c in found]
+    free = [f for f in found if f not in ("label", "group", *used)]
+    if TARGETS.issuperset(mapped) and not layout_of(found) and free and set(free) <= set(numbers):
+        rest = [c for c in ("label", "group", "y") if c in mapped or (c in found and c not in free)]
         return (*(Column(c, kinds.Array()) for c in free), *(KNOWN[c] for c in rest))
     there = {*found, *mine, *(c for c, also in ALIASES.items() if set(also) & set(found))}
     name = (

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from fedfm.core.errors import DataError
-from fedfm.data.cleaning.alike import counted
+from fedfm.data.cleaning.alike import counted, odd_cells
 from fedfm.data.cleaning.columns import Pairs, Piece
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.kinds import plain
@@ -28,13 +28,27 @@ def counting(name: str, values: Iterable[Any]) -> bool:
 
 
 def tabled(
-    pieces: Sequence[Piece], layout: str, named: Collection[str], mapped: Collection[str], faults: Faults
+    pieces: Sequence[Piece],
+    layout: str,
+    named: Collection[str],
+    mapped: Collection[str],
+    faults: Faults,
+    *,
+    free: bool,
 ) -> list[Piece]:
-    """What a task that declares no columns learns from: texts that are numbers as these, and no numbers of rows."""
+    """What a task that declares no columns learns from: texts that are numbers as these, and no numbers of rows.
+
+    `free`: no map says what the columns are; a cell that is no number among numbers is a fault then, and raises.
+    """
     if layout not in ("", "arrays"):
         return list(pieces)
     pieces = counted(pieces, named)
-    return pieces if layout else uncounted(pieces, {*named, *mapped}, faults)
+    if layout:
+        return pieces
+    pieces = uncounted(pieces, {*named, *mapped}, faults)
+    if free:
+        odd_cells(pieces, {*named, *mapped}, faults)
+    return pieces
 
 
 def uncounted(pieces: Sequence[Piece], named: Collection[str], faults: Faults) -> list[Piece]:

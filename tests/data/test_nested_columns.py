@@ -161,3 +161,30 @@ def test_what_a_question_is_about_is_told_where_no_prompt_holds_it(column: str) 
     if column != "context":
         labels = [{**r, column: "x"} for r in labelled(12)]
         assert not any("prompt" in n for n in Arrays(labels).open(0, TEXT).notes)
+
+
+def test_a_question_and_its_answer_under_headings_are_parted() -> None:
+    text = "Below is an instruction.\n\n### Instruction:\nsay {0}\n\n### Input:\nhow\n\n### Response:\nok {0}"
+    rows = [{"text": text.format(i)} for i in range(12)]
+    made = said(lambda: Arrays(rows).open(0, LM)).split("fix: ")[1].split("\n")[0]
+    opened = Arrays(eval(made, {"rows": rows}), test_fraction=0.0).open(0, LM).pooled().rows
+    line = settings(said(lambda: Files(write("jsonl", rows)).open(0, LM)))
+    assert Files(**line, test_fraction=0.0).open(0, LM).pooled().rows == opened
+    assert opened[3]["answer"] == "ok 3" and opened[3]["instruction"] == "say 3\n\n### Input:\nhow"
+
+
+def test_one_label_a_row_in_a_column_called_labels_is_proposed_as_the_label() -> None:
+    rows = [{"text": r["text"], "labels": r["label"]} for r in ROWS]
+    told = said(lambda: Arrays(rows).open(0, TEXT))
+    assert "fix: 'data.columns={label: labels}'" in told
+    assert "data.columns={label: YOUR_COLUMN}, for a row has one" in said(lambda: Arrays(rows).open(0, None))
+    assert Arrays(rows, columns={"label": "labels"}).open(0, TEXT).labels == ("neg", "pos")
+    listed = [{**r, "labels": ["a", "b"]} for r in rows]
+    assert "data.columns" not in said(lambda: Arrays(listed).open(0, TEXT))
+
+
+def test_chats_whose_answers_all_use_tools_say_that_this_is_not_learnt() -> None:
+    turns = [("user", "q"), ("assistant", ""), ("tool", "r"), ("assistant", "a")]
+    chat: Any = [{"role": r, "content": c} for r, c in turns]
+    chat[1]["tool_calls"] = [{"name": "f"}]
+    assert "how tools are used is not learnt" in said(lambda: Arrays([{"messages": chat}] * 8).open(0, LM))

@@ -13,7 +13,7 @@ from fedfm.core.schema import Account, Column, Lost, Unfit
 from fedfm.data import kinds
 from fedfm.data.cleaning.alike import alike, numeric, otherwise, several
 from fedfm.data.cleaning.columns import Map, Pairs, Piece, clean, lacking, shadowed
-from fedfm.data.cleaning.deeper import inside, nested, owners
+from fedfm.data.cleaning.deeper import headed, inside, nested, owners
 from fedfm.data.cleaning.escaped import escaped
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.cleaning.held import by_group, groups_of_tests, labels_stay, unlabelled, unseen
@@ -230,7 +230,10 @@ class Own(Source):
             missing[p.place] += [
                 c for c in own if c in optional and not any(s in q.has for q in full for s in own[c])
             ]
-        if not any(missing.values()) or inside(full, missing, columns, mapping, faults):
+        told = any(missing.values()) and (
+            inside(full, missing, columns, mapping, faults) or headed(full, missing, faults)
+        )
+        if told or not any(missing.values()):
             return {place for place, names in missing.items() if names}
         fix = proposal(full, columns, mapping, maps)
         more = "" if mapping else otherwise(full, columns)

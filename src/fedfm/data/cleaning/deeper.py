@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from fedfm.data.cleaning.columns import Map, Piece, lacking
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.cleaning.layouts import Wanted, sources
 
+_HEADING = re.compile(r"^###[^\n:]{1,30}:", re.M)
 _LISTED = 8  # files that are named one by one
 _FLAT, _TESTS = "flat", "flat-test"  # the folders that the line writes to
 _LEAF = "users of LEAF"
@@ -70,6 +72,26 @@ def inside(
                 [p for p, names in missing.items() if names], what, "columns are read one level deep", line
             )
             return True
+    return False
+
+
+def headed(pieces: Sequence[Piece], missing: Mapping[str, Sequence[str]], faults: Faults) -> bool:
+    """Note a text in which a question and its answer stand under headings (### Instruction:), where they are missed."""
+    first = next(p for p in pieces if missing[p.place])
+    if not {"instruction", "answer"} & {*missing[first.place]}:
+        return False
+    for column in first.has:
+        value = _first(first, column)
+        marks = _HEADING.findall(value) if isinstance(value, str) else []
+        if len(marks) < 2:
+            continue
+        key, begin, end = json.dumps(column), json.dumps(marks[0]), json.dumps(marks[-1])
+        texts = f"map(str.strip, r[{key}].split({begin}, 1)[-1].split({end}, 1))"
+        line = _line(pieces, f'{{**r, **dict(zip(("instruction", "answer"), {texts}))}}')
+        what = f"'{column}' holds a question and its answer in one text, under {marks[0]!r} and {marks[-1]!r}"
+        why = "they are two columns (instruction and answer): the answer alone is learnt"
+        faults.once([p for p, names in missing.items() if names], what, why, line)
+        return True
     return False
 
 

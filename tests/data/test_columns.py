@@ -274,7 +274,7 @@ def test_odd_chats_are_left_out_or_refused() -> None:
     assert opened.account.reasons(party="a") == {
         "messages: a chat without an assistant's turn": 2,
         "messages: an empty list": 1,
-        "messages: a chat in which no answer follows a user's turn": 1,
+        "messages: a chat in which every answer calls a tool or follows its turn: how tools are used is not learnt": 1,
         f"{ASSISTANT} that calls a tool without a word": 4,
         f"{ASSISTANT} behind a turn of tool": 4,
     }

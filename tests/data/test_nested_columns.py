@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bring import TEXT, jsonl, labelled
+from bring import LM, TEXT, jsonl, labelled
 
 from fedfm.data.arrays import Arrays
 from fedfm.data.files import Files
@@ -127,3 +127,64 @@ def test_lists_of_texts_of_a_leaf_user() -> None:
 def test_one_odd_cell_is_told_of_its_row(odd: Any) -> None:
     told = said(lambda: Arrays([{**ROWS[0], "text": odd}, *ROWS[1:]]).open(0, TEXT))
     assert "train:1: 'text' is not text" in told and "holds" not in told
+
+
+ANSWERS: dict[str, Any] = {
+    "list": lambda i: [f"it is {i}", "kilo"],
+    "squad": lambda i: {"answer_start": [i], "text": [f"it is {i}", "kilo"]},
+    "object": lambda i: {"id": i, "text": f"it is {i}"},
+}
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+@pytest.mark.parametrize("column", ["answers", "answer"])
+def test_of_several_answers_the_first_is_the_answer(kind: str, column: str) -> None:
+    rows = [{"instruction": f"what is {i}", column: ANSWERS[kind](i)} for i in range(12)]
+    how = {"columns": {"answer": column}}
+    made = said(lambda: Arrays(rows, **how).open(0, LM)).split("fix: ")[1].split("\n")[0]
+    memory = Arrays(eval(made, {"rows": rows}), **how, test_fraction=0.0).open(0, LM)
+    line = settings(said(lambda: Files(write("jsonl", rows), **how).open(0, LM)))
+    files = Files(**line, **how, test_fraction=0.0).open(0, LM)
+    assert [r["answer"] for r in memory.pooled().rows] == [f"it is {i}" for i in range(12)]
+    assert files.pooled().rows == memory.pooled().rows
+
+
+@pytest.mark.parametrize(
+    "column", ["choices", "options", "option_a", "passage", "article", "supporting_facts", "context"]
+)
+def test_what_a_question_is_about_is_told_where_no_prompt_holds_it(column: str) -> None:
+    rows = [{"instruction": f"what is {i}", "answer": "a", column: f"text {i}"} for i in range(12)]
+    notes = Arrays(rows).open(0, LM).notes
+    assert f"the column '{column}' is not read: no prompt holds it; put it into `input`" in notes
+    asked = Arrays(rows, columns={"input": column}).open(0, LM)
+    assert not any("no prompt" in n for n in asked.notes) and "input" in asked.columns
+    if column != "context":
+        labels = [{**r, column: "x"} for r in labelled(12)]
+        assert not any("prompt" in n for n in Arrays(labels).open(0, TEXT).notes)
+
+
+def test_a_question_and_its_answer_under_headings_are_parted() -> None:
+    text = "Below is an instruction.\n\n### Instruction:\nsay {0}\n\n### Input:\nhow\n\n### Response:\nok {0}"
+    rows = [{"text": text.format(i)} for i in range(12)]
+    made = said(lambda: Arrays(rows).open(0, LM)).split("fix: ")[1].split("\n")[0]
+    opened = Arrays(eval(made, {"rows": rows}), test_fraction=0.0).open(0, LM).pooled().rows
+    line = settings(said(lambda: Files(write("jsonl", rows)).open(0, LM)))
+    assert Files(**line, test_fraction=0.0).open(0, LM).pooled().rows == opened
+    assert opened[3]["answer"] == "ok 3" and opened[3]["instruction"] == "say 3\n\n### Input:\nhow"
+
+
+def test_one_label_a_row_in_a_column_called_labels_is_proposed_as_the_label() -> None:
+    rows = [{"text": r["text"], "labels": r["label"]} for r in ROWS]
+    told = said(lambda: Arrays(rows).open(0, TEXT))
+    assert "fix: 'data.columns={label: labels}'" in told
+    assert "data.columns={label: YOUR_COLUMN}, for a row has one" in said(lambda: Arrays(rows).open(0, None))
+    assert Arrays(rows, columns={"label": "labels"}).open(0, TEXT).labels == ("neg", "pos")
+    listed = [{**r, "labels": ["a", "b"]} for r in rows]
+    assert "data.columns" not in said(lambda: Arrays(listed).open(0, TEXT))
+
+
+def test_chats_whose_answers_all_use_tools_say_that_this_is_not_learnt() -> None:
+    turns = [("user", "q"), ("assistant", ""), ("tool", "r"), ("assistant", "a")]
+    chat: Any = [{"role": r, "content": c} for r, c in turns]
+    chat[1]["tool_calls"] = [{"name": "f"}]
+    assert "how tools are used is not learnt" in said(lambda: Arrays([{"messages": chat}] * 8).open(0, LM))

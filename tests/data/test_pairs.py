@@ -175,3 +175,57 @@ def test_values_alone_are_given_a_name(data: Any, column: str) -> None:
 def test_arrays_of_parties_beside_test_pairs_are_told_what_is_read() -> None:
     told = said(lambda: Arrays({"c0": X, "c1": X}, test=(X, Y)).open(0, None))
     assert "columns x and y: for parties called c0, c1 too" in told and "without" not in told
+
+
+def _foreign(kind: str) -> tuple[Any, Any]:
+    """What is given, and the rows that it means."""
+    rows = [{"text": t, "label": n} for t, n in zip(TEXTS, NAMES, strict=True)]
+    if kind == "sparse":
+        return (pytest.importorskip("scipy.sparse").csr_matrix(X), Y), (X, Y)
+    if kind == "sparse targets":
+        sparse = pytest.importorskip("scipy.sparse").csr_matrix
+        return (sparse(X), sparse(X)), (X, X)
+    if kind == "sparse tensor":
+        return (TX.to_sparse(), TY), (X, Y)
+    if kind == "sparse alone":
+        return pytest.importorskip("scipy.sparse").csr_array(X), {"x": X}
+    return pytest.importorskip("pyarrow").Table.from_pylist(rows), rows
+
+
+@pytest.mark.parametrize("kind", ["sparse", "sparse targets", "sparse tensor", "sparse alone", "arrow"])
+def test_rows_of_another_library_are_refused_and_the_fix_takes_them_out(kind: str) -> None:
+    given, meant = _foreign(kind)
+    for told in (said(lambda: Arrays(given).open(0, None)), said(lambda: as_source(given))):
+        assert digest(pasted(fixes(told)[0], given)) == digest(meant)
+    parties = {"c0": given, "c1": given}
+    for told in (said(lambda: Arrays(parties).open(0, None)), said(lambda: as_source(parties))):
+        assert digest(pasted(fixes(told)[0], parties)) == digest({"c0": meant, "c1": meant})
+
+
+class Polars:
+    """As much of a DataFrame of polars as is asked for."""
+
+    shape = (12, 2)
+
+    def to_dicts(self) -> Any:
+        return [{"text": t, "label": n} for t, n in zip(TEXTS, NAMES, strict=True)]
+
+
+def test_tables_of_polars_and_tables_in_groups_are_refused_and_the_fix_takes_them_out() -> None:
+    told = said(lambda: as_source(Polars()))
+    assert digest(pasted(fixes(told)[0], Polars())) == digest(Polars().to_dicts())
+    groups = pytest.importorskip("pandas").DataFrame({**dict(enumerate(X.T)), "y": Y}).groupby("y")
+    mended = as_source(pasted(fixes(said(lambda: as_source(groups)))[0], groups))
+    assert mended.open(0, None).ids == ("0", "1")
+
+
+@pytest.mark.parametrize("form", ["pandas", "arrow", "numpy", "torch"])
+def test_a_data_set_under_a_format_gives_the_rows_that_it_holds(form: str) -> None:
+    datasets = pytest.importorskip("datasets")
+    whole = datasets.Dataset.from_list([{"text": t, "label": i % 2} for i, t in enumerate(TEXTS)])
+    whole = whole.cast_column("label", datasets.ClassLabel(names=["neg", "pos"]))
+    assert digest({"c0": whole.with_format(form)}) == digest({"c0": whole})
+    streamed = whole.to_iterable_dataset()
+    assert digest({"c0": streamed.with_format(form)}) == digest({"c0": streamed})
+    turned = whole.with_transform(lambda b: {"text": [f"{t}!" for t in b["text"]], "label": b["label"]})
+    assert all(r["text"].endswith("!") for r in Arrays(turned).open(0, None).pooled().rows)

@@ -76,3 +76,45 @@ def test_targets_and_files_are_told_alike_and_one_spelling_is_silent(tmp_path: P
     assert any("'0211' (a) and '211' (b, c) look like one" in r for r in checked.remarks)
     jsonl(tmp_path / "a.jsonl", labelled(20, ("211", "0820"), " a"))
     assert not any("look like" in n for n in Files(str(tmp_path)).open(0, TEXT).notes)
+
+
+LABELS = {"words": ("negative", "positive"), "answers": ("no", "yes"), "truth": (False, True), "own": ("x",)}
+
+
+@pytest.mark.parametrize("kind", LABELS)
+def test_a_party_whose_classes_are_its_own_is_named_among_others_that_share_theirs(kind: str) -> None:
+    rows = {"a": labelled(12), "b": labelled(12, also=" b"), "c": labelled(12, LABELS[kind], " c")}
+    (told,) = [n for n in Arrays(rows).open(0, TEXT).notes if "no label" in n]
+    assert told.startswith("c shares no label with another party (c: ") and "the others: neg, pos" in told
+    rows["d"] = labelled(12, ("m", "n"), " d")
+    (told,) = [n for n in Arrays(rows).open(0, TEXT).notes if "no label" in n]
+    assert told.startswith("c, d share no label")
+    rows = {"a": labelled(12), "b": labelled(12, ("pos",)), "c": labelled(12, ("neg",))}
+    assert not any("no label" in n for n in Arrays(rows).open(0, TEXT).notes)
+
+
+def test_a_text_under_several_labels_is_told_of_within_training_and_between_training_and_test() -> None:
+    rows, turned = (
+        labelled(12),
+        [{**r, "label": {"pos": "neg", "neg": "pos"}[r["label"]]} for r in labelled(4)],
+    )
+    within = Arrays({"a": rows, "b": turned}, test=labelled(4, also=" t")).open(0, TEXT).notes
+    assert "4 training inputs stand under several labels (8 rows; one is 'neg' and 'pos')" in within
+    beside = Arrays({"a": rows}, test=turned).open(0, TEXT).notes
+    assert "4 of 4 test rows are training rows under another label" in beside
+    assert not any("label" in n for n in Arrays({"a": rows}, test=labelled(4)).open(0, TEXT).notes)
+    numbers = [{"x": [1.0, 2.0], "label": "ab"[i % 2]} for i in range(12)]  # features that happen to be alike
+    assert not any("several labels" in n for n in Arrays(numbers).open(0, None).notes)
+
+
+@pytest.mark.parametrize("odd", [2.7, "Total", "poss"])
+def test_a_class_of_a_single_row_beside_classes_of_many(odd: Any) -> None:
+    rows = [*labelled(24), {"text": "odd one", "label": odd}]
+    (told,) = [n for n in Arrays(rows).open(0, TEXT).notes if "single row" in n]
+    assert told.startswith(f"the label '{odd}' is in a single row, others in up to 12")
+    (told,) = [
+        n for n in Arrays([*rows, {"text": "b", "label": "b"}]).open(0, TEXT).notes if "single row" in n
+    ]
+    assert told.startswith(f"the labels '{odd}', 'b' are in a single row each")
+    few = [{"text": f"t {i}", "label": f"l {i // 2}"} for i in range(9)]
+    assert not any("single row" in n for n in Arrays(few).open(0, TEXT).notes)

@@ -23,15 +23,15 @@ def table(seed: int, *, also: str = "", less: str = "") -> Any:
 
 
 def test_the_party_that_has_a_column_more_is_named() -> None:
-    parties = {"a": table(0), "b": table(1, also="id")}
+    parties = {"a": table(0), "b": table(1, also="ward")}
     message = said(lambda: Arrays(parties, test=table(9)).open(0, None))
     assert "1 problem in the data" in message
-    assert "train['b']: there is a column 'id', which is not in train['a'], test" in message
+    assert "train['b']: there is a column 'ward', which is not in train['a'], test" in message
     assert (
-        "fix: leave 'id' out there (in pandas rows.drop(columns='id'))" in message
+        "fix: leave 'ward' out there (in pandas rows.drop(columns='ward'))" in message
         and "YOUR_COLUMN" not in message
     )
-    parties["b"] = parties["b"].drop(columns="id")  # as the fix says
+    parties["b"] = parties["b"].drop(columns="ward")  # as the fix says
     assert set(Arrays(parties, test=table(9)).open(0, None).columns) == {"age", "bp", "hr", "label"}
 
 
@@ -44,15 +44,15 @@ def test_the_party_that_lacks_a_column_is_named() -> None:
 
 def test_of_files_and_of_the_test_rows_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name, frame in {"a": table(0), "b": table(1), "t": table(2, also="id")}.items():
+    for name, frame in {"a": table(0), "b": table(1), "t": table(2, also="ward")}.items():
         frame.to_csv(f"{name}.csv", index=False)
     message = said(lambda: Files(("a.csv", "b.csv"), test_path="t.csv").open(0, None))
-    assert "t.csv: there is a column 'id', which is not in a.csv, b.csv" in message
+    assert "t.csv: there is a column 'ward', which is not in a.csv, b.csv" in message
     message = said(
         lambda: Files(("a.csv", "t.csv"), test_fraction=0.0).open(0, None)
     )  # nobody is in the right
     assert (
-        "t.csv: there is a column 'id', which is not in a.csv" in message
+        "t.csv: there is a column 'ward', which is not in a.csv" in message
         and "or give it everywhere" in message
     )
 

@@ -16,10 +16,10 @@ from fedfm.data.cleaning.columns import Piece
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.files import Files
 from fedfm.data.own import Own
-from fedfm.data.reading.memory import is_dataset, is_frame, is_pair, is_rows, lines, same_columns
+from fedfm.data.reading.memory import foreign, is_dataset, is_frame, is_pair, is_rows, lines, same_columns
 from fedfm.data.reading.pairs import rowed
-from fedfm.data.reading.paths import SPLITS
-from fedfm.data.reading.unread import is_split, is_torch, no_rows
+from fedfm.data.reading.paths import SPLITS, unlucky
+from fedfm.data.reading.unread import are_splits, is_split, is_torch, no_rows
 from fedfm.text import natural
 
 
@@ -35,8 +35,8 @@ class Arrays(Own):
     """Rows that are in memory: of each party (a mapping party -> rows), or of everybody.
 
     Rows are a list of mappings, a pandas DataFrame, a `datasets.Dataset`, a mapping of columns, or a pair (x, y) of
-    arrays, or of a table and a column (or its name): `image` and `label` where x holds bytes of pictures, else `x` and `y`; so is a list
-    of pairs (x, y), a row each (`text` and `label` where x is text). Targets `y` that are text are labels. Columns of
+    arrays, or of a table and a column (or its name): `x` and `y` as they are, to a task that reads pictures `image` and `label`;
+    so is a list of pairs (x, y), a row each (`text` and `label` where x is text). Targets `y` that are text are labels. Columns of
     numbers under other names are, for a module of your own, a mapping of tensors (a `label` with them is `y`). Rows of everybody need a
     `partition` or a `party_column`; without them they are one party's. `test` has rows for all, or of each party.
     """
@@ -119,7 +119,12 @@ def as_source(data: Any) -> Any:
             "data: a mapping of parties holds Arrays\n    why: Arrays is the data of all parties\n"
             "    fix: fedfm.Arrays({party: rows, ...}, test=rows), or the mapping of rows itself"
         )
-    odd = is_torch(data, "Dataset") or is_torch(data, "DataLoader") or hasattr(data, "shape")
+    odd = (
+        bool(foreign(data)[0])
+        or is_torch(data, "Dataset")
+        or is_torch(data, "DataLoader")
+        or hasattr(data, "shape")
+    )
     if odd or isinstance(data, Mapping | list | tuple | Iterator | ValuesView):
         raise no_rows("data", data)
     return data
@@ -136,7 +141,7 @@ def _splits(data: Mapping[str, Any]) -> Arrays:
 def _parties(data: Any, what: str, faults: Faults) -> dict[str, Any]:
     if is_rows(data):
         return {"": data}
-    if isinstance(data, Mapping) and data and all(map(is_rows, data.values())) and not is_split(data):
+    if isinstance(data, Mapping) and data and all(map(is_rows, data.values())) and not are_splits(data):
         named: dict[str, Any] = {}
         for key, rows in data.items():
             try:
@@ -149,6 +154,7 @@ def _parties(data: Any, what: str, faults: Faults) -> dict[str, Any]:
                     what, f"two parties are called '{party}'", "names are compared as text", "rename one"
                 )
             named[party] = rows
+        faults.notes += unlucky(named) if what == "train" else ()
         return {p: named[p] for p in sorted(named, key=natural)}
     raise no_rows(f"arrays: {what}", data)
 

@@ -16,7 +16,7 @@ from fedfm.data.cleaning.layouts import Wanted
 from fedfm.data.own import Own
 from fedfm.data.reading.folders import named
 from fedfm.data.reading.nested import USER, ByUser
-from fedfm.data.reading.paths import Place, by_folder, ending, expand, places, split_folders
+from fedfm.data.reading.paths import Place, by_folder, ending, expand, places, split_files, split_folders
 from fedfm.data.reading.text import Options, read
 
 Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -87,6 +87,7 @@ class Files(Own):
         found = places(paths, by_name=not tests, grouped=by_folder(patterns, paths))
         self._one_name(found, faults)
         split_folders(paths, faults)
+        split_files(found, faults)
         pieces = []
         for at in found:
             party = "" if self.partition is not None or self.party_column else at.party

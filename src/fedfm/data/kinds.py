@@ -150,6 +150,9 @@ class Labels(Kind):
     """Several class names: a list, or a list as JSON text; sorted, each once."""
 
     def clean(self, value: Any) -> tuple[str, ...]:
+        if isinstance(value, int | float) or (isinstance(value, str) and not value.lstrip().startswith("[")):
+            fix = "data.columns={label: YOUR_COLUMN}, for a row has one of them"
+            raise Wrong(f"not a list of labels but {type(value).__name__}", fix)
         return tuple(sorted({name(v) for v in _listed(value, "a list of labels")}))
 
 
@@ -257,7 +260,12 @@ class Chat(Turns):
                 history = tuple({k: v for k, v in t.items() if k != "weight"} for t in turns[:i])
                 found.append(row | ({"history": history} if i else {}))
         if not found:
-            raise Unfit("a chat in which no answer follows a user's turn")
+            tools = any("tool_calls" in t or t["role"] not in ("system", "user", "assistant") for t in turns)
+            raise Unfit(
+                "a chat in which every answer calls a tool or follows its turn: how tools are used is not learnt"
+                if tools
+                else "a chat in which no answer follows a user's turn"
+            )
         return found
 
     def passed(self, turns: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -11,17 +11,18 @@ from fedfm.cards.registry import knob
 from fedfm.core.errors import DataError
 from fedfm.core.schema import Account, Column, Lost, Unfit
 from fedfm.data import kinds
-from fedfm.data.cleaning.alike import alike, counted, numeric, otherwise, several
+from fedfm.data.cleaning.alike import alike, numeric, otherwise, several
 from fedfm.data.cleaning.columns import Map, Pairs, Piece, clean, lacking, shadowed
-from fedfm.data.cleaning.deeper import inside, nested, owners
+from fedfm.data.cleaning.deeper import headed, inside, nested, owners
 from fedfm.data.cleaning.escaped import escaped
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.cleaning.held import by_group, groups_of_tests, labels_stay, unlabelled, unseen
-from fedfm.data.cleaning.layouts import Wanted, layout_of, unread, wanted, whose
-from fedfm.data.cleaning.numbering import numbered
+from fedfm.data.cleaning.layouts import TARGETS, Wanted, layout_of, unread, wanted, whose
+from fedfm.data.cleaning.numbering import numbered, tabled
 from fedfm.data.cleaning.proposals import headless, proposal, turned
 from fedfm.data.cleaning.targets import named, spelled
 from fedfm.data.cleaning.uneven import uneven, unlike
+from fedfm.data.reading.pairs import depicted
 from fedfm.data.source import Parties, Partition, Shard, divide, stream
 from fedfm.data.splits import UNUSED, Source, compared, hold_out
 from fedfm.text import natural
@@ -83,25 +84,29 @@ class Own(Source):
         if self.party_column and self.partition is not None:
             why, fix = "a row can have one owner only", "leave one of them out"
             faults.add("partition", "both party_column and partition are set", why, fix)
-        pieces = self._owned(self.pieces(seed, faults), faults)
+        pieces = self._owned(depicted(self.pieces(seed, faults), columns, self.columns), faults)
         mapping, maps = self._maps({p.party for p in pieces if p.party}, faults)
         found = dict.fromkeys(k for p in pieces for k in p.has)
         mapped = dict.fromkeys([*mapping, *(c for m in maps.values() for c in m)])
+        used = {s for m in (mapping, *maps.values()) for names in m.values() for s in names}
         if back := turned(pieces, columns, mapping):
             why = "a map reads canonical name: your column"
             faults.add("columns", "the map is the wrong way round", why, back)
             faults.settle()
         whose_ = {self.party_column, self.test_group} - {""}
         theirs = [f for f in found if f not in whose_]
-        if not columns and layout_of(theirs) in ("", "arrays"):
-            pieces = counted(pieces, {"label", "group", *whose_})
+        if not columns:
+            other, layout = {"label", "group", *whose_}, layout_of(theirs)
+            pieces = tabled(pieces, layout, other, used, faults, free=TARGETS.issuperset(mapped))
+            found = dict.fromkeys(k for p in pieces for k in p.has)
+            theirs = [f for f in found if f not in whose_]
         numbers = () if columns or layout_of(theirs) else numeric(pieces)
-        asked = wanted(columns, mapped, theirs, faults, numbers)
+        asked = wanted(columns, mapped, theirs, faults, numbers, used)
         asked, mapping, maps = named(pieces, asked, mapping, maps, faults, declared=bool(columns))
         columns_ = self._pictured(asked)
         tests = any(p.split == "test" for p in pieces)
         account, rows = Account(), list[tuple[Piece, Pairs]]()
-        unlike(pieces, _free(columns_, () if mapped else numbers), faults)
+        unlike(pieces, _free(columns_, numbers if TARGETS.issuperset(mapped) else ()), faults)
         blamed = self._lacking(pieces, columns_, mapping, maps, faults)
         blamed |= {p for look in _LOOKS for p in look(pieces, columns_, mapping, maps, faults)}
         for piece in pieces:
@@ -126,7 +131,6 @@ class Own(Source):
         if (tests or self._fraction) and not len(parties.test()):
             where = "of those given" if tests else "after holding out"
             raise DataError(_no_test(parties, where, self.other_tests()))
-        used = {s for m in (mapping, *maps.values()) for names in m.values() for s in names}
         used |= {self.party_column, self.test_group}
         notes = [
             *faults.notes,
@@ -136,7 +140,7 @@ class Own(Source):
             *unlabelled(rows),
         ]
         if not tests and self._fraction:
-            notes += whose([row for p in pieces for _, row in p.lines], used - {self.test_group})
+            notes += whose([row for p in pieces for _, row in p.lines], used - {self.test_group}, columns_)
         return self._said(replace(parties, notes=(*parties.notes, *notes)), rows)
 
     def _said(self, parties: Parties, rows: list[tuple[Piece, Pairs]]) -> Parties:
@@ -226,7 +230,10 @@ class Own(Source):
             missing[p.place] += [
                 c for c in own if c in optional and not any(s in q.has for q in full for s in own[c])
             ]
-        if not any(missing.values()) or inside(full, missing, columns, mapping, faults):
+        told = any(missing.values()) and (
+            inside(full, missing, columns, mapping, faults) or headed(full, missing, faults)
+        )
+        if told or not any(missing.values()):
             return {place for place, names in missing.items() if names}
         fix = proposal(full, columns, mapping, maps)
         more = "" if mapping else otherwise(full, columns)
@@ -352,7 +359,7 @@ def _grouped(columns: Wanted) -> Wanted:
 
 def _free(columns: Wanted, numbers: Sequence[str]) -> Wanted:
     """The columns, where they are those that rows of no layout happen to have; else none."""
-    named = {*numbers, "label", "group"}
+    named = {*numbers, *TARGETS}
     return columns if numbers and all(c.name in named for c in columns) else ()
 
 

@@ -262,7 +262,7 @@ def compared(parties: Parties) -> tuple[str, ...]:
         notes.append(
             f"{sum(double.values())} training rows are duplicates of others of their party ({_some(double)})"
         )
-    return (*notes, *_one_class(parties), *_labels(parties))
+    return (*notes, *_contradicting(parties), *_one_class(parties), *_labels(parties))
 
 
 def _one_class(parties: Parties) -> Iterable[str]:
@@ -286,9 +286,40 @@ def _labels(parties: Parties) -> Iterable[str]:
     of = {s.party: {r["label"] for r in s.rows if "label" in r} for s in parties.shards}
     yield from look_alike("labels", parties.labels, of)
     alone = [name for name, own in of.items() if not any(own & o for n, o in of.items() if n != name)]
-    if len(alone) > 1 and len(alone) == len(of) and max(map(len, of.values())) > 1:
-        told = "; ".join(f"{name}: {_some(sorted(of[name]))}" for name in alone[:3])
+    if len(of) < 2 or not alone or max(map(len, of.values())) < 2:
+        return
+    told = "; ".join(f"{name}: {_some(sorted(of[name]))}" for name in alone[:3])
+    if len(alone) == len(of):
         yield f"no two parties share a label ({told})"
+        return
+    theirs = set().union(*(own for name, own in of.items() if name not in alone))
+    each = "shares" if len(alone) == 1 else "share"
+    yield (
+        f"{_some(alone)} {each} no label with another party ({told}; the others: {_some(sorted(theirs))}): if the classes are the "
+        "same, give them one name"
+    )
+
+
+def _contradicting(parties: Parties) -> Iterable[str]:
+    """Texts and pictures that stand under several labels: whichever is learnt, the others are wrong."""
+    known: dict[bytes, Counter[str]] = defaultdict(Counter)
+    for row in (r for s in parties.shards for r in s.rows if "label" in r and "x" not in r):
+        known[_input(row)][row["label"]] += 1
+    several = [labels for labels in known.values() if len(labels) > 1]
+    if several:
+        pair = sorted(several[0])[:2]
+        yield (
+            f"{len(several)} training inputs stand under several labels ({sum(map(Counter.total, several))} rows; one is "
+            f"{' and '.join(map(repr, pair))})"
+        )
+    tests = [r for s in parties.held_out for r in s.rows if "label" in r and "x" not in r] if known else []
+    none = Counter[str]()
+    if other := sum(bool(own := known.get(_input(r), none)) and r["label"] not in own for r in tests):
+        yield f"{other} of {len(tests)} test rows are training rows under another label"
+
+
+def _input(row: Mapping[str, Any]) -> bytes:
+    return fingerprint({k: v for k, v in row.items() if k != "label"})
 
 
 def _some(names: Iterable[str]) -> str:

@@ -19,6 +19,9 @@ from fedfm.data.kinds import MISSING, Label, empty, plain
 WHOLE = re.compile(r"[+-]?(0|[1-9]\d{0,17})")
 NUMERAL = re.compile(r"[+-]?((0|[1-9]\d*)(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
 _ARRAY = re.compile(r"\[\s*[-+.\deE]+(\s+[-+.\deE]+)+\s*\]")  # as numpy prints one
+_TRUTH = {"true": True, "false": False}
+_KINDS = (bool, int, float)
+Numbers = type[bool] | type[int] | type[float]
 FLOATS, INTEGERS = "floats", "integers"
 
 
@@ -27,12 +30,16 @@ def counted(pieces: Sequence[Piece], named: Collection[str]) -> list[Piece]:
 
     A column is whole numbers, or floats, for all parties alike, and may be numbers at some of them. 007 is a name.
     """
-    found: dict[str, type[int] | type[float]] = {}
+    found: dict[str, Numbers] = {}
     written, other = set[str](), set(named)
     for name, value in ((k, v) for p in pieces for _, row in p.lines for k, v in row.items()):
         if name in other or gap(value):
             continue
-        if (kind := _counts(value)) is None:
+        if (
+            (kind := _counts(value)) is None
+            or bool in (kind, was := found.get(name, kind))
+            and kind is not was
+        ):
             other.add(name)
         elif found.get(name) is not float:
             found[name] = kind
@@ -45,18 +52,20 @@ def counted(pieces: Sequence[Piece], named: Collection[str]) -> list[Piece]:
     return [replace(p, lines=rows) for p, rows in zip(pieces, lines, strict=True)]
 
 
-def _counts(value: Any) -> type[int] | type[float] | None:
-    """What a number is, as a text or as itself; None for anything else."""
+def _counts(value: Any) -> Numbers | None:
+    """What a number (or True, False) is, as a text or as itself; None for anything else."""
     if isinstance(value, str):
         text = value.strip()
+        if text.casefold() in _TRUTH:
+            return bool
         return None if not NUMERAL.fullmatch(text) else int if WHOLE.fullmatch(text) else float
     value = plain(value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    return int if isinstance(value, int) else float
+    return type(value) if isinstance(value, bool | int | float) and type(value) in _KINDS else None
 
 
-def _read(value: Any, kind: type[int] | type[float] | None) -> Any:
+def _read(value: Any, kind: Numbers | None) -> Any:
+    if kind is bool and isinstance(value, str) and not gap(value):
+        return _TRUTH[value.strip().casefold()]
     return value if kind is None else None if gap(value) else kind(plain(value))
 
 
@@ -72,6 +81,41 @@ def numeric(pieces: Sequence[Piece]) -> list[str]:
         for name in [k for k in left if not empty(v := row.get(k)) and not _number(v)]:
             del left[name]
     return list(left)
+
+
+def odd_cells(pieces: Sequence[Piece], other: Collection[str], faults: Faults) -> None:
+    """Note what is no number in a table of numbers, a fault for each column, and raise: of a few cells the first, with its
+    line; of a column of categories that it is one. A table with other texts is none of numbers."""
+    names = [h for h in dict.fromkeys(h for p in pieces for h in p.has) if h not in other]
+    of = {h: [v for p in pieces for _, r in p.lines if not gap(v := r.get(h))] for h in names}
+    odd = {h: wrong for h, values in of.items() if (wrong := [v for v in values if not _numeral(v)])}
+    few = {h for h, wrong in odd.items() if len(wrong) * 2 <= len(of[h])}
+    said = all(isinstance(v, str) for wrong in odd.values() for v in wrong)
+    if not said or len(names) - len(odd) + len(few) < 2 or not all(_named(odd[h]) for h in odd.keys() - few):
+        return
+    for h, wrong in odd.items():
+        piece, line = next((p, n) for p in pieces for n, r in p.lines if r.get(h) is wrong[0])
+        shown = repr(wrong[0])[:40]
+        if h in few:
+            what = f"'{h}' is {shown}, which is no number"
+            what += f" (and {len(wrong) - 1:,} more cells of the column are none)" * (len(wrong) > 1)
+            why = "the other cells of the column are numbers, which a module learns from"
+            fix = "a number (3.5 for 3,5 and 5 for 5%), an empty cell where there is none, or leave the column out"
+            faults.add(piece.place, what, why, fix, line)
+            continue
+        what, why = f"the column '{h}' holds text, such as {shown}", "a module learns from numbers"
+        fix = f"numbers for it (a column of 0 and 1 for each value), leave it out, or data.columns={{label: {h}}} if it is the class"
+        faults.add(piece.place, what, why, fix)
+    faults.settle()
+
+
+def _numeral(value: Any) -> bool:
+    return _counts(value) is not None or _number(value)
+
+
+def _named(values: Sequence[Any]) -> bool:
+    """Are these names of categories: several, which come up again?"""
+    return 1 < len({*values}) <= len(values) // 2
 
 
 def _number(value: Any) -> bool:

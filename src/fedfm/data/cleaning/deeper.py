@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from fedfm.data.cleaning.columns import Map, Piece, lacking
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.cleaning.layouts import Wanted, sources
 
+_HEADING = re.compile(r"^###[^\n:]{1,30}:", re.M)
 _LISTED = 8  # files that are named one by one
 _FLAT, _TESTS = "flat", "flat-test"  # the folders that the line writes to
 _LEAF = "users of LEAF"
@@ -73,6 +75,26 @@ def inside(
     return False
 
 
+def headed(pieces: Sequence[Piece], missing: Mapping[str, Sequence[str]], faults: Faults) -> bool:
+    """Note a text in which a question and its answer stand under headings (### Instruction:), where they are missed."""
+    first = next(p for p in pieces if missing[p.place])
+    if not {"instruction", "answer"} & {*missing[first.place]}:
+        return False
+    for column in first.has:
+        value = _first(first, column)
+        marks = _HEADING.findall(value) if isinstance(value, str) else []
+        if len(marks) < 2:
+            continue
+        key, begin, end = json.dumps(column), json.dumps(marks[0]), json.dumps(marks[-1])
+        texts = f"map(str.strip, r[{key}].split({begin}, 1)[-1].split({end}, 1))"
+        line = _line(pieces, f'{{**r, **dict(zip(("instruction", "answer"), {texts}))}}')
+        what = f"'{column}' holds a question and its answer in one text, under {marks[0]!r} and {marks[-1]!r}"
+        why = "they are two columns (instruction and answer): the answer alone is learnt"
+        faults.once([p for p, names in missing.items() if names], what, why, line)
+        return True
+    return False
+
+
 def _object(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
@@ -97,10 +119,13 @@ def _note(column: str, pieces: Sequence[Piece], kind: Kind, why: str, faults: Fa
     if isinstance(value, Mapping):
         inner = _name_of(pieces, column, kind)
         cell, what = f"(r.get({key}) or {{}}).get({json.dumps(inner)})", "objects"
-    elif isinstance(kind, kinds.Text):
+        cell = f"({cell} or [None])[0]" if _several(pieces, column, inner, kind) else cell
+    elif isinstance(kind, kinds.Text) and not kind.numbers:
         cell, what = f'" ".join(map(str, r.get({key}) or []))', "lists"
     else:
         cell, what = f"(r.get({key}) or [None])[0]", "lists"
+    if cell.endswith("[0]") and isinstance(kind, kinds.Text):
+        why += "; of several the line takes the first, for each is an answer alone"
     said = f"the column '{column}' holds {what}, such as {str(value)[:60]}"
     faults.once(
         list(dict.fromkeys(p.place for p in pieces)), said, why, _line(pieces, f"{{**r, {key}: {cell}}}")
@@ -113,13 +138,26 @@ def _name_of(pieces: Sequence[Piece], column: str, kind: Kind) -> str:
     fit: list[tuple[int, str]] = []
     for key in dict.fromkeys(k for r in rows for k in r):
         try:
-            read = {kind.clean(r[key]) for r in rows if not kinds.empty(r.get(key))}
+            values = [_alternative(r[key], kind) for r in rows if not kinds.empty(r.get(key))]
+            read = {kind.clean(v) for v in values}
         except (Unfit, TypeError):
             continue
         names = isinstance(kind, kinds.Label)  # few of them, but several; of texts as many as there are
         if len(read) > names:
-            fit.append((len(read) if names else -len(read), str(key)))
+            prose = isinstance(kind, kinds.Text) and all(isinstance(v, str) for v in values)
+            fit.append((len(read) if names else -len(read) - len(rows) * prose, str(key)))
     return min(fit, default=(0, str(next(iter(rows[0]), ""))), key=lambda f: f[0])[1]
+
+
+def _alternative(value: Any, kind: Kind) -> Any:
+    """The first of several answers: each alone is right, and together they are none."""
+    listed = isinstance(kind, kinds.Text) and kind.numbers and isinstance(value, list | tuple) and value
+    return value[0] if listed else value
+
+
+def _several(pieces: Sequence[Piece], column: str, inner: str, kind: Kind) -> bool:
+    values = [_object(r.get(column)).get(inner) for p in pieces for _, r in p.lines]
+    return any(_alternative(v, kind) is not v for v in values)
 
 
 def _line(pieces: Sequence[Piece], row: str) -> str:

@@ -12,6 +12,7 @@ from fedfm.data.cleaning.faults import Faults
 from fedfm.data.source import Parties, Row, Shard, group_rows
 
 NOT_TRAINED = "held-out row of a label that nobody trains on"
+_MANY = 10  # rows of a class beside which a class of one is odd
 NO_LABEL = ("-1", "-100")  # what data sets and losses have in the place of a label
 
 
@@ -51,7 +52,7 @@ def unseen(rows: Sequence[tuple[Piece, Pairs]], faults: Faults) -> None:
 
 
 def unlabelled(rows: Sequence[tuple[Piece, Pairs]]) -> Iterator[str]:
-    """A word on numbers that often stand for no label, and are trained on as a class beside 0, 1, ..."""
+    """A word on what may be no label, and is trained on as a class: numbers that stand for none, names of a single row."""
     seen = Counter(r["label"] for p, pairs in rows if p.split == "train" for r, _ in pairs if "label" in r)
     for label in NO_LABEL:
         if seen[label] and "0" in seen and all(k.lstrip("-").isdigit() for k in seen):
@@ -59,6 +60,13 @@ def unlabelled(rows: Sequence[tuple[Piece, Pairs]]) -> Iterator[str]:
                 f"the label '{label}' is a class like the others ({seen[label]} training rows); in many data sets it stands for no "
                 "label: leave these rows out if it does here"
             )
+    single = [label for label, n in seen.items() if n == 1]
+    if single and max(seen.values()) >= _MANY:
+        few, are = len(single) == 1, ", ".join(map(repr, single[:3])) + ", ..." * (len(single) > 3)
+        yield (
+            f"the label{'' if few else 's'} {are} {'is' if few else 'are'} in a single row{'' if few else ' each'}, others in up to "
+            f"{max(seen.values())}: a slip of the pen, a line that is no row?"
+        )
 
 
 def _none_stands(label: str, split: str) -> str:

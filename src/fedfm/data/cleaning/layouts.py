@@ -91,6 +91,11 @@ USUAL = {  # what people call them, to propose a column
 }
 
 
+TARGETS = {
+    "label",
+    "y",
+    "group",
+}  # what a map may name in a table of numbers, whose others are under their own names
 UNREAD = {  # what other tools give a meaning; where no column of the task reads it, a person is told first
     **dict.fromkeys(("tools", "functions"), "no prompt tells of the tools that it lists"),
     **dict.fromkeys(("documents", "context", "contexts"), "no prompt holds it; put it into `input`"),
@@ -106,22 +111,40 @@ UNREAD = {  # what other tools give a meaning; where no column of the task reads
 }
 
 
+_ASKED = re.compile(  # what a question is about, or chosen from, beside it
+    r"(choice|option|passage|article|document|paragraph|abstract|supporting_fact)s?|option_?[a-z0-9]", re.I
+)
 WHOSE = re.compile(
-    r"(patient|subject|person|user|customer|session|visit|case|doc|document)_?(id|no|nr|number)?", re.I
+    r"(patient|subject|person|user|customer|client|participant|speaker|author|writer|student|donor|member|session|visit|case|"
+    r"doc|document)(id|no|nr|number|name)?|mrn",
+    re.I,
 )
 
 
-def whose(rows: Sequence[Mapping[str, Any]], used: Collection[str]) -> list[str]:
+def owning(name: object, values: Sequence[Any]) -> bool:
+    """Does a column of this name say to whom several rows belong? `Patient ID` is patient_id."""
+    if not WHOSE.fullmatch(re.sub(r"[-_. ]", "", str(name))):
+        return False
+    there = [str(v) for v in values if not kinds.empty(v)]
+    return 1 < len({*there}) < len(there)
+
+
+def whose(rows: Sequence[Mapping[str, Any]], used: Collection[str], read: Wanted = ()) -> list[str]:
     """A sentence for each column that names to whom several rows belong: a split by rows would part them."""
-    found = []
-    for name in dict.fromkeys(k for r in rows for k in r if WHOSE.fullmatch(str(k)) and k not in used):
-        values = [v for r in rows if not kinds.empty(v := r.get(name))]
-        if 1 < len({str(v) for v in values}) < len(values):
-            found.append(
-                f"rows of one '{name}' may be learnt from and tested on: test rows are drawn one by one; give test files "
-                f"(data.test_path), or let it name the party (data.party_column={name})"
-            )
-    return found
+    features = {c.name for c in read if isinstance(c.kind, kinds.Array)}
+    return [
+        f"rows of one '{name}' may be learnt from and tested on: test rows are drawn one by one; give test files "
+        f"(data.test_path), or let it name the party ({setting_of('party_column', name)})"
+        + f"; '{name}' is a feature too: leave it out if it should be none"
+        * (name in features)
+        for name in dict.fromkeys(k for r in rows for k in r if k not in used)
+        if owning(name, [r.get(name) for r in rows])
+    ]
+
+
+def setting_of(knob: str, value: str) -> str:
+    """A setting of the data that can be pasted into a shell."""
+    return shlex.quote(f"data.{knob}={value}")
 
 
 def unread(wanted: Wanted, mapping: Collection[str], has: Collection[str]) -> list[str]:
@@ -137,7 +160,10 @@ def unread(wanted: Wanted, mapping: Collection[str], has: Collection[str]) -> li
         if c not in mapping and c not in has
         for h in names
     ]
-    return said + [f"the column '{h}' is not read: {UNREAD[h]}" for h in left if h in UNREAD]
+    told = {h: UNREAD[h] for h in left if h in UNREAD}
+    if "instruction" in used:
+        told |= {h: UNREAD["context"] for h in left if h not in told and _ASKED.fullmatch(h)}
+    return said + [f"the column '{h}' is not read: {told[h]}" for h in left if h in told]
 
 
 def sources(column: str, mapping: Mapping[str, tuple[str, ...]], has: Collection[str]) -> list[str]:
@@ -158,10 +184,12 @@ def wanted(
     found: Collection[str],
     faults: Faults,
     numbers: Collection[str] = (),
+    used: Collection[str] = (),
 ) -> Wanted:
     """The columns to read: the task's, or, when it declares none, those of the layout that map or rows have.
 
-    Rows of no layout, all of whose columns are `numbers`, give these, each an array under its own name. A map with
+    Rows of no layout, all of whose columns are `numbers` (but those that a map has `used` for a target), give these, each an
+    array under its own name. A map with
     `text` and no `label` asks for plain text. A mapped name that nobody reads is a fault.
     """
     known = {c.name: c for c in columns} if columns else KNOWN
@@ -175,9 +203,9 @@ def wanted(
     if columns:
         return tuple(columns)
     mine = [m for m in mapped if m in known]
-    free = [f for f in found if f not in ("label", "group")]
-    if not mapped and not layout_of(found) and free and set(free) <= set(numbers):
-        rest = [c for c in ("label", "group") if c in found]
+    free = [f for f in found if f not in ("label", "group", *used)]
+    if TARGETS.issuperset(mapped) and not layout_of(found) and free and set(free) <= set(numbers):
+        rest = [c for c in ("label", "group", "y") if c in mapped or (c in found and c not in free)]
         return (*(Column(c, kinds.Array()) for c in free), *(KNOWN[c] for c in rest))
     there = {*found, *mine, *(c for c, also in ALIASES.items() if set(also) & set(found))}
     name = (

@@ -1,11 +1,70 @@
-"""Classes that are numbers already (y), and the names that somebody gave for them."""
+"""Numbers that stand for something: for classes (y), whose names somebody gave, and for rows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from typing import Any
 
 from fedfm.core.errors import DataError
+from fedfm.data.cleaning.alike import counted, odd_cells
 from fedfm.data.cleaning.columns import Pairs, Piece
+from fedfm.data.cleaning.faults import Faults
+from fedfm.data.kinds import plain
+
+_COUNTS = re.compile(
+    r"__index_level_\d+__|unnamed: \d+(\.\d+)?|index|level_\d+|idx|id|row(_?(id|no|nr|number))?", re.I
+)
+
+
+def counting(name: str, values: Iterable[Any]) -> bool:
+    """Does a column of this name count the rows: whole numbers, each another (as tables write their index)?"""
+    if not _COUNTS.fullmatch(name):
+        return False
+    numbers = [plain(v) for v in values]
+    whole = all(not isinstance(v, bool) and isinstance(v, int | float) and v == int(v) for v in numbers)
+    return len(numbers) > 1 and whole and len({*numbers}) == len(numbers)
+
+
+def tabled(
+    pieces: Sequence[Piece],
+    layout: str,
+    named: Collection[str],
+    mapped: Collection[str],
+    faults: Faults,
+    *,
+    free: bool,
+) -> list[Piece]:
+    """What a task that declares no columns learns from: texts that are numbers as these, and no numbers of rows.
+
+    `free`: no map says what the columns are; a cell that is no number among numbers is a fault then, and raises.
+    """
+    if layout not in ("", "arrays"):
+        return list(pieces)
+    pieces = counted(pieces, named)
+    if layout:
+        return pieces
+    pieces = uncounted(pieces, {*named, *mapped}, faults)
+    if free:
+        odd_cells(pieces, {*named, *mapped}, faults)
+    return pieces
+
+
+def uncounted(pieces: Sequence[Piece], named: Collection[str], faults: Faults) -> list[Piece]:
+    """The pieces without columns that count the rows everywhere, which a module would learn from; a note of each."""
+    full = [p for p in pieces if p.lines]
+    names = [h for h in dict.fromkeys(h for p in full for h in p.has) if h not in named]
+    odd = [h for h in names if all(counting(h, [r.get(h) for _, r in p.lines]) for p in full if h in p.has)]
+    faults.notes += map(left_out, odd)
+    if not odd:
+        return list(pieces)
+    lines = [[(n, {k: v for k, v in row.items() if k not in odd}) for n, row in p.lines] for p in pieces]
+    return [replace(p, lines=rows) for p, rows in zip(pieces, lines, strict=True)]
+
+
+def left_out(name: str) -> str:
+    return f"the column '{name}' is left out: it counts the rows (another number in each), and would be learnt from"
 
 
 def numbered(names: Sequence[str], rows: Sequence[tuple[Piece, Pairs]]) -> tuple[str, ...]:

@@ -34,7 +34,7 @@ def proposal(pieces: Sequence[Piece], needs: Wanted, mapping: Map, maps: Mapping
     odd = next((p for p in pieces if lacking(needs, maps.get(p.party, mapping), p.has, p.lines)), pieces[0])
     if headless(odd):
         return f"{odd.place} looks as if it has no header: put the columns' names on its first line"
-    other = "" if _worded(odd) else layout_of(odd.has)
+    other = "" if _worded(odd) or _alone(odd) else layout_of(odd.has)
     needed = [c.name for c in needs if c.required]
     named = f"these rows are {other}; the task reads {', '.join(needed)}: {_readers(other)}" if other else ""
     if other and not set(needed) & set(LAYOUTS[other]):
@@ -65,6 +65,14 @@ def _worded(piece: Piece) -> bool:
     """Is what is called x a text? Then the rows are no arrays, whatever their columns are called."""
     first = next((v for _, row in piece.lines[:_ROWS] if not kinds.empty(v := row.get("x"))), None)
     return isinstance(first, str) and first.lstrip()[:1] != "[" and not NUMERAL.fullmatch(first.strip())
+
+
+def _alone(piece: Piece) -> bool:
+    """Is what is called labels one name in each row?"""
+    values = [v for _, row in piece.lines[:_ROWS] if not kinds.empty(v := row.get("labels"))]
+    return bool(values) and all(
+        isinstance(v, str | int | float) and str(v).lstrip()[:1] != "[" for v in values
+    )
 
 
 def _readers(layout: str) -> str:
@@ -105,7 +113,7 @@ def turned(pieces: Sequence[Piece], columns: Sequence[Column] | None, mapping: M
 
 def _candidate(column: str, mapping: Map, piece: Piece, taken: set[str]) -> str | None:
     """A column of a like name, of a usual name, or of a likely content."""
-    known = set(KNOWN) - ({"x", "y"} if _worded(piece) else set())
+    known = set(KNOWN) - ({"x", "y"} if _worded(piece) else set()) - ({"labels"} if _alone(piece) else set())
     free = [f for f in piece.has if f not in taken and (f == column or f not in known)]
     if column in free:
         return column  # it was mapped elsewhere, to nothing

@@ -11,7 +11,8 @@ import numpy as np
 from fedfm.core.errors import DataError
 from fedfm.data.cleaning.columns import Lines
 from fedfm.data.cleaning.faults import Faults
-from fedfm.data.cleaning.layouts import KNOWN
+from fedfm.data.cleaning.layouts import KNOWN, owning
+from fedfm.data.cleaning.numbering import counting, left_out
 
 FORMS = (
     "a list of mappings or of pairs, a DataFrame, a datasets.Dataset, a mapping of columns, a pair of arrays (x, y), "
@@ -29,9 +30,26 @@ def is_dataset(data: Any) -> bool:
     return hasattr(data, "column_names") and hasattr(data, "features")
 
 
+def foreign(data: Any) -> tuple[str, str]:
+    """What holds rows in another library's way, and the expression of {} that takes them out; empty: something else."""
+    if hasattr(data, "toarray") and hasattr(data, "nnz"):
+        return "a sparse matrix", "{}.toarray()"
+    if str(getattr(data, "layout", "")).startswith("torch.sparse"):
+        return "a sparse tensor", "{}.to_dense()"
+    if hasattr(data, "to_dicts"):
+        return "a table of polars", "{}.to_dicts()"
+    if hasattr(data, "collect") and hasattr(data, "lazy"):
+        return "a query of polars", "{}.collect().to_dicts()"
+    if hasattr(data, "to_pylist") and hasattr(data, "column_names"):
+        return "a table of pyarrow", "{}.to_pylist()"
+    if hasattr(data, "ngroups") and hasattr(data, "get_group"):
+        return "a table in groups", "dict(list({}))"
+    return "", ""
+
+
 def is_array(data: Any) -> bool:
     """A numpy array or a torch tensor with rows."""
-    return hasattr(data, "shape") and hasattr(data, "dtype") and len(data.shape) > 0
+    return hasattr(data, "shape") and hasattr(data, "dtype") and len(data.shape) > 0 and not foreign(data)[0]
 
 
 def is_pair(data: Any) -> bool:
@@ -71,7 +89,11 @@ def _is_column(value: Any) -> bool:
     if is_array(value):
         return True
     listed = isinstance(value, Sequence) and not isinstance(value, str)
-    return listed and not (is_rows(value) or is_pair(value) or (value and _is_row(value[0])))
+    return (
+        listed
+        and not any(foreign(v)[0] for v in value[:1])
+        and not (is_rows(value) or is_pair(value) or (value and _is_row(value[0])))
+    )
 
 
 def _is_row(value: Any) -> bool:
@@ -112,7 +134,7 @@ def _named(columns: list[Any], rows: Sequence[Sequence[Any]], place: str, faults
 
 
 def _pair(x: Any, y: Any, place: str, faults: Faults) -> Lines:
-    """Inputs and what belongs to each: texts with labels, or an array; pictures with labels where it has bytes of pictures."""
+    """Inputs and what belongs to each: texts with labels, pictures with labels, or arrays as they are."""
     if is_frame(x) and isinstance(y, str):
         x, y = x.drop(columns=[y]), x[y]
     if is_frame(x):
@@ -122,6 +144,7 @@ def _pair(x: Any, y: Any, place: str, faults: Faults) -> Lines:
             )
             faults.add(place, "x and y have other indexes", "nobody can tell which y belongs to which x", fix)
             return []
+        x = _features(x, faults)
         if text := [str(c) for c in x.columns if not _numeric(x[c])]:
             fix = "numbers for it (codes, or pandas.get_dummies), or x without it"
             faults.add(place, f"the column '{text[0]}' of x holds no numbers", "x is read as one array", fix)
@@ -143,12 +166,22 @@ def _pair(x: Any, y: Any, place: str, faults: Faults) -> Lines:
         return []
     if shown:
         names = ("image", "label")
-    elif isinstance(x, list | tuple):
-        names = ("text", "label")
     else:
-        pictures = str(x.dtype).endswith("uint8") and len(x.shape) in (3, 4)
-        names = ("image", "label") if pictures else ("x", "y")
+        names = ("text", "label") if isinstance(x, list | tuple) else ("x", "y")
     return [(i, dict(zip(names, row, strict=True))) for i, row in enumerate(zip(x, y, strict=True), 1)]
+
+
+def _features(x: Any, faults: Faults) -> Any:
+    """The table without the columns that count its rows, and a note of these and of those that say whose a row is."""
+    odd = [c for c in x.columns if counting(str(c), x[c].tolist())]
+    faults.notes += [left_out(str(c)) for c in odd if left_out(str(c)) not in faults.notes]
+    for name in (str(c) for c in x.columns if owning(c, x[c].tolist())):
+        note = (
+            f"'{name}' says whose a row is, and is a feature of x: rows of one may be learnt from and tested on; leave it out "
+            f"(x.drop(columns={name!r})), and give test= rows of others"
+        )
+        faults.notes += [note] if note not in faults.notes else []
+    return x.drop(columns=odd)
 
 
 def _numeric(column: Any) -> bool:
@@ -182,6 +215,10 @@ def _dataset(data: Any) -> Lines:
         c: f.names for c, f in (data.features or {}).items() if hasattr(f, "names") and hasattr(f, "int2str")
     }
     out = []
+    if not isinstance(
+        next(iter(data), {}), Mapping
+    ):  # with_format("pandas"), ("arrow"): a table for each row
+        data = data.with_format(None)
     for i, row in enumerate(data, 1):
         for column, known in names.items():
             if row[column] is not None:

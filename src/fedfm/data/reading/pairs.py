@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from fedfm.core.schema import Column
+from fedfm.data.cleaning.columns import Piece
 from fedfm.data.cleaning.layouts import ALIASES, KNOWN, USUAL
 from fedfm.data.kinds import plain
 from fedfm.data.reading.memory import is_array, is_pair, is_rows
@@ -26,6 +29,28 @@ def rowed(data: Any, mapped: Any = ()) -> Any:
     if not any(found.values()) or not all(found[k] or is_rows(v) for k, v in data.items()):
         return data
     return {k: rowed(v) if found[k] else v for k, v in data.items()}
+
+
+def depicted(pieces: Sequence[Piece], columns: Sequence[Column] | None, mapped: Any) -> list[Piece]:
+    """The pieces, with the arrays (x, y) of pairs as `image` and `label` where the task reads pictures.
+
+    Whoever declares no columns, as a module of one's own, gets x and y as they are, bytes too.
+    """
+    if not {"image", "label"} <= (asked := {c.name for c in columns or ()}) or "x" in asked:
+        return list(pieces)
+    named = {"x": "image", "y": "label"}
+    if named.keys() & {*_words(mapped)}:
+        return list(pieces)
+    return [
+        replace(p, lines=[(n, {named.get(k, k): v for k, v in row.items()}) for n, row in p.lines])
+        if {*named} <= {*p.has} and not {*named.values()} & {*p.has} and _pixels(p)
+        else p
+        for p in pieces
+    ]
+
+
+def _pixels(piece: Piece) -> bool:
+    return len(getattr(piece.lines[0][1].get("x"), "shape", ())) in (2, 3)
 
 
 def _words(value: Any) -> Iterator[str]:
@@ -55,8 +80,7 @@ def _named(row: Any) -> tuple[str, str] | None:
     if isinstance(x, bytes) or hasattr(x, "getbands"):
         return "image", "label"
     if is_array(x):
-        picture = str(x.dtype).endswith("uint8") and len(x.shape) in (2, 3)
-        return ("image", "label") if picture else ("x", "y")
+        return "x", "y"
     listed = isinstance(x, Sequence) and not isinstance(x, Mapping) and len(x) > 0
     return ("x", "y") if listed and not isinstance(x[0], str | Mapping) else None
 

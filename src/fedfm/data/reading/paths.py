@@ -8,7 +8,7 @@ import os
 import re
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,46 @@ SPLITS = {
 _SPLIT_NAME = re.compile(
     rf"(?:(?P<who>.+)[-_.])?(?P<split>{'|'.join(SPLITS)})(?:[-_.]\d+(?:-of-\d+)?)?", re.IGNORECASE
 )
+_BEGINS = re.compile(rf"(?P<split>{'|'.join(SPLITS)})(?:[-_. ].*)?", re.IGNORECASE | re.DOTALL)
+
+
+def parted(names: Iterable[str], *, sure: bool = False) -> dict[str, str]:
+    """The split of each name, "" of none, where the names are those of splits; else empty.
+
+    They are where one says training rows and another others: `train` beside `test_matched`. `sure`: also where they are
+    `train` and names of no split, of which the rows are tested on.
+    """
+    found = {n: SPLITS[m["split"].lower()] if (m := _BEGINS.fullmatch(n)) else "" for n in names}
+    said = {*found.values()}
+    if "train" in said and said & {"test", "validation"}:
+        return found
+    return {n: split or "test" for n, split in found.items()} if sure and lone(found) else {}
+
+
+def lone(names: Iterable[str]) -> str:
+    """The name that is just `train` among others of no split, whose rows are learnt from too; empty: none."""
+    train = next((n for n in names if SPLITS.get(n.lower()) == "train"), "")
+    return train if train and not all(map(_BEGINS.fullmatch, names)) else ""
+
+
+def unlucky(names: Iterable[str]) -> Iterator[str]:
+    """A sentence on a party that is called just `train`, and may be a split."""
+    names = list(names)
+    if not parted(names) and (train := lone(names)):
+        others = [n for n in names if n != train]
+        yield (
+            f"'{train}' and {', '.join(others[:3])}{', ...' * (len(others) > 3)} are parties, and all of them learn: if they are "
+            "splits, give the held-out rows as such (data.test_path; in Python test=)"
+        )
+
+
+def families(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Of each whose name stands before a split's (`berlin-train`, `berlin-test`), the names by split."""
+    found: dict[str, dict[str, str]] = {}
+    for name in names:
+        if (m := _SPLIT_NAME.fullmatch(name)) and m["who"]:
+            found.setdefault(m["who"], {}).setdefault(SPLITS[m["split"].lower()], name)
+    return {who: mine for who, mine in found.items() if "train" in mine and len(mine) > 1}
 
 
 @dataclass(frozen=True)
@@ -178,14 +218,40 @@ def places(paths: Sequence[Path], *, by_name: bool, grouped: bool = False) -> li
 
 def split_folders(paths: Sequence[Path], faults: Faults) -> None:
     """Note files that lie in folders called as splits: their test rows would be parties' rows to learn from."""
-    folders = {p.parent: SPLITS.get(Path(os.path.realpath(p.parent)).name.lower(), "") for p in paths}
-    by = {split: [str(f) for f, own in folders.items() if own == split] for split in folders.values()}
-    if "" in by or "train" not in by or len(by) < 2:
+    folders = {str(p.parent): Path(os.path.realpath(p.parent)).name for p in paths}
+    _as_parties("folders", folders, faults)
+    faults.notes += unlucky(folders.values())
+
+
+def split_files(found: Sequence[Place], faults: Faults) -> None:
+    """Note files that are called as splits and are none of a party's: the rows of each would be learnt from."""
+    by_folder: dict[Path, list[Place]] = {}
+    for at in found:
+        by_folder.setdefault(at.path.parent, []).append(at)
+    for mine in by_folder.values():
+        stems_ = {str(at.path): stem(at.path) for at in mine}
+        splits = parted(stems_.values())
+        if any(splits.get(stem(at.path), "train") != "train" and at.split == "train" for at in mine):
+            _as_parties("files", stems_, faults)
+        else:
+            faults.notes += unlucky(stems_.values())
+
+
+def _as_parties(what: str, names: Mapping[str, str], faults: Faults) -> None:
+    """A fault where the names of these paths are those of splits."""
+    splits = parted(names.values())
+    if not splits:
         return
-    tests = by.get("test", by.get("validation", []))
-    fix = f"{_paths('path', by['train'])} {_paths('test_path', tests)}"
-    what = f"the folders {', '.join(Path(f).name for f in folders)} are splits, and would be parties"
-    faults.add("path", what, "the test rows would be learnt from", fix)
+    by: dict[str, list[str]] = {}
+    for path, name in names.items():
+        by.setdefault(splits[name], []).append(path)
+    tests = "test" if "test" in by else "validation"
+    left = [Path(path).name for split, mine in by.items() if split not in ("train", tests) for path in mine]
+    fix = f"{_paths('path', by['train'])} {_paths('test_path', by[tests])}"
+    why = "the test rows would be learnt from (parties are called otherwise)"
+    why += f"; without {', '.join(left)}, which would be learnt from too" * bool(left)
+    shown = ", ".join(Path(path).name for path in list(names)[:8]) + ", ..." * (len(names) > 8)
+    faults.add("path", f"the {what} {shown} are splits, and would be parties", why, fix)
 
 
 def _paths(knob: str, folders: Sequence[str]) -> str:

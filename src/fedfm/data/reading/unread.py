@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, ValuesView
 from typing import Any
 
 from fedfm.core.errors import DataError
-from fedfm.data.reading.memory import FORMS, is_array, is_rows
-from fedfm.data.reading.paths import SPLITS
+from fedfm.data.reading.memory import FORMS, foreign, is_array, is_rows
+from fedfm.data.reading.paths import SPLITS, families, parted
 
 _AGAIN = "rows are read again at every resume, and must be the same"
 Way = tuple[str, str]  # an expression that is read, and when it is meant; or words alone
@@ -21,6 +21,18 @@ def is_split(data: Any) -> bool:
         return False
     splits = [SPLITS.get(k.lower(), "") for k in data]
     return "train" in splits and "" not in splits and len(set(splits)) == len(splits) > 1
+
+
+def are_splits(data: Any) -> bool:
+    """A mapping whose names are those of splits, be they ones that are read or others (`test_matched`)."""
+    if not isinstance(data, Mapping) or not all(isinstance(k, str) for k in data):
+        return False
+    return is_split(data) or bool(parted(data, sure=_is_dict_of_splits(data)) or families(data))
+
+
+def _is_dict_of_splits(data: Any) -> bool:
+    """A `DatasetDict`, asked without importing datasets: its names are those of splits."""
+    return any(c.__name__.endswith("DatasetDict") for c in type(data).__mro__)
 
 
 def is_torch(data: Any, kind: str) -> bool:
@@ -49,6 +61,16 @@ def _told(data: Any, name: str) -> Told:
         return f"a Dataset of torch ({type(data).__name__})", why, ((rows, ""),)
     if isinstance(data, Mapping) and data:
         return _nested(data, name)
+    said, way = foreign(data)
+    if said:
+        taken = way.format(name)
+        return (
+            said,
+            "rows are taken out of it first",
+            _beside("x", taken) if "sparse" in said else ((taken, ""),),
+        )
+    if isinstance(data, tuple) and len(data) == 2 and foreign(data[0])[0]:
+        return _paired(data, name)
     if isinstance(data, list | tuple) and data:
         return _listed(data, name)
     if is_array(data):
@@ -65,16 +87,29 @@ def _beside(column: str, name: str) -> tuple[Way, ...]:
     return ((f"{{'{column}': {name}}}", f"(and {other})"),)
 
 
+def _paired(data: Any, name: str) -> Told:
+    """(x, y) of which x at least is another library's: as arrays."""
+    said, way = foreign(data[0])
+    array = way if "sparse" in said else "{}.to_numpy()" if hasattr(data[0], "to_numpy") else "{}.to_pandas()"
+    other = foreign(data[1])[1] if "sparse" in foreign(data[1])[0] else ""
+    other = other or ("{}" if is_array(data[1]) or isinstance(data[1], list) else "{}.to_numpy()")
+    return (
+        f"a pair with {said}",
+        "x and y are arrays",
+        ((f"({array.format(name + '[0]')}, {other.format(name + '[1]')})", ""),),
+    )
+
+
 def _nested(data: Mapping[Any, Any], name: str) -> Told:
     """A mapping, of which a value is no rows: of splits, of parties of splits, of parties of something else."""
-    if is_split(data):
-        why = "test rows would be a party's rows to learn from"
+    if are_splits(data):
+        why = "test rows would be a party's rows to learn from (parties are called otherwise)"
         given = _given({k: f"{name}[{k!r}]" for k in data}, all(map(is_rows, data.values())))
         return "a mapping of splits", why, ((f"fedfm.Arrays({given})", ""),)
     inner = [v for v in data.values() if isinstance(v, Mapping) and v and not is_rows(v)]
     if len(inner) == len(data):
-        if all(map(is_split, inner)):
-            keys = [k for k in inner[0] if all(k in d for d in inner)]
+        keys = [k for k in inner[0] if all(k in d for d in inner)]
+        if all(map(are_splits, inner)) and parted(keys):
             given = _given({k: f"{{p: d[{k!r}] for p, d in {name}.items()}}" for k in keys}, False)
             return (
                 "a mapping of parties with splits",
@@ -135,11 +170,41 @@ def _arrays(first: Any, name: str) -> Told:
 
 
 def _given(of: Mapping[str, str], everybody: bool) -> str:
-    """The arguments of Arrays: train, test, and validation rows of everybody; test rows where there are no others."""
-    by = {SPLITS[k.lower()]: expression for k, expression in of.items()}
-    said = [by["train"]]
-    if test := by.get("test", by.get("validation")):
-        said.append(f"test={test}")
-    if "test" in by and "validation" in by and everybody:
-        said.append(f"validation={by['validation']}")
+    """The arguments of Arrays: train, test, and validation rows of everybody; test rows where there are no others.
+
+    Several of one kind have their names: training rows as parties, test rows as test groups.
+    """
+    if not (splits := parted(of, sure=not families(of))):
+        return _of_families(of)
+    by: dict[str, dict[str, str]] = {}
+    for name, split in splits.items():
+        by.setdefault(split, {})[name] = of[name]
+    tests = "test" if "test" in by else "validation"
+    said = [_one(by["train"]), f"test={_one(by[tests])}"]
+    if tests == "test" and everybody and len(by.get("validation", ())) == 1:
+        said.append(f"validation={_one(by['validation'])}")
     return ", ".join(said)
+
+
+def _of_families(of: Mapping[str, str]) -> str:
+    """The same where a name says whose rows it has, before the split: berlin-train, berlin-test."""
+    train, tests = dict[str, str](), dict[str, str]()
+    for who, names in families(of).items():
+        train[who] = of[names.pop("train")]
+        tests[who] = of[names.get("test") or next(iter(names.values()))]
+    apart = {name for names in families(of).values() for name in names.values()}
+    train |= {name: expression for name, expression in of.items() if name not in apart}
+    return f"{_mapping(train)}, test={_mapping(tests)}"
+
+
+def _one(of: Mapping[str, str]) -> str:
+    """The rows of one, or a mapping of those of several; where these are mappings of parties, of all of them."""
+    if len(of) == 1:
+        return next(iter(of.values()))
+    if all(e.startswith("{p: d[") for e in of.values()):
+        return f"{{**{', **'.join(e.replace('{p: ', f'{{f{chr(39)}{{p}}-{k}{chr(39)}: ', 1) for k, e in of.items())}}}"
+    return _mapping(of)
+
+
+def _mapping(of: Mapping[str, str]) -> str:
+    return f"{{{', '.join(f'{name!r}: {expression}' for name, expression in of.items())}}}"

@@ -18,6 +18,7 @@ from fedfm.cards.registry import knob, method
 from fedfm.core.blame import place
 from fedfm.core.errors import ConfigError, DataError, FedfmError, ModelError, Problem, words_of
 from fedfm.core.protocols import Scores, Task
+from fedfm.data.cleaning.alike import WHOLE
 from fedfm.direction import of_score, rises
 from fedfm.tasks.bound import BoundModule, Objective, evaluating, groups_of, members, running_statistics
 from fedfm.tasks.network import finite
@@ -54,8 +55,8 @@ class Torch(Task):
     A batch is a pair (x, y), or a mapping of tensors where the rows have other columns. `loss(module, batch)` gives the
     losses of the examples (n,) or their mean; a loss of torch (`F.mse_loss`, `nn.MSELoss()`) is taken of module(x) and
     y; null is the cross-entropy. `scores` maps names to functions of (module, batch) with values (n,) or their mean;
-    the first is the primary score. Without, it is the loss, or accuracy where `loss` is null too. Classes are numbered
-    in the order of their names.
+    the first is the primary score. Without, it is the loss, or accuracy where `loss` is null too. Arrays (x, y) are
+    given as they are; classes that have names (a `label`) are numbered in the order of these, numbers in their own.
     """
 
     module: Any = knob(
@@ -97,8 +98,8 @@ class Torch(Task):
         seen(net)
         compiled(net)
         kept = running_statistics(net) if self.buffers is None else self.buffers
-        labels = getattr(data, "labels", None)
-        bound = BoundModule(net, _Objective(self, tuple(labels or ())), buffers=kept, device=device)
+        labels = _in_order(getattr(data, "labels", None) or ())
+        bound = BoundModule(net, _Objective(self, labels), buffers=kept, device=device)
         stored(net, (e.name for e in bound.layout.entries))
         return bound
 
@@ -273,13 +274,16 @@ class _Objective(Objective):
         }
         if strange:
             numbers = sorted({y for wrong in strange.values() for y in wrong})
+            from_1 = min(y for ys in found.values() for y in ys) == 1 and numbers == [classes]
             below = "; a negative one is not left out" if numbers[0] < 0 else ""
             yield Problem(
                 "data",
                 f"{sum(map(len, strange.values()))} targets y are no class of the module ({_some(numbers)}): "
                 + _some([f"{len(wrong)} of {len(found[who])} of {who}" for who, wrong in strange.items()]),
                 f"it scores {classes} classes, numbered from 0 to {classes - 1}{below}",
-                "correct or leave out these rows, or widen the module",
+                f"y - 1{' everywhere' * (len(found) > 1)}: they are counted from 1"
+                if from_1
+                else "correct or leave out these rows, or widen the module",
             )
 
     def batch(self, encoded: Columns, index: Tensor, device: torch.device) -> Any:
@@ -380,6 +384,11 @@ class _Objective(Objective):
 def _right(module: nn.Module, batch: Any) -> Tensor:
     right: Tensor = module(batch[0]).argmax(-1) == batch[1]
     return right
+
+
+def _in_order(names: Sequence[str]) -> tuple[str, ...]:
+    """The names of classes in the order of their numbers, where all are numbers: 2 before 10; else as they are."""
+    return tuple(sorted(names, key=int) if all(map(WHOLE.fullmatch, names)) else names)
 
 
 def _some(found: Sequence[object]) -> str:

@@ -11,9 +11,9 @@ import pytest
 import fedfm
 from fedfm import report
 from fedfm.laws.homes import quadratics
-from fedfm.tasks.quadratic import Quadratics
 from fedfm.report.rundir import read_runs
 from fedfm.running.commands.status import status
+from fedfm.tasks.quadratic import Quadratics
 
 FILES = ("metrics.jsonl", "events.jsonl", "summary.json", "config.yaml", "run.json")
 FEW = Quadratics(a=(1.0, 2.0), b=(0.0, 3.0), rows=4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -110,3 +111,23 @@ def test_a_base_that_reads_otherwise_is_another_base(tmp_path: Path) -> None:
     edit(tmp_path / "base/tokenizer_config.json", lambda c: c.update(chat_template="{{ messages }}"))
     with pytest.raises(ModelError, match=r"(?s)reads texts otherwise.*tokenizer.*fix: restore"):
         load_tuned(model)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "of-ones-own"])
+def test_a_pipe_in_a_model_folder_is_not_waited_for(name: str, tmp_path: Path) -> None:
+    base = Path(arch.decoder(tmp_path / "base"))
+    (base / name).unlink(missing_ok=True)
+    os.mkfifo(base / name)
+    with pytest.raises(ModelError, match=rf"(?s){name}: is not a file.*pipe.*fix: put"):
+        CausalLM(model=str(base)).open(None)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors", "fedfm-task.json"])
+def test_a_pipe_beside_an_adapter_is_not_waited_for(name: str, tmp_path: Path) -> None:
+    model = tuned(tmp_path, LoRA(r=2))
+    (model / name).unlink()
+    os.mkfifo(model / name)
+    with pytest.raises(ModelError, match=f"{name}: is not a file"):
+        load_tuned(model)
+    with pytest.raises(ModelError, match=f"{name}: is not a file"):
+        CausalLM(model=str(tmp_path / "base"), start=str(model)).open(None)

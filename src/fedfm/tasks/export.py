@@ -21,6 +21,7 @@ from fedfm.core.errors import ModelError, Problem
 from fedfm.core.protocols import Task
 from fedfm.files import path as meant
 from fedfm.lent import given_back
+from fedfm.models.folder import regular
 from fedfm.models.identity import Base
 
 FILE, FORMAT = "fedfm-task.json", 2
@@ -89,6 +90,8 @@ def load_tuned(folder: str | Path, device: str = "cpu") -> Tuned:
 
 def _loaded(folder: str | Path, device: str) -> Tuned:
     place = meant(folder)
+    if place.is_dir():
+        regular(place)
     try:
         record = json.loads((place / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:

@@ -202,3 +202,30 @@ def test_an_object_with_a_value_of_another_type_is_told_the_unit_too() -> None:
     problems: list[Problem] = []
     examine(Linear(warmup=0.1), "client.schedule", problems)  # type: ignore[arg-type]
     assert [p.fix for p in problems] == ["give int (rounds in which the rate climbs to its full value)"]
+
+
+@pytest.mark.parametrize(
+    "settings", [["recipe=quickstart"], ["recipe=nope"], ["recipe="], {"recipe": "fedit"}]
+)
+def test_a_recipe_is_no_setting_of_another(settings: Any) -> None:
+    with pytest.raises(ConfigError, match=r"(?s)recipe: .*fedavg-vision already.*name the recipe first"):
+        configure("fedavg-vision", settings)
+
+
+def test_a_recipe_may_be_named_again() -> None:
+    assert configure("fedavg-vision", ["recipe=fedavg-vision"]).recipe == "fedavg-vision"
+
+
+@pytest.mark.parametrize("setting", ["client.lr=", "rounds=", "rounds=null", "data.train_rows="])
+def test_nothing_behind_the_sign_is_said_so(setting: str) -> None:
+    with pytest.raises(ConfigError, match="nothing is given .null, or nothing behind the =.") as e:
+        configure("fedavg-vision", [setting])
+    assert "NoneType" not in str(e.value)
+
+
+def test_letters_that_begin_a_description_by_chance_are_no_hint() -> None:
+    with pytest.raises(ConfigError, match="unknown key 'a'") as e:
+        configure("fedavg-vision", ["a.b.c=1"])
+    assert "did you mean" not in str(e.value)
+    with pytest.raises(ConfigError, match="did you mean 'lr'"):
+        configure("fedavg-vision", ["client.learning_rate=1"])

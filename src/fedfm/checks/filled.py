@@ -5,9 +5,12 @@ from __future__ import annotations
 import functools
 import typing
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from fedfm.cards.registry import SLOT_OF, load
+from fedfm.checks.ranges import ranges
+from fedfm.config.building import examine
 from fedfm.core.errors import ConfigError, Problem
 from fedfm.core.federation import Federation
 from fedfm.core.protocols import Slot, Wire
@@ -23,6 +26,17 @@ def filled(fed: Federation) -> Iterator[Problem]:
             yield Problem(
                 slot, _told(held), f"an object of {kind.__name__} is read here", _fix(slot, kind, held)
             )
+    if isinstance(fed.engine, type) or not callable(getattr(fed.engine, "make", None)):
+        why = "an object with `make`, which opens it, is read here"
+        yield Problem("engine", _told(fed.engine), why, _fix("engine", object, fed.engine))
+
+
+def typed(fed: Federation) -> list[Problem]:
+    """Values of another type than their fields have: a config's reader refuses them, and an object may hold any."""
+    found: list[Problem] = []
+    examine(replace(fed, stages=()), "", found)
+    known = [*map(str, ranges(fed))]
+    return [p for p in found if p.where != "data" and str(p) not in known]  # data may be given as it is
 
 
 @functools.cache
@@ -41,7 +55,7 @@ def _told(held: Any) -> str:
     )
 
 
-def _fix(slot: str, kind: type[Slot], held: Any) -> str:
+def _fix(slot: str, kind: type, held: Any) -> str:
     if held is None:
         return f"leave {slot} out: {NULL}"
     if isinstance(held, type) and issubclass(held, kind):

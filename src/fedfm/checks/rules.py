@@ -13,7 +13,7 @@ import torch
 from fedfm.cards.registry import name_of
 from fedfm.checks import codes, protection
 from fedfm.checks.exposure import exposed
-from fedfm.checks.filled import filled
+from fedfm.checks.filled import filled, typed
 from fedfm.checks.place import forks, unknown
 from fedfm.checks.ranges import ranges
 from fedfm.checks.stages import staged
@@ -48,6 +48,8 @@ def check(fed: Federation) -> list[Problem]:
     if len(fed.stages) > MOST:
         return [many(len(fed.stages))]
     if strangers := list(filled(fed)):
+        return strangers
+    if strangers := typed(fed):
         return strangers
     found = [problem for rule in rules for problem in rule(fed)]
     return [*found, *staged(fed, check)] if fed.stages else found

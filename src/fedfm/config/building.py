@@ -19,7 +19,7 @@ from typing import Any
 
 from fedfm.cards.registry import SLOT_OF, load, methods
 from fedfm.config.compose import Opened
-from fedfm.config.hints import EXPECTED, UNKNOWN, misspelt, told
+from fedfm.config.hints import EXPECTED, SHORT, UNKNOWN, misspelt, told
 from fedfm.config.limits import out_of_range, unfit
 from fedfm.config.marker import live, plain_scalar, refusal
 from fedfm.config.stages import completed
@@ -110,8 +110,11 @@ def build(hint: Any, value: Any, where: str, problems: list[Problem], slot: str 
         with contextlib.suppress(ValueError):
             value = float(numeral(value))
     if not kinds & {Any, typing.Literal} and not any(type(value) in _SCALARS[h] for h in wanted):
-        expected = " or ".join(sorted(h.__name__ for h in kinds))
+        named = sorted(kinds, key=lambda h: h.__name__)
+        expected = " or ".join("null" if h is type(None) else h.__name__ for h in named)
         what = f"{str(value)[:80]!r} is {type(value).__name__}"
+        if value is None:
+            what = "nothing is given (null, or nothing behind the =)"
         problems.append(
             Problem(where, what, f"{expected} {EXPECTED}", _written(value, kinds, where, expected))
         )
@@ -239,7 +242,10 @@ def _spec(specs: tuple[type, ...], value: Any, where: str, problems: list[Proble
 def _meant(key: str, known: Mapping[str, dataclasses.Field[Any]]) -> str:
     """The one key whose description begins with the words of this one (`learning_rate`: lr), else the nearest."""
     words = " ".join(re.findall(r"[a-z]+", key.lower()))
-    of_words = [n for n, f in known.items() if words and str(f.metadata.get("doc", "")).startswith(words)]
+    begins = re.compile(rf"{re.escape(words)}\b")
+    of_words = [
+        n for n, f in known.items() if len(words) > SHORT and begins.match(str(f.metadata.get("doc", "")))
+    ]
     return f"did you mean '{of_words[0]}'?" if len(of_words) == 1 else nearest(key, known)
 
 

@@ -84,6 +84,12 @@ class Composition:
     def put(self, path: str, value: Any) -> None:
         """Set what lies at a dotted path; what a config leaves to its default is written out on the way."""
         keys, node = tuple(path.split(".")), self.config
+        if keys == ("recipe",) and value != node.get("recipe"):
+            what = "a recipe is what settings are laid over, not one of them"
+            why = f"the rest is {node.get('recipe') or 'of no recipe'} already, and nothing of {str(value)[:80]!r} would be taken"
+            fix = "name the recipe first: fedfm run NAME, fedfm.run(NAME), or `recipe: NAME` in a file"
+            self.problems.append(Problem(path, what, why, fix))
+            return
         for depth, key in enumerate(keys, 1):
             here = ".".join(keys[: depth - 1])
             if isinstance(node, list):

@@ -14,7 +14,7 @@ from fedfm.data.kinds import Group, Label
 from fedfm.text import alien
 
 EXPECTED = "is expected"  # ends why a value of another type is refused
-_SHORT = 3  # letters of a name that other keys hold by chance
+SHORT = 3  # letters of a name that other keys hold by chance
 UNKNOWN = "unknown key"  # begins what a problem of one says
 OPTIONS = {  # of a command, not of a federation: what fedfm.run calls it
     "baselines": "baselines",
@@ -116,7 +116,7 @@ def _worded(where: str, known: list[str]) -> str:
     words = key.lower().replace("-", "_").split("_")
     for word in words[: len(words) - 1]:  # the last one is the unit, or the thing itself
         inside = [k for k in known if k.startswith(f"{parent}." * bool(parent)) and k.endswith(f".{word}")]
-        if len(word) > _SHORT and inside:
+        if len(word) > SHORT and inside:
             return min(inside, key=lambda k: k.count("."))
     return ""
 

@@ -30,6 +30,7 @@ _LFS = b"version https://git-lfs"
 
 def check(folder: Path) -> None:
     """Raise ModelError for a folder that cannot be a base model, or whose other files would change it unasked."""
+    regular(folder)
     if not (folder / "config.json").is_file():
         raise _fault(folder, "no config.json here", *_without_config(folder))
     if (folder / "adapter_config.json").exists():
@@ -62,6 +63,14 @@ def check(folder: Path) -> None:
                 "the file itself was not downloaded",
                 "run `git lfs pull` in the folder it was cloned to",
             )
+
+
+def regular(folder: Path) -> None:
+    """Raise ModelError for a pipe, a socket or a device among the files: whoever reads one waits for ever."""
+    for path in sorted(folder.iterdir()):
+        if path.exists() and not path.is_file() and not path.is_dir():
+            why = "it is a pipe, a socket or a device, and whoever reads it waits for ever"
+            raise _fault(path, "is not a file", why, "put the file itself there, or remove it")
 
 
 def _depth(folder: Path, config: Mapping[str, Any]) -> None:

@@ -11,6 +11,7 @@ from fedfm.core.errors import ResumeError
 from fedfm.report.folds import Facts, fold
 from fedfm.report.ledgers import Events, read_lines
 from fedfm.report.numbers import count, finite
+from fedfm.running.record.mixed import mixed
 from fedfm.text import line, natural
 
 SWEEP, AUDIT = "sweep.json", "audit.json"
@@ -107,6 +108,7 @@ def _read(path: Path, label: str) -> Run:
     else:
         notes.append("config.yaml is missing: the run cannot be repeated from this directory")
     audits = mapping(_record(path / AUDIT, notes).get("audits")) if (path / AUDIT).is_file() else {}
+    notes.extend(mixed(path, summary, rounds))
     return Run(path, label, summary, tuple(rounds), facts, config, tuple(notes), sampled, audits)
 
 

@@ -21,22 +21,25 @@ from fedfm.core.errors import ModelError, Problem
 from fedfm.core.protocols import Task
 from fedfm.files import path as meant
 from fedfm.lent import given_back
+from fedfm.models.folder import regular
 from fedfm.models.identity import Base
 
 FILE, FORMAT = "fedfm-task.json", 2
+FREE = "README.md"  # for people, who may write into it
 
 
 def write_task(objective: Any, folder: Path, task: Any = None) -> None:
-    """Write `fedfm-task.json`, which names the exact base and the files of weights that lie there, and `README.md`.
+    """Write `fedfm-task.json`, which names the exact base and the files that lie there, and `README.md`.
 
     `task`: of what lies there, where it is not the objective's own.
     """
     task, labels, base = task or objective.task, objective.labels, objective.base
     record = {"format": FORMAT, "task": to_config(task), "labels": labels, "base": asdict(base)}
     record |= {"inputs": objective.inputs} if objective.inputs else {}
-    record["sha256"] = {file.name: _sha256(file) for file in sorted(folder.glob("*.safetensors"))}
+    made = [p for p in sorted(folder.iterdir()) if p.is_file() and p.name not in (FILE, FREE)]
+    record["sha256"] = {p.name: _sha256(p) for p in made} | {FILE: _own(record)}
     (folder / FILE).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    (folder / "README.md").write_text(task.readme(folder, labels, base), encoding="utf-8")
+    (folder / FREE).write_text(task.readme(folder, labels, base), encoding="utf-8")
 
 
 def write_weights(tensors: dict[str, torch.Tensor], file: Path) -> None:
@@ -87,6 +90,8 @@ def load_tuned(folder: str | Path, device: str = "cpu") -> Tuned:
 
 def _loaded(folder: str | Path, device: str) -> Tuned:
     place = meant(folder)
+    if place.is_dir():
+        regular(place)
     try:
         record = json.loads((place / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
@@ -114,18 +119,34 @@ def _sha256(file: Path) -> str:
 
 
 def unchanged(place: Path, record: Mapping[str, Any]) -> None:
-    """Raises ModelError for weights that are not those that were written."""
+    """Raises ModelError for files of a tuned model that are not those that were written, and for those that are gone.
+
+    Weights are not all: a scale, a target module or the order of labels makes another model of the same weights. A file
+    whose digest is null may be anything.
+    """
     told = record.get("sha256")
     for name, digest in (
         told.items() if isinstance(told, dict) else ()
     ):  # a release before this one tells none
         file = place / Path(name).name
-        if not file.is_file() or _sha256(file) == digest:
-            continue  # what is missing is named by whoever reads it
-        raise ModelError(
-            f"{file} has changed since it was written\n    why: its SHA-256 is not the one in {FILE} ({str(digest)[:12]}...): scores "
-            "were told of other weights\n    fix: restore it, or open what lies there as the README beside it shows"
-        )
+        if digest is None:
+            continue
+        if not file.is_file():
+            raise ModelError(
+                f"{file} is missing\n    why: {FILE} names it as a part of this model\n    fix: restore it"
+            )
+        if (_own(record) if name == FILE else _sha256(file)) != digest:
+            raise ModelError(
+                f"{file} has changed since it was written\n    why: its SHA-256 is not the one in {FILE} ({str(digest)[:12]}...): "
+                "scores were told of another model\n    fix: restore it; to use it as it is now, put null for its digest "
+                f'there: "sha256": {{..., "{name}": null}}'
+            )
+
+
+def _own(record: Mapping[str, Any]) -> str:
+    """Digest of what the record says, but for the digests."""
+    said = {k: v for k, v in record.items() if k != "sha256"}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def _task(folder: Any, plain: Any) -> Any:
@@ -154,6 +175,12 @@ def _over(folder: Any, task: Any, told: Any) -> Any:
         raise ModelError(
             f"{folder}: the base model {task.model} is not the one that this was trained over\n"
             f"    why: its weights or its config.json have changed (digest {weights[:12]}...)\n"
+            "    fix: restore that base model"
+        )
+    if (words := told.get("words")) and words != models.base(task.model).words:
+        raise ModelError(
+            f"{folder}: the base model {task.model} reads texts otherwise than when this was trained over it\n"
+            f"    why: its tokenizer's files or its chat template have changed (digest {words[:12]}... then)\n"
             "    fix: restore that base model"
         )
     return task

@@ -81,7 +81,7 @@ def _verdict(run: Run, name: str, status: str) -> tuple[Banner, ...]:
 def _notes(run: Run, name: str) -> tuple[Banner, ...]:
     if not run.notes:
         return ()
-    return (Banner(f"{name}What the page could not take from this run's files:", run.notes, "plain"),)
+    return (Banner(f"{name}What is missing or wrong in this run's files:", run.notes, "plain"),)
 
 
 def tiles(run: Run) -> list[Tile]:

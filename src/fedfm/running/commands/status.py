@@ -13,6 +13,7 @@ from fedfm.core.errors import ConfigError, FedfmError, ResumeError
 from fedfm.ledger import file as ledger
 from fedfm.report.folds import OUTCOMES, fold
 from fedfm.running.record.folder import CONFIG, RECORD, holder, recorded
+from fedfm.running.record.mixed import gone, mixed
 from fedfm.running.verdict import FINDINGS, FINISHED, INTERRUPTED, Result
 
 WAITING, RUNNING = "not begun", "under way"
@@ -57,7 +58,7 @@ def status(folder: Path) -> Status:
     lines = list(ledger.read(path)) if (path := folder / "metrics.jsonl").exists() else []
     rounds = {int(r["round"]): r for r in lines}  # a resumed run may repeat one: its last line counts
     done = max(rounds, default=0)
-    state, reasons = _state(folder, record, done, process, begun)
+    state, reasons = _state(folder, record, lines, process, begun)
     scores: dict[str, Any] = next(
         (r["metrics"] for _, r in sorted(rounds.items(), reverse=True) if r.get("metrics")), {}
     )
@@ -80,12 +81,12 @@ def status(folder: Path) -> Status:
 
 
 def _state(
-    folder: Path, record: Mapping[str, Any], done: int, process: str, begun: bool
+    folder: Path, record: Mapping[str, Any], lines: list[Any], process: str, begun: bool
 ) -> tuple[str, list[str]]:
     """A word, and why."""
     if record.get("complete"):
         ended = Result.read(folder)
-        return ended.status, list(ended.reasons)
+        return ended.status, [*ended.reasons, *gone(folder), *mixed(folder, ended.summary, lines)]
     if process:
         if begun:
             return RUNNING, []
@@ -95,7 +96,10 @@ def _state(
         ended = Result.read(folder)
     except ResumeError:
         return INTERRUPTED, [f"its process is gone without a word: {goes_on}"]
-    if ended.summary["rounds"] != done or ended.status in (FINISHED, FINDINGS):
+    if ended.summary["rounds"] != max((int(r["round"]) for r in lines), default=0) or ended.status in (
+        FINISHED,
+        FINDINGS,
+    ):
         return INTERRUPTED, [f"its process is gone, and not everything is written: {goes_on}"]
     return ended.status, [*ended.reasons, goes_on]
 

@@ -20,9 +20,12 @@ from fedfm.data.reading.paths import READ, ending
 from fedfm.data.reading.text import read
 from fedfm.data.splits import opened
 from fedfm.files import alive
+from fedfm.ledger import file as ledger
 from fedfm.running.course import leaving
 from fedfm.running.process import borrowed
-from fedfm.running.record.folder import EXPORTS
+from fedfm.running.record.folder import EXPORTS, recorded
+from fedfm.running.record.mixed import mixed
+from fedfm.running.record.seal import wrong
 from fedfm.running.summary import of_best
 from fedfm.running.verdict import Result
 
@@ -120,7 +123,7 @@ def export(folder: Path, to: Path | None, *, merged: bool, party: str | None = N
         with borrowed():
             if merged:
                 _merge(source, part)
-            found = _scored(folder, part, to, party)
+            found = _scored(folder, part, to, party, merged)
         for path in part.iterdir():
             path.replace(to / path.name)
         part.rmdir()
@@ -157,7 +160,7 @@ def _merge(source: Path, to: Path) -> None:
     write_task(tuned.objective, to, whole)
 
 
-def _scored(folder: Path, model: Path, to: Path, party: str | None) -> Exported:
+def _scored(folder: Path, model: Path, to: Path, party: str | None, merged: bool) -> Exported:
     """Score what lies in `model`, on its way to `to`, on the run's test rows, and compare with what the run reported."""
     from fedfm.tasks import load_tuned
 
@@ -182,7 +185,20 @@ def _scored(folder: Path, model: Path, to: Path, party: str | None) -> Exported:
     if was is not None and now is not None and abs(now - was) > limit * max(1.0, abs(was)):
         raise ModelError(
             f"{to}: the exported model is not the one that was scored (loss {now:.4f}, reported {was:.4f})\n"
-            "    why: merging changed it (a tied head, or a lower precision)\n"
-            f"    fix: use the adapter itself: fedfm export {folder}"
+            + _apart(folder, merged)
         )
     return Exported(to, scores, reported)
+
+
+def _apart(folder: Path, merged: bool) -> str:
+    """Why what is exported has other scores than the run: files of other runs first, which its seal and summary tell of."""
+    seal = recorded(folder).get("seal") or {}
+    lines = list(ledger.read(folder / "metrics.jsonl")) if (folder / "metrics.jsonl").is_file() else []
+    bad = [f"{name}: {why}" for name, sha in seal.items() if (why := wrong(folder / name, sha))]
+    if said := (*bad, *mixed(folder, Result.read(folder).summary, lines)):
+        return f"    why: {said[0]}\n    fix: restore it (copy a run directory as a whole)"
+    if merged:
+        why = "merging changed it (a tied head, or a lower precision)"
+        return f"    why: {why}\n    fix: use the adapter itself: fedfm export {folder}"
+    why = "every file is as the run left it: the test rows, the base model or the libraries have changed"
+    return f"    why: {why}\n    fix: fedfm resume {folder} names what differs"

@@ -10,12 +10,12 @@ from typing import Any
 from fedfm.core.errors import ResumeError
 from fedfm.ledger import file as ledger
 
-EVENTS, METRICS = "events.jsonl", "metrics.jsonl"
+EVENTS, METRICS, SUMMARY = "events.jsonl", "metrics.jsonl", "summary.json"
 FREE = "README.md"  # of a model: for people, who may write into it
 
 
 def sealed(folder: Path, model: str) -> dict[str, str]:
-    """SHA-256 of the ledger, the metrics and every file of the model, by path from the run directory."""
+    """SHA-256 of the ledger, the metrics, the summary and every file of the model, by path from the run directory."""
     return {path.relative_to(folder).as_posix(): _sha256(path) for path in _files(folder, model)}
 
 
@@ -26,7 +26,7 @@ def unbroken(
 
     `again`: whether a model that is gone is written again.
     """
-    bad = {name: why for name, told in seal.items() if (why := _wrong(folder / name, told))}
+    bad = {name: why for name, told in seal.items() if (why := wrong(folder / name, told))}
     told = summary.get("ledger_digest")
     if EVENTS not in seal and told and ledger.digest(folder / EVENTS) != told:
         bad[EVENTS] = "it is not the ledger that summary.json was made from"
@@ -44,11 +44,12 @@ def unbroken(
 
 
 def _files(folder: Path, model: str) -> Iterator[Path]:
-    yield from (path for name in (EVENTS, METRICS) if (path := folder / name).is_file())
+    yield from (path for name in (EVENTS, METRICS, SUMMARY) if (path := folder / name).is_file())
     yield from (p for p in sorted((folder / model).rglob("*")) if p.is_file() and p.name != FREE)
 
 
-def _wrong(path: Path, told: str) -> str:
+def wrong(path: Path, told: str) -> str:
+    """What is wrong with a file of this digest; empty: nothing."""
     try:
         return "" if _sha256(path) == told else "its bytes are not those that the run wrote"
     except OSError as e:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from fedfm.core.errors import ModelError
 from fedfm.files import path as meant
-from fedfm.models.folder import read
+from fedfm.models.folder import read, regular
 from fedfm.models.identity import base
 from fedfm.tasks.export import FILE, unchanged
 
@@ -22,6 +22,7 @@ def begun(task: T, labels: tuple[str, ...] | None = None) -> T:
     folder = meant(spec.start)
     if not folder.is_dir():
         raise ModelError(f"task.start={spec.start}: no such folder\n    fix: name a folder with an adapter")
+    regular(folder)
     if (folder / "config.json").is_file():
         raise ModelError(
             f"task.start={folder}: holds a whole model, not an adapter\n    why: config.json lies in it\n"

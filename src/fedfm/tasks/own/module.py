@@ -21,6 +21,7 @@ from fedfm.core.protocols import Scores, Task
 from fedfm.direction import of_score, rises
 from fedfm.tasks.bound import BoundModule, Objective, evaluating, groups_of, members, running_statistics
 from fedfm.tasks.network import finite
+from fedfm.tasks.own.alone import alone, reads
 from fedfm.tasks.own.hidden import compiled, seen, stored, unwrapped
 from fedfm.tasks.own.making import made
 from fedfm.tasks.own.measures import (
@@ -105,33 +106,12 @@ class Torch(Task):
     def probe(self, bound: Any, rows: Any) -> list[Problem]:
         encoded = bound.encode(rows)
         batch = bound.batch(encoded, torch.arange(len(encoded)))
-        self._reads(bound, batch)
+        reads(bound, batch)
+        alone(bound, encoded)
         bound.module.train()
         unreached(bound, batch)
         found = list(misread(self, bound, batch))
         return [*found, *trained_by_nobody(self.loss, bound.module, batch)] if self.loss else found
-
-    def _reads(self, bound: Any, batch: Any) -> None:
-        """Warn of a module whose outputs are the same for all rows, also where its weights are others than at the start."""
-        if not isinstance(batch, tuple) or bool((batch[0] == batch[0][:1]).all()):
-            return
-        start = bound.read()
-        bound.load(start + 0.1 * torch.randn(start.shape, generator=torch.Generator().manual_seed(0)))
-        with evaluating(bound.module):
-            out = bound.module(batch[0])
-        bound.load(start)
-        if (
-            isinstance(out, Tensor)
-            and out.dim()
-            and len(out) == len(batch[0])
-            and bool((out == out[:1]).all())
-        ):
-            warnings.warn(
-                "fedfm: the module gives the same output for every row, whatever its weights: it does not read them "
-                "(a normalisation over too few values, a wrong index?)",
-                UserWarning,
-                stacklevel=2,
-            )
 
     def _called(self) -> Any:
         """The module, made here. Raises ModelError for whatever its class or function raises."""

@@ -57,6 +57,13 @@ def source(base: Base, folder: Path) -> tuple[str, str, str]:
     return "", repr(base.source), f', revision="{base.revision}"' if base.revision else ""
 
 
+def to_whole(folder: Path) -> str:
+    """How to make a whole model of the adapter in `folder`, and to name it."""
+    if (folder / FILE).is_file():
+        return f"fedfm export {folder} --merged --to NEW, and task.model=NEW"
+    return "merge_and_unload() of peft, save_pretrained(NEW), the tokenizer's too, and task.model=NEW"
+
+
 def in_dtype(dtype: str) -> str:
     """The argument of `from_pretrained` for a base in another dtype than float32."""
     return "" if dtype == "float32" else f", dtype=torch.{dtype}"

@@ -94,6 +94,7 @@ def load_tuned(folder: str | Path, device: str = "cpu") -> Tuned:
 
 def _loaded(folder: str | Path, device: str) -> Tuned:
     place = meant(folder)
+    refuse_other(place, place / "model")
     try:
         record = json.loads((place / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
@@ -113,6 +114,21 @@ def _loaded(folder: str | Path, device: str) -> Tuned:
     if isinstance(sorts := record.get("inputs"), list):
         objective.seen = set(sorts)
     return Tuned(task, module.eval().to(device), objective)
+
+
+def refuse_other(*places: Path) -> None:
+    """Raises ModelError for a folder that holds a model, and none that answers texts or sees pictures by itself."""
+    for place in places:
+        if (place / FILE).is_file() or not any(place.glob("*.safetensors")):
+            continue
+        readme = place / "README.md"
+        fix = (
+            f"{readme} shows how to load it" if readme.is_file() else "load it with the library of its class"
+        )
+        raise ModelError(
+            f"{place}: what lies here is a trained module, and no tuned text model\n    why: there is no {FILE}: which rows "
+            f"it takes, and how it is made, its own code says\n    fix: {fix}"
+        )
 
 
 def _sha256(file: Path) -> str:

@@ -45,6 +45,7 @@ from fedfm.tasks.own.measures import (
 from fedfm.tasks.own.pieces import lumped, mixing, uneven
 from fedfm.tasks.own.scales import misread
 from fedfm.tasks.own.weighed import weighed, weights_of
+from fedfm.tasks.state import write_state
 
 
 @method("torch", slot="task", section="VII", also=("pytorch", "module"))
@@ -345,15 +346,11 @@ class _Objective(Objective):
     def save(self, module: nn.Module, folder: str) -> None:
         """The state dict as safetensors, for `module.load_state_dict`: of the module itself, not of what torch wraps it
         in (torch.compile, DataParallel), whose names have a prefix that the class does not know."""
-        from fedfm.tasks.export import write_weights
-
         module = unwrapped(module)
-        state = {n: t.detach().to("cpu", copy=True).contiguous() for n, t in module.state_dict().items()}
-        write_weights(state, Path(folder, "model.safetensors"))
-        record = {
-            "architecture": f"{type(module).__module__}.{type(module).__qualname__}",
-            "labels": self.labels,
-        }
+        kind = f"{type(module).__module__}.{type(module).__qualname__}"
+        made = f"net = ...  # {kind}, made as task.module made it for the run"
+        write_state(module.state_dict(), folder, made, labels=self.labels or ())
+        record = {"architecture": kind, "labels": self.labels}
         Path(folder, "config.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 

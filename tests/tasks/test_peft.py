@@ -28,6 +28,7 @@ from fedfm.tasks.probing import probe
 from fedfm.tasks.text.causal import CausalLM
 from fedfm.tasks.text.classify import SequenceClassification
 
+pytestmark = pytest.mark.filterwarnings("ignore:fedfm. what nobody has written of task.tuning")
 ROWS = tuple(
     {"instruction": f"say {'x' * (i % 5)}{i}", "answer": f"{i}{i}", "text": f"t {i}", "label": "ab"[i % 2]}
     for i in range(10)

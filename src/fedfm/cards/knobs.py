@@ -22,6 +22,7 @@ def knob(
     names: str | tuple[str, str] = "",
     fitted: bool = False,
     place: str = "",
+    stays: str = "",
     live: bool = False,
     factory: Any = dataclasses.MISSING,
 ) -> Any:
@@ -34,11 +35,19 @@ def knob(
     "phase"; for patterns "parties" or "tensors", which reach everybody, or "some parties"; of a mapping: what
     keys and values name). `fitted`: people take its value from rows, which
     no guarantee covers unless it was agreed beforehand. `place`: it says where "rows" lie, or names a "folder" or what is known by
-    a name; a run that goes on may find them elsewhere. `live`: holds what a config
+    a name; a run that goes on may find them elsewhere. `stays`: what is learnt is learnt under this value, and who goes on
+    from it under another one is "refused" (it is another function), or "told". `live`: holds what a config
     cannot say; it is recorded by its digest and never written out.
     """
     facts = {"low": low, "high": high, "above": above, "below": below, "choices": choices}
-    more = {"alternative": alternative, "only": only, "names": names, "fitted": fitted, "place": place}
+    more = {
+        "alternative": alternative,
+        "only": only,
+        "names": names,
+        "fitted": fitted,
+        "place": place,
+        "stays": stays,
+    }
     return dataclasses.field(
         default=default, default_factory=factory, repr=not live, metadata={"doc": doc, **facts, **more}
     )

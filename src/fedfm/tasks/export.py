@@ -60,6 +60,13 @@ def source(base: Base, folder: Path) -> tuple[str, str, str]:
     return "", repr(base.source), f', revision="{base.revision}"' if base.revision else ""
 
 
+def to_whole(folder: Path) -> str:
+    """How to make a whole model of the adapter in `folder`, and to name it."""
+    if (folder / FILE).is_file():
+        return f"fedfm export {folder} --merged --to NEW, and task.model=NEW"
+    return "merge_and_unload() of peft, save_pretrained(NEW), the tokenizer's too, and task.model=NEW"
+
+
 def in_dtype(dtype: str) -> str:
     """The argument of `from_pretrained` for a base in another dtype than float32."""
     return "" if dtype == "float32" else f", dtype=torch.{dtype}"
@@ -92,6 +99,7 @@ def _loaded(folder: str | Path, device: str) -> Tuned:
     place = meant(folder)
     if place.is_dir():
         regular(place)
+    refuse_other(place, place / "model")
     try:
         record = json.loads((place / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
@@ -111,6 +119,21 @@ def _loaded(folder: str | Path, device: str) -> Tuned:
     if isinstance(sorts := record.get("inputs"), list):
         objective.seen = set(sorts)
     return Tuned(task, module.eval().to(device), objective)
+
+
+def refuse_other(*places: Path) -> None:
+    """Raises ModelError for a folder that holds a model, and none that answers texts or sees pictures by itself."""
+    for place in places:
+        if (place / FILE).is_file() or not any(place.glob("*.safetensors")):
+            continue
+        readme = place / "README.md"
+        fix = (
+            f"{readme} shows how to load it" if readme.is_file() else "load it with the library of its class"
+        )
+        raise ModelError(
+            f"{place}: what lies here is a trained module, and no tuned text model\n    why: there is no {FILE}: which rows "
+            f"it takes, and how it is made, its own code says\n    fix: {fix}"
+        )
 
 
 def _sha256(file: Path) -> str:

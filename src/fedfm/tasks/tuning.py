@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from fedfm.core.errors import FedfmError, ModelError
 from fedfm.models.identity import Base
+from fedfm.tasks.export import to_whole
 
 
 class Tuning:
@@ -57,8 +58,9 @@ class Tuning:
     def like(self, folder: Path) -> Tuning:
         """This tuning with the settings of the one that was saved in `folder`. Raises ModelError."""
         raise ModelError(
-            f"task.start={folder}: the tuning '{self.name}' goes on from a whole model\n"
-            "    why: it writes no adapter\n    fix: name that model as task.model"
+            f"task.start={folder}: holds an adapter, and the tuning '{self.name}' goes on from a whole model\n"
+            "    why: it writes no adapter\n    fix: add the adapter to its base, and name the result as task.model, without "
+            f"task.start: {to_whole(folder)}"
         )
 
     def resume(self, network: Any, folder: Path) -> None:

@@ -48,6 +48,8 @@ class Exported:
 
 def model_of(folder: Path, party: str | None = None) -> Path:
     """The tuned model of a run directory, or one party's (or the folder itself, if it is one). Raises ModelError."""
+    from fedfm.tasks.export import refuse_other
+
     for place in (leaving.model_of(folder, party), folder):
         if (place / "fedfm-task.json").is_file():
             return place
@@ -55,6 +57,7 @@ def model_of(folder: Path, party: str | None = None) -> Path:
         (folder / m).is_dir() for m in (leaving.MODEL, leaving.MODELS)
     ):
         raise ModelError(f"{folder}: this run has no model yet\n    fix: fedfm resume {folder}")
+    refuse_other(leaving.model_of(folder, party), folder)
     raise ModelError(
         f"{folder}: there is no tuned text model here\n    fix: give the directory of a finished run of a text task"
     )

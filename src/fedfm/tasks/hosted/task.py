@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -208,12 +207,13 @@ class _Objective(Objective):
 
     def save(self, module: nn.Module, folder: str) -> None:
         """As `save_pretrained` does: an adapter in PEFT's layout, a model in Hugging Face's, the tokenizer beside it."""
-        from fedfm.tasks.export import write_weights
+        from fedfm.tasks.state import write_state
 
         state = {n: t.detach().to("cpu", copy=True).contiguous() for n, t in module.state_dict().items()}
         saved: Any = getattr(module, "save_pretrained", None)
         if saved is None:
-            write_weights(state, Path(folder, "model.safetensors"))
+            kind = f"{type(module).__module__}.{type(module).__qualname__}"
+            write_state(state, folder, f"net = ...  # {kind}, made as for the trainer", takes="**batch")
             return
         with without_bars():
             saved(folder, state_dict=state)

@@ -22,6 +22,7 @@ from fedfm.data.cleaning.alike import WHOLE
 from fedfm.direction import of_score, rises
 from fedfm.tasks.bound import BoundModule, Objective, evaluating, groups_of, members, running_statistics
 from fedfm.tasks.network import finite
+from fedfm.tasks.own.alone import alone, reads
 from fedfm.tasks.own.hidden import compiled, seen, stored, unwrapped
 from fedfm.tasks.own.making import made
 from fedfm.tasks.own.measures import (
@@ -45,6 +46,7 @@ from fedfm.tasks.own.measures import (
 from fedfm.tasks.own.pieces import lumped, mixing, uneven
 from fedfm.tasks.own.scales import misread
 from fedfm.tasks.own.weighed import weighed, weights_of
+from fedfm.tasks.state import write_state
 
 
 @method("torch", slot="task", section="VII", also=("pytorch", "module"))
@@ -106,33 +108,12 @@ class Torch(Task):
     def probe(self, bound: Any, rows: Any) -> list[Problem]:
         encoded = bound.encode(rows)
         batch = bound.batch(encoded, torch.arange(len(encoded)))
-        self._reads(bound, batch)
+        reads(bound, batch)
+        alone(bound, encoded)
         bound.module.train()
         unreached(bound, batch)
         found = list(misread(self, bound, batch))
         return [*found, *trained_by_nobody(self.loss, bound.module, batch)] if self.loss else found
-
-    def _reads(self, bound: Any, batch: Any) -> None:
-        """Warn of a module whose outputs are the same for all rows, also where its weights are others than at the start."""
-        if not isinstance(batch, tuple) or bool((batch[0] == batch[0][:1]).all()):
-            return
-        start = bound.read()
-        bound.load(start + 0.1 * torch.randn(start.shape, generator=torch.Generator().manual_seed(0)))
-        with evaluating(bound.module):
-            out = bound.module(batch[0])
-        bound.load(start)
-        if (
-            isinstance(out, Tensor)
-            and out.dim()
-            and len(out) == len(batch[0])
-            and bool((out == out[:1]).all())
-        ):
-            warnings.warn(
-                "fedfm: the module gives the same output for every row, whatever its weights: it does not read them "
-                "(a normalisation over too few values, a wrong index?)",
-                UserWarning,
-                stacklevel=2,
-            )
 
     def _called(self) -> Any:
         """The module, made here. Raises ModelError for whatever its class or function raises."""
@@ -369,15 +350,11 @@ class _Objective(Objective):
     def save(self, module: nn.Module, folder: str) -> None:
         """The state dict as safetensors, for `module.load_state_dict`: of the module itself, not of what torch wraps it
         in (torch.compile, DataParallel), whose names have a prefix that the class does not know."""
-        from fedfm.tasks.export import write_weights
-
         module = unwrapped(module)
-        state = {n: t.detach().to("cpu", copy=True).contiguous() for n, t in module.state_dict().items()}
-        write_weights(state, Path(folder, "model.safetensors"))
-        record = {
-            "architecture": f"{type(module).__module__}.{type(module).__qualname__}",
-            "labels": self.labels,
-        }
+        kind = f"{type(module).__module__}.{type(module).__qualname__}"
+        made = f"net = ...  # {kind}, made as task.module made it for the run"
+        write_state(module.state_dict(), folder, made, labels=self.labels or ())
+        record = {"architecture": kind, "labels": self.labels}
         Path(folder, "config.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 

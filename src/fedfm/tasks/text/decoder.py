@@ -12,7 +12,7 @@ from fedfm.cards.registry import knob, load
 from fedfm.core.errors import Problem
 from fedfm.core.protocols import Task
 from fedfm.models.identity import Base
-from fedfm.tasks.beginning.adapter import begun
+from fedfm.tasks.beginning.adapter import begun, tuned
 from fedfm.tasks.bound import BoundModule
 from fedfm.tasks.export import in_dtype, source
 from fedfm.tasks.network import load_base, load_tokenizer
@@ -34,13 +34,14 @@ class LanguageTask(Task):
     )
     tuning: Tuning = knob(factory=lambda: load("lora")(), doc="what of the network is trained")
     max_tokens: int = knob(
-        256, "longer prompt-and-answer pairs are cut; one with no answer left is dropped", low=4
+        256, "longer prompt-and-answer pairs are cut; one with no answer left is dropped", low=4, stays="told"
     )
     template: str = knob(
         "chat",
         "chat: the tokenizer's own template, plain where it has none; plain: Instruction:, the text, Answer: on lines of "
         "their own. `fedfm inspect` names the form and shows a row in it",
         choices=("chat", "plain"),
+        stays="refused",
     )
     score_by: str = knob(
         "exact", "the primary score; with loss nothing is generated", choices=("exact", "loss")
@@ -103,9 +104,7 @@ def network(task: LanguageTask, model: str) -> Any:
 
 def build(task: LanguageTask) -> nn.Module:
     """The network that is trained, as training begins."""
-    made: nn.Module = task.tuning.apply(network(task, task.model))
-    if task.start:
-        task.tuning.resume(made, Path(task.start))
+    made: nn.Module = tuned(task, network(task, task.model))
     return made
 
 

@@ -16,7 +16,7 @@ from fedfm.cards.registry import knob, load
 from fedfm.core.errors import DataError, ModelError, Problem
 from fedfm.core.protocols import Task
 from fedfm.models.identity import Base
-from fedfm.tasks.beginning.adapter import begun
+from fedfm.tasks.beginning.adapter import begun, tuned
 from fedfm.tasks.bound import BoundModule, groups_of
 from fedfm.tasks.export import in_dtype, source
 from fedfm.tasks.features import Features
@@ -44,9 +44,9 @@ class EncoderTask(Task):
         None, "a folder with an adapter to go on from: rank and targets are taken from it", place="folder"
     )
     tuning: Tuning = knob(factory=lambda: load("lora")(), doc="what of the encoder is trained")
-    max_tokens: int = knob(64, "longer texts are cut", low=2)
-    pooling: str = knob("mean", "token features to text feature", choices=("mean", "cls"))
-    scale: float = knob(10.0, "length of the feature vector", low=0.0)
+    max_tokens: int = knob(64, "longer texts are cut", low=2, stays="told")
+    pooling: str = knob("mean", "token features to text feature", choices=("mean", "cls"), stays="refused")
+    scale: float = knob(10.0, "length of the feature vector", low=0.0, stays="refused")
     dropout: float = knob(0.0, "every dropout rate of the encoder, in training", low=0.0, high=1.0)
     dtype: str = knob(
         "float32",
@@ -357,11 +357,9 @@ def _build(task: EncoderTask, width: int) -> Read:
     encoder = _encoder(task)
     with fresh():
         head = nn.Linear(encoder.config.hidden_size, width)
-    network = task.tuning.apply(encoder)
-    if task.start:
-        task.tuning.resume(network, Path(task.start))
-        if (Path(task.start) / HEAD).is_file():
-            read_head(head, Path(task.start))
+    network = tuned(task, encoder)
+    if task.start and (Path(task.start) / HEAD).is_file():
+        read_head(head, Path(task.start))
     return Read(network, head, task.pooling, task.scale)
 
 

@@ -48,12 +48,19 @@ class TextRegression(EncoderTask):
         Column("group", Group(), required=False),
     )
 
-    scale: float = knob(1.0, "length of the feature vector", low=0.0)
+    scale: float = knob(1.0, "length of the feature vector", low=0.0, stays="refused")
     center: float = knob(
-        0.0, "where predictions begin: about the mean of the numbers, agreed beforehand", fitted=True
+        0.0,
+        "where predictions begin: about the mean of the numbers, agreed beforehand",
+        fitted=True,
+        stays="refused",
     )
     spread: float = knob(
-        1.0, "unit of the head's output: about the numbers' standard deviation", above=0.0, fitted=True
+        1.0,
+        "unit of the head's output: about the numbers' standard deviation",
+        above=0.0,
+        fitted=True,
+        stays="refused",
     )
 
     def open(self, data: Any, device: str = "cpu") -> BoundModule:

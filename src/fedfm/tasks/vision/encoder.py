@@ -20,7 +20,7 @@ from fedfm.core.protocols import Scores, Task
 from fedfm.models.folder import read
 from fedfm.models.identity import Base
 from fedfm.models.store import local
-from fedfm.tasks.beginning.adapter import begun
+from fedfm.tasks.beginning.adapter import begun, tuned
 from fedfm.tasks.bound import BoundModule, groups_of
 from fedfm.tasks.export import in_dtype, source
 from fedfm.tasks.features import Features
@@ -61,11 +61,15 @@ class VisionClassification(Task):
         "pixels a side that pictures are brought to, whole patches; 0: the encoder's own size",
         low=0,
         high=16384,
+        stays="refused",
     )
     pooling: str = knob(
-        "cls", "patch features to the picture's (a map of features: mean)", choices=("cls", "mean")
+        "cls",
+        "patch features to the picture's (a map of features: mean)",
+        choices=("cls", "mean"),
+        stays="refused",
     )
-    scale: float = knob(10.0, "length of the feature vector", low=0.0)
+    scale: float = knob(10.0, "length of the feature vector", low=0.0, stays="refused")
     dropout: float = knob(0.0, "every dropout rate of the encoder, in training", low=0.0, high=1.0)
     dtype: str = knob(
         "float32",
@@ -292,11 +296,9 @@ def _build(task: VisionClassification, classes: int) -> Seen:
     encoder = _encoder(task)
     with fresh():
         head = nn.Linear(_width(encoder), classes)
-    network = task.tuning.apply(encoder)
-    if task.start:
-        task.tuning.resume(network, Path(task.start))
-        if (Path(task.start) / HEAD).is_file():
-            read_head(head, Path(task.start))
+    network = tuned(task, encoder)
+    if task.start and (Path(task.start) / HEAD).is_file():
+        read_head(head, Path(task.start))
     return Seen(network, head, task)
 
 

@@ -179,11 +179,11 @@ class _Objective(Objective):
         import json
         from pathlib import Path
 
-        from fedfm.tasks.export import write_weights
+        from fedfm.tasks.state import write_state
 
-        write_weights(
-            {n: p.detach().clone() for n, p in module.state_dict().items()}, Path(folder, "model.safetensors")
-        )
+        net = f"net = _Net({self.inputs}, {tuple(self.task.channels)}, {len(self.labels)}, {self.task.cut})"
+        made = f"from fedfm.tasks.vision.image import _Net\n\n{net}"
+        write_state(module.state_dict(), folder, made, takes="pixels / 127.5 - 1.0", labels=self.labels)
         Path(folder, "config.json").write_text(
             json.dumps(
                 {

@@ -50,6 +50,12 @@ class IA3(Peft):
     exact_merge = True
     settings = {"targets": "target_modules", "feedforward": "feedforward_modules"}
 
+    def _says(self, field: str, saved: Any) -> bool:
+        """Saved targets hold the layers of the feed-forward blocks too."""
+        if field == "targets":
+            return {*(self.targets or ()), *self.feedforward} == set(saved)
+        return super()._says(field, saved)
+
     def config(self, base: Any) -> Any:
         from peft import IA3Config
 

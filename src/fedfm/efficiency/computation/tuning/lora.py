@@ -15,8 +15,9 @@ from torch.nn import functional
 from fedfm.cards.registry import knob, method
 from fedfm.core.errors import ModelError
 from fedfm.efficiency.computation.tuning.peft import ADAPTER, Peft, write
-from fedfm.efficiency.computation.tuning.targets import targets
+from fedfm.efficiency.computation.tuning.targets import ALL, targets
 from fedfm.models.identity import Base
+from fedfm.tasks.export import to_whole
 
 _A, _B = f"lora_A.{ADAPTER}.weight", f"lora_B.{ADAPTER}.weight"
 
@@ -49,6 +50,7 @@ class LoRA(Peft):
 
     exact_merge = True
     settings = {"r": "r", "alpha": "lora_alpha", "dropout": "lora_dropout", "targets": "target_modules"}
+    free = frozenset({"dropout"})
 
     def config(self, base: Any) -> Any:
         from peft import LoraConfig
@@ -69,6 +71,27 @@ class LoRA(Peft):
                 layer.register_parameter("lora_R", nn.Parameter(torch.zeros(shape), requires_grad=False))
                 layer.register_forward_hook(_add_residual)
         return network
+
+    def like(self, folder: Path) -> LoRA:
+        """Written as all-linear it stays so: which layers these are, the network says. Raises ModelError."""
+        found = super().like(folder)
+        if isinstance(found.targets, str) and found.targets != ALL:
+            raise ModelError(
+                f"task.start={folder}: the adapter's targets are a pattern: {found.targets}\n    why: task.tuning={self.name} "
+                f"adapts linear layers by the last part of their names\n    fix: {to_whole(folder)}"
+            )
+        return dataclasses.replace(found, targets=self.targets) if self._all() else found
+
+    def _says(self, field: str, saved: Any) -> bool:
+        if field != "targets":
+            return super()._says(field, saved)
+        one = isinstance(self.targets, str)
+        return self._all() or super()._says(field, saved) or one and saved == (self.targets,)
+
+    def _all(self) -> bool:
+        return self.targets is not None and ALL in (
+            [self.targets] if isinstance(self.targets, str) else self.targets
+        )
 
     def axes(self, module: nn.Module) -> dict[str, tuple[str, ...]]:
         cuts = {f"lora_A.{ADAPTER}.weight": ("rank", ""), f"lora_B.{ADAPTER}.weight": ("", "rank")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +16,14 @@ from fedfm.cards.registry import knob, method
 from fedfm.core.errors import ModelError
 from fedfm.models.folder import read
 from fedfm.models.identity import Base
-from fedfm.tasks.export import write_weights
+from fedfm.tasks.export import to_whole, write_weights
 from fedfm.tasks.network import finite, fresh, guarded, quiet
 from fedfm.tasks.tuning import Tuning
 from fedfm.text import nearest
 
 ADAPTER = "default"
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+RESIDUAL = "lora_R"  # of the tuning lora, beside what PEFT knows
 WARM = "fix: stages of the tunings sparse, full and lora, the last one full or lora"
 UNFIT = {
     "ADALORA": "its ranks change by a call after each step, which no client makes",
@@ -36,6 +38,9 @@ class Peft(Tuning):
     """A tuning of PEFT: `config(base)` is all that one must write; it is saved in PEFT's own layout."""
 
     settings: ClassVar[Mapping[str, str]] = {}  # field -> its key in adapter_config.json
+    free: ClassVar[frozenset[str]] = (
+        frozenset()
+    )  # those of how it is trained, which one who goes on sets anew
 
     def config(self, base: Any) -> Any:
         """The PeftConfig for this base network."""
@@ -84,20 +89,49 @@ class Peft(Tuning):
                 f"task.start={folder}: an adapter of the kind {saved.get('peft_type')}\n"
                 f"    why: task.tuning={self.name} trains the kind {self.peft_type}\n    fix: set task.tuning to that kind"
             )
-        usual = self._defaults()
+        usual = self._usual()
         odd = [
             k
             for k, v in saved.items()
-            if k not in self.settings.values() and v and v != usual.get(k, v) and not _silent(k, saved)
+            if k not in self.settings.values()
+            and v
+            and not _alike(v, usual.get(k, v))
+            and not _silent(k, saved)
         ]
         if odd or saved.get("modules_to_save"):
             raise ModelError(
                 f"task.start={folder}: this adapter has settings that task.tuning={self.name} does not have\n"
                 f"    why: {', '.join(f'{k}={saved[k]!r}' for k in odd) or 'modules_to_save'}\n"
-                "    fix: merge it into its base with peft (merge_and_unload) and name the result as task.model"
+                f"    fix: {to_whole(folder)}"
             )
-        given = {f: _tuple(saved[k]) for f, k in self.settings.items() if saved.get(k) is not None}
+        given = {
+            f: _tuple(saved[k])
+            for f, k in self.settings.items()
+            if saved.get(k) is not None and f not in self.free
+        }
+        if unlike := [f for f in given if self._written(f) and not self._says(f, given[f])]:
+            raise ModelError(
+                f"task.start={folder}: was made with other settings than task.tuning says\n    why: it goes on as it is: "
+                f"{', '.join(f'{f}={getattr(self, f)!r} was written' for f in unlike)}\n    fix: "
+                + " ".join(f"'task.tuning.{f}={_line(given[f])}'" for f in unlike)
+            )
+        taken = [f for f in given if getattr(self, f) and not self._says(f, given[f])]
+        if taken:
+            warnings.warn(
+                "fedfm: what nobody has written of task.tuning is taken from task.start: "
+                + ", ".join(f"{f}={_line(given[f])} (config.yaml: {getattr(self, f)})" for f in taken),
+                UserWarning,
+                stacklevel=2,
+            )
         return dataclasses.replace(self, **given)  # type: ignore[type-var]
+
+    def _written(self, field: str) -> bool:
+        """Has somebody written this setting? One that has its default says nothing."""
+        return any(f.name == field and f.default != getattr(self, field) for f in dataclasses.fields(self))  # type: ignore[arg-type]
+
+    def _says(self, field: str, saved: Any) -> bool:
+        """Does this setting say what a saved one says?"""
+        return _alike(getattr(self, field), saved)
 
     def resume(self, network: Any, folder: Path) -> None:
         from peft import set_peft_model_state_dict
@@ -140,7 +174,8 @@ class Peft(Tuning):
     def peft_type(self) -> str:
         return {"lora": "LORA", "ia3": "IA3"}.get(self.name, self.name.replace("-", "_").upper())
 
-    def _defaults(self) -> dict[str, Any]:
+    def _usual(self) -> dict[str, Any]:
+        """What the kind's config says where nothing else is set."""
         from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftType
 
         found: dict[str, Any] = PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(self.peft_type)]().to_dict()
@@ -165,6 +200,26 @@ class AnyPeft(Peft):
     @property
     def peft_type(self) -> str:
         return self.type
+
+    def like(self, folder: Path) -> Self:
+        """Raises ModelError for an adapter of another kind, or with other settings than `options`."""
+        saved, usual = read(folder / CONFIG), super()._usual()
+        if unlike := [
+            k
+            for k in self.options
+            if k in usual and not _silent(k, saved) and not _alike(saved.get(k, usual[k]), self.options[k])
+        ]:
+            raise ModelError(
+                f"task.start={folder}: was made with other settings than task.tuning says\n    why: it goes on as it is: "
+                f"{', '.join(f'{k}={self.options[k]!r} was written' for k in unlike)}\n    fix: "
+                + " ".join(
+                    f"'task.tuning.options.{k}={_line(_tuple(saved.get(k, usual[k])))}'" for k in unlike
+                )
+            )
+        return super().like(folder)
+
+    def _usual(self) -> dict[str, Any]:
+        return super()._usual() | {k: list(v) if isinstance(v, tuple) else v for k, v in self.options.items()}
 
     def config(self, base: Any) -> Any:
         from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftType
@@ -192,12 +247,16 @@ def kind(base: Any) -> str:
 
 
 def trained(network: Any) -> dict[str, torch.Tensor]:
-    """The adapter's tensors by the names in PEFT's files, copied to the CPU."""
+    """The adapter's tensors by the names in PEFT's files, copied to the CPU; those have no residual, which is folded in."""
     from peft import get_peft_model_state_dict
 
     with quiet():
         state = get_peft_model_state_dict(network, save_embedding_layers=False)
-    return {n: t.detach().to("cpu", copy=True).contiguous() for n, t in state.items()}
+    return {
+        n: t.detach().to("cpu", copy=True).contiguous()
+        for n, t in state.items()
+        if not n.endswith(f".{RESIDUAL}")
+    }
 
 
 def write(network: Any, tensors: dict[str, torch.Tensor], base: Base, folder: Path, **changed: Any) -> None:
@@ -237,6 +296,17 @@ def _silent(key: str, saved: Mapping[str, Any]) -> bool:
     if key == "init_lora_weights":
         return begun in DRAWN
     return bool({"init", "tokenizer"} & set(key.split("_"))) or key == f"{begun}_config"
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """The same setting, whatever holds it and in whatever order."""
+    many = (list, tuple, set)
+    return set(one) == set(other) if isinstance(one, many) and isinstance(other, many) else bool(one == other)
+
+
+def _line(value: Any) -> str:
+    """As one writes it on the command line."""
+    return f"[{', '.join(map(str, value))}]" if isinstance(value, tuple) else str(value)
 
 
 def _plain(value: Any) -> Any:

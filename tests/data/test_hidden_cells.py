@@ -11,6 +11,7 @@ from bring import TEXT, labelled
 
 import fedfm
 from fedfm.data.files import Files
+from said import said
 
 openpyxl = pytest.importorskip("openpyxl")
 
@@ -84,3 +85,36 @@ def test_rows_that_are_deleted_as_told_are_told_no_more(tmp_path: Path) -> None:
     whole.save(path)
     parties = Files(str(path), test_fraction=0.0).open(0, TEXT)
     assert len(parties.pooled()) == 14 and not any("hidden" in n for n in parties.notes)
+
+
+def _book(path: Path, rows: list[list[object]], joined: tuple[str, ...] = ()) -> str:
+    book = pytest.importorskip("openpyxl").Workbook()
+    for row in rows:
+        book.active.append(row)
+    for cells in joined:
+        book.active.merge_cells(cells)
+    book.save(path)
+    return str(path)
+
+
+WARD: list[list[object]] = [
+    ["text", "label", "ward"],
+    *[[f"note {i}", ("good", "bad")[i % 2], f"H{i // 10}"] for i in range(20)],
+]
+
+
+def test_cells_that_are_joined_over_rows_are_the_value_of_each_row(tmp_path: Path) -> None:
+    plain = Files(_book(tmp_path / "a.xlsx", WARD), party_column="ward", test_fraction=0.0).open(0, TEXT)
+    path = _book(tmp_path / "b.xlsx", WARD, ("C2:C11", "C12:C21"))
+    joined = Files(path, party_column="ward", test_fraction=0.0).open(0, TEXT)
+    assert joined.digest == plain.digest and joined.ids == ("H0", "H1")
+    assert any("2 cells of the sheet 'Sheet' are joined over several rows" in n for n in joined.notes)
+
+
+def test_a_title_above_the_names_and_formulas_without_values_are_refused(tmp_path: Path) -> None:
+    path = _book(tmp_path / "a.xlsx", [["Export of ward 3"], [], *WARD], ("A1:C1",))
+    told = said(lambda: Files(path).open(0, TEXT))
+    assert told.startswith("1 problem") and "a.xlsx:1: the first row has one cell, 'Export of ward 3'" in told
+    formulas = [WARD[0], *[[t, '=IF(MOD(ROW(),2)=0,"good","bad")', w] for t, _, w in WARD[1:]]]
+    told = said(lambda: Files(_book(tmp_path / "b.xlsx", formulas)).open(0, TEXT))
+    assert told.startswith("1 problem") and "20 formulas have no value (B2, B3, B4, ...)" in told

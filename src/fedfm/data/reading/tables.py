@@ -83,6 +83,15 @@ def workbook(path: Path, data: bytes, faults: Faults, sheet: str = "") -> Lines:
         faults.add(str(path), "several sheets have rows", why, "say which is meant: data.sheet=NAME")
         return []
     title = sheet or next(iter(full), "")
+    if title in unseen and (cells := unseen[title].unvalued):
+        what = f"{len(cells)} formulas have no value ({', '.join(cells[:3])}{', ...' * (len(cells) > 3)})"
+        why = "the program that wrote the file computed none"
+        faults.add(
+            str(path), what, why, "open it in Excel or LibreOffice and save it, or write the values instead"
+        )
+        return []
+    if title in unseen:
+        unseen[title].filled(found[title])
     header, lines = _table(path, found.get(title, []), faults)
     if lines:
         faults.notes += unseen[title].notes(str(path), title, [n for n, _ in lines], header)
@@ -98,7 +107,9 @@ def _table(path: Path, rows: list[list[Any]], faults: Faults) -> tuple[list[str]
             continue
         if not header:
             header = ["" if c is None else str(c).strip() for c in row]
-            if not _once(path, [h for h in header if h], faults):
+            if not _once(path, [h for h in header if h], faults) or _titled(
+                path, header, rows, number, faults
+            ):
                 return [], []
             continue
         spare = [c for c in row[len(header) :] if c is not None]
@@ -111,6 +122,20 @@ def _table(path: Path, rows: list[list[Any]], faults: Faults) -> tuple[list[str]
             row = [*row, *[None] * (len(header) - len(row))]
             kept.append((number, {h: c for h, c in zip(header, row, strict=False) if h}))
     return header, kept
+
+
+def _titled(path: Path, header: list[str], rows: list[list[Any]], number: int, faults: Faults) -> bool:
+    """Does a title stand where the names of the columns are read: one cell, above rows of more? A fault then."""
+    below = next((r for r in rows[number:] if any(c is not None for c in r)), [])
+    named = [h for h in header if h]
+    if len(named) != 1 or sum(c is not None for c in below) < 2:
+        return False
+    what, why = (
+        f"the first row has one cell, {named[0][:40]!r}",
+        "the first row that is not empty names the columns",
+    )
+    faults.add(str(path), what, why, "delete the rows above the names of the columns", number)
+    return True
 
 
 def _cell(cell: Any) -> Any:

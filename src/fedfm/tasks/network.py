@@ -14,7 +14,7 @@ from torch import nn
 
 from fedfm.core.errors import FedfmError, ModelError
 from fedfm.lent import PARALLEL
-from fedfm.models.folder import vocabulary
+from fedfm.models.folder import code, vocabulary
 from fedfm.models.reach import refusal
 from fedfm.models.store import local
 
@@ -111,6 +111,7 @@ def load_base(
         )
     _whole(model, network, told)
     finite(model, network.named_parameters())
+    learnt(model, network)
     if checkpointing:
         off = "task.gradient_checkpointing=false"
         with guarded(model, "gradient checkpointing cannot be switched on", where, off):
@@ -125,6 +126,16 @@ def finite(where: str, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
         raise ModelError(
             f"{where}: holds weights that are not finite\n    why: {len(sick)} tensors have NaN or infinite values "
             f"({_some(sick)}), and whatever is computed with them is NaN\n    fix: take a checkpoint from before they were lost"
+        )
+
+
+def learnt(model: str, network: nn.Module) -> None:
+    """Raise ModelError for a network whose matrices are all zero: nothing reaches its outputs, and nothing is learnt."""
+    matrices = [p for p in network.parameters() if p.dim() > 1 and p.numel()]
+    if matrices and not any(bool(p.detach().any()) for p in matrices):
+        raise ModelError(
+            f"{model}: its weights are zero\n    why: all {len(matrices)} matrices of the checkpoint hold nothing else, so that "
+            "every input gives the same output\n    fix: copy or download the checkpoint again"
         )
 
 
@@ -225,20 +236,41 @@ def load_tokenizer(model: str) -> Any:
 
     os.environ.setdefault(PARALLEL, "false")
     place = local(model)
-    with guarded(model, "its tokenizer cannot be loaded", str(place)), quiet():
-        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
-            place, trust_remote_code=False, local_files_only=True
-        )
+    with quiet():
+        try:
+            tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
+                place, trust_remote_code=False, local_files_only=True
+            )
+        except Exception as e:  # noqa: BLE001 - nobody can list what loaders of strangers' files raise
+            _config(model, place)
+            raise refusal(model, str(place), "its tokenizer cannot be loaded", e) from e
         names = type(tokenizer).vocab_files_names
     if names and not vocabulary(place):
         raise ModelError(
             f"{model}: no tokenizer here\n    why: {place} holds no tokenizer.json, vocab.txt, *.model, ...\n"
             "    fix: copy the tokenizer's files from the model that it was trained from"
         )
+    most = tokenizer.model_max_length
+    if isinstance(most, bool) or not isinstance(most, int | float) or not most >= 1:
+        raise ModelError(
+            f"{model}: its tokenizer_config.json says that a text may have {str(most)[:80]!r} tokens\n"
+            "    why: model_max_length is a number of tokens, 1 or more\n    fix: correct it, or remove that line"
+        )
     if tokenizer.pad_token_id is None:  # padding is masked: any token will do
         tokens = (tokenizer.eos_token, tokenizer.unk_token, tokenizer.convert_ids_to_tokens(0))
         tokenizer.pad_token = next(t for t in tokens if t is not None)
     return tokenizer
+
+
+def _config(model: str, place: Any) -> None:
+    """Raise ModelError where it is config.json, which a tokenizer's loader reads too, that cannot be read."""
+    import transformers
+
+    try:
+        transformers.AutoConfig.from_pretrained(place, trust_remote_code=False, local_files_only=True)
+    except Exception as e:  # noqa: BLE001 - as above
+        fix = "" if code(place) else "correct that value in config.json, or restore the file"
+        raise refusal(model, str(place), "its config.json cannot be used", e, fix) from e
 
 
 def share(module: nn.Module, whole: nn.Module, own: tuple[str, ...]) -> None:

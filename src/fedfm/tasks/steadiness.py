@@ -5,6 +5,7 @@ Whatever else it leaves is lost in another process, at a resume, and under a gua
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -51,6 +52,9 @@ def unsteady(bound: Bound, rows: Any) -> Iterator[Problem]:
         return
     streams = _streams()
     one = step()
+    if sick := _sick(bound, first):
+        yield sick
+        return
     if moved := [n for n, t in _still(bound).items() if not torch.equal(t, still[n])]:
         some = ", ".join(moved[:3]) + ", ..." * (len(moved) > 3)
         yield Problem(
@@ -85,6 +89,21 @@ def unsteady(bound: Bound, rows: Any) -> Iterator[Problem]:
             "generator of its own, or keeps something between steps, which worker processes and a resume do not have",
             "draw with torch's global generator; keep state in a declared buffer of the module: Torch(..., buffers=(...))",
         )
+
+
+def _sick(bound: Bound, loss: float) -> Problem | None:
+    """What is wrong with a loss, or with the gradient that was just computed, that is no number before any training."""
+    grads = getattr(bound, "grads", None)  # a task's own bound may keep it where nobody sees it
+    if math.isfinite(loss) and not (isinstance(grads, torch.Tensor) and not grads.isfinite().all()):
+        return None
+    sick = "loss" if not math.isfinite(loss) else "first gradient"
+    return Problem(
+        "task",
+        f"the model's {sick} is no number, before any training",
+        "real rows were shown to it as it is: its weights, or a value in these rows, cannot be computed with, and every party's "
+        "first step would end in NaN, whatever its learning rate",
+        "task.model=a checkpoint whose own loss is a number; or look at the largest values of the data, and at the loss",
+    )
 
 
 def _brief(rows: Any) -> Any:

@@ -58,6 +58,12 @@ def model_of(folder: Path, party: str | None = None) -> Path:
     ):
         raise ModelError(f"{folder}: this run has no model yet\n    fix: fedfm resume {folder}")
     refuse_other(leaving.model_of(folder, party), folder)
+    if (place := leaving.model_of(folder, party)).is_dir():
+        raise ModelError(
+            f"{folder}: there is no tuned text model here, but one of another task\n"
+            f"    why: predict and export open models of texts; {place} holds {', '.join(sorted(p.name for p in place.iterdir()))}\n"
+            "    fix: use the files as they lie there: safetensors.torch.load_file reads the weights, config.json says of what"
+        )
     raise ModelError(
         f"{folder}: there is no tuned text model here\n    fix: give the directory of a finished run of a text task"
     )

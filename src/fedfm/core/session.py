@@ -141,6 +141,7 @@ class Guard:
             if isinstance(out, Generator):
                 out = yield from self._relay(out, ctx)
         m, mine = _ended(client, out)
+        blame.intact("client", client, bound)
         worked = time.perf_counter()
         self.exit(client, m)
         if m.mass not in (1.0, rows := float(len(self.data(job.id)))) and not job.malicious and self.weighed:

@@ -174,8 +174,8 @@ def _scored(folder: Path, model: Path, to: Path, party: str | None) -> Exported:
     try:
         config = text.load(folder / "config.yaml")
         if objects := [where for where, _ in unspoken(config)]:
-            why = f"{', '.join(objects)} of its config.yaml were objects of a Python process, which are gone"
-            return Exported(to, {}, reported, why)
+            gone = f"{', '.join(objects)} of its config.yaml were objects of a Python process, which are gone"
+            return Exported(to, {}, reported, gone)
         fed = from_config(config)
         rows = opened(fed.data, fed.seed, fed.task).test(party)
     except FedfmError as e:

@@ -9,6 +9,7 @@ from fedfm import config as config
 from fedfm import core as core
 from fedfm import data as data
 from fedfm import deploy as deploy
+from fedfm import direction as direction
 from fedfm import efficiency as efficiency
 from fedfm import engines as engines
 from fedfm import evaluation as evaluation
@@ -18,6 +19,7 @@ from fedfm import laws as laws
 from fedfm import ledger as ledger
 from fedfm import lent as lent
 from fedfm import looking as looking
+from fedfm import machine as machine
 from fedfm import models as models
 from fedfm import pace as pace
 from fedfm import recipes as recipes

@@ -165,5 +165,6 @@ def test_a_column_beside_x_and_y_is_told(tmp_path: Path) -> None:
     rows = [{"x": [float(i), 1.0], "y": i % 2, "w": 0.5, "weight": 2} for i in range(10)]
     notes = Arrays({"a": rows, "b": rows}).read(0, ()).notes
     assert [n for n in notes if "not read" in n] == [
-        f"the column '{name}' is not read: a batch is (x, y)" for name in ("w", "weight")
+        f"the column '{name}' is not read: a batch is (x, y); call the targets `label`, and it is a mapping of all columns"
+        for name in ("w", "weight")
     ]

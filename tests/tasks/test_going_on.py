@@ -19,6 +19,8 @@ from fedfm.efficiency.computation.tuning.lora import LoRA
 from fedfm.efficiency.computation.tuning.peft import AnyPeft
 from fedfm.efficiency.computation.tuning.prompt import PromptTuning, PTuning
 from fedfm.models import tiny
+from fedfm.running.commands.tuned import export
+from fedfm.tasks import load_tuned
 from fedfm.tasks.text.causal import CausalLM
 from fedfm.tasks.text.classify import SequenceClassification
 from fedfm.tasks.text.regress import TextRegression
@@ -179,3 +181,22 @@ def test_a_whole_tuning_goes_on_from_a_merged_adapter(llama: str, tmp_path: Path
     start = saved(CausalLM(model=llama, tuning=LoRA(r=2)), tmp_path)
     with pytest.raises(ModelError, match=rf"fedfm export {start} --merged --to NEW, and task.model=NEW"):
         CausalLM(model=llama, tuning=Full(), start=start).open(None)
+
+
+@pytest.mark.parametrize("option", ["use_rslora", "use_dora"])
+def test_an_adapter_of_loras_kind_is_merged(llama: str, tmp_path: Path, option: str) -> None:
+    tuning = AnyPeft("LORA", pefts("q_proj") | {option: True, "init_lora_weights": False})
+    saved(CausalLM(model=llama, tuning=tuning), tmp_path / "one")
+    export(tmp_path / "one", tmp_path / "two", merged=True)
+    one, two = load_tuned(tmp_path / "one"), load_tuned(tmp_path / "two")
+    ids = torch.arange(1, 9)[None]
+    with torch.no_grad():
+        assert torch.allclose(one.module(input_ids=ids)[0], two.module(input_ids=ids)[0], atol=1e-4)
+
+
+def test_one_on_a_tied_embedding_is_not(tmp_path: Path) -> None:
+    base = str(tiny("causal-lm", tmp_path / "base"))
+    tuning = AnyPeft("LORA", pefts("embed_tokens") | {"init_lora_weights": False})
+    saved(CausalLM(model=base, tuning=tuning), tmp_path / "one")
+    with pytest.raises(ModelError, match="fix: export it as it is"):
+        export(tmp_path / "one", tmp_path / "two", merged=True)

@@ -93,6 +93,14 @@ def untouched(slot: str, method: Any, *given: Any) -> Iterator[None]:
         )
 
 
+def intact(slot: str, method: Any, bound: Any) -> None:
+    """Raises MethodFault for a method that leaves a model whose tensors no longer lie where the next one reads them."""
+    try:
+        bound.check()
+    except FedfmError as e:
+        raise MethodFault(slot, f"{name_of(method)} leaves the model otherwise than it was lent: {e}") from e
+
+
 @contextmanager
 def of_slot(slot: str, method: Any, *given: Any) -> Iterator[None]:
     """Code of a server-side method on what the server itself made: whatever it raises unasked is its own bug."""

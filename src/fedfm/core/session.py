@@ -20,7 +20,7 @@ from fedfm.cards.registry import name_of
 from fedfm.core import blame, scoring
 from fedfm.core.combine import Pipe
 from fedfm.core.context import Ctx, Terms
-from fedfm.core.errors import ClientFailed, FedfmError, MethodFault
+from fedfm.core.errors import ClientFailed, MethodFault
 from fedfm.core.fold import weights_behind
 from fedfm.core.home import Home
 from fedfm.core.job import POOLED, UPLOAD, VALIDATION, Job, Said
@@ -141,10 +141,7 @@ class Guard:
             if isinstance(out, Generator):
                 out = yield from self._relay(out, ctx)
         m, mine = _ended(client, out)
-        try:
-            bound.check()
-        except FedfmError as e:
-            raise MethodFault("client", f"in the work of {name_of(client)} {e}") from e
+        blame.intact("client", client, bound)
         worked = time.perf_counter()
         self.exit(client, m)
         if m.mass not in (1.0, rows := float(len(self.data(job.id)))) and not job.malicious and self.weighed:

@@ -269,12 +269,9 @@ class BoundModule(Bound):
         self._in_place()
 
     def _in_place(self) -> None:
+        """Raise if something broke a view since the last job. What can be laid back is: the next job is no part of it."""
         gone = [name for name, t, owner, key in self._owners if getattr(owner, key, None) is not t]
-        gone += [
-            name
-            for name, t, data, grad in self._pointers
-            if t.data_ptr() != data or (grad and (t.grad is None or t.grad.data_ptr() != grad))
-        ]
+        gone += [name for name, t, data, _ in self._pointers if t.data_ptr() != data]
         still = [e.name for e in self.layout.entries if not e.trainable]
         if gone and gone[0] in still:
             raise FedfmError(
@@ -282,10 +279,23 @@ class BoundModule(Bound):
                 "    why: the buffer lies in the parameter vector, which the other tensor does not\n"
                 f"    fix: write it in place: self.{gone[0].rpartition('.')[2]}.copy_(...)"
             )
+        lost = [n for n, t, _, g in self._pointers if g and (t.grad is None or t.grad.data_ptr() != g)]
+        if gone or lost:
+            views, grads = self.layout.views(self.params), self.layout.views(self.grads)
+            for name, t, _, grad in self._pointers:
+                t.data, t.grad = views[name], grads[name] if grad else None
         if gone:
             raise FedfmError(
-                f"tensor '{gone[0]}' no longer lies in the flat buffer: something called zero_grad(set_to_none"
-                "=True), .to(dtype), load_state_dict(assign=True) or resized it; do not"
+                f"tensor '{gone[0]}' no longer lies in the flat buffer\n    why: `.data = ...`, .to(dtype), "
+                "load_state_dict(assign=True), a resize or a layer that makes itself at the first call put another in its "
+                "place, which is in no message\n    fix: write into it: with torch.no_grad(): p.copy_(...); what a module "
+                "makes late belongs into its __init__"
+            )
+        if lost:
+            raise FedfmError(
+                f"the gradient of '{lost[0]}' no longer lies in the flat buffer\n    why: zero_grad() drops it as torch does "
+                "it by itself, and the next one who reads the gradients reads others\n    fix: "
+                "zero_grad(set_to_none=False), or bound.gradient(batch), which fills them anew and returns the loss"
             )
 
     def gradient(self, batch: Any, loss: Loss | None = None) -> float:

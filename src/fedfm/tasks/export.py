@@ -22,6 +22,7 @@ from fedfm.core.protocols import Task
 from fedfm.files import path as meant
 from fedfm.lent import given_back
 from fedfm.models.folder import regular
+from fedfm.models.hub import is_id
 from fedfm.models.identity import Base
 
 FILE, FORMAT = "fedfm-task.json", 2
@@ -36,10 +37,25 @@ def write_task(objective: Any, folder: Path, task: Any = None) -> None:
     task, labels, base = task or objective.task, objective.labels, objective.base
     record = {"format": FORMAT, "task": to_config(task), "labels": labels, "base": asdict(base)}
     record |= {"inputs": objective.inputs} if objective.inputs else {}
+    if (folder / "config.json").is_file():
+        _classes(folder / "config.json", labels)
     made = [p for p in sorted(folder.iterdir()) if p.is_file() and p.name not in (FILE, FREE)]
     record["sha256"] = {p.name: _sha256(p) for p in made} | {FILE: _own(record)}
     (folder / FILE).write_text(json.dumps(record, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     (folder / FREE).write_text(task.readme(folder, labels, base), encoding="utf-8")
+
+
+def _classes(file: Path, labels: Sequence[Any] | None) -> None:
+    """The classes of this run in a network's config, in the place of those that its base had been tuned for."""
+    config = json.loads(file.read_text(encoding="utf-8"))
+    kept = {k: v for k, v in config.items() if k not in ("id2label", "label2id", "problem_type")}
+    if labels is not None:
+        kept |= {
+            "id2label": dict(enumerate(map(str, labels))),
+            "label2id": {str(n): k for k, n in enumerate(labels)},
+        }
+    if kept != config:
+        file.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def write_weights(tensors: dict[str, torch.Tensor], file: Path) -> None:
@@ -193,7 +209,16 @@ def _over(folder: Any, task: Any, told: Any) -> Any:
         "revision"
     ):  # of the hub: this commit, whatever its branch holds now
         task = replace(task, model=f"{task.model.partition('@')[0]}@{told['revision']}")
-    weights = models.base(task.model).weights
+    try:
+        weights = models.base(task.model).weights
+    except ModelError as e:
+        if task.model in models.catalog() or is_id(task.model):
+            raise
+        raise ModelError(
+            f"{folder}: the base model that this was trained over cannot be read: {str(e).split(chr(10))[0]}\n    why: it was "
+            f"there when the model was saved\n    fix: if it has moved, write its new place into {meant(folder) / FILE}, under "
+            "task, as model; its digest is compared"
+        ) from e
     if not isinstance(told, dict) or told.get("weights") != weights:
         raise ModelError(
             f"{folder}: the base model {task.model} is not the one that this was trained over\n"

@@ -82,7 +82,7 @@ def probe(task: Task, bound: Bound, parties: Any) -> list[Problem]:
             ) from e
         if INEXACT in str(e):
             raise  # no fault of the network's: `tried` goes on without
-        problems = [_unknown(e, some) or _broken(e)]
+        problems = [_unknown(e, some) or _broken(e, bound.module)]
     finally:
         for name, (_, own, _) in each.items():
             own.load(before[name])
@@ -159,15 +159,20 @@ def _unknown(e: BaseException, rows: Any) -> Problem | None:
     )
 
 
-def _broken(e: BaseException) -> Problem:
+def _broken(e: BaseException, module: Any) -> Problem:
     """What a network raised on a few real rows, and where: of the user's own code, if there is any on the way."""
     said = " ".join(words_of(e).split())[:300]
-    return Problem(
-        "task",
-        f"the model fails on a few real rows: {said}",
-        f"raised at {place(e)}",
-        "mend the module if it is yours; else take another model, or settings that it can work with",
-    )
+    fix = "mend the module if it is yours; else take another model, or settings that it can work with"
+    low = {p.dtype for p in module.parameters() if p.dtype in (torch.float16, torch.bfloat16)}
+    if low and "dtype" in said:
+        kind = str(low.pop())
+        fix = f"Torch(lambda: net.float()): it holds {kind}, rows are float32; or x.to({kind}) in its forward"
+    elif isinstance(e, TypeError) and "tuple indices" in said:
+        fix = (
+            "x, y = batch: it is a pair; where rows have more columns, call the targets `label` (not `y`), and it is a "
+            "mapping of all of them, with the targets as batch['y']"
+        )
+    return Problem("task", f"the model fails on a few real rows: {said}", f"raised at {place(e)}", fix)
 
 
 def apart(look: Callable[[], list[Problem]]) -> list[Problem]:

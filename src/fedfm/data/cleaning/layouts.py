@@ -152,7 +152,10 @@ def unread(wanted: Wanted, mapping: Collection[str], has: Collection[str]) -> li
     used = {*mapping, *(c.name for c in wanted), "group"}
     left = dict.fromkeys(h for h in has if h not in used)
     if {"x", "y"} <= used:
-        return [f"the column '{h}' is not read: a batch is (x, y)" for h in left]
+        return [
+            f"the column '{h}' is not read: a batch is (x, y); call the targets `label`, and it is a mapping of all columns"
+            for h in left
+        ]
     free = {c.name: [h for h in left if h in USUAL.get(c.name, ())] for c in wanted if not c.required}
     said = [
         f"the column '{h}' is not read: is it the {c}? data.columns={{{c}: {h}}} reads it"

@@ -13,7 +13,8 @@ from typing import Any
 from fedfm.cards.registry import name_of
 from fedfm.config import text
 from fedfm.config.building import from_config
-from fedfm.core.errors import DataError, FedfmError, ModelError, ResumeError
+from fedfm.config.marker import unspoken
+from fedfm.core.errors import ConfigError, DataError, FedfmError, ModelError, ResumeError
 from fedfm.core.protocols.scoring import means
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.reading.paths import READ, ending
@@ -180,10 +181,15 @@ def _scored(folder: Path, model: Path, to: Path, party: str | None, merged: bool
         reported = {k.removesuffix(f"/{party}"): v for k, v in reported.items() if k.endswith(f"/{party}")}
     tuned = load_tuned(model)
     try:
-        fed = from_config(text.load(folder / "config.yaml"))
+        config = text.load(folder / "config.yaml")
+        if objects := [where for where, _ in unspoken(config)]:
+            gone = f"{', '.join(objects)} of its config.yaml were objects of a Python process, which are gone"
+            return Exported(to, {}, reported, gone)
+        fed = from_config(config)
         rows = opened(fed.data, fed.seed, fed.task).test(party)
     except FedfmError as e:
-        return Exported(to, {}, reported, str(e).split("\n")[0])
+        why = [p.what for p in e.problems] if isinstance(e, ConfigError) else [str(e).split("\n")[0]]
+        return Exported(to, {}, reported, "; ".join(dict.fromkeys(why)))
     import torch
 
     with torch.no_grad():

@@ -91,6 +91,11 @@ class Torch(Task):
                 UserWarning,
                 stacklevel=2,
             )
+        if any("quantized" in type(m).__module__.split(".") for m in net.modules()):
+            raise ModelError(
+                "task.module: holds quantized layers\n    why: their weights are integers, which no gradient moves\n    fix: the "
+                "module as it was before quantize_dynamic or convert (in float32), and quantize what the run leaves"
+            )
         if not any(p.requires_grad for p in net.parameters()):
             raise ModelError(
                 "task.module: none of its parameters is to be trained\n    why: requires_grad is False for all of them, or it has "

@@ -221,6 +221,25 @@ class AnyPeft(Peft):
     def _usual(self) -> dict[str, Any]:
         return super()._usual() | {k: list(v) if isinstance(v, tuple) else v for k, v in self.options.items()}
 
+    @property
+    def exact_merge(self) -> bool:  # type: ignore[override]
+        """Adapters of LoRA's kind; that the merged network is the same function is looked at when it is made."""
+        return self.type == "LORA"
+
+    def merged(self, network: Any) -> Any:
+        """Raises ModelError where the merged network gives something else (a tied embedding among the targets)."""
+        ids, fix = torch.arange(1, 9)[None], "export it as it is, without --merged"
+        with guarded(type(network).__name__, "the adapter cannot be folded in", fix=fix), torch.no_grad():
+            before = network(input_ids=ids)[0]
+            made = super().merged(network)
+            after = made(input_ids=ids)[0]
+        if not torch.allclose(before, after, rtol=1e-2, atol=1e-2 * float(before.abs().max())):
+            raise ModelError(
+                f"{type(made).__name__}: with the adapter folded in it is another function\n    why: a tensor that it changes is "
+                f"used elsewhere too (a tied embedding?)\n    fix: {fix}"
+            )
+        return made
+
     def config(self, base: Any) -> Any:
         from peft import PEFT_TYPE_TO_CONFIG_MAPPING, PeftType
 

@@ -28,6 +28,7 @@ from fedfm.files import short, write
 from fedfm.ledger import file as ledger
 from fedfm.pace import by_the_wall
 from fedfm.running import baselines as base
+from fedfm.running.clipped import clipped, finding
 from fedfm.running.course.leaving import leave, place
 from fedfm.running.course.listening import Callback, listening
 from fedfm.running.course.stages import Stage, Stages, named, told
@@ -250,7 +251,8 @@ def _identify(plan: Plan, site: Site, stages: Stages) -> None:
 
 
 def _judged(run: Run) -> Verdict:
-    return judge(
+    why = finding(clipped(run.fed, ledger.read(run.books.ledger.path)))
+    found = judge(
         records=list(ledger.read(run.books.metrics.path)),
         events=ledger.read(run.books.ledger.path),
         rows=run.parties,
@@ -261,6 +263,7 @@ def _judged(run: Run) -> Verdict:
         personal=not run.fed.serving.whole,
         best=best["round"] if (best := best_round(run))["kept"] else None,
     )
+    return found.with_findings([why] if why and found.good else [])
 
 
 def _stays(folder: Path) -> str:

@@ -26,6 +26,7 @@ from fedfm.data.splits import fingerprint
 from fedfm.ledger import events
 from fedfm.ledger import file as ledger
 from fedfm.report.numbers import finite
+from fedfm.running.clipped import clipped
 from fedfm.running.verdict import LOST, Verdict
 from fedfm.tasks.probing import left_out
 
@@ -83,6 +84,7 @@ def summarise(
         "bytes": total
         | {"per_round": (total["up"] + total["down"] + total["talk"]) / max(1, run.state.round)},
         "privacy": privacy(fed, run.folder / "events.jsonl", len(run.parties)),
+        "clipped": clipped(fed, ledger.read(run.folder / "events.jsonl")),
         "trainable_parameters": sum(b.layout.trainable for _, b, _ in each.values()),
         "total_parameters": bound.total,
         "architectures": {

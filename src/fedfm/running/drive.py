@@ -28,11 +28,11 @@ from fedfm.files import short, write
 from fedfm.ledger import file as ledger
 from fedfm.pace import by_the_wall
 from fedfm.running import baselines as base
-from fedfm.running.clipped import clipped, finding
 from fedfm.running.course.leaving import leave, place
 from fedfm.running.course.listening import Callback, listening
 from fedfm.running.course.stages import Stage, Stages, named, told
 from fedfm.running.feasible import caveats, feasible, idle, lonely, mute, undirected
+from fedfm.running.findings.clipped import clipped, finding
 from fedfm.running.process import borrowed
 from fedfm.running.progress import Progress, Silent
 from fedfm.running.record import kept, own

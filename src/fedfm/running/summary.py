@@ -26,7 +26,7 @@ from fedfm.data.splits import fingerprint
 from fedfm.ledger import events
 from fedfm.ledger import file as ledger
 from fedfm.report.numbers import finite
-from fedfm.running.clipped import clipped
+from fedfm.running.findings.clipped import clipped
 from fedfm.running.verdict import LOST, Verdict
 from fedfm.tasks.probing import left_out
 

@@ -20,7 +20,7 @@ from fedfm.ledger import file as ledger
 from fedfm.ledger.events import Dropout, Failed, Late, Line, Planned, Refused, Upload
 from fedfm.report.drawing.markup import esc
 from fedfm.report.numbers import score
-from fedfm.running.choices import Choices
+from fedfm.running.findings.choices import Choices
 from fedfm.text import counted, line
 
 FINISHED, FINDINGS, FAILED, INTERRUPTED = "finished", "finished with findings", "failed", "interrupted"

@@ -29,7 +29,7 @@ from fedfm.efficiency.computation.tuning.head import Head
 from fedfm.efficiency.training.local import Local
 from fedfm.efficiency.training.personal.fedrep import FedRep
 from fedfm.engines.inprocess import InProcess
-from fedfm.evaluation.membership import ALL, LossThreshold, around, exact
+from fedfm.evaluation.membership import ALL, BEFORE, LossThreshold, around, exact
 from fedfm.incentives.selection.uniform import Uniform
 from fedfm.models import tiny
 from fedfm.running.audits import audit
@@ -114,6 +114,41 @@ def test_closed_forms() -> None:
     assert worse["auc"] == worse["advantage"] == 0.0
 
 
+def test_what_the_model_before_training_tells_apart_is_not_put_down_to_training() -> None:
+    ask = LossThreshold()
+    near, far = torch.linspace(0, 1, 300), torch.linspace(0.5, 1.5, 300)
+    small = torch.cat(
+        [torch.zeros(60), torch.linspace(0.6, 1.5, 240)]
+    )  # few of the members, and far below all others
+    apart, same, few = ask.compare(near, far), ask.compare(near, near), ask.compare(small, near + 0.1)
+    assert few["auc_bounds"][0] < 0.5 < few["tpr_bounds"][0] / few["fpr_bounds"][1]
+    for found in (apart, few):  # by pairs, and by few false positives alone
+        assert "gives away" in ask.meaning({ALL: found, BEFORE: same})
+        assert "rows differ" in ask.meaning({ALL: found, BEFORE: found})
+    assert "cannot tell" in ask.meaning({ALL: same, BEFORE: same})
+
+
+def test_an_untrained_model_that_knows_the_held_out_rows_less_is_not_accused(tmp_path: Path) -> None:
+    g = torch.Generator().manual_seed(0)
+
+    def points(n: int, wide: float) -> tuple[Any, Any]:
+        x = torch.randn(n, 4, generator=g) * wide
+        return x.numpy(), (x[:, 0] > x[:, 1]).long().numpy()
+
+    plan = fed(
+        task=Torch(lambda: torch.nn.Linear(4, 2)),
+        data=Arrays({"a": points(150, 0.1), "b": points(150, 0.1)}, points(300, 9.0)),
+        client=Local(lr=1e-6, steps=1, batch=8),
+        rounds=1,
+    )
+    fedfm.run(plan, out=tmp_path / "run")
+    found = audit(tmp_path / "run", "loss-threshold", plan)
+    assert found["cases"][ALL]["tpr_bounds"][0] > found["cases"][ALL]["fpr_bounds"][1] or (
+        found["cases"][ALL]["auc_bounds"][0] > 0.5
+    )
+    assert "gives away" not in found["meaning"] and "says nothing about membership" in found["meaning"]
+
+
 # ---- finished runs --------------------------------------------------------------------------------------------------
 def test_a_model_that_learnt_by_heart_gives_its_rows_away(tmp_path: Path) -> None:
     """Labels are coins: what is known of a training row was learnt by heart, and held-out rows are guessed."""
@@ -135,6 +170,7 @@ def test_a_model_that_learnt_by_heart_gives_its_rows_away(tmp_path: Path) -> Non
         case = found["cases"][name]
         assert case["members"] == members and case["others"] == 200
         assert case["auc"] > 0.95 and case["advantage"] > 0.85 and case["tpr_bounds"][0] > 0.3
+    assert "gives away who was trained on, if the held-out rows are drawn like" in found["meaning"]
 
 
 def test_an_audit_is_kept_and_leaves_the_run_as_it_was(fitted: Path) -> None:
@@ -152,9 +188,14 @@ def test_an_audit_is_kept_and_leaves_the_run_as_it_was(fitted: Path) -> None:
     assert after == files
     every = found["cases"][ALL]
     assert (
-        every["auc"] > 0.65 and every["members"] == 20 and set(found["cases"]) == {ALL, "party-0", "party-1"}
+        every["auc"] > 0.65
+        and every["members"] == 20
+        and set(found["cases"]) == {ALL, BEFORE, "party-0", "party-1"}
     )
-    assert found["meaning"].endswith("gives away who was trained on.")
+    assert (
+        found["cases"][BEFORE]["auc_bounds"][0] < 0.5
+        and "gives away who was trained on, if" in found["meaning"]
+    )
     assert (
         json.loads((fitted / "audit.json").read_text())["audits"]["loss-threshold"]["cases"] == found["cases"]
     )
@@ -165,7 +206,8 @@ def test_a_model_that_never_trained_gives_nothing_away(still: Path) -> None:
     found = audit(still)
     low, high = found["cases"][ALL]["auc_bounds"]
     assert low < 0.5 < high and "cannot tell them apart" in found["meaning"]
-    assert found["parties_whose_work_was_not_used"] == 1 and len(found["cases"]) == 2
+    assert found["parties_whose_work_was_not_used"] == 1 and len(found["cases"]) == 3
+    assert found["cases"][BEFORE] == found["cases"][ALL]
 
 
 def test_the_command_prints_a_table_and_a_sentence(fitted: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from fedfm.data.splits import fingerprint
 from fedfm.tasks.bound import evaluating
 
 ALL = "all parties"
+BEFORE = f"{ALL}, before training"
 
 
 @method(
@@ -35,11 +37,12 @@ class LossThreshold(Audit):
     """Guess that a row was trained on when the final model's loss on it is small: training rows against held-out rows.
 
     Members are the training rows of the parties whose work was used; the others are held-out rows that nobody trained
-    on (a party's own where the data have them). For each party and for all, and for all after each round that the run
-    kept: `auc` (the chance that a member's loss is the smaller of a pair; ties count half) with Hanley and McNeil's
+    on (a party's own where the data have them). For each party and for all, and for all before training and after each
+    round that the run kept: `auc` (the chance that a member's loss is the smaller of a pair; ties count half) with Hanley and McNeil's
     bounds; `advantage`, the largest true minus false positive rate of any threshold; `advantage_yeom`, that at the mean
     loss of the members; `tpr` and `fpr` with at most `fpr` false positives, with exact bounds. Rates are shares, losses
-    in the task's unit.
+    in the task's unit. What the model before training tells apart is no membership but rows drawn otherwise: only what
+    goes beyond its bounds is put down to training, and that under the condition that the sentence names.
     """
 
     fpr: float = knob(0.01, "false positive rate at which the true one is reported", low=0.0, below=1.0)
@@ -57,7 +60,9 @@ class LossThreshold(Audit):
             test = parties.test()
             fresh = _unseen(test, trained)
             others = losses(bound, fresh)
-            over = {k: self._after(k, opened, fresh) for k in sorted(opened.kept)} if len(fresh) else {}
+            models = {BEFORE: bound.init}
+            models |= {f"{ALL}, after round {k}": opened.at(k) for k in sorted(opened.kept)}
+            over = {k: self._under(x, opened, fresh) for k, x in models.items()} if len(fresh) else {}
             own = {s.party: losses(bound, _unseen(s, trained)) for s in getattr(parties, "own", ())}
         if not len(others):
             raise FedfmError(
@@ -65,7 +70,7 @@ class LossThreshold(Audit):
                 "    fix: hold out more (data.test_fraction, data.test_path)"
             )
         cases = {ALL: self.compare(torch.cat(list(members.values())), others)}
-        cases |= {f"{ALL}, after round {k}": self.compare(*both) for k, both in over.items()}
+        cases |= {k: self.compare(*both) for k, both in over.items()}
         for i, mine in members.items():
             theirs = own.get(i, others)
             if len(mine) and len(theirs):
@@ -78,10 +83,10 @@ class LossThreshold(Audit):
             "parties_whose_work_was_not_used": len(parties.ids) - len(members),
         }
 
-    def _after(self, round: int, opened: Any, fresh: Any) -> tuple[Tensor, Tensor]:
-        """Losses of members and others under the model of a round that was kept."""
+    def _under(self, model: Tensor, opened: Any, fresh: Any) -> tuple[Tensor, Tensor]:
+        """Losses of members and others under another model of the run."""
         bound = opened.bound
-        bound.load(opened.at(round))
+        bound.load(model)
         found = [losses(bound, opened.parties.train(i)) for i in opened.contributors]
         others = losses(bound, fresh)
         bound.load(opened.model)
@@ -123,14 +128,41 @@ class LossThreshold(Audit):
             f"loss in {100 * found['auc']:.1f} % of pairs (50 % is guessing; {100 * self.confidence:g} % bounds "
             f"{100 * low:.1f} to {100 * high:.1f} %)"
         )
-        if low > 0.5 or found["tpr_bounds"][0] > found["fpr_bounds"][1]:
-            return f"{told}: the model gives away who was trained on."
+        before = cases[BEFORE]
+        if _beyond(found, before):
+            return (
+                f"{told}: the model gives away who was trained on, if the held-out rows are drawn like the training rows "
+                f"(before training: {_percent(before)})."
+            )
+        if _apart(before) and _apart(found):
+            return (
+                f"{told}, and the model before training did so too ({_percent(before)}): the two sets of rows differ in "
+                "more than that one was trained on, and this attack says nothing about membership."
+            )
         if high < 0.5:
             return (
                 f"{told}: its losses are larger on training rows, so the two sets of rows differ in more than that "
                 "one was trained on, and this attack says nothing about membership."
             )
+        if _apart(found):
+            told += f", which is not beyond the bounds of the model before training ({_percent(before)})"
         return f"{told}: this attack cannot tell them apart, which is no proof that a stronger one could not."
+
+
+def _apart(case: Mapping[str, Any]) -> bool:
+    """Are the losses of the two sets of rows told apart beyond chance, by pairs or at few false positives?"""
+    return bool(case["auc_bounds"][0] > 0.5 or case["tpr_bounds"][0] > case["fpr_bounds"][1])
+
+
+def _beyond(case: Mapping[str, Any], before: Mapping[str, Any]) -> bool:
+    """Are they told apart beyond chance, and beyond what the model before training does?"""
+    pairs = case["auc_bounds"][0] > max(0.5, before["auc_bounds"][1])
+    return bool(pairs or case["tpr_bounds"][0] > max(case["fpr_bounds"][1], before["tpr_bounds"][1]))
+
+
+def _percent(case: Mapping[str, Any]) -> str:
+    low, high = case["auc_bounds"]
+    return f"{100 * case['auc']:.1f} %, bounds {100 * low:.1f} to {100 * high:.1f} %"
 
 
 def losses(bound: Bound, rows: Any) -> Tensor:

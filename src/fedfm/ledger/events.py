@@ -8,7 +8,7 @@ the fields that a type `shows`: by default none, and not even that it happened.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -39,9 +39,21 @@ class Event:
             )
         KINDS[cls.kind] = cls
 
+    @classmethod
+    def counted(cls, line: Line) -> Collection[str] | None:
+        """Of an aggregator that chooses: whose messages counted of those that it combined, or, in an event of one party's
+        message, that party or nobody. None: the event says nothing of it."""
+        return None
+
     def facts(self) -> dict[str, Any]:
         """Its fields, as JSON knows them."""
         return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+def counted(line: Line) -> Collection[str] | None:
+    """Whose messages counted, where the event says so: of all that were combined, or whether its own party's did."""
+    cls = KINDS.get(str(line.get("kind")))
+    return None if cls is None else cls.counted(line)
 
 
 def shown(line: Line) -> Line | None:

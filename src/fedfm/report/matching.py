@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -10,6 +11,7 @@ import yaml
 
 from fedfm.direction import rises
 from fedfm.report import outline
+from fedfm.report.numbers import finite
 from fedfm.report.rundir import Run, mapping
 
 TRAINING = {"partition", "train_rows", "rows_per_party", "train_split", "party_column"}  # no part of the test
@@ -26,10 +28,47 @@ def obstacle(runs: Sequence[Run]) -> str:
         return "of different tasks"
     if any(data != tests[0][1] for _, data, _ in tests[1:]):
         return "judged on different data"
+    if why := _other_rows(runs):
+        return why
     # A loss per token depends on what the model takes for a token.
     if not rises(outline.metric_name(runs[0])) and len({model for _, _, model in tests}) > 1:
         return "losses of different models"
     return ""
+
+
+def rows(run: Run) -> int:
+    """The number of test rows behind its score; 0 where the run, of an older release, does not say."""
+    return int(finite(mapping(run.summary.get("test_rows")).get("rows")) or 0)
+
+
+def _other_rows(runs: Sequence[Run]) -> str:
+    """Were the runs tested on other rows though their configs name the same data? By what each recorded of its test rows;
+    where one of them recorded nothing, by the seed that draws them, and by the digest of all rows of one data config."""
+    digests = {mapping(r.summary.get("test_rows")).get("digest") for r in runs}
+    if None not in digests:
+        return "judged on different test rows" if len(digests) > 1 else ""
+    known = [(r, config) for r in runs if (config := parsed(r.config))]
+    if len({_seed(config) for _, config in known}) > 1:
+        return "of different seeds, with no record of their test rows (a run of this release has one)"
+    whole: dict[str, set[str]] = {}
+    for r, config in known:
+        if of := _digest(r):
+            whole.setdefault(repr(config.get("data")), set()).add(of)
+    return "judged on different data" if any(len(found) > 1 for found in whole.values()) else ""
+
+
+def _seed(config: dict[str, Any]) -> Any:
+    own = mapping(config.get("data")).get("seed")
+    return config.get("seed") if own is None else own
+
+
+def _digest(run: Run) -> str:
+    """Of all rows, as the run recorded it before its first round; empty where it did not."""
+    try:
+        record = mapping(json.loads((run.path / "run.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, RecursionError):
+        return ""
+    return str(mapping(mapping(record.get("identity")).get("data")).get("all") or "")
 
 
 def named(run: Run, slot: str) -> str:

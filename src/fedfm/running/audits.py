@@ -178,7 +178,11 @@ def _same(differences: Any, folder: Path) -> None:
 def _contributors(folder: Path, ids: tuple[str, ...]) -> tuple[str, ...]:
     """The parties whose work was used, in the order of the data."""
     failed = {r["round"] for r in ledger.read(folder / "metrics.jsonl") if r.get("failed")}
-    used = {i for i, one in tally(ledger.read(folder / "events.jsonl"), failed).items() if one.used}
+    used = {
+        i
+        for i, one in tally(ledger.read(folder / "events.jsonl"), failed).items()
+        if one.used and not one.passed
+    }
     return tuple(i for i in ids if i in used)
 
 

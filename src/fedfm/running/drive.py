@@ -32,6 +32,7 @@ from fedfm.running.course.leaving import leave, place
 from fedfm.running.course.listening import Callback, listening
 from fedfm.running.course.stages import Stage, Stages, named, told
 from fedfm.running.feasible import caveats, feasible, idle, lonely, mute, undirected
+from fedfm.running.findings.clipped import clipped, finding
 from fedfm.running.process import borrowed
 from fedfm.running.progress import Progress, Silent
 from fedfm.running.record import kept, own
@@ -250,7 +251,8 @@ def _identify(plan: Plan, site: Site, stages: Stages) -> None:
 
 
 def _judged(run: Run) -> Verdict:
-    return judge(
+    why = finding(clipped(run.fed, ledger.read(run.books.ledger.path)))
+    found = judge(
         records=list(ledger.read(run.books.metrics.path)),
         events=ledger.read(run.books.ledger.path),
         rows=run.parties,
@@ -261,6 +263,7 @@ def _judged(run: Run) -> Verdict:
         personal=not run.fed.serving.whole,
         best=best["round"] if (best := best_round(run))["kept"] else None,
     )
+    return found.with_findings([why] if why and found.good else [])
 
 
 def _stays(folder: Path) -> str:

@@ -117,6 +117,10 @@ def _nobody(fed: Federation, rows: Mapping[str, int]) -> Iterator[Problem]:
     if type(fed.adversary) is Adversary:
         return
     name, members = name_of(fed.adversary), fed.adversary.members(tuple(rows), Ctx(fed.seed))
+    if (asked := getattr(fed.adversary, "count", None)) and asked > len(rows):
+        why = f"there are {len(rows)} parties"
+        fix = f"adversary.count={len(rows)} at most, or adversary.fraction instead (fedfm show {name})"
+        yield Problem("adversary", f"{name} asks for {asked} malicious parties", why, fix)
     if fed.adversary.reads and members and len(members) == len(rows):
         yield Problem(
             "adversary",

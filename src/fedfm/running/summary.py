@@ -22,9 +22,11 @@ from fedfm.core.loop import Run
 from fedfm.core.message import raw
 from fedfm.core.session import Site
 from fedfm.data.source import topic
+from fedfm.data.splits import fingerprint
 from fedfm.ledger import events
 from fedfm.ledger import file as ledger
 from fedfm.report.numbers import finite
+from fedfm.running.findings.clipped import clipped
 from fedfm.running.verdict import LOST, Verdict
 from fedfm.tasks.probing import left_out
 
@@ -82,6 +84,7 @@ def summarise(
         "bytes": total
         | {"per_round": (total["up"] + total["down"] + total["talk"]) / max(1, run.state.round)},
         "privacy": privacy(fed, run.folder / "events.jsonl", len(run.parties)),
+        "clipped": clipped(fed, ledger.read(run.folder / "events.jsonl")),
         "trainable_parameters": sum(b.layout.trainable for _, b, _ in each.values()),
         "total_parameters": bound.total,
         "architectures": {
@@ -100,6 +103,7 @@ def summarise(
         "adversaries": sorted(run.malicious),
         "dropped": dropped,
         "server_rows": server_rows(site),
+        "test_rows": test_rows(site),
         "failures": dict(
             Counter(
                 e["kind"]
@@ -121,6 +125,22 @@ def server_rows(site: Site) -> dict[str, Any] | None:
         return None
     rows = site.parties.server().rows
     return {"rows": len(rows), "of": dict(sorted(Counter(topic(r) or "rows" for r in rows).items()))}
+
+
+def test_rows(site: Site) -> dict[str, Any] | None:
+    """How many rows the scores are of, and a digest of what they say in any order: who may be ranked with whom."""
+    parties = site.parties
+    try:
+        own = site.fed.evaluate.where == "parties" or not site.fed.serving.whole
+        shards = tuple(parties.own) if own else (parties.test(),)
+        prints = sorted(fingerprint(r) for s in shards for r in s.rows)
+    except (
+        AttributeError,
+        TypeError,
+    ):  # a data spec of somebody's own may give rows that are no rows of ours
+        return None
+    digest_ = hashlib.sha256(b"".join(prints)).hexdigest()
+    return {"rows": len(prints), "digest": digest_} if prints else None
 
 
 def best_round(run: Run) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from fedfm.ledger import file as ledger
 from fedfm.ledger.events import Dropout, Failed, Late, Line, Planned, Refused, Upload
 from fedfm.report.drawing.markup import esc
 from fedfm.report.numbers import score
+from fedfm.running.findings.choices import Choices
 from fedfm.text import counted, line
 
 FINISHED, FINDINGS, FAILED, INTERRUPTED = "finished", "finished with findings", "failed", "interrupted"
@@ -66,6 +67,7 @@ class Tally:
     used: int = 0
     lost: Counter[str] = field(default_factory=Counter)  # kind of event -> rounds
     why: str = ""  # the first reason that was noted
+    passed: str = ""  # what delivered, and was never counted by the aggregator: its name for that
 
 
 def tally(events: Iterable[Line], failed: Collection[int]) -> dict[str, Tally]:
@@ -74,7 +76,9 @@ def tally(events: Iterable[Line], failed: Collection[int]) -> dict[str, Tally]:
     sent: dict[str, set[int]] = {}
     out: dict[str, dict[int, str]] = {}
     after = set[tuple[str, int]]()  # who went away before a later phase
+    choices = Choices()
     for e in events:
+        choices.see(e)
         if e["kind"] == Planned.kind:
             for i in e.get("clients", ()):
                 parties.setdefault(i, Tally()).asked += 1
@@ -96,6 +100,7 @@ def tally(events: Iterable[Line], failed: Collection[int]) -> dict[str, Tally]:
         one.lost = Counter(gone.values())
         one.sent = sum(gone.get(r, "refused") == "refused" for r in sent.get(i, ()))
         one.used = sum(r not in gone and r not in failed for r in sent.get(i, ()))
+        one.passed = choices.passed(i, one.used)
     return parties
 
 
@@ -219,7 +224,22 @@ def _absent(
         lost = t.lost["failed"] + t.lost["refused"]
         if i not in never and i not in malicious and t.asked >= ASKED and lost > MOST * t.asked:
             reasons.append(f"{i} failed in {lost} of {t.asked} rounds: {t.why}")
-    return reasons
+    return reasons + _passed_over(found, rows, malicious)
+
+
+def _passed_over(
+    found: Mapping[str, Tally], rows: Mapping[str, int], malicious: Collection[str]
+) -> list[str]:
+    """Honest parties whose messages came, round after round, and were never counted by an aggregator that chooses."""
+    groups: dict[tuple[str, int, int], list[str]] = {}
+    for i, t in found.items():
+        if t.passed and t.used >= ASKED and i in rows and i not in malicious:
+            groups.setdefault((t.passed, t.used, t.asked), []).append(i)
+    return [
+        f"{_names(ids)} delivered in {used} of {asked} rounds and {by} never counted {'it' if len(ids) == 1 else 'them'} "
+        f"({sum(rows[i] for i in ids)} of {sum(rows.values())} rows)"
+        for (by, used, asked), ids in groups.items()
+    ]
 
 
 def _names(ids: Sequence[str]) -> str:

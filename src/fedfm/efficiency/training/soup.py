@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from fedfm.core.context import Ctx
 from fedfm.core.errors import RoundFailed
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregator, State
-from fedfm.ledger.events import Event
+from fedfm.ledger.events import Event, Line
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,10 @@ class Soup(Event):
     chosen: list[str]
     score: float
     server = True
+
+    @classmethod
+    def counted(cls, line: Line) -> Collection[str]:
+        return tuple(line["chosen"])
 
 
 @method(

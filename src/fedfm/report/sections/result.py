@@ -18,6 +18,7 @@ from fedfm.report.together import composed
 from fedfm.text import clip
 
 BOLD = "Bold marks the best score and the least cost."
+WHOLE = 1e-6  # so near is a share of rows to a number of rows
 Show = Callable[[float | None], str]
 
 
@@ -266,4 +267,13 @@ def _ranking(runs: Sequence[Run]) -> str:
         both_ = f"{first.label} and {second.label}"
         return f"{both_} tie at {fixed(top, digits)}. {BOLD}"
     ahead = f"{fixed(abs(top - next_), digits)} ahead of" if rounded(top - next_, digits) else "just ahead of"
-    return f"{first.label} is best at {fixed(top, digits)}, {ahead} {second.label}. {BOLD}"
+    return f"{first.label} is best at {fixed(top, digits)}, {ahead} {second.label}{_on(first, top - next_)}. {BOLD}"
+
+
+def _on(run: Run, lead: float) -> str:
+    """On how many test rows, and of how many of them a lead is where the score is a share of the rows."""
+    if not (n := matching.rows(run)):
+        return ""
+    ahead = abs(lead) * n
+    whole = round(ahead) if abs(ahead - round(ahead)) < WHOLE else 0
+    return f": {count(whole)} of {plural(n, 'test row')}" if whole else f", on {plural(n, 'test row')}"

@@ -70,6 +70,7 @@ def _facts(run: Run, told: dict[str, Any]) -> tuple[tuple[str, str], ...]:
         "noise multiplier": noise,
         "noise": "seeded: whoever knows the seed can subtract it" if told.get("seeded") else "",
         "clip norm": event.get("clip_norm"),
+        "clipped": _clipped(run),
         "sampling": _flat(event.get("sampling")),
         "in no account, keep in the house": ", ".join(mapping(told.get("outside"))),
         "what it covers": told.get("sentence"),
@@ -78,6 +79,15 @@ def _facts(run: Run, told: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     }
     known = {k: v for k, v in found.items() if v not in (None, "")}
     return tuple((k, short(n) if (n := finite(v)) is not None else str(v)) for k, v in known.items())
+
+
+def _clipped(run: Run) -> str:
+    """How many uploads the clip shortened, and how long they were; empty where a run does not know."""
+    told = mapping(run.summary.get("clipped"))
+    cut, typical = finite(told.get("share")), finite(told.get("median_norm"))
+    if cut is None or typical is None:
+        return ""
+    return f"{share(cut, 1.0)} of uploads; median norm {short(typical)} before clipping"
 
 
 def value_card(run: Run, tag: Tag | None, columns: int) -> Card | None:

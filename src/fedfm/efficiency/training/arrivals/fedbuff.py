@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -10,7 +11,7 @@ from fedfm.cards.registry import knob, method
 from fedfm.core.context import Ctx
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregator, Lift, State
-from fedfm.ledger.events import Event
+from fedfm.ledger.events import Event, Line
 from fedfm.vectors.cut import cut
 
 
@@ -21,6 +22,10 @@ class Stale(Event):
     staleness: int
     weight: float
     server = True
+
+    @classmethod
+    def counted(cls, line: Line) -> Collection[str]:
+        return (line["client"],) if line["weight"] else ()
 
 
 @method(

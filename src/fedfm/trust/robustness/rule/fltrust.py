@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from fedfm.core.context import Ctx
 from fedfm.core.errors import RoundFailed
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregator, State
-from fedfm.ledger.events import Event
+from fedfm.ledger.events import Event, Line
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,10 @@ class Trusted(Event):
     clients: list[str]
     kind = "fltrust"
     server = True
+
+    @classmethod
+    def counted(cls, line: Line) -> Collection[str]:
+        return [i for i, t in zip(line["clients"], line["trust"], strict=True) if t]
 
 
 @method(

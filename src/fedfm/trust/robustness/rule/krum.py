@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from fedfm.core.context import Ctx
 from fedfm.core.errors import RoundFailed
 from fedfm.core.message import Message
 from fedfm.core.protocols import Aggregator, State
-from fedfm.ledger.events import Event
+from fedfm.ledger.events import Event, Line
 
 CHUNK = 1 << 14  # coordinates at a time: n rows of fp64 stay in cache
 
@@ -26,6 +26,10 @@ class Nearest(Event):
     scores: list[float]
     kind = "krum"
     server = True
+
+    @classmethod
+    def counted(cls, line: Line) -> Collection[str]:
+        return tuple(line["selected"])
 
 
 @method(

@@ -1,0 +1,1 @@
+"""What the ledger tells of a run that nobody would see in its scores."""

@@ -343,7 +343,7 @@ def test_adapter_gives_the_same_logits(language_model: str, tmp_path: Path, resi
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
     assert json.loads((tmp_path / "adapter_config.json").read_text())["task_type"] == "CAUSAL_LM"
     assert bound.objective.primary == "loss" and not bound.objective.higher_is_better
-    assert set(bound.score(bound.encode(Shard("p", SUMS)))) == {"loss"}
+    assert set(bound.score(bound.encode(Shard("p", SUMS)))) == {"loss", "loss/g0", "loss/g1"}
 
 
 def test_judges() -> None:

@@ -25,6 +25,7 @@ from fedfm.text import counted, line
 
 FINISHED, FINDINGS, FAILED, INTERRUPTED = "finished", "finished with findings", "failed", "interrupted"
 MOST = 0.5  # a party that fails in more than this share of the rounds that asked it is a finding
+CHANCE = 0.05  # of being passed over in all rounds, were all parties alike: above, nobody is named
 ASKED = 3  # from so many rounds on
 NAMED = 5  # parties that a reason names
 WORSE, RISE = (
@@ -68,6 +69,7 @@ class Tally:
     lost: Counter[str] = field(default_factory=Counter)  # kind of event -> rounds
     why: str = ""  # the first reason that was noted
     passed: str = ""  # what delivered, and was never counted by the aggregator: its name for that
+    chance: float = 0.0  # with which one like all others would have been passed over too
 
 
 def tally(events: Iterable[Line], failed: Collection[int]) -> dict[str, Tally]:
@@ -101,6 +103,7 @@ def tally(events: Iterable[Line], failed: Collection[int]) -> dict[str, Tally]:
         one.sent = sum(gone.get(r, "refused") == "refused" for r in sent.get(i, ()))
         one.used = sum(r not in gone and r not in failed for r in sent.get(i, ()))
         one.passed = choices.passed(i, one.used)
+        one.chance = choices.chance if one.passed == choices.by else 0.0
     return parties
 
 
@@ -233,7 +236,7 @@ def _passed_over(
     """Honest parties whose messages came, round after round, and were never counted by an aggregator that chooses."""
     groups: dict[tuple[str, int, int], list[str]] = {}
     for i, t in found.items():
-        if t.passed and t.used >= ASKED and i in rows and i not in malicious:
+        if t.passed and t.used >= ASKED and t.chance < CHANCE and i in rows and i not in malicious:
             groups.setdefault((t.passed, t.used, t.asked), []).append(i)
     return [
         f"{_names(ids)} delivered in {used} of {asked} rounds and {by} never counted {'it' if len(ids) == 1 else 'them'} "

@@ -19,7 +19,7 @@ from fedfm.core.context import Terms
 from fedfm.core.errors import FedfmError, ModelError, Problem
 from fedfm.core.protocols import Bound, Loss, Scores
 from fedfm.direction import rises
-from fedfm.tasks.unchanged import changed, layers
+from fedfm.tasks.beginning.unchanged import changed, layers
 from fedfm.text import nearest
 from fedfm.vectors.cut import Cut, cut
 from fedfm.vectors.layout import Layout

@@ -112,6 +112,18 @@ def load_tuned(folder: str | Path, device: str = "cpu") -> Tuned:
 
 
 def _loaded(folder: str | Path, device: str) -> Tuned:
+    place, record = meant(folder), whole(folder)
+    task = _task(folder, record.get("task"))
+    if not (place / "config.json").exists():
+        task = _over(folder, task, record.get("base"))
+    module, objective = task.restore(place, record.get("labels"))
+    if isinstance(sorts := record.get("inputs"), list):
+        objective.seen = set(sorts)
+    return Tuned(task, module.eval().to(device), objective)
+
+
+def whole(folder: str | Path) -> dict[str, Any]:
+    """What `fedfm-task.json` says of a tuned model whose files are those that were written. Raises ModelError."""
     place = meant(folder)
     if place.is_dir():
         regular(place)
@@ -128,13 +140,7 @@ def _loaded(folder: str | Path, device: str) -> Tuned:
             f"{folder}: {FILE} has format {record.get('format') if isinstance(record, dict) else None}, this release reads {FORMAT}"
         )
     unchanged(place, record)
-    task = _task(folder, record.get("task"))
-    if not (place / "config.json").exists():
-        task = _over(folder, task, record.get("base"))
-    module, objective = task.restore(place, record.get("labels"))
-    if isinstance(sorts := record.get("inputs"), list):
-        objective.seen = set(sorts)
-    return Tuned(task, module.eval().to(device), objective)
+    return record
 
 
 def refuse_other(*places: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import warnings
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +26,8 @@ from fedfm.files import alive
 from fedfm.ledger import file as ledger
 from fedfm.running.course import leaving
 from fedfm.running.process import borrowed
-from fedfm.running.record.folder import EXPORTS, recorded
-from fedfm.running.record.mixed import mixed
+from fedfm.running.record.folder import EXPORTS, RECORD
+from fedfm.running.record.mixed import mixed, plain
 from fedfm.running.record.seal import wrong
 from fedfm.running.summary import of_best
 from fedfm.running.verdict import Result
@@ -84,8 +86,18 @@ def predict(folder: Path, texts: list[Any], party: str | None = None) -> list[An
     where each has its own."""
     from fedfm.tasks import load_tuned
 
+    if not texts:
+        return []
+    source = model_of(folder, party)
     with borrowed():
-        return load_tuned(model_of(folder, party)).predict(texts) if texts else []
+        tuned = load_tuned(source)
+        if bad := next(_strange(folder, source), ""):
+            warnings.warn(
+                f"fedfm: {bad}: the answers are not those of the model that this run reports on",
+                UserWarning,
+                stacklevel=2,
+            )
+        return tuned.predict(texts)
 
 
 def read_texts(file: Path, column: str = "") -> list[Any]:
@@ -120,7 +132,10 @@ def export(folder: Path, to: Path | None, *, merged: bool, party: str | None = N
     Raises ModelError when the merged model is not the model that was scored (its loss moved), and leaves nothing then.
     Whoever is killed meanwhile leaves no model there either.
     """
+    from fedfm.tasks.export import whole
+
     source = model_of(folder, party)
+    whole(source)  # before a copy is made, which nobody could restore
     to = to or folder / EXPORTS[merged]
     if to.exists() and (not to.is_dir() or not all(map(_left, to.iterdir()))):
         raise ModelError(f"{to} is not empty\n    fix: give another folder with --to")
@@ -207,13 +222,20 @@ def _scored(folder: Path, model: Path, to: Path, party: str | None, merged: bool
 
 def _apart(folder: Path, merged: bool) -> str:
     """Why what is exported has other scores than the run: files of other runs first, which its seal and summary tell of."""
-    seal = recorded(folder).get("seal") or {}
     lines = list(ledger.read(folder / "metrics.jsonl")) if (folder / "metrics.jsonl").is_file() else []
-    bad = [f"{name}: {why}" for name, sha in seal.items() if (why := wrong(folder / name, sha))]
-    if said := (*bad, *mixed(folder, Result.read(folder).summary, lines)):
+    if said := (*_strange(folder, folder), *mixed(folder, Result.read(folder).summary, lines)):
         return f"    why: {said[0]}\n    fix: restore it (copy a run directory as a whole)"
     if merged:
         why = "merging changed it (a tied head, or a lower precision)"
         return f"    why: {why}\n    fix: use the adapter itself: fedfm export {folder}"
     why = "every file is as the run left it: the test rows, the base model or the libraries have changed"
     return f"    why: {why}\n    fix: fedfm resume {folder} names what differs"
+
+
+def _strange(folder: Path, inside: Path) -> Iterator[str]:
+    """The files in this part of a finished run that are not as the run left them, by its seal, and why."""
+    seal = plain(folder / RECORD).get("seal")
+    for name, sha in seal.items() if isinstance(seal, dict) else ():
+        path = folder / name
+        if path.is_relative_to(inside) and (why := wrong(path, str(sha))):
+            yield f"{name}: {why}"

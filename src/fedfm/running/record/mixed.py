@@ -23,7 +23,7 @@ def mixed(folder: Path, summary: Mapping[str, Any], lines: Sequence[Mapping[str,
 
     `lines`: those of metrics.jsonl. Files that are missing are for whoever misses them (`gone`).
     """
-    record = _plain(folder / RECORD)
+    record = plain(folder / RECORD)
     if not summary or record.get("complete") is False:
         return
     told = record.get("seal")
@@ -86,7 +86,8 @@ def _config(folder: Path, summary: Mapping[str, Any] | None, record: Mapping[str
         yield f"{CONFIG} is not the one that the run was of{which}: fed back, it is another run; {FIX}"
 
 
-def _plain(path: Path) -> dict[str, Any]:
+def plain(path: Path) -> dict[str, Any]:
+    """A JSON record as far as it can be read; empty where it cannot."""
     try:
         found = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):

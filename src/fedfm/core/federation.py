@@ -9,6 +9,7 @@ from dataclasses import replace as replace  # a federation with some slots fille
 from typing import Any
 
 from fedfm.cards.registry import knob, load, name_of
+from fedfm.core.errors import ConfigError, Problem
 from fedfm.core.protocols import (
     Adversary,
     Aggregator,
@@ -73,7 +74,11 @@ class Federation:
 
     def __post_init__(self) -> None:
         shared = {k: getattr(self, k) for k in SHARED}
-        flat = (part for s in self.stages or () for part in (*s.stages, s))
+        given = self.stages or ()
+        if not isinstance(given, list | tuple) or not all(isinstance(s, Federation) for s in given):
+            what, fix = f"{str(given)[:80]!r} is no list of federations", "stages=(FEDERATION, ...), each of them whole"
+            raise ConfigError([Problem("stages", what, "a stage is a federation that runs before this one", fix)])
+        flat = (part for s in given for part in (*s.stages, s))
         object.__setattr__(self, "stages", tuple(replace(s, **shared, stages=()) for s in flat))
 
     @property

@@ -397,9 +397,3 @@ def test_rows_that_are_left_out_are_told_in_python_too(
         out=tmp_path / "w",
     )
     assert not whole.lost and "left out" not in repr(whole)
-
-
-@pytest.mark.parametrize("stages", [1, "x", (1,), [{"rounds": 1}]], ids=repr)
-def test_stages_that_are_no_federations_are_refused(stages: Any) -> None:
-    with pytest.raises(ConfigError, match="is no list of federations"):
-        quadratics(stages=stages)

@@ -63,4 +63,7 @@ def test_one_round_in_which_it_counts_is_enough(choice: dict[str, Any]) -> None:
 def test_a_rule_that_chooses_one_of_many_passes_most_over_by_chance() -> None:
     one = CHOICES[0] | {"selected": ["b"]}
     assert verdict(ledger(one)).status == FINISHED  # 4 rounds: (2/3)^4 = 0.2
-    assert {i for i, t in tally(ledger(one), ()).items() if t.passed} == {"a", "c"}  # and trained nothing all the same
+    assert {i for i, t in tally(ledger(one), ()).items() if t.passed} == {
+        "a",
+        "c",
+    }  # and trained nothing all the same

@@ -300,3 +300,9 @@ def test_a_setting_beside_the_stages_says_which_of_them_it_leaves_as_they_were()
         "client.lr=0.5 stages.0.client.lr stays 0.05, until it is set too",
         "aggregate.weights=equal stages.0.aggregate.weights stays examples, until it is set too",
     ]
+
+
+@pytest.mark.parametrize("stages", [1, "x", (1,), [{"rounds": 1}]], ids=repr)
+def test_stages_that_are_no_federations_are_refused(stages: Any) -> None:
+    with pytest.raises(ConfigError, match="is no list of federations"):
+        quadratics(stages=stages)

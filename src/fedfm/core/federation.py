@@ -76,8 +76,13 @@ class Federation:
         shared = {k: getattr(self, k) for k in SHARED}
         given = self.stages or ()
         if not isinstance(given, list | tuple) or not all(isinstance(s, Federation) for s in given):
-            what, fix = f"{str(given)[:80]!r} is no list of federations", "stages=(FEDERATION, ...), each of them whole"
-            raise ConfigError([Problem("stages", what, "a stage is a federation that runs before this one", fix)])
+            what, fix = (
+                f"{str(given)[:80]!r} is no list of federations",
+                "stages=(FEDERATION, ...), each of them whole",
+            )
+            raise ConfigError(
+                [Problem("stages", what, "a stage is a federation that runs before this one", fix)]
+            )
         flat = (part for s in given for part in (*s.stages, s))
         object.__setattr__(self, "stages", tuple(replace(s, **shared, stages=()) for s in flat))
 

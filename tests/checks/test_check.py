@@ -123,7 +123,7 @@ WEIGHTS = {"client": Local(send="weights"), "server": Apply(takes="weights")}
         (WEIGHTS | {"aggregate": FedBuff()}, "client.send", "fedbuff takes delta"),
         ({"fold": "fixed", "aggregate": Krum()}, "fold", "no effect"),
         ({"reward": BudgetSplit()}, "reward", "nobody values"),
-        ({"select": ProportionalShare(), "reward": BudgetSplit("equal")}, "reward", "promised"),
+        ({"select": ProportionalShare(), "reward": BudgetSplit(policy="equal")}, "reward", "promised"),
         ({"device": "cuda"}, "device", "no CUDA device"),
     ],
 )

@@ -48,7 +48,7 @@ def test_a_flipped_bit_and_a_missing_file_are_named(tuning: Any, tmp_path: Path)
 
 def test_nobody_starts_from_a_damaged_adapter(tmp_path: Path) -> None:
     model = tuned(tmp_path, LoRA(r=2))
-    going_on = CausalLM(model=str(tmp_path / "base"), start=str(model))
+    going_on = CausalLM(model=str(tmp_path / "base"), start=str(model), tuning=LoRA(r=2))
     going_on.open(None)
     flip(model / "adapter_model.safetensors")
     with pytest.raises(ModelError, match="has changed since it was written"):

@@ -262,8 +262,9 @@ def test_what_cannot_be_gone_on_from(llama: str, bert: str, tmp_path: Path) -> N
         replace(task, tuning=IA3()).open(None)
     with pytest.raises(ModelError, match="another base model"):
         replace(task, model=arch.decoder(tmp_path / "other")).open(None)
-    config = tmp_path / "model" / "adapter_config.json"
-    saved = json.loads(config.read_text())
+    config, record = tmp_path / "model" / "adapter_config.json", tmp_path / "model" / "fedfm-task.json"
+    saved, told = json.loads(config.read_text()), json.loads(record.read_text())
+    record.write_text(json.dumps(told | {"sha256": told["sha256"] | {config.name: None}}))
     config.write_text(json.dumps(saved | {"use_dora": True}))
     with pytest.raises(ModelError, match="use_dora=True"):
         task.open(None)
@@ -290,6 +291,7 @@ def test_a_tuned_model_knows_its_base(tmp_path: Path) -> None:
     arch.reconfigure(base, rms_norm_eps=1e-2)
     with pytest.raises(ModelError, match="is not the one that this was trained over"):
         load_tuned(tmp_path / "model")
+    record["sha256"]["fedfm-task.json"] = None
     for odd in ({"name": "fedavg"}, {"name": "local"}, "x", None):
         (tmp_path / "model" / "fedfm-task.json").write_text(json.dumps(record | {"task": odd}))
         with pytest.raises(ModelError, match="does not fit this release"):

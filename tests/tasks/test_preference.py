@@ -180,7 +180,7 @@ def test_a_run_its_export_and_what_inspect_shows(model: str, tmp_path: Path) -> 
         found = export(tmp_path / "one", tmp_path / f"out{merged}", merged=merged)
         assert found.scores["loss"] == pytest.approx(found.reported["loss"], rel=1e-4)
     # preferences are usually learnt from a model that was tuned already
-    more = Preference(model=model, start=str(tmp_path / "one/model"), tuning=LoRA(), beta=0.3)
+    more = Preference(model=model, start=str(tmp_path / "one/model"), tuning=LoRA(r=2), beta=0.3)
     again = run(fed, task=more, out=tmp_path / "again")
     assert again.summary["metric"]["base"] == 0.5  # against the adapter, not against the bare model
     for merged in (False, True):

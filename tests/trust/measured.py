@@ -58,6 +58,7 @@ class Watches(Server):
     """Keeps every aggregate, and never moves."""
 
     counts: ClassVar[bool] = False
+    elastic: ClassVar[bool] = True
 
     def step(self, state: State, agg: Aggregate, ctx: Ctx) -> State:
         return state | {"seen": torch.cat([state.get("seen", torch.empty(0, agg.x.numel())), agg.x[None]])}

@@ -28,18 +28,21 @@ def words(job: Job, talk: Talk, ctx: Ctx) -> Generator[Said, Message, None]:
     fault: Fault = ""
     phase, error, where, turn = "gone", "", "", 0
 
+    theirs = True  # is it code of a session that runs, or does it wait for an answer?
+
     def word(reply: Message | None) -> Said:
+        nonlocal theirs
+        theirs = True
         with torch.enable_grad():
             said = talk.send(reply)  # type: ignore[arg-type]  # None begins
+        theirs = False
         return Said(
             job.id, job.epoch, said.phase, said.message, said.state_version, said.last, ctx.drain(), turn=turn
         )
 
-    theirs = True  # is it code of a session that runs, or does it wait for an answer?
     try:
         for turn in itertools.count():  # noqa: B007 - told with every word
-            said, theirs = word(reply), False
-            reply, theirs = (yield said), True
+            reply = yield word(reply)
     except StopIteration:
         phase = "done"
     except BaseException as e:  # noqa: BLE001 - whatever it is, somebody's fault it is

@@ -274,6 +274,7 @@ def test_what_cannot_be_gone_on_from(llama: str, bert: str, tmp_path: Path) -> N
     config.write_text(json.dumps(saved))
     weights = tmp_path / "model" / "adapter_model.safetensors"
     weights.rename(weights.with_suffix(".bin"))
+    record.write_text(json.dumps(told | {"sha256": {}}))
     with pytest.raises(ModelError, match="nothing is ever unpickled"):
         load_tuned(tmp_path / "model")
     for tuning in (Full(), Head()):

@@ -82,7 +82,8 @@ def _pairs(fed: Federation) -> Iterator[Problem]:
             "aggregate",
             f"{name_of(fed.aggregate)} gives what all agree on another length",
             f"{name_of(fed.serving)} takes lengths at their word, or does not say that it does not (`elastic`)",
-            "aggregate=mean without a denominator, or a server that only adds the update (apply); one of your own that does says elastic = True",
+            "aggregate=mean without a denominator, or a server that only adds the update (apply); one of your own "
+            "that does says elastic = True",
         )
     if fed.serving.sums_up and not fed.aggregate.averages:
         yield Problem(

@@ -74,16 +74,15 @@ class Federation:
 
     def __post_init__(self) -> None:
         shared = {k: getattr(self, k) for k in SHARED}
-        given = self.stages or ()
-        if not isinstance(given, list | tuple) or not all(isinstance(s, Federation) for s in given):
-            what, fix = (
-                f"{str(given)[:80]!r} is no list of federations",
-                "stages=(FEDERATION, ...), each of them whole",
+        if not isinstance(g := self.stages or (), list | tuple) or not all(
+            isinstance(s, Federation) for s in g
+        ):
+            what, why = (
+                f"{str(g)[:80]!r} is no list of federations",
+                "a stage is one that runs before this one",
             )
-            raise ConfigError(
-                [Problem("stages", what, "a stage is a federation that runs before this one", fix)]
-            )
-        flat = (part for s in given for part in (*s.stages, s))
+            raise ConfigError([Problem("stages", what, why, "stages=(FEDERATION, ...), each a whole one")])
+        flat = (part for s in g for part in (*s.stages, s))
         object.__setattr__(self, "stages", tuple(replace(s, **shared, stages=()) for s in flat))
 
     @property

@@ -26,9 +26,7 @@ def words(job: Job, talk: Talk, ctx: Ctx) -> Generator[Said, Message, None]:
     """A session as a stream of `Said`; ends with phase "done", or "gone" with the error and whose fault it is."""
     reply: Message | None = None
     fault: Fault = ""
-    phase, error, where, turn = "gone", "", "", 0
-
-    theirs = True  # is it code of a session that runs, or does it wait for an answer?
+    phase, error, where, turn, theirs = "gone", "", "", 0, True  # theirs: its own code runs; else it waits
 
     def word(reply: Message | None) -> Said:
         nonlocal theirs

@@ -64,8 +64,10 @@ class LabelFlip(Adversary):
         known = _known(bound)
         n = known or self.classes
         if self.mapping == "reverse" and not n:
-            return "reversing labels needs the number of classes, which this task does not say; adversary.classes=NUMBER, where its "
+            return (
+                "reversing labels needs the number of classes, which this task does not say; adversary.classes=NUMBER, where its "
                 "labels are whole numbers"
+            )
         if known and self.classes and self.classes != known:
             return f"adversary.classes={self.classes}, and the task has {known} classes; adversary.classes=0 takes what the task says"
         if n and self.mapping == "pair" and max(self.source, self.target) >= n:

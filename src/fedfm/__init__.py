@@ -54,7 +54,23 @@ def _found(name: str) -> Any:
         except ModuleNotFoundError as e:
             if e.name != f"fedfm.{name}":
                 raise
-    raise AttributeError(f"fedfm has no '{name}'; dir(fedfm) shows every method")
+    raise AttributeError(f"fedfm has no '{name}'{_meant(name)}; dir(fedfm) shows every method")
+
+
+def _meant(name: str) -> str:
+    """The class of the method that is called so in a config, or elsewhere; else of a name that is spelled alike."""
+    import difflib
+    import re
+
+    from fedfm.cards.registry import methods
+
+    plain = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).casefold().replace("_", "-")
+    flat, classes = plain.replace("-", ""), [c for c in methods().values() if "." not in c.qualname]
+    for names in (lambda c: (c.name,), lambda c: c.also):
+        if found := [c for c in classes if flat in [n.replace("-", "") for n in names(c)]]:
+            return ": " + " or ".join(f"'{c.name}' is fedfm.{c.qualname}" for c in found)
+    near = difflib.get_close_matches(name, [*NAMES, *(c.qualname for c in classes)], n=1, cutoff=0.7)
+    return f": did you mean fedfm.{near[0]}?" if near else ""
 
 
 def __dir__() -> list[str]:

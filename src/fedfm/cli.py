@@ -93,13 +93,12 @@ def list_(
 def show(name: Annotated[str, typer.Argument(help="a method or a recipe")]) -> None:
     """A method's card: idea, equation, fields with default and range, reference, departures from the paper."""
     from fedfm.cards.describing import describe, doc, span
-    from fedfm.cards.registry import cards, load
+    from fedfm.cards.registry import cards, likely, load, methods, recipes
     from fedfm.core.errors import ConfigError, Problem
-    from fedfm.text import nearest
 
     found = [c for c in cards() if c.name == name]
     if not found:
-        near = nearest(name, {c.name for c in cards()})
+        near = likely(name, recipes() | methods())
         raise ConfigError([Problem("NAME", f"nothing is called '{name}'", near, "fedfm list shows all")])
     for c in found:
         survey = f", survey {', '.join(f'[{n}]' for n in c.survey)}" if c.survey else ""
@@ -114,6 +113,8 @@ def show(name: Annotated[str, typer.Argument(help="a method or a recipe")]) -> N
 
             out.print(dump(to_config(load(name, "recipe")())))
             continue
+        if c.module.startswith("fedfm.") and "." not in c.qualname:
+            out.print(said(("Python", "bold"), f": fedfm.{c.qualname}(...)"))
         table = Table(box=None, padding=(0, 2, 0, 0))
         for column in ("field", "default", "range", "meaning"):
             table.add_column(column, no_wrap=column == "field", overflow="fold")

@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 
-from fedfm.core.errors import ConfigError, FedfmError, MachineFault
+from fedfm.core.errors import ConfigError, DataError, FedfmError, MachineFault
 from fedfm.deploy.authority import Authority
 from fedfm.deploy.commands import _held, _rows, join
+from fedfm.deploy.letters import Letter
 from fedfm.deploy.site.journal import durable
+from fedfm.deploy.site.party import Party
 from fedfm.deploy.site.policy import Policy
 from fedfm.deploy.site.receipts import FILE, Receipts, mend
+from fedfm.deploy.transport import SERVER, Frame
 
 
 @pytest.fixture
@@ -31,6 +34,28 @@ def test_columns_that_are_no_map_are_told_before_anything_is_dialled(columns: st
         join(invitation, data="x.jsonl", columns=columns)
     assert not invitation.with_suffix("").exists()
     assert _rows("x.jsonl", None).columns == {} and _rows("x", "{text: b}").columns == {"text": "b"}
+
+
+@pytest.mark.parametrize("option", ["data", "script"])
+def test_files_that_are_not_there_are_told_before_anything_is_dialled(option: str, invitation: Path) -> None:
+    with pytest.raises(DataError, match=rf"--{option}: no file matches 'nowhere/x'"):
+        join(invitation, **{option: "nowhere/x"})  # type: ignore[arg-type]
+    assert not invitation.with_suffix("").exists()
+
+
+@pytest.mark.parametrize(
+    ("why", "asks"),
+    [
+        ("Ssl handshake failed: SSL_ERROR_SSL: CERTIFICATE_VERIFY_FAILED", True),
+        ("last error: tls: WRONG_VERSION_NUMBER: Ssl handshake failed", True),
+        ("Connection refused", False),
+    ],
+)
+def test_a_link_that_dialling_does_not_mend_names_the_doctor(why: str, asks: bool, tmp_path: Path) -> None:
+    told: list[str] = []
+    party = Party("a", tmp_path / "a", tell=told.append)
+    party.hear(Frame(SERVER, 1, "lost", Letter({"do": "lost", "why": why})))
+    assert "dialled again" in told[-1] and ("`fedfm doctor JOINFILE`" in told[-1]) is asks
 
 
 def test_an_address_that_is_none_is_told_before_anything_is_dialled(invitation: Path) -> None:

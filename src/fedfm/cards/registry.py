@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from fedfm.cards.knobs import exclude
@@ -167,10 +167,14 @@ or by the entry point that `fedfm new` writes and `pip install` reads (docs/addi
     )
     if slot == "data" and ("/" in name or "." in name):
         fix = f"a file or folder of yours: data=files data.path={name}"
+    raise ConfigError([Problem(slot or "name", what, likely(name, known), fix), *problems()])
+
+
+def likely(name: str, known: Mapping[str, Card]) -> str:
+    """What somebody may mean by a name that is not known: what is called so elsewhere, else what is spelled alike."""
     plain = name.casefold().replace("_", "-")
     called = " or ".join(f"'{n}'" for n, c in known.items() if plain == n or plain in c.also)
-    why = f"here it is called {called}" if called else nearest(name, known)
-    raise ConfigError([Problem(slot or "name", what, why, fix), *problems()])
+    return f"here it is called {called}" if called else nearest(name, known)
 
 
 def load(name: str, slot: str | None = None) -> Any:

@@ -21,6 +21,7 @@ from fedfm.core.combine import stages_of
 from fedfm.core.errors import Problem
 from fedfm.core.protocols import Slot
 from fedfm.core.spending import RECIPIENTS, SERVER, guards, noises, observers
+from fedfm.data.cleaning.agreed import reads
 from fedfm.pace import by_the_wall
 
 if TYPE_CHECKING:
@@ -193,8 +194,7 @@ KEPT = {  # private, and it stays in the house
 
 def reads_labels(fed: Federation) -> bool:
     """Does the task need class names? One that does not say what it reads may."""
-    columns = fed.task.columns
-    return not columns or any(c.name.startswith("label") for c in columns)
+    return reads(fed.task.columns)
 
 
 def outside(fed: Federation) -> dict[str, str]:
@@ -236,7 +236,10 @@ FIXES = {  # channel -> where it is mended, and how
     "answers/value": ("value", "value=null"),
     "answers/reward": ("reward", "reward=null"),
     "phase": ("uplink", "drop that stage, or the protection"),
-    "schema": ("data", "give the class names in the config, as agreed beforehand: data.labels=[...]"),
+    "schema": (
+        "data",
+        "give the class names in the config, as agreed beforehand: data.labels=[...]; data.labels=[] where there are none",
+    ),
     "test": ("data", "data.test_path=FILES that no party trains on"),
     "server rows": ("data", "data.test_path=FILES that no party trains on"),
     "own scores": (

@@ -60,6 +60,7 @@ class Arrays(Own):
         return super().agreed | ({"test"} if self.test is not None else frozenset[str]())
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("train", "test", "validation"):
             object.__setattr__(self, name, _fixed(rowed(getattr(self, name), self.columns)))
 

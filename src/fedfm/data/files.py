@@ -65,6 +65,7 @@ class Files(Own):
         return super().agreed | ({"test"} if self.test_path else frozenset[str]())
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("path", "test_path"):  # a config holds text
             if (given := getattr(self, name)) is not None:
                 object.__setattr__(self, name, _plain(given))

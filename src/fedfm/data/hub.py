@@ -55,6 +55,7 @@ class Hub(Own):
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.test_split == "":
             raise ValueError(
                 "test_split names no split: test_fraction=0.2 holds out a part of the training split"

@@ -11,6 +11,7 @@ from fedfm.cards.registry import knob
 from fedfm.core.errors import DataError
 from fedfm.core.schema import Account, Column, Lost, Unfit
 from fedfm.data import kinds
+from fedfm.data.cleaning.agreed import as_text, no_classes
 from fedfm.data.cleaning.alike import alike, numeric, otherwise, several
 from fedfm.data.cleaning.columns import Map, Pairs, Piece, clean, lacking, shadowed
 from fedfm.data.cleaning.deeper import headed, inside, nested, owners
@@ -63,16 +64,19 @@ class Own(Source):
     image_size: int = knob(0, "pictures are resized to a square of so many pixels; 0: as they are", low=0)
     image_mode: str = knob("", "channels of pictures: grey, colour, or as they are", choices=("", "L", "RGB"))
 
-    labels: tuple[str, ...] = knob(
-        (),
-        "class names, agreed beforehand (needed under a guarantee); empty: those of the training rows. Classes that are "
-        "numbers (y) are called by them in the order given here",
+    labels: tuple[str | int | bool, ...] | None = knob(
+        None,
+        "class names, agreed beforehand (needed under a guarantee; []: there are none); null: those of the training rows. "
+        "Classes that are numbers (y) are called by them in the order given here",
         fitted=True,
     )
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", as_text(self.labels))
+
     @property
     def agreed(self) -> frozenset[str]:
-        return frozenset({"schema"} if self.labels else ())
+        return frozenset(() if self.labels is None else {"schema"})
 
     def pieces(self, seed: int, faults: Faults) -> list[Piece]:
         """The rows as they are, in order: of each party, or nobody's; those to train on, to test on, the server's."""
@@ -80,6 +84,7 @@ class Own(Source):
 
     def read(self, seed: int, columns: Sequence[Column] | None) -> Parties:
         """Clean everything, check everything, divide; raises `DataError` with all problems at once."""
+        no_classes(self.labels, [c.name for c in columns or ()])
         faults = Faults(f"'{getattr(type(self), 'method_name', type(self).__name__)}'")
         if self.party_column and self.partition is not None:
             why, fix = "a row can have one owner only", "leave one of them out"
@@ -145,11 +150,12 @@ class Own(Source):
 
     def _said(self, parties: Parties, rows: list[tuple[Piece, Pairs]]) -> Parties:
         """With the labels that were agreed, the rows that are the server's, and what a person should know."""
+        read = set().union(*(r.keys() for _, pairs in rows for r, _ in pairs))
+        no_classes(self.labels, read)
         if self.labels:  # also those that nobody holds: what is absent would tell
             names = tuple(map(kinds.name, self.labels))
             called = numbered(names, rows)
             parties = replace(parties, labels=called or tuple(sorted(names)))
-            read = set().union(*(r.keys() for _, pairs in rows for r, _ in pairs))
             if "label" not in read and not called:
                 why = "y is no number of a class" if "y" in read else "no column of labels is read"
                 parties = replace(parties, notes=(*parties.notes, f"data.labels is not used: {why}"))
@@ -209,7 +215,7 @@ class Own(Source):
     def _pictured(self, columns: Wanted) -> Wanted:
         kind = kinds.Image(self.image_size, self.image_mode)
         columns = tuple(replace(c, kind=kind) if isinstance(c.kind, kinds.Image) else c for c in columns)
-        named = kinds.Named(self.labels)
+        named = kinds.Named(tuple(map(kinds.name, self.labels or ())))
         return tuple(replace(c, kind=named) if c.name == "label" and self.labels else c for c in columns)
 
     def _lacking(

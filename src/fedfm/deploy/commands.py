@@ -279,14 +279,25 @@ MOST = 1 << 34  # bytes of a message that a party takes
 def _held_by(site: str, data: str | None, columns: str | None, script: str | None) -> Any:
     """What a party brings, as a data spec: rows, or a trainer that has them. Raises FedfmError for both."""
     if script is None:
-        return None if data is None else _rows(data, columns)
+        return None if data is None else _there(data, _rows(data, columns))
     if data is not None or columns is not None:
         raise FedfmError(
             "--script and --data\n    why: the script's trainer has its own rows\n    fix: leave --data and --columns out"
         )
     from fedfm.tasks.hosted.rows import Trainers
 
-    return Trainers(script, (site,))
+    return _there(script, Trainers(script, (site,)), "--script")
+
+
+def _there(given: str, spec: Any, option: str = "--data") -> Any:
+    """The spec, of files that are there before anybody is dialled. Raises DataError where there are none."""
+    from fedfm.data.cleaning.faults import Faults
+    from fedfm.data.reading.paths import expand
+
+    faults = Faults(option)
+    expand((given,), option, faults)
+    faults.settle()
+    return spec
 
 
 def _rows(data: str, columns: str | None) -> Any:

@@ -379,10 +379,12 @@ def _travels(fed: Federation, sizes: Mapping[str, int]) -> Iterator[Problem]:
             why = "who drops out takes a share of the noise along: the sum would be noisy by less than was promised"
             yield Problem("uplink", what, why, f"shares={few}, or a higher threshold of the masks")
     who, most = max(sizes.items(), key=lambda kv: kv[1], default=("", 0))
-    weight = most if fed.aggregate.alpha_max is None else 1
+    counted = fed.aggregate.alpha_max is None
     for i, stage in enumerate(stages_of(fed.uplink)):
-        if why := stage.fits(float(weight), len(sizes)):
-            what = f"{name_of(stage)} cannot carry the weight of {who}, which holds {most} rows"
+        if why := stage.fits(float(most if counted else 1), len(sizes)):
+            told = f"of {who}, which holds {most} rows" if counted else "1 of a party"
+            told = f"the sum of {len(sizes)} parties" if stage.fits(0.0, len(sizes)) else f"the weight {told}"
+            what = f"{name_of(stage)} cannot carry {told}"
             harm, _, settings = why.rpartition(": ")
             at = f"uplink.{i}" if isinstance(fed.uplink, Pipe) else "uplink"
             fix = " ".join(f"{at}.{s}" for s in settings.split(", "))

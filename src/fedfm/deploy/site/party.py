@@ -88,6 +88,9 @@ class SiteGuard(Guard):
         self.norms[self._epoch] = float(torch.linalg.vector_norm(m.x.float()))
 
 
+WRONG = re.compile("handshake|certificate|ssl", re.I)  # a link that dialling again does not mend, as a rule
+
+
 class Party:
     """One party, whatever carries its letters: it is told frames and answers with letters, one word of work at a time.
 
@@ -221,7 +224,8 @@ class Party:
             self._jobs.clear()
         if why != self._away:
             self._away = why
-            self.tell(f"no link to the server ({why}); it is dialled again")
+            ask = "; `fedfm doctor JOINFILE` says what it is" if WRONG.search(why) else ""
+            self.tell(f"no link to the server ({why}); it is dialled again{ask}")
 
     def _greet(self, head: Mapping[str, Any]) -> dict[str, Any]:
         """Open everything, the first time; what the server is told. What is wrong here is told here, in full."""

@@ -144,6 +144,14 @@ class Columns:
     def __len__(self) -> int:
         return self.n
 
+    @property
+    def labels(self) -> Tensor | None:
+        """Targets that are whole numbers, hence classes; None: they are none. Of no rows, none either (0,)."""
+        y = self.tensors.get("y")
+        if y is None:
+            return None if self.n else torch.zeros(0, dtype=torch.long)
+        return None if y.is_floating_point() or y.is_complex() else y
+
     def with_labels(self, labels: Tensor) -> Columns:
         """The same rows under other class numbers (n,)."""
         return Columns({**self.tensors, "y": labels}, self.n, self.groups)

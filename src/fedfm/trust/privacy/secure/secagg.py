@@ -109,7 +109,8 @@ class SecAgg(Wire):
         bound = max(self.range_bound, 2.0 ** math.ceil(math.log2(max(magnitude, 1.0))))
         bits = min(self.bits, int(62 - math.log2(bound * max(parties, 1))))
         fits = magnitude <= self.range_bound and parties <= self.capacity
-        declared = f"secagg was declared values up to {self.range_bound:g} of {self.capacity} parties"
+        most = f" of {self.capacity} parties" if parties > self.capacity else ""
+        declared = f"secagg was declared values up to {self.range_bound:g}{most}"
         return "" if fits else f"{declared}: range_bound={math.ceil(bound)}, bits={bits}"
 
     @property

@@ -64,7 +64,10 @@ class LabelFlip(Adversary):
         known = _known(bound)
         n = known or self.classes
         if self.mapping == "reverse" and not n:
-            return "reversing labels needs the number of classes, which this task does not say; adversary.classes=NUMBER"
+            return (
+                "reversing labels needs the number of classes, which this task does not say; adversary.classes=NUMBER, where its "
+                "labels are whole numbers"
+            )
         if known and self.classes and self.classes != known:
             return f"adversary.classes={self.classes}, and the task has {known} classes; adversary.classes=0 takes what the task says"
         if n and self.mapping == "pair" and max(self.source, self.target) >= n:
@@ -76,6 +79,10 @@ class LabelFlip(Adversary):
 
     def idle(self, data: Any, ctx: Ctx, bound: Bound) -> str:
         n = self.classes or _known(bound)
+        if not isinstance(data.labels, Tensor):
+            return "its targets are no class numbers (whole ones): there are no labels to flip"
+        if self.mapping == "reverse" and data.labels.numel() and int(data.labels.max()) >= n:
+            return f"it holds label {int(data.labels.max())}, which {n} classes, counted from 0, have not (adversary.classes)"
         if torch.equal(self.flipped(data.labels, n, ctx.at(round=0).rng("label-flip")), data.labels):
             what = f"label {self.source}" if self.mapping == "pair" else "label that it would change"
             return f"it has no {what}, or fewer than rate={self.rate:g} needs to flip one"

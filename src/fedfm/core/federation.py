@@ -74,14 +74,12 @@ class Federation:
 
     def __post_init__(self) -> None:
         shared = {k: getattr(self, k) for k in SHARED}
-        if not isinstance(g := self.stages or (), list | tuple) or not all(
-            isinstance(s, Federation) for s in g
-        ):
-            what, why = (
-                f"{str(g)[:80]!r} is no list of federations",
-                "a stage is one that runs before this one",
+        g = self.stages or ()
+        if not (isinstance(g, list | tuple) and all(isinstance(s, Federation) for s in g)):
+            what = f"{str(g)[:80]!r} is no list of federations"
+            raise ConfigError(
+                [Problem("stages", what, "each runs before this one", "stages=(FEDERATION, ...)")]
             )
-            raise ConfigError([Problem("stages", what, why, "stages=(FEDERATION, ...), each a whole one")])
         flat = (part for s in g for part in (*s.stages, s))
         object.__setattr__(self, "stages", tuple(replace(s, **shared, stages=()) for s in flat))
 

@@ -21,7 +21,7 @@ from fedfm.core.combine import stages_of
 from fedfm.core.errors import Problem
 from fedfm.core.protocols import Slot
 from fedfm.core.spending import RECIPIENTS, SERVER, guards, noises, observers
-from fedfm.data.cleaning.agreed import reads
+from fedfm.data.cleaning.targets import reads
 from fedfm.pace import by_the_wall
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ from fedfm.cards.registry import knob
 from fedfm.core.errors import DataError
 from fedfm.core.schema import Account, Column, Lost, Unfit
 from fedfm.data import kinds
-from fedfm.data.cleaning.agreed import as_text, no_classes
 from fedfm.data.cleaning.alike import alike, numeric, otherwise, several
 from fedfm.data.cleaning.columns import Map, Pairs, Piece, clean, lacking, shadowed
 from fedfm.data.cleaning.deeper import headed, inside, nested, owners
@@ -21,7 +20,7 @@ from fedfm.data.cleaning.held import by_group, groups_of_tests, labels_stay, unl
 from fedfm.data.cleaning.layouts import TARGETS, Wanted, layout_of, unread, wanted, whose
 from fedfm.data.cleaning.numbering import numbered, tabled
 from fedfm.data.cleaning.proposals import headless, proposal, turned
-from fedfm.data.cleaning.targets import named, spelled
+from fedfm.data.cleaning.targets import as_text, named, no_classes, spelled
 from fedfm.data.cleaning.uneven import uneven, unlike
 from fedfm.data.reading.pairs import depicted
 from fedfm.data.source import Parties, Partition, Shard, divide, stream

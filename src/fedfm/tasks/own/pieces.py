@@ -74,7 +74,8 @@ def _parted(measure: Any, module: nn.Module, batch: Any, out: Any) -> tuple[floa
 def _both(y: Tensor, out: Tensor, draw: torch.Generator) -> Tensor:
     """Targets of all classes, where they are class numbers, else of both signs: of few rows all may be alike."""
     classes = out.shape[1] if out.dim() == 2 and out.shape[1] > 1 else 2
-    if bool(((y == y.floor()) & (y >= 0) & (y < classes)).all()):
+    number = y.to(torch.uint8) if y.dtype == torch.bool else y
+    if bool(((number == number.floor()) & (number >= 0) & (number < classes)).all()):
         return torch.randint(classes, y.shape, generator=draw).to(y)
     return torch.randn(y.shape, generator=draw).to(y) * y.abs().max() if y.is_floating_point() else y
 

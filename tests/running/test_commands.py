@@ -287,7 +287,7 @@ def test_what_is_no_run_with_a_model_is_said(q: Path, tmp_path: Path) -> None:
             said = fedfm_(*command)
             assert isinstance(said.exception, ModelError) and "no tuned text model" in str(said.exception)
             told = str(said.exception)
-            assert ("use the files as they lie there" in told) == (folder.name == "quadratic"), told
+            assert ("README.md shows how to load it" in told) == (folder.name == "quadratic"), told
     said = fedfm_("predict", tmp_path / "quadratic")
     assert isinstance(said.exception, ConfigError)
 

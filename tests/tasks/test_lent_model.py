@@ -23,7 +23,6 @@ WAYS: dict[str, Callable[[Any, Any, Any], object]] = {
 }
 
 
-@fedfm.method("tutorial", slot="client", section="IV.A")
 @dataclass(frozen=True)
 class Tutorial(fedfm.Client):
     """Steps as a tutorial of torch writes them."""
@@ -57,7 +56,7 @@ def run(way: str, tmp_path: Any) -> Any:
 
 @pytest.mark.parametrize(("way", "fix"), [("plain", r"zero_grad\(set_to_none=False\)"), ("data", "p.copy_")])
 def test_the_client_is_named_with_what_to_write(way: str, fix: str, tmp_path: Any) -> None:
-    with pytest.raises(FedfmError, match=f"(?s)client: tutorial leaves the model.*flat buffer.*fix: .*{fix}"):
+    with pytest.raises(FedfmError, match=f"(?s)client: Tutorial leaves the model.*flat buffer.*fix: .*{fix}"):
         run(way, tmp_path)
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from fedfm.config.building import build
+from fedfm.config.places import places
 from fedfm.config.record import to_config
 from fedfm.core.errors import ModelError, Problem
 from fedfm.core.protocols import Task
@@ -189,8 +190,11 @@ def unchanged(place: Path, record: Mapping[str, Any]) -> None:
 
 
 def _own(record: Mapping[str, Any]) -> str:
-    """Digest of what the record says, but for the digests."""
-    said = {k: v for k, v in record.items() if k != "sha256"}
+    """Digest of what the record says, but for the digests, and for where the base lies: that has a digest of its own."""
+    said, task = {k: v for k, v in record.items() if k != "sha256"}, record.get("task")
+    if isinstance(task, Mapping):
+        somewhere = {at for at, _, _ in places(task)}
+        said["task"] = {k: v for k, v in task.items() if k not in somewhere}
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 

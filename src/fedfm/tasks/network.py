@@ -269,7 +269,11 @@ def _config(model: str, place: Any) -> None:
     try:
         transformers.AutoConfig.from_pretrained(place, trust_remote_code=False, local_files_only=True)
     except Exception as e:  # noqa: BLE001 - as above
-        fix = "" if code(place) else "correct that value in config.json, or restore the file"
+        fix = (
+            ""
+            if code(place) or "Unrecognized model" in str(e)
+            else "correct that value in config.json, or restore the file"
+        )
         raise refusal(model, str(place), "its config.json cannot be used", e, fix) from e
 
 

@@ -32,34 +32,34 @@ def fed(labels: Any, y: Any = Y, loss: Any = torch.nn.functional.mse_loss) -> fe
 
 
 def test_that_there_are_no_names_can_be_agreed() -> None:
-    (asked,) = fedfm.check(fed(None))
-    assert "data.labels=[] where there are none" in asked.fix
-    assert fedfm.check(fed([])) == []
+    (asked,) = fedfm.check(fed(()))
+    assert "data.labels=null where there are none" in asked.fix
+    assert fedfm.check(fed(None)) == []
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert fed([]).data.open(0).labels is None
-    assert fedfm.check(fed([], (Y > 0).astype(int), None)) == []  # numbers of classes have none either
+        assert fed(None).data.open(0).labels is None
+    assert fedfm.check(fed(None, (Y > 0).astype(int), None)) == []  # numbers of classes have none either
 
 
 def test_null_and_none_are_told_apart_in_a_config() -> None:
-    specs = [Files("*.csv"), Files("*.csv", labels=())]
+    specs = [Files("*.csv"), Files("*.csv", labels=None)]
     kept = [to_config(fedfm.replace(load("quickstart", "recipe")(), data=s)) for s in specs]
-    assert [c["data"]["labels"] for c in kept] == [None, []]
-    assert [getattr(from_config(c).data, "labels", 0) for c in kept] == [None, ()]
+    assert [c["data"]["labels"] for c in kept] == [[], None]
+    assert [getattr(from_config(c).data, "labels", 0) for c in kept] == [(), None]
 
 
 def _declared() -> Any:
-    return Files("nowhere/*.csv", labels=()).read(0, SequenceClassification.columns)
+    return Files("nowhere/*.csv", labels=None).read(0, SequenceClassification.columns)
 
 
 def _found() -> Any:
-    return fed([], np.where(Y > 0, "pos", "neg")).data.open(0)
+    return fed(None, np.where(Y > 0, "pos", "neg")).data.open(0)
 
 
 @pytest.mark.parametrize("read", [_declared, _found])
 def test_names_are_refused_where_it_was_agreed_that_there_are_none(read: Callable[[], Any]) -> None:
     with pytest.raises(
-        DataError, match=r"data.labels=\[\] says .* 'label' holds some(?s:.*)or data.labels=null"
+        DataError, match=r"data.labels=null says .* 'label' holds some(?s:.*)or data.labels=\[\]"
     ):
         read()
 
@@ -78,7 +78,7 @@ def test_numbers_are_their_text(labels: Any, tmp_path: Path) -> None:
 
 def test_truths_are_the_text_that_a_table_spells() -> None:
     given = Files("*.csv", labels=(True, False))
-    assert given.labels == tuple(fed(None, Y > 0).data.open(0).labels or ()) or given.labels == (
+    assert given.labels == tuple(fed((), Y > 0).data.open(0).labels or ()) or given.labels == (
         "true",
         "false",
     )

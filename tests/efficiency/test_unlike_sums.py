@@ -9,8 +9,11 @@ import pytest
 
 from fedfm import check
 from fedfm.core.combine import ByPath
+from fedfm.efficiency.communication.coarse.natural import Natural
 from fedfm.efficiency.communication.coarse.sign import Sign
+from fedfm.efficiency.communication.codec.error_feedback import ErrorFeedback
 from fedfm.efficiency.communication.codec.quantise import Quantise
+from fedfm.efficiency.communication.codec.randk import RandK
 from fedfm.efficiency.communication.codec.topk import TopK
 from fedfm.efficiency.training.arrivals.fedbuff import FedBuff
 from fedfm.efficiency.training.drift.feddyn import FedDyn
@@ -85,3 +88,8 @@ def test_each_unit_by_its_own_code_gives_the_step_of_that_code(tmp_path: Path) -
     alone = moved("alone", client=SGD, uplink=Sign())
     parted = moved("parted", client=Scaffold(local=SGD), uplink=ByPath(PARTED))
     assert parted.model.tolist() == pytest.approx(alone.model.tolist(), rel=1e-5)
+
+
+@pytest.mark.parametrize("code", [RandK(0.5), Natural(), ErrorFeedback(RandK(0.5, unbiased=False))], ids=repr)
+def test_a_code_of_each_value_alone_takes_unlike_units(code: Any) -> None:
+    assert check(quadratics(client=Scaffold(local=SGD), uplink=code)) == []

@@ -72,11 +72,13 @@ def _apart(stage: Wire, parts: tuple[str, ...]) -> bool:
     """Does a code by the names of tensors, or one around it, keep these parts of a message from each other?"""
     if isinstance(inner := getattr(stage, "inner", None), Wire):
         return _apart(inner, parts)
+    if stage.separate:
+        return True
     left = set(parts)
     for pattern, wire in stage.rules.items() if isinstance(stage, ByPath) else [("*", stage)]:
         if part := next((p for p in parts if pattern.startswith(f"{p}/")), ""):
             left -= {part} if pattern == f"{part}/*" else set()
-        elif len(left) > 1 and not all(s.lossless for s in stages_of(wire)):
+        elif len(left) > 1 and not all(s.lossless or s.separate for s in stages_of(wire)):
             return False
     return True
 

@@ -238,7 +238,7 @@ FIXES = {  # channel -> where it is mended, and how
     "phase": ("uplink", "drop that stage, or the protection"),
     "schema": (
         "data",
-        "give the class names in the config, as agreed beforehand: data.labels=[...]; data.labels=[] where there are none",
+        "give the class names in the config, as agreed beforehand: data.labels=[...]; data.labels=null where there are none",
     ),
     "test": ("data", "data.test_path=FILES that no party trains on"),
     "server rows": ("data", "data.test_path=FILES that no party trains on"),

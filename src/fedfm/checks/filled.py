@@ -35,7 +35,7 @@ def typed(fed: Federation) -> list[Problem]:
     """Values of another type than their fields have: a config's reader refuses them, and an object may hold any."""
     found: list[Problem] = []
     examine(replace(fed, stages=()), "", found)
-    known = [*map(str, ranges(fed))]
+    known = [*map(str, ranges(fed))] if found else []
     return [p for p in found if p.where != "data" and str(p) not in known]  # data may be given as it is
 
 

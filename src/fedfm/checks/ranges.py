@@ -25,7 +25,7 @@ def _of(spec: Any, where: str) -> Iterator[Problem]:
             yield from _of(value, f"{where}.{i}")
     elif dataclasses.is_dataclass(spec) and not isinstance(spec, type):
         for f in dataclasses.fields(spec):
-            if f.init and "doc" in f.metadata:
+            if f.init and f.repr and "doc" in f.metadata:  # rows in memory have no settings
                 here = f"{where}.{f.name}" if where else f.name
                 yield from out_of_range(f, getattr(spec, f.name), here)
                 yield from _of(getattr(spec, f.name), here)

@@ -88,9 +88,11 @@ def _pairs(fed: Federation) -> Iterator[Problem]:
     if fed.serving.sums_up and not fed.aggregate.averages:
         yield Problem(
             "aggregate",
-            f"{name_of(fed.serving)} adds up what its parties add up too, and {name_of(fed.aggregate)} gives another mean",
+            f"{name_of(fed.serving)} adds up what its parties add up too, and {name_of(fed.aggregate)} is no plain mean of "
+            "theirs, or does not say that it is (`averages`)",
             "the two sums would part, and the model would settle at a point that nobody asked for",
-            "aggregate=mean without factors and without a denominator; or client=local",
+            "aggregate=mean without factors and without a denominator, or client=local; one of your own that gives it says "
+            "averages = True",
         )
 
 

@@ -40,13 +40,31 @@ def anchor(made: Composition) -> None:
             made.put(at, placed[0] if isinstance(value, str | Path) else placed)
 
 
+def unplaced(node: Any) -> Any:
+    """A config in which a path of this machine is its last part alone: where things lie here is nobody else's business."""
+    if isinstance(node, list):
+        return [unplaced(v) for v in node]
+    if not isinstance(node, Mapping):
+        return node
+    sorts = dict(_sorts(node))
+    return {k: _last(v) if k in sorts else unplaced(v) for k, v in node.items()}
+
+
+def _last(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_last(v) for v in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
 def _items(node: Any) -> Iterable[tuple[Any, Any]]:
     if isinstance(node, Mapping):
         return node.items()
     if isinstance(node, list | tuple):
         return enumerate(node)
     if dataclasses.is_dataclass(node) and not isinstance(node, type):
-        return ((f.name, getattr(node, f.name)) for f in dataclasses.fields(node))
+        return (
+            (f.name, getattr(node, f.name)) for f in dataclasses.fields(node) if f.repr
+        )  # rows in memory are no config
     return ()
 
 

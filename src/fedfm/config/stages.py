@@ -58,6 +58,8 @@ def _over(rest: Mapping[str, Any], stage: Any, where: str, problems: list[Proble
 
 def left(before: Federation, after: Federation) -> Iterator[str]:
     """What was set beside the stages, where a stage goes on with what it shared before: said, for nobody can guess it."""
+    if not after.stages:
+        return
     old, new = to_config(before), to_config(after)
     for k, stage in enumerate(new.get("stages", ())):
         for path, now, stays in _apart(old, new, stage):

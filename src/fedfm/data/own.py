@@ -64,8 +64,8 @@ class Own(Source):
     image_mode: str = knob("", "channels of pictures: grey, colour, or as they are", choices=("", "L", "RGB"))
 
     labels: tuple[str | int | bool, ...] | None = knob(
-        None,
-        "class names, agreed beforehand (needed under a guarantee; []: there are none); null: those of the training rows. "
+        (),
+        "class names, agreed beforehand (needed under a guarantee; null: there are none); []: those of the training rows. "
         "Classes that are numbers (y) are called by them in the order given here",
         fitted=True,
     )
@@ -75,7 +75,7 @@ class Own(Source):
 
     @property
     def agreed(self) -> frozenset[str]:
-        return frozenset(() if self.labels is None else {"schema"})
+        return frozenset({"schema"} if self.labels is None or self.labels else ())
 
     def pieces(self, seed: int, faults: Faults) -> list[Piece]:
         """The rows as they are, in order: of each party, or nobody's; those to train on, to test on, the server's."""

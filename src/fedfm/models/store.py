@@ -131,7 +131,7 @@ def here(name_or_path: str | os.PathLike[str]) -> Path | None:
 @contextlib.contextmanager
 def alone(file: Path, waiting: Callable[[], None]) -> Iterator[None]:
     """Hold the lock `file`, one process at a time; `waiting()` is called once when another one holds it."""
-    lock = FileLock(file)
+    lock = FileLock(file, mode=0o666)  # of a cache that several people share
     try:
         lock.acquire(timeout=0)
     except Timeout:

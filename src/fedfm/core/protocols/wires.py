@@ -27,6 +27,7 @@ class Wire(Slot):
     unbiased: ClassVar[bool] = False  # the mean of decode(encode(x)) is x
     contracts: ClassVar[bool] = False  # ||x - decode(encode(x))|| <= sqrt(1 - a) ||x|| with some a > 0
     lossless: ClassVar[bool] = False  # decode(encode(x)) is x
+    separate: ClassVar[bool] = False  # what becomes of a value does not hang on the others
     after_sum: ClassVar[bool] = False  # undone once, on the sum
     # no single message is readable; only its own `add` and `decode_sum` understand it
     opaque: ClassVar[bool] = False

@@ -108,12 +108,12 @@ def as_text(given: Any) -> Any:
 
 def no_classes(labels: Sequence[Any] | None, columns: Iterable[str]) -> None:
     """Raises DataError where it was agreed that there are no class names, and a column has some."""
-    if labels is None or labels or not (found := sorted(c for c in columns if classes(c))):
+    if labels is not None or not (found := sorted(c for c in columns if classes(c))):
         return
     raise DataError(
-        f"data.labels=[] says that there are no class names, and '{found[0]}' holds some\n    why: [] is for numbers (y) "
-        "without names; null takes the names from the rows\n    fix: data.labels=[...] with the names of all classes, or "
-        "data.labels=null"
+        f"data.labels=null says that there are no class names, and '{found[0]}' holds some\n    why: null is for numbers (y) "
+        "without names; [] takes the names from the rows\n    fix: data.labels=[...] with the names of all classes, or "
+        "data.labels=[]"
     )
 
 

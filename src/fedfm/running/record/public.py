@@ -15,6 +15,7 @@ from typing import Any
 from fedfm.cards.registry import load, methods
 from fedfm.config import text
 from fedfm.config.compose import Config
+from fedfm.config.places import unplaced
 from fedfm.core.federation import Federation
 from fedfm.core.spending import noises, observers
 from fedfm.ledger import file as ledger
@@ -47,7 +48,7 @@ def publish(folder: Path, fed: Federation, config: Config, summary: Mapping[str,
         part.mkdir()
         if (folder / "model").is_dir():  # models of parties' own are theirs
             shutil.copytree(folder / "model", part / "model")
-        (part / CONFIG).write_text(text.dump(unseeded(config, roster)), encoding="utf-8")
+        (part / CONFIG).write_text(text.dump(unplaced(unseeded(config, roster))), encoding="utf-8")
         with (part / "events.jsonl").open("w", encoding="utf-8") as f:
             for event in ledger.read(folder / "events.jsonl"):
                 if (line := shown(event)) is not None:

@@ -85,6 +85,10 @@ class HostedBound(BoundModule):
         self.between: Callable[[], None] = lambda: None
         self.again: Callable[[str], Host] | None = None
 
+    def check(self) -> None:
+        """The tensors alone: its trainer is nobody else's, and may hook the model as it likes (checkpointing, callbacks)."""
+        self._in_place()
+
     def frozen(self) -> dict[str, str]:
         """The digest of all that is not trained, which must be the same at every party and in a resumed run."""
         total, trained = hashlib.sha256(), {e.name for e in self.layout.entries}

@@ -38,6 +38,7 @@ class Natural(Wire):
 
     makes = "codes"
     unbiased = True
+    separate = True
 
     def gives(self, layout: Layout) -> Layout:
         return Layout.flat(bits.length(layout.numbers, 9))

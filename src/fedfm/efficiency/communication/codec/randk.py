@@ -42,6 +42,7 @@ class RandK(Wire):
     unbiased: bool = knob(True, "scale by d/k on arrival")  # type: ignore[misc]
 
     linear = True
+    separate = True
 
     def gives(self, layout: Layout) -> Layout:
         return Layout.flat(kept(self.fraction, None, layout.numbers))

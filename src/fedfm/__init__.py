@@ -54,7 +54,9 @@ def _found(name: str) -> Any:
         except ModuleNotFoundError as e:
             if e.name != f"fedfm.{name}":
                 raise
-    raise AttributeError(f"fedfm has no '{name}'{_meant(name)}; dir(fedfm) shows every method")
+    raise AttributeError(
+        f"fedfm has no '{name}'{'' if name.startswith('_') else _meant(name)}; dir(fedfm) shows every method"
+    )
 
 
 def _meant(name: str) -> str:

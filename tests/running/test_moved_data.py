@@ -12,6 +12,7 @@ import pytest
 import architectures as arch
 import fedfm
 from fedfm.core.errors import ResumeError
+from fedfm.running.commands.status import status
 from fedfm.running.commands.sweep import sweep
 from fedfm.running.execute import configure
 from fedfm.running.record.places import moved, places, renamed
@@ -46,7 +47,9 @@ def test_rows_that_were_moved_are_found_through_the_config(tmp_path: Path) -> No
     assert "another pattern" not in str(e.value)
     assert fedfm.resume(tmp_path / "run").summary["rounds"] == 1  # finished: nothing is read
     _edit(tmp_path / "run", old, new)
+    assert status(tmp_path / "run").reasons == ()  # the same rows at another place: nothing is strange
     again = fedfm.resume(tmp_path / "run", rounds=3)
+    assert status(tmp_path / "run").reasons == ()
     assert again.summary["model_digest"] == whole.summary["model_digest"]
     assert [h["what"] for h in again.summary["history"] if h["what"] == "data.path"] == ["data.path"]
     assert fedfm.resume(tmp_path / "run", rounds=4).summary["rounds"] == 4  # and from there on

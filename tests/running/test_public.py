@@ -8,6 +8,7 @@ from pathlib import Path
 
 import fedfm
 from fedfm.config import text
+from fedfm.config.places import unplaced
 from fedfm.config.record import to_config
 from fedfm.laws.homes import pictures
 from fedfm.ledger import file as ledger
@@ -106,3 +107,15 @@ def test_the_copy_of_such_a_run_is_written_and_read(tmp_path: Path) -> None:
     for path in public.rglob("*"):
         if path.is_file():
             assert b"party-" not in path.read_bytes() and b"ward-" not in path.read_bytes(), path.name
+
+
+def test_where_rows_and_models_lie_here_is_nobody_elses_business(tmp_path: Path) -> None:
+    files = fedfm.Files(
+        path=[f"{tmp_path}/ward/a.jsonl", "b/*.csv"], test_path=f"{tmp_path}/t.csv", labels=("x",)
+    )
+    config = to_config(replace(fedfm.recipe_of("quickstart"), data=files)) | {"stages": []}
+    config["task"] |= {"start": f"{tmp_path}/adapter"}
+    told = unplaced(config)
+    assert str(tmp_path) not in text.dump(told)
+    assert told["data"]["path"] == ["a.jsonl", "b/*.csv"] and told["data"]["test_path"] == "t.csv"
+    assert told["task"] == config["task"] | {"start": "adapter"}  # a packaged model keeps its name

@@ -230,3 +230,14 @@ def _events(folder: Path) -> list[dict[str, Any]]:
     from fedfm.ledger import file
 
     return list(file.read(folder / "events.jsonl"))
+
+
+def test_gradient_checkpointing_hooks_the_model_and_changes_no_bit(tmp_path: Path) -> None:
+    def ran(folder: str, **args: Any) -> Any:
+        make = functools.partial(hosted.trainer, max_steps=4, **args)
+        return fedfm.run(
+            fedfm.patch(make, parties=2, steps=2, rounds=2), out=tmp_path / folder, baselines=None
+        )
+
+    one, two = ran("plain"), ran("checkpointed", gradient_checkpointing=True)
+    assert one.summary["model_digest"] == two.summary["model_digest"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import yaml
@@ -121,11 +122,11 @@ WHOSE = re.compile(
 )
 
 
-def owning(name: object, values: Sequence[Any]) -> bool:
+def owning(name: object, values: Callable[[], Iterable[Any]]) -> bool:
     """Does a column of this name say to whom several rows belong? `Patient ID` is patient_id."""
     if not WHOSE.fullmatch(re.sub(r"[-_. ]", "", str(name))):
         return False
-    there = [str(v) for v in values if not kinds.empty(v)]
+    there = [str(v) for v in values() if not kinds.empty(v)]
     return 1 < len({*there}) < len(there)
 
 
@@ -138,8 +139,12 @@ def whose(rows: Sequence[Mapping[str, Any]], used: Collection[str], read: Wanted
         + f"; '{name}' is a feature too: leave it out if it should be none"
         * (name in features)
         for name in dict.fromkeys(k for r in rows for k in r if k not in used)
-        if owning(name, [r.get(name) for r in rows])
+        if owning(name, partial(_cells, rows, name))
     ]
+
+
+def _cells(rows: Sequence[Mapping[str, Any]], column: str) -> list[Any]:
+    return [r.get(column) for r in rows]
 
 
 def setting_of(knob: str, value: str) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from fedfm.core.errors import DataError
@@ -13,18 +15,21 @@ from fedfm.data.cleaning.columns import Pairs, Piece
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.kinds import plain
 
-_COUNTS = re.compile(
-    r"__index_level_\d+__|unnamed: \d+(\.\d+)?|index|level_\d+|idx|id|row(_?(id|no|nr|number))?", re.I
-)
+_WRITTEN = re.compile(r"__index_level_\d+__|unnamed: \d+(\.\d+)?", re.I)  # by a table's writer, of its index
+_COUNTS = re.compile(r"index|idx|id|row_?(id|no|nr|number)", re.I)  # by people, of rows or of other things
 
 
-def counting(name: str, values: Iterable[Any]) -> bool:
+def counting(name: str, values: Callable[[], Iterable[Any]]) -> bool:
     """Does a column of this name count the rows: whole numbers, each another (as tables write their index)?"""
-    if not _COUNTS.fullmatch(name):
+    written = _WRITTEN.fullmatch(name)
+    if not (written or _COUNTS.fullmatch(name)):
         return False
-    numbers = [plain(v) for v in values]
-    whole = all(not isinstance(v, bool) and isinstance(v, int | float) and v == int(v) for v in numbers)
-    return len(numbers) > 1 and whole and len({*numbers}) == len(numbers)
+    numbers = [plain(v) for v in values()]
+    if len(numbers) < 2 or any(isinstance(v, bool) or not isinstance(v, int | float) for v in numbers):
+        return False
+    if not all(math.isfinite(v) and v == int(v) for v in numbers) or len({*numbers}) < len(numbers):
+        return False
+    return bool(written) or max(numbers) - min(numbers) + 1 == len(numbers)
 
 
 def tabled(
@@ -55,12 +60,16 @@ def uncounted(pieces: Sequence[Piece], named: Collection[str], faults: Faults) -
     """The pieces without columns that count the rows everywhere, which a module would learn from; a note of each."""
     full = [p for p in pieces if p.lines]
     names = [h for h in dict.fromkeys(h for p in full for h in p.has) if h not in named]
-    odd = [h for h in names if all(counting(h, [r.get(h) for _, r in p.lines]) for p in full if h in p.has)]
+    odd = [h for h in names if all(counting(h, partial(_cells, p, h)) for p in full if h in p.has)]
     faults.notes += map(left_out, odd)
     if not odd:
         return list(pieces)
     lines = [[(n, {k: v for k, v in row.items() if k not in odd}) for n, row in p.lines] for p in pieces]
     return [replace(p, lines=rows) for p, rows in zip(pieces, lines, strict=True)]
+
+
+def _cells(piece: Piece, column: str) -> list[Any]:
+    return [r.get(column) for _, r in piece.lines]
 
 
 def left_out(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from fedfm.core.errors import DataError
 from fedfm.data.cleaning.columns import Lines
 from fedfm.data.cleaning.faults import Faults
 from fedfm.data.cleaning.layouts import KNOWN, owning
-from fedfm.data.cleaning.numbering import counting, left_out
+from fedfm.data.cleaning.numbering import counting
 
 FORMS = (
     "a list of mappings or of pairs, a DataFrame, a datasets.Dataset, a mapping of columns, a pair of arrays (x, y), "
@@ -144,12 +145,15 @@ def _pair(x: Any, y: Any, place: str, faults: Faults) -> Lines:
             )
             faults.add(place, "x and y have other indexes", "nobody can tell which y belongs to which x", fix)
             return []
-        x = _features(x, faults)
-        if text := [str(c) for c in x.columns if not _numeric(x[c])]:
+        _features(x, faults)
+        if text := [str(c) for k, c in enumerate(x.columns) if not _numeric(x.iloc[:, k])]:
             fix = "numbers for it (codes, or pandas.get_dummies), or x without it"
             faults.add(place, f"the column '{text[0]}' of x holds no numbers", "x is read as one array", fix)
             return []
-        mixed = any(t.kind not in "iuf" for t in map(np.dtype, (x[c].to_numpy().dtype for c in x.columns)))
+        mixed = any(
+            t.kind not in "iuf"
+            for t in map(np.dtype, (x.iloc[:, k].to_numpy().dtype for k in range(x.shape[1])))
+        )
         x = x.to_numpy("float64" if mixed else None)
     y = y.to_numpy() if is_frame(y) else y
     shown = len(x) and (isinstance(x[0], bytes) or hasattr(x[0], "getbands"))
@@ -171,17 +175,24 @@ def _pair(x: Any, y: Any, place: str, faults: Faults) -> Lines:
     return [(i, dict(zip(names, row, strict=True))) for i, row in enumerate(zip(x, y, strict=True), 1)]
 
 
-def _features(x: Any, faults: Faults) -> Any:
-    """The table without the columns that count its rows, and a note of these and of those that say whose a row is."""
-    odd = [c for c in x.columns if counting(str(c), x[c].tolist())]
-    faults.notes += [left_out(str(c)) for c in odd if left_out(str(c)) not in faults.notes]
-    for name in (str(c) for c in x.columns if owning(c, x[c].tolist())):
-        note = (
-            f"'{name}' says whose a row is, and is a feature of x: rows of one may be learnt from and tested on; leave it out "
-            f"(x.drop(columns={name!r})), and give test= rows of others"
-        )
+def _features(x: Any, faults: Faults) -> None:
+    """Notes of columns that count rows, or say whose they are: a module of a fixed width reads all of the table."""
+    for k, name in enumerate(map(str, x.columns)):
+        cells = partial(_cells, x, k)
+        if counting(name, cells):
+            said = "counts the rows (another number in each), and is a feature of x: it would be learnt from"
+        elif owning(name, cells):
+            said = "says whose a row is, and is a feature of x: rows of one may be learnt from and tested on"
+        else:
+            continue
+        note = f"'{name}' {said}; leave it out (x.drop(columns={name!r}))"
         faults.notes += [note] if note not in faults.notes else []
-    return x.drop(columns=odd)
+
+
+def _cells(x: Any, k: int) -> list[Any]:
+    """A column by its place: names may be doubled."""
+    cells: list[Any] = x.iloc[:, k].tolist()
+    return cells
 
 
 def _numeric(column: Any) -> bool:

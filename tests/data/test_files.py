@@ -361,7 +361,7 @@ def test_texts_to_predict_are_read_as_those_to_train_on(folder: Path, name: str)
 
 
 def test_lines_of_a_text_file_end_where_lines_end(folder: Path) -> None:
-    (folder / "x.txt").write_bytes("\ufeffa\u2028b\r\n\nc\x85d\n".encode())
+    (folder / "x.txt").write_bytes("\ufeffa\u2028b\r\nc\x85d\n".encode())
     assert read_texts(folder / "x.txt") == ["a\u2028b", "c\x85d"]
 
 

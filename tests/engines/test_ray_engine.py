@@ -251,3 +251,5 @@ def test_own_modules_are_sent_as_source(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(ValueError, match="own") as caught:
         helper.fails()
     assert str(caught.traceback[-1].path) == helper.__file__
+    for name in ("own_helper", "wide.deep.own_method", "wide.deep", "wide"):
+        del sys.modules[name]

@@ -251,7 +251,7 @@ def test_repeats_are_the_sweep_over_seeds(q: Path, tmp_path: Path) -> None:
 # ---- the tuned model ------------------------------------------------------------------------------------------
 def test_predict_asks_the_tuned_model(tmp_path: Path) -> None:
     run = fedfm.run(texts(tmp_path, "classify"), out=tmp_path / "run").folder
-    (tmp_path / "t.txt").write_text("left 1\n\nright 2\n")
+    (tmp_path / "t.txt").write_text("left 1\nright 2\n")
     (tmp_path / "t.csv").write_text('text,other\n"left, 1",x\nright 2,y\n')
     said = fedfm_("predict", run, "--text", "left 1", "--file", tmp_path / "t.txt")
     assert said.exit_code == 0 and len(said.output.split()) == 3 and set(said.output.split()) <= {"a", "b"}
@@ -266,7 +266,7 @@ def test_predict_asks_the_tuned_model(tmp_path: Path) -> None:
     [
         ("x.jsonl", '{"other": 1}\n', "has no column text or instruction"),
         ("x.jsonl", "{half\n", "x.jsonl:1: not valid JSON"),
-        ("x.jsonl", '{"text": 3}\n', "has no text in the column text"),
+        ("x.jsonl", '{"text": 3}\n', "there is no text in row 1 of the column text"),
         ("x.csv", "", "has no column"),
         ("gone.txt", None, "cannot be read"),
     ],

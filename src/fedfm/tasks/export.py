@@ -18,7 +18,7 @@ from torch import nn
 from fedfm.config.building import build
 from fedfm.config.places import places
 from fedfm.config.record import to_config
-from fedfm.core.errors import ModelError, Problem
+from fedfm.core.errors import DataError, ModelError, Problem
 from fedfm.core.protocols import Task
 from fedfm.files import path as meant
 from fedfm.lent import given_back
@@ -98,7 +98,9 @@ class Tuned:
     objective: Any
 
     def predict(self, texts: Sequence[Any]) -> list[Any]:
-        """The label or number of each text (or pair of texts), or the answer to each instruction."""
+        """The label or number of each text (or pair of texts), or the answer to each instruction. Raises DataError."""
+        if isinstance(texts, str | bytes):  # a sequence too, of letters
+            raise DataError("predict takes a list of texts, and was given one text\n    fix: predict([text])")
         with given_back(), torch.no_grad():
             found: list[Any] = self.objective.predict(
                 self.module, texts, next(self.module.parameters()).device

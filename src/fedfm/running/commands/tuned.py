@@ -108,7 +108,10 @@ def read_texts(file: Path, column: str = "") -> list[Any]:
             content = file.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as e:
             raise DataError(f"{file} cannot be read: {e}\n    fix: give a text file in UTF-8") from e
-        return [line for line in content.split("\n") if line.strip()]
+        lines = content.removesuffix("\n").split("\n")
+        if bad := [n for n, line in enumerate(lines, 1) if not line.strip()]:
+            raise DataError(_blank(file, f"line {bad[0]}", len(bad)))
+        return lines
     faults, lost = Faults(str(file)), Counter[str]()
     rows = [row for _, row in read(file, faults, lost)]
     faults.settle()
@@ -119,9 +122,17 @@ def read_texts(file: Path, column: str = "") -> list[Any]:
             f"{file} has no column {' or '.join(wanted)}\n    fix: --column NAME, one of "
             + ", ".join(rows[0] if rows else ())
         )
-    if bad := [n for n, r in enumerate(rows, 1) if not isinstance(r.get(found), str)]:
-        raise DataError(f"{file}: row {bad[0]} has no text in the column {found}")
+    if bad := [n for n, r in enumerate(rows, 1) if not isinstance(t := r.get(found), str) or not t.strip()]:
+        raise DataError(_blank(file, f"row {bad[0]} of the column {found}", len(bad)))
     return [(r[found], r["text_pair"]) if isinstance(r.get("text_pair"), str) else r[found] for r in rows]
+
+
+def _blank(file: Path, where: str, several: int) -> str:
+    more = f" ({several} such)" if several > 1 else ""
+    return (
+        f"{file}: there is no text in {where}{more}\n    why: an answer to nothing would stand beside the others, and without "
+        "it the answers would not stand beside their texts\n    fix: take the row out, or write its text"
+    )
 
 
 def export(folder: Path, to: Path | None, *, merged: bool, party: str | None = None) -> Exported:

@@ -11,7 +11,9 @@ from safetensors.torch import load_file, save_file
 
 import architectures as arch
 from fedfm.core.errors import ConfigError, ModelError
+from fedfm.models import tiny
 from fedfm.running.entry import probe
+from fedfm.tasks.network import load_base
 from fedfm.tasks.text.causal import CausalLM
 
 
@@ -61,3 +63,12 @@ def test_a_base_whose_own_loss_is_no_number_is_blamed_itself(base: Path) -> None
         ConfigError, match=r"(?s)task: the model's (loss|first gradient) is no number.*fix: task.model"
     ):
         probe("fedit", model=str(base), data={"a": rows, "b": rows})
+
+
+def test_code_that_a_known_model_brings_is_told_of(tmp_path: Path) -> None:
+    folder = tiny("encoder", tmp_path / "base")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoModel": "modeling_my.My"}}))
+    (folder / "modeling_my.py").write_text("raise RuntimeError('run')\n")
+    with pytest.warns(UserWarning, match=r"brings code of its own \(modeling_my.py\), which is not run"):
+        load_base("AutoModel", str(folder))

@@ -7,6 +7,7 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -112,6 +113,12 @@ def load_base(
     _whole(model, network, told)
     finite(model, network.named_parameters())
     learnt(model, network)
+    if brought := code(Path(where)):
+        warnings.warn(
+            f"fedfm: {model} brings code of its own ({', '.join(brought)}), which is not run: what is tuned is "
+            f"{type(network).__name__} of transformers, and whoever loads the result with that code has another model",
+            stacklevel=2,
+        )
     if checkpointing:
         off = "task.gradient_checkpointing=false"
         with guarded(model, "gradient checkpointing cannot be switched on", where, off):

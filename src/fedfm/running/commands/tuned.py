@@ -108,7 +108,7 @@ def read_texts(file: Path, column: str = "") -> list[Any]:
             content = file.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as e:
             raise DataError(f"{file} cannot be read: {e}\n    fix: give a text file in UTF-8") from e
-        lines = content.removesuffix("\n").split("\n")
+        lines = kept.split("\n") if (kept := content.rstrip()) else []
         if bad := [n for n, line in enumerate(lines, 1) if not line.strip()]:
             raise DataError(_blank(file, f"line {bad[0]}", len(bad)))
         return lines

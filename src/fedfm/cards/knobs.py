@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 
@@ -51,6 +52,20 @@ def knob(
     return dataclasses.field(
         default=default, default_factory=factory, repr=not live, metadata={"doc": doc, **facts, **more}
     )
+
+
+def settings(node: Any, where: str = "") -> Iterator[tuple[str, Any, dataclasses.Field[Any], Any]]:
+    """Every setting of a spec, at any depth: dotted path, owner, field and value. Rows in memory (`live`) are none."""
+    if isinstance(node, Mapping | tuple | list):
+        for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
+            yield from settings(value, f"{where}.{key}")
+    if not dataclasses.is_dataclass(node) or isinstance(node, type):
+        return
+    for f in dataclasses.fields(node):
+        if f.init and f.repr:
+            at, value = f"{where}.{f.name}" if where else f.name, getattr(node, f.name)
+            yield at, node, f, value
+            yield from settings(value, at)
 
 
 def alternatives(cls: type) -> tuple[tuple[str, ...], ...]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import CellType
 from typing import TYPE_CHECKING, Any
 
+from fedfm.cards.knobs import settings
 from fedfm.core.errors import Problem
 from fedfm.core.spending import noises
 
@@ -34,22 +34,13 @@ def _plain(p: Fitted, guaranteed: bool) -> Problem:
 
 def fitted(fed: Federation) -> list[str]:
     """The settings that are not at their defaults and, as their knobs say, are taken from rows as a rule."""
-    return list(dict.fromkeys(_walk(fed, "")))
+    return list(dict.fromkeys(_walk(fed)))
 
 
-def _walk(node: Any, where: str) -> Iterator[str]:
-    if isinstance(node, Mapping | tuple | list):
-        for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
-            yield from _walk(value, f"{where}.{key}")
-    if not dataclasses.is_dataclass(node) or isinstance(node, type):
-        return
-    for f in dataclasses.fields(node):
-        if not f.init or not f.repr:
-            continue
-        at, value = f"{where}.{f.name}" if where else f.name, getattr(node, f.name)
+def _walk(fed: Federation) -> Iterator[str]:
+    for at, _, f, value in settings(fed):
         if f.metadata.get("fitted") and (_counted(value) if callable(value) else value != f.default):
             yield f"{at}={value:g}" if isinstance(value, float) else at
-        yield from _walk(value, at)
 
 
 def _counted(function: Any) -> bool:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from fedfm.cards.knobs import settings
 from fedfm.core.errors import Problem
 from fedfm.core.federation import Federation
 from fedfm.core.job import UPLOAD
@@ -31,22 +31,12 @@ def strange(fed: Federation, parties: Iterable[str], layout: Layout | None = Non
     return list(dict.fromkeys(found))
 
 
-def _walk(node: Any, where: str, there: Mapping[str, Sequence[str]]) -> Iterator[Problem]:
-    if isinstance(node, Mapping | tuple | list):
-        items = node.items() if isinstance(node, Mapping) else enumerate(node)
-        for key, value in items:
-            yield from _walk(value, f"{where}.{key}", there)
-    if not dataclasses.is_dataclass(node) or isinstance(node, type):
-        return
-    for f in dataclasses.fields(node):
-        if not f.init or not f.repr:
-            continue
-        at, value = f"{where}.{f.name}" if where else f.name, getattr(node, f.name)
+def _walk(spec: Any, where: str, there: Mapping[str, Sequence[str]]) -> Iterator[Problem]:
+    for at, owner, f, value in settings(spec, where):
         if names := f.metadata.get("names"):
             acts = f.metadata.get("only")  # what has no effect anyway is another problem
-            if not acts or getattr(node, acts[0].partition(".")[0], True):
+            if not acts or getattr(owner, acts[0].partition(".")[0], True):
                 yield from _field(value, names, at, there)
-        yield from _walk(value, at, there)
 
 
 def _field(
